@@ -1,0 +1,1 @@
+"""The project's nouns: records, rows, configuration, seeds. Neither torch nor ray is imported here."""

@@ -1,0 +1,192 @@
+"""The configuration of a run: one typed model, every range checked before anything starts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values are never changed silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Input(Section):
+    """Which shards to read, and which member of a sample is what."""
+
+    shards: str | list[str]
+    limit: int = Field(0, ge=0)  # edits in all; 0 = all of them
+    image: list[str] = ["jpg", "jpeg", "png", "webp"]  # suffixes, the first one present is taken
+    caption: list[str] = ["txt", "json:caption"]  # a suffix, or a field of key.json
+    edits: list[str] = ["edit.txt", "json:edits", "json:edit"]  # edit.txt: one text a line
+    mask: str = "mask.png"  # if present it replaces the inferred mask
+    substitutions: dict[str, list[str]] = {}  # edit texts made from captions: dog: [cat, fox]
+    key_split: Literal["dot", "suffix"] = "dot"  # dot: at the first one, as WebDataset says
+    on_bad_shard: Literal["publish", "fail"] = "publish"
+    max_pixels: int = Field(100_000_000, ge=1)  # a larger picture is a failed row
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
+
+    @field_validator("shards")
+    @classmethod
+    def _some_shards(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError("name at least one shard, a glob such as 'in/*.tar', or a folder")
+        return value
+
+
+class Output(Section):
+    """Where the edited shards go, and in what form."""
+
+    path: str
+    resolution: Literal["model", "source"] = "model"
+    format: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = Field(95, ge=1, le=100)  # jpg and lossy webp
+    lossless: bool = False  # webp only; png always is
+    difference_map: bool = False  # write <key>_<edit>.difference.png, the map behind the mask
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
+
+
+class Model(Section):
+    """Which network, in which arithmetic, at which size."""
+
+    path: str = "bundled"  # "bundled", a local folder in diffusers' format, or a hub id
+    revision: str | None = None  # of a hub id; a branch is resolved to its commit at the start
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    size: int | None = Field(None, ge=8)  # pixels a side; none: the model's own
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+
+
+class Mask(Section):
+    """DiffEdit, step 1. Defaults are the paper's where it gives one (PAPERS.md, 1)."""
+
+    source: Literal["infer", "full"] = "infer"  # full: edit everywhere (a supplied mask still wins)
+    noise_level: list[Ratio] = [0.5]  # shares of the schedule; the maps of several are averaged
+    num_noises: Count = 10
+    reference: Literal["caption", "empty"] = "caption"
+    rule: Literal["minmax", "mean_ratio", "otsu"] = "minmax"
+    clamp_percentile: float = Field(99.0, gt=50.0, le=100.0)  # minmax: values above are extreme
+    threshold: float = Field(0.5, gt=0.0)  # minmax: of the rescaled map; mean_ratio: of the ratio
+    floor: float = Field(0.02, ge=0.0)  # in standard deviations of the predicted noise
+    smooth: float = Field(0.0, ge=0.0)  # sigma of a Gaussian on the map, in latent cells
+    dilate: int = Field(0, ge=0)  # latent cells
+    soft: bool = False  # keep the map's values inside the mask instead of 1
+
+    @field_validator("noise_level", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) else value
+
+    @field_validator("noise_level")
+    @classmethod
+    def _at_least_one(cls, value: list[float]) -> list[float]:
+        if not value:
+            raise ValueError("give at least one noise level in (0, 1]")
+        return value
+
+
+class Composite(Section):
+    """The pixel composite: outside the feathered mask the prepared picture stays as it was."""
+
+    enabled: bool = True
+    feather: float = Field(4.0, ge=0.0)  # pixels of the model's picture, inward ramp's width
+
+
+class Method(Section):
+    """Which mask, encode and decode are composed, and their settings."""
+
+    name: Literal["diffedit", "sdedit"] = "diffedit"
+    steps: Count = 50
+    encode_ratio: Ratio = 0.8  # DiffEdit's r
+    strength: Ratio = 0.5  # SDEdit's t0
+    guidance_scale: float = Field(7.5, ge=1.0)  # 1 = no guidance
+    negative_text: str = ""
+    encode: Literal["ddim", "noise"] = "ddim"  # noise: DiffEdit's ablation without encoding
+    mask: Mask = Mask()
+    composite: Composite = Composite()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sdedit_defaults(cls, values: Any) -> Any:
+        """SDEdit adds noise instead of encoding and infers no mask."""
+        if isinstance(values, dict) and values.get("name") == "sdedit":
+            values = {"encode": "noise", "mask": {"source": "full"}, **values}
+        return values
+
+    @property
+    def ratio(self) -> float:
+        """The share of the schedule that is encoded and decoded, whatever the method calls it."""
+        return self.strength if self.name == "sdedit" else self.encode_ratio
+
+
+class Stage(Section):
+    """One pool of actors."""
+
+    actors: Count = 1  # the size of the pool, or its minimum where max_actors is given
+    max_actors: int | None = Field(None, ge=1)
+    cpus: float = Field(0.25, ge=0.0)  # of Ray's, reserved by an actor
+    gpus: float | None = Field(None, ge=0.0)  # none: 1 on CUDA, 0 on a CPU
+    memory_bytes: int | None = Field(None, ge=1)
+    threads: Count = 1  # of torch, on a CPU; moves the last bits, so it is in the fingerprint
+    micro_batch: Count = 32  # network inputs a call; likewise
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> Stage:
+        if self.max_actors is not None and self.max_actors < self.actors:
+            raise ValueError(f"max_actors={self.max_actors} is below actors={self.actors}")
+        return self
+
+
+class Stages(Section):
+    """The three pools; ``layout: fused`` takes the decode pool's size for its one pool."""
+
+    mask: Stage = Stage()
+    encode: Stage = Stage()
+    decode: Stage = Stage()
+
+    @model_validator(mode="after")
+    def _equal_threads(self) -> Stages:
+        if len({stage.threads for stage in (self.mask, self.encode, self.decode)}) > 1:
+            raise ValueError(
+                "threads must be equal in mask, encode and decode, so that layouts pools and "
+                "fused write the same bytes"
+            )
+        return self
+
+
+class Run(Section):
+    """How the job runs; of these only seed and part_size change what is computed."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    part_size: Count = 64  # edits
+    layout: Literal["pools", "fused"] = "pools"
+    address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else a local Ray is started
+    num_cpus: int | None = Field(None, ge=1)  # of the local Ray; none: the machine's
+    shards_per_wave: Count = 256
+    grace_s: float = Field(120.0, ge=0.0)  # after SIGTERM
+    progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
+    max_restarts: int = Field(3, ge=0)  # of an actor
+    max_task_retries: int = Field(1, ge=0)  # of a part whose actor died
+
+
+class Config(Section):
+    """A complete run."""
+
+    input: Input
+    output: Output
+    model: Model = Model()
+    method: Method = Method()
+    stages: Stages = Stages()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _lossless_only_where_there_is_loss(self) -> Config:
+        if self.output.lossless and self.output.format != "webp":
+            raise ValueError("output.lossless is for output.format: webp (png always is lossless)")
+        return self

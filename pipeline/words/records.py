@@ -1,0 +1,220 @@
+"""What travels between steps: a part, its pictures, and the edits asked of each picture.
+
+The Ray row of a part holds ``Part.to_bytes()``: two Arrow IPC streams, the pictures and the edits.
+A tensor is a struct of dtype, shape and bytes, not a fixed-shape column: samples may set their own
+``encode_ratio``, so the trajectories of one part differ in length, and failed pictures have none.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+class Status(StrEnum):
+    """What became of an edit. In = edited + unchanged + rejected + failed, at every publish."""
+
+    EDITED = "edited"
+    UNCHANGED = "unchanged"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass
+class Edit:
+    """One (picture, edit text) pair; the thing that is counted.
+
+    ``status`` is None while the edit is in flight. ``index`` counts from 0 within its sample; -1
+    stands for a sample that asks for no edit or cannot be edited at all.
+    """
+
+    index: int
+    edit_text: str | None = None
+    status: Status | None = None
+    stage: str | None = None  # where it failed, was rejected or was found unchanged
+    error: str | None = None  # kind of error, or the filter's name
+    message: str | None = None
+    notes: list[str] = field(default_factory=list)  # e.g. "edit text truncated to 77 tokens"
+    num_evals_mask: int = 0
+    num_evals_encode: int = 0
+    num_evals_decode: int = 0
+    mask: np.ndarray | None = None  # (h, w) float32 in [0, 1] on the latent grid, 1 = edit
+    difference: np.ndarray | None = None  # (h, w) float32 in [0, 1], the map the mask was cut from
+    image: np.ndarray | None = None  # (H, W, 3) uint8, decoded, before the pixel composite
+
+    def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
+        """Ends the edit as failed. ``error`` is an exception, or the kind of error by name."""
+        self.status, self.stage = Status.FAILED, stage
+        if isinstance(error, BaseException):
+            self.error, self.message = type(error).__name__, message or str(error)
+        else:
+            self.error, self.message = error, message
+
+    @property
+    def pending(self) -> bool:
+        return self.status is None
+
+
+@dataclass
+class Picture:
+    """One sample of an input shard: a picture, its caption, and the edits asked of it."""
+
+    key: str
+    caption: str | None = None
+    suffix: str | None = None  # of the picture's member, e.g. "jpg"
+    encoded: bytes | None = None  # the member as read; dropped by prepare unless finish needs it
+    encoded_mask: bytes | None = None  # key.mask.png as read; dropped by prepare
+    extras: dict[str, bytes] = field(default_factory=dict)  # other members, passed through
+    metadata: dict[str, Any] = field(default_factory=dict)  # key.json
+    settings: dict[str, Any] = field(default_factory=dict)  # key.json's encode_ratio, seed, ...
+    source_sha256: str | None = None
+    source_width: int | None = None  # pixels, after EXIF rotation
+    source_height: int | None = None
+    image: np.ndarray | None = None  # (H, W, 3) uint8, prepared: the model's picture
+    supplied_mask: np.ndarray | None = None  # (H, W) uint8, 255 = edit, prepared like the image
+    latent: np.ndarray | None = None  # (C, h, w) the clean latent
+    trajectory: np.ndarray | None = None  # (K + 1, C, h, w), level 0 (clean) first
+    edits: list[Edit] = field(default_factory=list)
+
+    @property
+    def pending(self) -> list[Edit]:
+        """The edits still in flight, in order."""
+        return [edit for edit in self.edits if edit.pending]
+
+    def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
+        """Fails every edit of the picture that is still in flight."""
+        for edit in self.pending:
+            edit.fail(stage, error, message)
+
+
+@dataclass
+class Part:
+    """A fixed run of consecutive edits of one input shard, computed and staged as one."""
+
+    shard: str
+    index: int
+    num_parts: int
+    pictures: list[Picture] = field(default_factory=list)
+    problem: str | None = None  # why the shard could not be read to its end, if so
+    seconds: dict[str, float] = field(default_factory=dict)  # by step, for the marker only
+    hosts: list[str] = field(default_factory=list)  # likewise
+    device: str | None = None  # kind of device that computed it, e.g. "cpu" or a GPU's name
+
+    @property
+    def edits(self) -> list[Edit]:
+        return [edit for picture in self.pictures for edit in picture.edits]
+
+    def to_bytes(self) -> bytes:
+        """The part as two Arrow IPC streams, one after the other: pictures, then edits."""
+        pictures = [_to_row(picture, PICTURE_SCHEMA) for picture in self.pictures]
+        edits = [
+            {"picture": number} | _to_row(edit, EDIT_SCHEMA)
+            for number, picture in enumerate(self.pictures)
+            for edit in picture.edits
+        ]
+        header = {
+            "shard": self.shard,
+            "index": self.index,
+            "num_parts": self.num_parts,
+            "problem": self.problem,
+            "seconds": self.seconds,
+            "hosts": self.hosts,
+            "device": self.device,
+        }
+        schema = PICTURE_SCHEMA.with_metadata({"part": json.dumps(header)})
+        sink = io.BytesIO()
+        for rows, row_schema in ((pictures, schema), (edits, EDIT_SCHEMA)):
+            with pa.ipc.new_stream(sink, row_schema) as writer:
+                writer.write_table(pa.Table.from_pylist(rows, schema=row_schema))
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Part:
+        """The inverse of ``to_bytes``; arrays are copies, so a step may change them."""
+        source = io.BytesIO(data)
+        pictures_table = pa.ipc.open_stream(source).read_all()
+        edits_table = pa.ipc.open_stream(source).read_all()
+        part = cls(**json.loads(pictures_table.schema.metadata[b"part"]))
+        part.pictures = [Picture(**_from_row(row)) for row in pictures_table.to_pylist()]
+        for row in edits_table.to_pylist():
+            number = row.pop("picture")
+            if row["status"] is not None:
+                row["status"] = Status(row["status"])
+            part.pictures[number].edits.append(Edit(**_from_row(row)))
+        return part
+
+
+TENSOR = pa.struct(
+    [("dtype", pa.string()), ("shape", pa.list_(pa.int32())), ("data", pa.large_binary())]
+)
+MEMBERS = pa.list_(pa.struct([("suffix", pa.string()), ("data", pa.large_binary())]))
+
+PICTURE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("caption", pa.string()),
+        ("suffix", pa.string()),
+        ("encoded", pa.large_binary()),
+        ("encoded_mask", pa.large_binary()),
+        ("extras", MEMBERS),
+        ("metadata", pa.string()),
+        ("settings", pa.string()),
+        ("source_sha256", pa.string()),
+        ("source_width", pa.int32()),
+        ("source_height", pa.int32()),
+        ("image", TENSOR),
+        ("supplied_mask", TENSOR),
+        ("latent", TENSOR),
+        ("trajectory", TENSOR),
+    ]
+)
+EDIT_SCHEMA = pa.schema(
+    [
+        ("picture", pa.int32()),
+        ("index", pa.int32()),
+        ("edit_text", pa.string()),
+        ("status", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("num_evals_mask", pa.int32()),
+        ("num_evals_encode", pa.int32()),
+        ("num_evals_decode", pa.int32()),
+        ("mask", TENSOR),
+        ("difference", TENSOR),
+        ("image", TENSOR),
+    ]
+)
+
+
+def _to_row(record: Picture | Edit, schema: pa.Schema) -> dict[str, Any]:
+    row = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "edits"}
+    for name, value in row.items():
+        if isinstance(value, np.ndarray):
+            data = np.ascontiguousarray(value)
+            row[name] = {"dtype": data.dtype.str, "shape": data.shape, "data": data.tobytes()}
+        elif name in ("metadata", "settings"):
+            row[name] = json.dumps(value)
+        elif name == "extras":
+            row[name] = [{"suffix": suffix, "data": data} for suffix, data in value.items()]
+    assert set(row) == set(schema.names) - {"picture"}
+    return row
+
+
+def _from_row(row: dict[str, Any]) -> dict[str, Any]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            array = np.frombuffer(value["data"], dtype=np.dtype(value["dtype"]))
+            row[name] = array.reshape(value["shape"]).copy()
+        elif name in ("metadata", "settings"):
+            row[name] = json.loads(value)
+        elif name == "extras":
+            row[name] = {member["suffix"]: member["data"] for member in value}
+    return row

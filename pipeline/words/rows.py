@@ -1,0 +1,56 @@
+"""The rows that a user reads: the schema of the published Parquet file, and of a staged part.
+
+Nothing in a row varies from run to run (times and hosts go into the marker), so tar and Parquet
+are a function of input, configuration, model and code alone.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.words.records import MEMBERS
+
+# (name, type, nullable, meaning): the README's table of columns is checked against this one.
+COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
+    ("shard", pa.string(), False, "input shard: its path below the common prefix, without .tar"),
+    ("key", pa.string(), False, "the sample's key in that shard"),
+    ("edit_index", pa.int32(), False, "from 0 within the sample; -1: the sample has no edit"),
+    ("output_key", pa.string(), True, "the key of the members in the output tar; edited only"),
+    ("status", pa.string(), False, "edited, unchanged, rejected or failed"),
+    ("stage", pa.string(), True, "where it failed, was rejected, or was found unchanged"),
+    ("error", pa.string(), True, "the kind of error, or the filter's name"),
+    ("message", pa.string(), True, "the reason, in a sentence"),
+    ("notes", pa.list_(pa.string()), False, "what else to know, e.g. a text was truncated"),
+    ("caption", pa.string(), True, "what is there (the paper's reference text)"),
+    ("edit_text", pa.string(), True, "what is wanted (the paper's query text)"),
+    ("source_sha256", pa.string(), True, "of the picture's member as it stands in the input"),
+    ("source_width", pa.int32(), True, "pixels, after EXIF rotation"),
+    ("source_height", pa.int32(), True, "pixels, after EXIF rotation"),
+    ("image_sha256", pa.string(), True, "of the picture's member in the output tar"),
+    ("width", pa.int32(), True, "pixels, of the written picture"),
+    ("height", pa.int32(), True, "pixels, of the written picture"),
+    ("mask_area", pa.float32(), True, "share of the written picture inside the edit mask"),
+    ("mask_box", pa.list_(pa.int32()), True, "x0, y0, x1, y1 of the mask in pixels of the output"),
+    ("score_background_psnr_db", pa.float32(), True, "outside the mask, before the composite"),
+    ("score_edit_rms", pa.float32(), True, "root mean square change inside the mask, in [0, 1]"),
+    ("num_evals_mask", pa.int32(), False, "network evaluations of the mask stage"),
+    ("num_evals_encode", pa.int32(), False, "of encoding, counted at the picture's first use"),
+    ("num_evals_decode", pa.int32(), False, "of decoding, guidance counted as two"),
+    ("method", pa.string(), False, "diffedit, sdedit, ..."),
+    ("settings", pa.string(), False, "JSON: every setting of the method as used for this row"),
+    ("model", pa.string(), False, "as named in the config"),
+    ("model_revision", pa.string(), False, "hub commit, or sha256 of a local folder's files"),
+    ("seed", pa.int64(), False, "the run's seed, or the sample's own"),
+    ("fingerprint", pa.string(), False, "of everything that changes computed bytes"),
+]
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+        for name, kind, nullable, meaning in COLUMNS
+    ]
+)
+
+# A staged part: its rows with the members of each row (in their order in the tar). The schema's
+# metadata "part" holds JSON: shard, index, num_parts, problem, seconds, hosts, device.
+STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))

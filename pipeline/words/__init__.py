@@ -1,1 +1,1 @@
-"""The project's nouns: records, rows, configuration, seeds. Neither torch nor ray is imported here."""
+"""The project's nouns: records, rows, configuration, seeds. No torch and no ray in here."""

@@ -1,4 +1,4 @@
-"""From a YAML file and ``key=value`` overrides to a ``Config``, with errors that a user can act on."""
+"""From a YAML file and ``key=value`` overrides to a ``Config``, with errors to act on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""Everything that changes computed bytes, and its hash. One output holds one fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import Any
+
+from pipeline import __version__
+from pipeline.words.config import Config
+
+# Libraries whose arithmetic or codecs end up in the bytes; another version may move the last bit.
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
+
+
+def fingerprint_inputs(config: Config, model_revision: str, device: str) -> dict[str, Any]:
+    """What the fingerprint is a hash of, as a JSON-able mapping that is kept in ``_run/``.
+
+    Left out is what moves no byte: where input and output lie, how many actors there are, in which
+    layout they work, and everything of ``run`` except the seed and the size of a part.
+
+    Args:
+        config: the resolved configuration.
+        model_revision: commit of a hub model, or sha256 of a local folder's files.
+        device: "cpu" or "cuda"; threads count on a CPU only.
+    """
+    tree = config.model_dump(mode="json")
+    stages = {
+        name: {"micro_batch": stage["micro_batch"]}
+        | ({"threads": stage["threads"]} if device == "cpu" else {})
+        for name, stage in tree["stages"].items()
+    }
+    return {
+        "input": _without(tree["input"], "shards", "storage_options"),
+        "output": _without(tree["output"], "path", "storage_options"),
+        "model": _without(tree["model"], "path", "revision", "device")
+        | {"content": model_revision},
+        "method": tree["method"],
+        "stages": stages,
+        "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
+        "code": {"overpaint": __version__}
+        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of ``fingerprint_inputs``, 64 hexadecimal digits."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two mappings of fingerprint inputs differ, one line each."""
+    lines = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        old, new = saved.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: the output has {old!r}, this run asks for {new!r}")
+    return lines
+
+
+def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in section.items() if name not in names}

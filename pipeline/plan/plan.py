@@ -1,0 +1,139 @@
+"""What a run will do, found out before anything is taken: shards, model, resume state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
+from pipeline.steps.read import count_edits
+from pipeline.storage.layout import ShardState, output_state
+from pipeline.storage.shards import InputShard, check_output, expand_shards
+from pipeline.storage.store import Store
+from pipeline.words.config import Config
+from pipeline.words.config_file import ConfigError
+
+RUN_FILE = "_run/run.json"
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """One input shard that is not published yet, and what of it is staged already."""
+
+    shard: InputShard
+    staged: frozenset[int] = frozenset()
+    max_edits: int | None = None  # where input.limit cuts this shard
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: everything that the driver, the plain loop and ``--dry-run`` need."""
+
+    config: Config
+    device: str
+    model: ModelInfo
+    fingerprint: str
+    fingerprint_inputs: dict[str, Any]
+    work: list[ShardWork]
+    published: list[str]
+
+    @property
+    def output(self) -> Store:
+        return Store(self.config.output.path, self.config.output.storage_options)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.work) + len(self.published)
+
+    def still_to_do(self) -> Plan:
+        """The same run, its work listed anew from storage."""
+        every = {item.shard.name: item for item in self.work}
+        work, done = _split(every, output_state(self.output))
+        return Plan(
+            self.config,
+            self.device,
+            self.model,
+            self.fingerprint,
+            self.fingerprint_inputs,
+            work,
+            sorted({*self.published, *done}),
+        )
+
+
+def make_plan(config: Config, device: str) -> Plan:
+    """Probes input, output and model, and lists what is left to do.
+
+    Args:
+        config: the configuration as loaded.
+        device: "cpu" or "cuda", what ``model.device: auto`` stands for in this run.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
+    try:
+        shards = expand_shards(config.input.shards, config.input.storage_options)
+        check_output(config.output.path, shards, config.input.shards)
+        model = probe_model(config.model)
+        output = Store(config.output.path, config.output.storage_options)
+        state = output_state(output)
+        saved = _saved_run(output)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    inputs = fingerprint_inputs(config, model.revision, device)
+    _check_same_run(config.output.path, saved, inputs, bool(state))
+    work, published = _split(_limited(config, shards), state)
+    return Plan(config, device, model, fingerprint(inputs), inputs, work, published)
+
+
+def _split(
+    every: dict[str, ShardWork], state: dict[str, ShardState]
+) -> tuple[list[ShardWork], list[str]]:
+    """What is to do and what is published, of the shards of this run, sorted by name."""
+    work, published = [], []
+    for name, item in sorted(every.items()):
+        shard_state = state.get(name)
+        if shard_state is not None and shard_state.published:
+            published.append(name)
+        else:
+            staged = frozenset(shard_state.staged) if shard_state else frozenset()
+            work.append(ShardWork(item.shard, staged, item.max_edits))
+    return work, published
+
+
+def _limited(config: Config, shards: list[InputShard]) -> dict[str, ShardWork]:
+    """The shards up to ``input.limit`` edits, counted in the order of their names."""
+    if not config.input.limit:
+        return {shard.name: ShardWork(shard) for shard in shards}
+    chosen, left = {}, config.input.limit
+    for shard in shards:
+        if left <= 0:
+            break
+        num_edits = count_edits(shard, config.input)
+        chosen[shard.name] = ShardWork(shard, max_edits=min(left, num_edits))
+        left -= num_edits
+    return chosen
+
+
+def _saved_run(output: Store) -> dict[str, Any] | None:
+    if not output.exists(RUN_FILE):
+        return None
+    saved: dict[str, Any] = json.loads(output.get(RUN_FILE))
+    return saved
+
+
+def _check_same_run(
+    path: str, saved: dict[str, Any] | None, inputs: dict[str, Any], has_output: bool
+) -> None:
+    if saved is None and has_output:
+        raise ConfigError(
+            f"output.path={path!r}: holds shards but no {RUN_FILE}, so what made them is unknown; "
+            "name another folder"
+        )
+    if saved is not None and saved["fingerprint"] != fingerprint(inputs):
+        lines = "\n  ".join(differences(saved["inputs"], inputs))
+        raise ConfigError(
+            f"output.path={path!r}: holds another run's output, and one output holds one "
+            f"fingerprint. Name another output.path, or set these back:\n  {lines}"
+        )

@@ -1,0 +1,61 @@
+"""The `_run/` folder of an output: resolved config, fingerprint, environment, summary."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import yaml
+
+from pipeline import __version__
+from pipeline.plan.fingerprint import LIBRARIES
+from pipeline.plan.plan import RUN_FILE, Plan
+from pipeline.storage.store import Store
+from pipeline.words.config import Config
+
+
+def write_run_folder(plan: Plan) -> None:
+    """Records what this output is made by; the first driver's record stays.
+
+    Credentials are in nobody's record: ``storage_options`` are left out of the config.
+    """
+    output = plan.output
+    record = {
+        "fingerprint": plan.fingerprint,
+        "inputs": plan.fingerprint_inputs,
+        "model": plan.config.model.path,
+        "model_revision": plan.model.revision,
+    }
+    output.put_if_absent(RUN_FILE, _json(record))
+    output.put("_run/config.yaml", resolved_yaml(plan.config).encode())
+    output.put("_run/environment.json", _json(environment(plan.device)))
+
+
+def write_summary(output: Store, summary: dict[str, Any]) -> None:
+    """Writes ``_run/summary.json``, replacing that of an earlier run."""
+    output.put("_run/summary.json", _json(summary))
+
+
+def resolved_yaml(config: Config) -> str:
+    """The configuration with every default filled in, without ``storage_options``."""
+    tree = config.model_dump(mode="json")
+    for section in ("input", "output"):
+        tree[section].pop("storage_options")
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, for whoever asks later how the output was made."""
+    return {
+        "overpaint": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,48 @@
+"""The end of a run in numbers, from the markers of its shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipeline.plan.plan import Plan
+from pipeline.words.records import Status
+
+
+def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
+    """Sums the markers of the published shards of this run.
+
+    Args:
+        plan: the plan as it stands at the end.
+        wall_s: seconds that this invocation took, start-up included.
+        num_edits_now: edits that this invocation computed.
+
+    Returns:
+        JSON-able: shards, counts by status, problems by shard, seconds by step, evaluations by
+        stage, wall seconds and images/s of this invocation.
+    """
+    output = plan.output
+    with ThreadPoolExecutor(16) as pool:
+        blobs = pool.map(lambda name: output.get(f"{name}_stats.json"), plan.published)
+        markers = {name: json.loads(blob) for name, blob in zip(plan.published, blobs, strict=True)}
+    counts: Counter[str] = Counter({str(status): 0 for status in Status})
+    seconds: Counter[str] = Counter()
+    evals: Counter[str] = Counter()
+    for marker in markers.values():
+        counts.update(marker["counts"])
+        seconds.update(marker["seconds"])
+        evals.update(marker["num_evals"])
+    return {
+        "fingerprint": plan.fingerprint,
+        "shards": {"published": len(plan.published), "to_do": len(plan.work)},
+        "counts": dict(counts),
+        "edits": counts.total(),
+        "problems": {name: m["problem"] for name, m in markers.items() if m.get("problem")},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "num_evals": dict(evals),
+        "wall_s": round(wall_s, 3),
+        "images_per_s": round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
+        "edits_computed_now": num_edits_now,
+    }

@@ -1,0 +1,74 @@
+"""The fingerprint: what moves a byte is in it, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
+from pipeline.words.config_file import apply_override, parse_config
+
+
+def of(*overrides: str, revision: str = "r", device: str = "cpu") -> str:
+    tree: dict = {"input": {"shards": "a"}, "output": {"path": "b"}}
+    for override in overrides:
+        apply_override(tree, override)
+    return fingerprint(fingerprint_inputs(parse_config(tree), revision, device))
+
+
+THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["run.seed=1"],
+        ["run.part_size=8"],
+        ["method.encode_ratio=0.5"],
+        ["method.mask.floor=0.5"],
+        ["output.format=png"],
+        ["model.dtype=bfloat16"],
+        ["model.size=64"],
+        ["input.limit=10"],
+        ["stages.mask.micro_batch=7"],
+        THREADS,
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_what_moves_bytes_changes_the_fingerprint(overrides: list[str]) -> None:
+    """Each of these settings can change what is written."""
+    assert of(*overrides) != of()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["run.layout=fused"],
+        ["stages.decode.actors=3"],
+        ["stages.decode.gpus=1"],
+        ["input.shards=c"],
+        ["output.path=d"],
+        ["run.grace_s=1"],
+        ["input.storage_options={key: secret}"],
+        ["model.path=elsewhere"],  # the content counts, not where it lies
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_what_moves_no_byte_keeps_the_fingerprint(overrides: list[str]) -> None:
+    """A run may be resumed elsewhere, faster, from a copy of the model."""
+    assert of(*overrides) == of()
+
+
+def test_model_content_changes_the_fingerprint() -> None:
+    """Other weights under the same path are another run."""
+    assert of(revision="other") != of()
+
+
+def test_threads_count_on_a_cpu_only() -> None:
+    """On a GPU the threads of the host move no bit."""
+    assert of(*THREADS, device="cuda") == of(device="cuda")
+
+
+def test_differences_name_the_keys() -> None:
+    """What keeps two runs apart is told key by key, nested ones dotted."""
+    lines = differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "d": 3})
+    assert lines == ["a.c: the output has 2, this run asks for 5"]

@@ -1,0 +1,135 @@
+"""Planning: what cannot run is an error before anything starts; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.plan.loop import run_loop
+from pipeline.plan.plan import Plan, make_plan
+from pipeline.plan.run_folder import write_run_folder
+from pipeline.words.config_file import ConfigError, parse_config
+from tests.samples import sample, write_shard
+
+Planner = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_model_folder: Path) -> Planner:
+    """Plans a run over two shards of two edits each, with some keys set otherwise."""
+    for number in range(2):
+        write_shard(tmp_path / f"in/{number}.tar", [sample("a"), sample("b", seed=1)])
+
+    def make(**overrides: object) -> Plan:
+        tree: dict = {
+            "input": {"shards": f"{tmp_path}/in/*.tar"},
+            "output": {"path": f"{tmp_path}/out", "format": "png"},
+            "model": {"path": str(tiny_model_folder)},
+            "method": {"steps": 2, "mask": {"num_noises": 1}},
+            "run": {"part_size": 1},
+        }
+        for key, value in overrides.items():
+            section, name = key.split("__")
+            tree[section][name] = value
+        return make_plan(parse_config(tree), "cpu")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"input__shards": "nowhere/*.tar"}, ["input.shards", "nowhere"]),
+        ({"input__shards": "pipe:cat in.tar"}, ["pipe:"]),
+        ({"model__path": "./no_such_model"}, ["model.path", "no_such_model"]),
+        ({"model__size": 33}, ["model.size=33"]),
+        ({"model__revision": "main", "model__path": "no/such model"}, ["model.path"]),
+    ],
+)
+def test_what_cannot_run_is_an_error_at_the_start(
+    plan: Planner, overrides: dict, words: list[str]
+) -> None:
+    """Input and model are probed; the message names key and value."""
+    with pytest.raises(ConfigError) as caught:
+        plan(**overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_output_may_not_hold_the_input(plan: Planner, tmp_path: Path) -> None:
+    """An output folder that is the input folder would be read again by the next run."""
+    with pytest.raises(ConfigError, match=r"output\.path"):
+        plan(output__path=f"{tmp_path}/in")
+
+
+def test_pickled_weights_are_refused(plan: Planner, tmp_path: Path) -> None:
+    """A model folder without safetensors is refused, with the pickle named."""
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "model.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"model\.ckpt"):
+        plan(model__path=str(folder))
+
+
+def test_output_of_another_fingerprint_is_refused_with_the_difference(plan: Planner) -> None:
+    """One output holds one fingerprint; the message names the key and both values."""
+    write_run_folder(plan())
+    assert plan(run__layout="fused").fingerprint == plan().fingerprint
+    with pytest.raises(ConfigError) as caught:
+        plan(run__seed=7)
+    assert "run.seed: the output has 0, this run asks for 7" in str(caught.value)
+    assert "output.path" in str(caught.value)
+
+
+def test_output_of_unknown_make_is_refused(plan: Planner, tmp_path: Path) -> None:
+    """Markers without a run's record may have been made by anything."""
+    run_loop(plan())
+    (tmp_path / "out/_run/run.json").unlink()
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        plan()
+
+
+def test_finished_shards_are_not_planned_again(plan: Planner, tmp_path: Path) -> None:
+    """After a run nothing is left; a shard that is added is the only work."""
+    assert [work.shard.name for work in plan().work] == ["0", "1"]
+    assert not run_loop(plan()).work
+    write_shard(tmp_path / "in/2.tar", [sample("c")])
+    again = plan()
+    assert [work.shard.name for work in again.work] == ["2"]
+    assert again.published == ["0", "1"]
+
+
+def test_staged_parts_are_not_computed_again(plan: Planner, tmp_path: Path) -> None:
+    """A run that ended between parts computes the missing one only."""
+    seen = []
+
+    def stop_after_one(result: object) -> None:
+        seen.append(result)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(plan(), stop_after_one)
+    assert plan().work[0].staged == {0}
+    run_loop(plan(), seen.append)
+    assert len(seen) == 4
+
+
+def test_limit_counts_edits_over_sorted_shards(plan: Planner) -> None:
+    """Three of four edits: all of the first shard and one of the second."""
+    work = plan(input__limit=3).work
+    assert [(item.shard.name, item.max_edits) for item in work] == [("0", 2), ("1", 1)]
+    assert [item.shard.name for item in plan(input__limit=2).work] == ["0"]
+
+
+def test_run_folder_holds_config_fingerprint_and_no_secret(plan: Planner, tmp_path: Path) -> None:
+    """What made an output stands in it; storage options, which may hold credentials, do not."""
+    made = plan(output__storage_options={"auto_mkdir": True})
+    write_run_folder(made)
+    record = json.loads((tmp_path / "out/_run/run.json").read_text())
+    assert record["fingerprint"] == made.fingerprint
+    text = (tmp_path / "out/_run/config.yaml").read_text()
+    assert "part_size: 1" in text
+    assert "auto_mkdir" not in text

@@ -1,0 +1,109 @@
+"""Configuration: a bad one is an error that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.words.config import Method
+from pipeline.words.config_file import ConfigError, load_config, parse_config
+
+MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"input": {"shards": "a", "limt": 3}}, ["input.limt", "unknown key", "'limit'"]),
+        ({"methods": {}}, ["methods", "unknown key", "'method'"]),
+        ({"method": {"mask": {"treshold": 1}}}, ["method.mask.treshold", "'threshold'"]),
+        ({"method": {"encode_ratio": 1.5}}, ["method.encode_ratio=1.5", "less than or equal to 1"]),
+        ({"method": {"steps": 0}}, ["method.steps=0", "greater than or equal to 1"]),
+        ({"method": {"name": "difedit"}}, ["method.name='difedit'", "'diffedit'"]),
+        ({"stages": {"mask": {"actors": "two"}}}, ["stages.mask.actors='two'", "integer"]),
+        ({"stages": {"mask": {"actors": 2, "max_actors": 1}}}, ["max_actors=1", "actors=2"]),
+        ({"stages": {"mask": {"threads": 2}}}, ["threads must be equal"]),
+        ({"input": {"shards": []}}, ["input.shards=[]", "glob"]),
+        ({"method": {"mask": {"noise_level": []}}}, ["method.mask.noise_level=[]"]),
+        ({"output": {"path": "o", "lossless": True}}, ["output.lossless", "webp"]),
+        ({"output": {}}, ["output.path", "must be given"]),
+    ],
+)
+def test_bad_config_is_explained(section: dict, words: list[str]) -> None:
+    """Each kind of mistake names its key and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(MINIMAL | section)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """Somebody with three typos reads three lines, not one after the other."""
+    tree = MINIMAL | {"method": {"steps": 0, "stepz": 1}, "run": {"sed": 1}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_error_never_prints_storage_options() -> None:
+    """A mistake in the whole must not print the credentials beside it."""
+    tree = {"input": {"shards": "a", "storage_options": {"secret": "hunter2"}}}
+    tree["output"] = {"path": "o", "lossless": True, "storage_options": {"secret": "hunter2"}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_overrides_are_yaml_and_globs_stay_text(tmp_path: Path) -> None:
+    """Values keep their types; a leading '*', an alias to YAML, is text."""
+    path = tmp_path / "c.yaml"
+    path.write_text("input: {shards: a.tar}\noutput: {path: out}\n")
+    config = load_config(path, ["input.shards=*.tar", "method.steps=7", "run.address=null"])
+    assert config.input.shards == "*.tar"
+    assert config.method.steps == 7
+    assert config.run.address is None
+
+
+@pytest.mark.parametrize("override", ["run.seed", "=3", "run.seed.deep=3"])
+def test_bad_override_is_explained(tmp_path: Path, override: str) -> None:
+    """An override without '=' or key, or below a value, is an error and not ignored."""
+    path = tmp_path / "c.yaml"
+    path.write_text("input: {shards: a.tar}\noutput: {path: out}\nrun: {seed: 1}\n")
+    with pytest.raises(ConfigError, match="override|keys of its own"):
+        load_config(path, [override])
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml", "configs/demo.yaml"])
+def test_bundled_config_is_found_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of the checkout a bundled configuration is still at hand."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).model.path == "bundled"
+
+
+def test_absent_config_names_the_bundled_ones() -> None:
+    """A path that leads nowhere says what there is."""
+    with pytest.raises(ConfigError, match=r"demo\.yaml"):
+        load_config("configs/no_such.yaml")
+
+
+# A training job's settings are no run's.
+RUN_CONFIGS = [
+    path
+    for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+    if not path.name.startswith("train_")
+]
+
+
+@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.name)
+def test_bundled_configs_are_valid(path: Path) -> None:
+    """Every bundled run configuration loads."""
+    load_config(path)
+
+
+def test_sdedit_noises_and_edits_everywhere() -> None:
+    """SDEdit is its own default of encode and mask, and its strength is the ratio."""
+    method = Method.model_validate({"name": "sdedit", "strength": 0.4})
+    assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 0.4)

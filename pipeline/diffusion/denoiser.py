@@ -1,0 +1,59 @@
+"""What the mathematics knows of a network: a latent, a level and a condition in, eps out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.schedule import Level
+
+Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is settled
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told besides latent and level: one row for each latent.
+
+    Attributes:
+        tokens: (N, L, D) the text encoder's hidden states.
+        pooled: (N, P) or None, for families that want a summary of the text too.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return Condition(self.tokens[rows], pooled)
+
+    @classmethod
+    def cat(cls, conditions: Sequence[Condition]) -> Condition:
+        pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
+        return cls(
+            torch.cat([condition.tokens for condition in conditions]),
+            torch.cat(pooled) if pooled else None,
+        )
+
+
+class Denoiser(Protocol):
+    """A network, adapted: whatever it was trained to predict, it answers with eps."""
+
+    def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        """Predicts the noise.
+
+        Args:
+            latent: (N, C, h, w) float32 at ``level``.
+            level: one for all.
+            condition: N rows.
+
+        Returns:
+            (N, C, h, w) float32.
+        """
+        ...

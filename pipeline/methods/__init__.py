@@ -1,0 +1,50 @@
+"""Compositions of the steps: which mask, encode and decode a method is, and loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.steps.decode import DecodeStage
+from pipeline.steps.encode import EncodeStage
+from pipeline.steps.mask import MaskStage
+from pipeline.words.config import Config
+from pipeline.words.records import Part
+
+STAGES = ("mask", "encode", "decode")
+StageStep = Callable[[Part], Part]
+
+
+def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
+    """One stage over a loaded model. The config's method says how it masks, encodes, decodes."""
+    if name == "mask":
+        return MaskStage(model, config.method, config.run.seed)
+    if name == "encode":
+        return EncodeStage(model, config.method, config.run.seed)
+    if name == "decode":
+        return DecodeStage(model, config.method)
+    raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+
+
+def load_stage(config: Config, name: str, device: str) -> StageStep:
+    """One stage with a network of its own, for an actor of a pool."""
+    return build_stage(config, name, load_model(config.model, device, getattr(config.stages, name)))
+
+
+def load_fused(config: Config, device: str) -> dict[str, StageStep]:
+    """All stages in their order over one network, for an actor of layout fused."""
+    model = load_model(config.model, device, config.stages.decode)
+    stages = {name: getattr(config.stages, name) for name in STAGES}
+    return {
+        name: build_stage(config, name, model.with_micro_batch(stage.micro_batch))
+        for name, stage in stages.items()
+    }
+
+
+def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:
+    """The stages as a plain loop over prepared parts: for notebooks and evaluation."""
+    stages = load_fused(config, device)
+    for part in parts:
+        for stage in stages.values():
+            stage(part)
+    return parts

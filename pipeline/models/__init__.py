@@ -1,0 +1,1 @@
+"""Networks: found, checked, loaded, and adapted once to what the mathematics expects."""

@@ -1,0 +1,64 @@
+"""The only place where a network's prediction becomes eps, whatever it was trained to predict."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Condition, Denoiser
+from pipeline.diffusion.schedule import Level
+
+
+class UNetDenoiser:
+    """Stable Diffusion's UNet as a ``Denoiser``."""
+
+    def __init__(self, unet: UNet2DConditionModel, prediction_type: str) -> None:
+        """
+        Args:
+            unet: on its device, in the dtype to compute in.
+            prediction_type: epsilon, v_prediction or sample.
+        """
+        self.unet = unet
+        self.prediction_type = prediction_type
+
+    def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        predicted = self.unet(
+            latent.to(self.unet.dtype),
+            level.timestep,
+            condition.tokens.to(self.unet.dtype),
+            return_dict=False,
+        )[0].float()
+        if self.prediction_type == "epsilon":
+            return predicted
+        if self.prediction_type == "v_prediction":
+            return eps_from_v(predicted, latent, level)
+        return eps_from_x0(predicted, latent, level)
+
+
+def eps_from_v(v: Tensor, latent: Tensor, level: Level) -> Tensor:
+    """v = alpha * eps - sigma * x0. Source: Salimans and Ho, arXiv:2202.00512, appendix D."""
+    return level.alpha * v + level.sigma * latent
+
+
+def eps_from_x0(x0: Tensor, latent: Tensor, level: Level) -> Tensor:
+    """latent = alpha * x0 + sigma * eps."""
+    return (latent - level.alpha * x0) / level.sigma
+
+
+def in_micro_batches(denoiser: Denoiser, size: int) -> Denoiser:
+    """The same denoiser, called with at most ``size`` rows at a time.
+
+    Rows are shared out evenly (33 rows at size 32 go as 17 and 16), so that a part of a given
+    composition always gives the network the same shapes.
+    """
+
+    def call(latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        num_calls = -(-len(latent) // size)
+        if num_calls <= 1:
+            return denoiser(latent, level, condition)
+        rows = torch.arange(len(latent), device=latent.device).tensor_split(num_calls)
+        parts = [denoiser(latent[part], level, condition[part]) for part in rows]
+        return torch.cat(parts)
+
+    return call

@@ -1,0 +1,62 @@
+"""Encoding: DiffEdit's step 2, once a picture; or plain noise, for SDEdit and the ablation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.guidance import conditioned
+from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.noise import add_noise, draw_noise
+from pipeline.diffusion.schedule import num_levels
+from pipeline.diffusion.solvers import encode_trajectory
+from pipeline.models.loading import LatentDiffusion
+from pipeline.words.config import Method
+from pipeline.words.records import Part, Picture
+from pipeline.words.seeds import noise_seed
+from pipeline.words.settings import method_for, seed_for
+
+
+class EncodeStage:
+    """Gives each picture its trajectory: the latent at every level that decoding will visit."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        self.model, self.method, self.run_seed = model, method, run_seed
+
+    @torch.inference_mode()
+    def __call__(self, part: Part) -> Part:
+        groups: dict[int, list[Picture]] = defaultdict(list)
+        for picture in part.pictures:
+            if picture.pending:
+                method = method_for(self.method, picture)
+                groups[num_levels(method.steps, method.ratio)].append(picture)
+        for num_steps, pictures in sorted(groups.items()):
+            levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+            latents = torch.stack([from_numpy(picture.latent) for picture in pictures])
+            if self.method.encode == "ddim":
+                empty = self.model.text.encode([""] * len(pictures))
+                denoise = conditioned(self.model.denoiser, empty)
+                trajectories = encode_trajectory(denoise, latents.to(self.model.device), levels)
+                for picture in pictures:
+                    picture.pending[0].num_evals_encode = num_steps
+            else:
+                noises = torch.stack([self._noise(part.shard, picture) for picture in pictures])
+                trajectories = torch.stack(
+                    [add_noise(latents, noises, level) for level in levels], dim=1
+                )
+            self._keep(pictures, trajectories)
+        return part
+
+    def _noise(self, shard: str, picture: Picture) -> Tensor:
+        """One noise a picture, at every level and for every edit."""
+        seed = noise_seed(seed_for(self.run_seed, picture), shard, picture.key, "encode")
+        return draw_noise(seed, picture.latent.shape)
+
+    def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
+        for picture, trajectory in zip(pictures, trajectories, strict=True):
+            if bool(trajectory.isfinite().all()):
+                picture.trajectory = to_numpy(trajectory.to(self.model.dtype))
+            else:
+                picture.fail("encode", "NonFinite", "the encoded latents are not finite")

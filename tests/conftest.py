@@ -1,0 +1,36 @@
+"""Fixtures that many tests share, and the one table of tolerances."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch and the hub client are imported: tests reach for no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import torch
+
+# Relative error that two ways of computing the same thing may show, by dtype.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(scope="session")
+def tolerance() -> dict[torch.dtype, float]:
+    """Relative error allowed, by dtype."""
+    return TOLERANCE
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator on the CPU with a fixed seed, for the inputs of a test."""
+    return torch.Generator("cpu").manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion folder with small random weights: 32 x 32 pictures, 8 x 8 latents."""
+    from tests.tiny_models import make_tiny_stable_diffusion
+
+    return make_tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny")

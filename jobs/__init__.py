@@ -1,0 +1,1 @@
+"""Entry points. The only importers of Ray; nothing imports jobs."""

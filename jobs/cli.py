@@ -1,0 +1,100 @@
+"""The command ``overpaint``: parses arguments, prints errors in a line, returns exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jobs.loopback import keep_local_ray_on_loopback
+from pipeline import __version__
+from pipeline.words.config_file import ConfigError, load_config
+
+EXIT_BAD_CONFIG = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``overpaint``."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"overpaint: {error}", file=sys.stderr)
+        return EXIT_BAD_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="overpaint", description="Edits image datasets at dataset scale."
+    )
+    parser.add_argument("--version", action="version", version=f"overpaint {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    edit = commands.add_parser("edit", help="edit the shards that a config names")
+    edit.add_argument("config", help="a YAML file, or the name of a bundled config")
+    edit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
+    edit.add_argument("--dry-run", action="store_true", help="print the plan, compute nothing")
+    edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
+    edit.set_defaults(command=_edit)
+
+    verify = commands.add_parser("verify", help="read everything published again and check it")
+    verify.add_argument("output", help="folder or url of a run's output")
+    verify.set_defaults(command=_verify)
+
+    demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
+    demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
+    demo.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
+    demo.set_defaults(command=_demo)
+
+    data = commands.add_parser("demo-data", help="draw shards of the demo world")
+    data.add_argument("output", help="a folder")
+    data.add_argument("--shards", type=_positive, default=4)
+    data.add_argument("--samples", type=_positive, default=64, help="a shard")
+    data.add_argument("--seed", type=int, default=0)
+    data.set_defaults(command=_demo_data)
+    return parser
+
+
+# Imports stand in the commands: torch and Ray take seconds, and a mistyped key should not.
+
+
+def _edit(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    keep_local_ray_on_loopback(config)
+    from jobs.edit import edit
+
+    return edit(config, dry_run=options.dry_run, verbose=options.verbose)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from jobs.verify import verify_output
+
+    return verify_output(options.output)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    folder = options.folder
+    places = [f"input.shards={folder}/in/*.tar", f"output.path={folder}/out"]
+    config = load_config("demo", [*places, *options.overrides])
+    keep_local_ray_on_loopback(config)
+    from jobs.demo import demo
+
+    return demo(config, Path(folder), verbose=options.verbose)
+
+
+def _demo_data(options: argparse.Namespace) -> int:
+    from jobs.demo import demo_data
+
+    return demo_data(options.output, options.shards, options.samples, options.seed)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Connecting to Ray, or starting a local one, and checking that the pools fit before they start."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+import torch
+
+from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
+from jobs.loopback import cluster_address
+from pipeline.plan.operators import STAGES
+from pipeline.words.config import Config
+from pipeline.words.config_file import ConfigError
+
+
+def connect(config: Config, verbose: bool) -> None:
+    """Connects to the cluster that the config or RAY_ADDRESS names, else starts a local Ray.
+
+    Args:
+        config: its ``run.address`` and ``run.num_cpus``.
+        verbose: show Ray's own messages and those of its workers.
+    """
+    address = cluster_address(config)
+    local: dict[str, Any] = (
+        {"num_cpus": config.run.num_cpus, "include_dashboard": False} if not address else {}
+    )
+    # The progress line is ours; without this Ray warns that it will stop reserving zero GPUs.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address=address,
+        log_to_driver=verbose,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+        **local,
+    )
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def device_of(config: Config) -> str:
+    """What ``model.device: auto`` stands for: CUDA where the connected cluster has a GPU."""
+    if config.model.device != "auto":
+        return config.model.device
+    if ray.is_initialized():
+        return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_pools(config: Config, device: str) -> None:
+    """Refuses pools that the cluster cannot hold: Ray would accept them and starve.
+
+    Raises:
+        ConfigError: the smallest pools need more CPUs or GPUs than there are.
+    """
+    names = STAGES if config.run.layout == "pools" else ("fused",)
+    pools = [pool_stage(config, name) for name in names]
+    needed = {
+        # one reader and one writer work beside the pools
+        "CPU": sum(stage.actors * stage.cpus for stage in pools) + 2 * TASK_CPUS,
+        "GPU": sum(stage.actors * gpus_per_actor(stage, device) for stage in pools),
+    }
+    available = ray.cluster_resources()
+    for kind, amount in needed.items():
+        if amount > available.get(kind, 0.0):
+            raise ConfigError(
+                f"stages: the smallest pools need {amount:g} {kind}s and the cluster has "
+                f"{available.get(kind, 0.0):g}; lower stages.*.actors, stages.*."
+                f"{kind.lower()}s, or set run.layout=fused"
+            )

@@ -1,0 +1,81 @@
+"""``overpaint edit``: the driver of a run. Plans, streams waves of shards through Ray, sums up."""
+
+from __future__ import annotations
+
+import time
+
+import ray
+
+from jobs.cluster import check_pools, connect, device_of
+from jobs.graph import configure_context, edit_dataset
+from jobs.loopback import cluster_address
+from jobs.missing import run_missing
+from jobs.progress import RunProgress
+from jobs.screen import print_dry_run, print_summary
+from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
+from pipeline.plan.plan import Plan, ShardWork, make_plan
+from pipeline.plan.run_folder import write_run_folder, write_summary
+from pipeline.plan.summary import summarise
+from pipeline.storage.layout import sweep
+from pipeline.words.config import Config
+
+EXIT_OK = 0
+EXIT_INCOMPLETE = 1
+
+
+def edit(config: Config, *, dry_run: bool = False, verbose: bool = False) -> int:
+    """Runs the job to its end, or prints what it would do.
+
+    Returns:
+        0 if every shard is published, 75 after SIGTERM or Ctrl-C (run again to go on), else 1.
+
+    Raises:
+        ConfigError: the run cannot start; nothing was computed.
+    """
+    started = time.monotonic()
+    if dry_run:
+        print_dry_run(make_plan(config, device_of(config)))
+        return EXIT_OK
+    if config.model.device == "auto" and cluster_address(config):
+        connect(config, verbose)  # only the cluster knows whether it has GPUs
+    plan = make_plan(config, device_of(config))
+    write_run_folder(plan)
+    stopped = False
+    num_edits = 0
+    if plan.work:
+        if not ray.is_initialized():
+            connect(config, verbose)
+        check_pools(config, plan.device)
+        try:
+            num_edits, stopped = _compute(plan)
+        finally:
+            ray.shutdown()
+        plan = plan.still_to_do()
+    sweep(plan.output)
+    summary = summarise(plan, time.monotonic() - started, num_edits)
+    write_summary(plan.output, summary)
+    print_summary(plan, summary)
+    if stopped and plan.work:
+        print(f"interrupted with {len(plan.work)} shards to do; run the same command to go on")
+        return EXIT_INTERRUPTED
+    return EXIT_INCOMPLETE if plan.work else EXIT_OK
+
+
+def _compute(plan: Plan) -> tuple[int, bool]:
+    """All waves, then what they left missing. Returns edits computed and whether it was stopped."""
+    configure_context()
+    flag = StopFlag()
+    stop = GracefulStop(flag, plan.config.run.grace_s)
+    every_s = plan.config.run.progress_every_s
+    with RunProgress(plan.num_shards, len(plan.published), every_s) as progress:
+        for wave in _waves(plan.work, plan.config.run.shards_per_wave):
+            if stop.requested:
+                break
+            progress.follow(edit_dataset(plan, wave, flag))
+        if not stop.requested:
+            run_missing(plan, progress, flag)
+    return progress.counts.total(), stop.requested
+
+
+def _waves(work: list[ShardWork], size: int) -> list[list[ShardWork]]:
+    return [work[start : start + size] for start in range(0, len(work), size)]

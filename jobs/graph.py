@@ -1,0 +1,173 @@
+"""The Ray Data graph of a run: read, prepare, mask, encode, decode, finish, write part, publish.
+
+The Dataset's row is a part: its shard, its index, and its Arrow bytes. Every operator takes one row
+a call, and ``target_max_block_size=1`` makes each part a block of its own, so that Ray never mixes
+or splits parts and a death loses one (DESIGN.md, Flow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from jobs.stop import StopFlag
+from pipeline.methods import load_fused, load_stage
+from pipeline.plan.operators import (
+    STAGES,
+    PartResult,
+    finish_and_commit,
+    finish_context,
+    guarded,
+    prepared,
+    read,
+)
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.words.config import Config, Stage
+from pipeline.words.records import Part
+
+# Reading and finishing are light beside a network: a quarter of a CPU each lets them run beside
+# three pools on two cores.
+TASK_CPUS = 0.25
+PART_SCHEMA = pa.schema(
+    [("shard", pa.string()), ("part", pa.int32()), ("payload", pa.large_binary())]
+)
+
+
+def edit_dataset(
+    plan: Plan, work: list[ShardWork], stop: StopFlag | None, *, alone: bool = False
+) -> Dataset:
+    """The lazy Dataset of a wave; its rows are the JSON of ``PartResult``.
+
+    Args:
+        plan: the run.
+        work: the shards of this wave.
+        stop: once set, readers yield no further part and the first stage drops what waits for
+            it, so that the stream drains.
+        alone: one part in flight in a pool, so that a part that kills its actor hurts no other.
+    """
+    config = plan.config
+    dataset = ray.data.from_items(
+        [{"number": number} for number in range(len(work))], override_num_blocks=len(work)
+    )
+    options = {"batch_size": 1, "batch_format": "pyarrow"}
+    size = plan.model.size_for(config.model)
+    read_step = partial(_read, work=work, config=config, stop=stop)
+    dataset = dataset.map_batches(read_step, num_cpus=TASK_CPUS, **options)
+    dataset = dataset.map_batches(
+        partial(_prepare, config=config, size=size), num_cpus=TASK_CPUS, **options
+    )
+    names = STAGES if config.run.layout == "pools" else ("fused",)
+    for name in names:
+        first = stop if name == names[0] else None
+        dataset = dataset.map_batches(
+            StageActor,
+            fn_constructor_args=(config, name, plan.device, first),
+            **options,
+            **pool_options(config, name, plan.device, alone),
+        )
+    return dataset.map_batches(partial(_finish, plan=plan), num_cpus=TASK_CPUS, **options)
+
+
+def pool_options(config: Config, name: str, device: str, alone: bool) -> dict[str, Any]:
+    """What Ray reserves for the actors of a pool, and how often it brings one back."""
+    stage = pool_stage(config, name)
+    resources: dict[str, Any] = {"num_cpus": stage.cpus}
+    gpus = gpus_per_actor(stage, device)
+    if gpus:
+        resources["num_gpus"] = gpus
+    if stage.memory_bytes:
+        resources["memory"] = stage.memory_bytes
+    faults = {
+        "max_restarts": config.run.max_restarts,
+        "max_task_retries": config.run.max_task_retries,
+    }
+    return {
+        "compute": ActorPoolStrategy(
+            min_size=stage.actors,
+            max_size=stage.max_actors or stage.actors,
+            max_tasks_in_flight_per_actor=1 if alone else None,
+        ),
+        "ray_remote_args_fn": lambda: faults,
+        **resources,
+    }
+
+
+def pool_stage(config: Config, name: str) -> Stage:
+    """The configuration of a pool; the fused pool is configured as decode."""
+    stage: Stage = getattr(config.stages, "decode" if name == "fused" else name)
+    return stage
+
+
+def gpus_per_actor(stage: Stage, device: str) -> float:
+    """GPUs that an actor reserves: as configured, else one on CUDA and none on a CPU."""
+    if stage.gpus is not None:
+        return stage.gpus
+    return 1.0 if device == "cuda" else 0.0
+
+
+class StageActor:
+    """An actor of a pool: one loaded network and one stage, or all three in layout fused."""
+
+    def __init__(self, config: Config, name: str, device: str, stop: StopFlag | None) -> None:
+        self.stop = stop
+        self.stages: dict[str, Callable[[Part], Part]] = (
+            load_fused(config, device)
+            if name == "fused"
+            else {name: load_stage(config, name, device)}
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.stop is not None and self.stop.is_set():
+            return PART_SCHEMA.empty_table()
+        part = _part_of(batch)
+        for name, stage in self.stages.items():
+            part = guarded(name, stage, part)
+        return _row_of(part)
+
+
+def _read(
+    batch: pa.Table, work: list[ShardWork], config: Config, stop: StopFlag | None
+) -> Iterator[pa.Table]:
+    for number in batch.column("number").to_pylist():
+        for part in read(work[number], config):
+            if stop is not None and stop.is_set():
+                return
+            yield _row_of(part)
+
+
+def _prepare(batch: pa.Table, config: Config, size: int) -> pa.Table:
+    return _row_of(prepared(_part_of(batch), config, size))
+
+
+def _finish(batch: pa.Table, plan: Plan) -> pa.Table:
+    result = finish_and_commit(_part_of(batch), finish_context(plan), plan.output)
+    return pa.table({"result": [result.to_json()]})
+
+
+def results_of(batch: pa.Table) -> list[PartResult]:
+    """What the last operator said."""
+    return [PartResult.from_json(text) for text in batch.column("result").to_pylist()]
+
+
+def configure_context() -> None:
+    """Ray Data's settings that the contract relies on; they hold for this driver."""
+    context = DataContext.get_current()
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1  # a part that is lost is found missing, and run again alone
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _part_of(batch: pa.Table) -> Part:
+    assert batch.num_rows == 1, f"a call takes one part, not {batch.num_rows}"
+    return Part.from_bytes(batch.column("payload")[0].as_py())
+
+
+def _row_of(part: Part) -> pa.Table:
+    row = {"shard": part.shard, "part": part.index, "payload": part.to_bytes()}
+    return pa.Table.from_pylist([row], schema=PART_SCHEMA)

@@ -1,0 +1,99 @@
+"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+
+from ray.data import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from jobs.graph import results_of
+from pipeline.plan.operators import PartResult
+
+
+class _Rates(ProgressColumn):
+    """The counters behind the bar, as the progress itself words them."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["rates"]))
+
+
+class RunProgress:
+    """Counts parts as they are staged. Use as a context manager.
+
+    The bar counts shards, whose number is known from the start; the number of edits is known only
+    once a shard was read.
+    """
+
+    def __init__(self, num_shards: int, num_done: int, every_s: float) -> None:
+        self.num_shards, self.num_done = num_shards, num_done
+        self.num_done_before = num_done
+        self.every_s = every_s
+        self.parts = 0
+        self.counts: Counter[str] = Counter()
+        self.started = self.printed = time.monotonic()
+        self.first_part_at: float | None = None
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Rates())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> RunProgress:
+        if self.bar is not None:
+            self.bar.start()
+            self.task = self.bar.add_task(
+                "shards", total=self.num_shards, completed=self.num_done, rates="starting"
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def follow(self, dataset: Dataset) -> None:
+        """Runs a Dataset of ``jobs.graph`` to its end and takes each part's result."""
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            for result in results_of(batch):
+                self.update(result)
+
+    def update(self, result: PartResult) -> None:
+        """Takes the result of one staged part."""
+        now = time.monotonic()
+        self.first_part_at = self.first_part_at or now
+        self.parts += 1
+        self.num_done += result.published
+        self.counts.update(result.counts)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.num_done, rates=self.line())
+        elif now - self.printed >= self.every_s:
+            self.printed = now
+            print(f"{self.num_done}/{self.num_shards} shards, {self.line()}", file=sys.stderr)
+
+    def line(self) -> str:
+        """Parts, edits, images/s since the start, time left, failures."""
+        elapsed = time.monotonic() - self.started
+        edits = self.counts.total()
+        words = [
+            f"{self.parts} parts",
+            f"{edits} edits",
+            f"{edits / max(elapsed, 1e-9):.2f} images/s",
+        ]
+        done_now = self.num_done - self.num_done_before
+        if done_now:
+            left_s = elapsed / done_now * (self.num_shards - self.num_done)
+            words.append(f"{duration(left_s)} left")
+        words.append(f"{self.counts['failed']} failed")
+        return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, e.g. '2 h 05 min'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,77 @@
+"""SIGTERM and Ctrl-C: take no more parts, finish those in flight, exit with a code of its own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+
+import ray
+
+# sysexits.h, EX_TEMPFAIL: "try again later"; running the same command again goes on.
+EXIT_INTERRUPTED = 75
+
+
+@ray.remote(num_cpus=0)
+class _Flag:
+    def __init__(self) -> None:
+        self.value = False
+
+    def set(self) -> None:
+        self.value = True
+
+    def get(self) -> bool:
+        return self.value
+
+
+class StopFlag:
+    """A flag that the driver sets and readers on any node look at, once a part."""
+
+    def __init__(self) -> None:
+        self._flag = _Flag.remote()
+
+    def set(self) -> None:
+        self._flag.set.remote()
+
+    def is_set(self) -> bool:
+        """False too where the flag's own process is gone: then nobody asked to stop."""
+        try:
+            return bool(ray.get(self._flag.get.remote(), timeout=10.0))
+        except ray.exceptions.RayError:
+            return False
+
+
+class GracefulStop:
+    """The signal handlers of a run. A second signal, or the end of grace, exits at once."""
+
+    def __init__(self, flag: StopFlag, grace_s: float) -> None:
+        self.requested_at: float | None = None
+        self.flag = flag
+        self.grace_s = grace_s
+        # After ray.init, which installs a handler of its own that exits at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, self._on_grace_over)
+
+    @property
+    def requested(self) -> bool:
+        return self.requested_at is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            sys.exit(EXIT_INTERRUPTED)
+        self.requested_at = time.monotonic()
+        name = signal.Signals(number).name
+        print(
+            f"{name}: taking no further parts; those in flight have {self.grace_s:.0f} s to finish "
+            "(a second signal stops at once)",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.flag.set()
+        signal.setitimer(signal.ITIMER_REAL, max(self.grace_s, 0.001))
+
+    def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
+        print("the grace period is over; parts in flight are lost", file=sys.stderr, flush=True)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,101 @@
+"""A small dataset, a small model, and the command as a user calls it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.samples import sample, write_shard
+
+ROOT = Path(__file__).resolve().parents[2]
+EDIT_TEXTS = ("a cat", "a red dog", "a blue photo of a cat")
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to run the job of these tests: the same overrides for every run, plus a test's own."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+
+    def arguments(self, output: Path, *more: str) -> list[str]:
+        config = self.folder / "job.yaml"
+        return ["edit", str(config), f"output.path={output}", *self.overrides, *more]
+
+    def command(self, output: Path, *more: str) -> list[str]:
+        return [sys.executable, "-m", "jobs.cli", *self.arguments(output, *more)]
+
+    def run(self, output: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(output, *more),
+            cwd=ROOT,
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def start(self, output: Path, *more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(output, *more),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Job:
+    """Three shards of 20 edits in all (five of them in trouble or the same text), parts of 4."""
+    folder = tmp_path_factory.mktemp("job")
+    for number in range(3):
+        samples = [
+            sample(f"{number}{place}", EDIT_TEXTS[: 1 + place % 3], seed=10 * number + place)
+            for place in range(3)
+        ]
+        samples.append(sample(f"{number}same", ["a dog"], caption="a dog", seed=number))
+        write_shard(folder / f"in/{number:05d}.tar", samples)
+    write_shard(folder / "in/00001.tar", [sample("broken", png=b"not a picture"), *samples])
+    (folder / "job.yaml").write_text(
+        f"input: {{shards: {folder}/in/*.tar}}\n"
+        "output: {path: given below, format: png, difference_map: true}\n"
+        f"model: {{path: {tiny_model_folder}, size: 32}}\n"
+        "method: {steps: 6, mask: {num_noises: 2}}\n"
+        "run: {part_size: 4, progress_every_s: 0.1, grace_s: 60}\n"
+    )
+    return Job(folder, ())
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """sha256 of every tar and parquet of an output, by relative path."""
+
+    def measure(output: Path) -> dict[str, str]:
+        files = [*output.rglob("*.tar"), *output.rglob("*.parquet")]
+        return {
+            str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(files)
+        }
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The output of the plain loop without Ray: what every other way of running must equal."""
+    from pipeline.plan.loop import run_loop
+    from pipeline.plan.plan import make_plan
+    from pipeline.words.config_file import load_config
+
+    output = tmp_path_factory.mktemp("plain") / "out"
+    config = load_config(job.folder / "job.yaml", [f"output.path={output}"])
+    assert not run_loop(make_plan(config, "cpu")).work
+    yield output

@@ -1,0 +1,124 @@
+"""The whole job under Ray: the same bytes however it runs, and nothing lost when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.steps.verify import verify
+from pipeline.storage.store import Store
+from tests.jobs.conftest import Job
+from tests.samples import sample, write_shard
+
+pytestmark = pytest.mark.slow
+Digests = Callable[[Path], dict[str, str]]
+
+
+def staged(output: Path) -> list[Path]:
+    return [*output.glob("_parts/**/*.arrow"), *output.glob("*_stats.json")]
+
+
+def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not staged(output):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline, "no part was staged in two minutes"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["run.layout=pools"],
+        ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
+        ["run.layout=fused", "stages.decode.actors=2"],
+    ],
+    ids=["pools", "two actors", "fused"],
+)
+def test_bytes_depend_on_no_layout(
+    overrides: list[str], job: Job, plain: Path, digests: Digests, tmp_path: Path
+) -> None:
+    """One actor a stage, two, and all stages in one actor write what the plain loop writes."""
+    done = job.run(tmp_path / "out", *overrides)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(tmp_path / "out") == digests(plain)
+    assert len(digests(plain)) == 6
+    assert not (tmp_path / "out/_parts").exists() or not list((tmp_path / "out/_parts").rglob("*"))
+    report = verify(Store(str(tmp_path / "out")))
+    assert not report.problems
+
+
+def test_order_of_shards_is_no_matter(
+    job: Job, plain: Path, digests: Digests, tmp_path: Path
+) -> None:
+    """Shards named in another order are sorted first."""
+    shards = sorted((job.folder / "in").glob("*.tar"), reverse=True)
+    listed = "[" + ", ".join(map(str, shards)) + "]"
+    done = job.run(tmp_path / "out", f"input.shards={listed}", "run.layout=fused")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(tmp_path / "out") == digests(plain)
+
+
+def test_killed_driver_is_resumed_to_the_same_bytes(
+    job: Job, plain: Path, digests: Digests, tmp_path: Path
+) -> None:
+    """SIGKILL after the first staged part; the same command again ends with the same bytes."""
+    output = tmp_path / "out"
+    process = job.start(output, "run.layout=fused")
+    wait_for_first_part(process, output)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert digests(output) != digests(plain), "killed too late to show anything"
+    done = job.run(output, "run.layout=fused")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(output) == digests(plain)
+
+
+def test_sigterm_stages_what_is_in_flight(
+    job: Job, plain: Path, digests: Digests, tmp_path: Path
+) -> None:
+    """SIGTERM ends with an exit code of its own, keeps the parts, and running again completes."""
+    output = tmp_path / "out"
+    process = job.start(output, "run.layout=fused")
+    wait_for_first_part(process, output)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, text
+    assert "taking no further parts" in text
+    assert staged(output)
+    done = job.run(output, "run.layout=fused")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(output) == digests(plain)
+
+
+def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
+    job: Job, plain: Path, digests: Digests, tmp_path: Path
+) -> None:
+    """A second run starts no Ray and changes no byte; a shard added later is the only one done."""
+    output, source = tmp_path / "out", tmp_path / "in"
+    source.mkdir()
+    for file in (job.folder / "in").glob("*.tar"):
+        (source / file.name).write_bytes(file.read_bytes())
+    subprocess.run(["cp", "-r", str(plain), str(output)], check=True)
+    shards = f"input.shards={source}/*.tar"
+    before = {path: path.stat().st_mtime_ns for path in output.glob("0*")}
+    start = time.monotonic()
+    done = job.run(output, shards)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert time.monotonic() - start < 60  # no Ray, no actors: seconds, on a busy machine too
+    assert {path: path.stat().st_mtime_ns for path in output.glob("0*")} == before
+
+    write_shard(source / "00009.tar", [sample("new", ["a cat"])])
+    done = job.run(output, shards, "run.layout=fused")
+    assert done.returncode == 0, done.stderr + done.stdout
+    summary = json.loads((output / "_run/summary.json").read_text())
+    assert summary["edits_computed_now"] == 1
+    assert summary["shards"] == {"published": 4, "to_do": 0}
+    assert {path: path.stat().st_mtime_ns for path in before} == before

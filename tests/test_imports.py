@@ -1,0 +1,102 @@
+"""The directions of import (pipeline/README.md): words <- diffusion <- models <- ... <- jobs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What each place may import: of this project, and of the libraries that the design rations.
+FILE_STEPS = (
+    *("read", "texts", "prepare", "geometry", "picture_files", "finish", "composite"),
+    *("output_keys", "write_part", "publish", "verify"),
+)
+ALLOWED: dict[str, set[str]] = {
+    "pipeline": set(),
+    "pipeline.words": {"pipeline", "pipeline.words"},
+    "pipeline.storage": {"pipeline", "pipeline.words", "pipeline.storage"},
+    "pipeline.diffusion": {"pipeline.words", "pipeline.diffusion", "torch"},
+    "pipeline.models": {
+        *("pipeline.words", "pipeline.diffusion", "pipeline.models"),
+        *("torch", "diffusers", "transformers"),
+    },
+    "pipeline.steps(files)": {"pipeline.words", "pipeline.storage", "pipeline.steps(files)"},
+    "pipeline.steps(stages)": {
+        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.steps(stages)"),
+        "torch",
+    },
+    "pipeline.methods": {
+        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
+        *("pipeline.steps(stages)", "torch"),
+    },
+    "pipeline.plan": {
+        *("pipeline", "pipeline.words", "pipeline.storage", "pipeline.models", "pipeline.methods"),
+        *("pipeline.steps(files)", "pipeline.plan"),
+    },
+    "pipeline.demo": {
+        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
+        *("pipeline.steps(stages)", "pipeline.demo", "torch", "diffusers", "transformers"),
+    },
+}
+RATIONED = ("torch", "diffusers", "transformers", "ray")
+
+
+def place_of(module: str) -> str:
+    """The row of ALLOWED that a module of this project belongs to."""
+    names = module.split(".")
+    if names[:2] == ["pipeline", "steps"] and len(names) > 2:
+        return "pipeline.steps(files)" if names[2] in FILE_STEPS else "pipeline.steps(stages)"
+    return ".".join(names[:2])
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def library_files() -> list[Path]:
+    return sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    """No file of the library imports what its place in the order forbids, Ray above all."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    allowed = ALLOWED[place_of(module)]
+    for imported in imports_of(path):
+        top = imported.split(".")[0]
+        if top in RATIONED:
+            assert top in allowed, f"{module} imports {imported}"
+        if top in ("pipeline", "jobs"):
+            target = place_of(imported)
+            if target not in ALLOWED:  # a name of the package itself, e.g. its version
+                target = "pipeline" if top == "pipeline" else top
+            assert target in allowed, f"{module} imports {imported}"
+
+
+def test_every_place_is_ruled() -> None:
+    """A new package of the library needs a row in the table above."""
+    packages = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    ruled = {name.split(".")[1].split("(")[0] for name in ALLOWED if "." in name}
+    assert packages <= ruled | {"steps"}
+
+
+def test_file_steps_load_without_torch() -> None:
+    """Reading, writing and committing start without torch, and nothing of it comes in sideways."""
+    steps = [name for name in FILE_STEPS if (ROOT / f"pipeline/steps/{name}.py").is_file()]
+    assert steps
+    code = "import sys, " + ", ".join(f"pipeline.steps.{name}" for name in steps)
+    code += "; assert not {'torch', 'ray', 'diffusers'} & set(sys.modules), 'torch or ray came in'"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

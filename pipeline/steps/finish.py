@@ -1,0 +1,200 @@
+"""The last computing step: composite, encode the files, write a row for every edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.steps.composite import Composite, composite, into_source, pixel_mask
+from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.steps.picture_files import decode_picture, encode_grey, encode_picture
+from pipeline.words.config import Config
+from pipeline.words.records import Edit, Part, Picture, Status
+from pipeline.words.rows import STAGED_SCHEMA
+
+Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
+# Columns that say what became of the edit stand in the row alone; the rest is provenance.
+NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key"}
+
+
+@dataclass(frozen=True)
+class FinishContext:
+    """What rows and files need of a run, made once."""
+
+    config: Config
+    fingerprint: str
+    model: str  # as named in the config
+    model_revision: str
+    settings_for: Callable[[Picture], dict[str, Any]]  # ValueError where the sample's own are bad
+    keep_difference: bool = False  # write the map that the mask was cut from
+
+
+def finish(part: Part, context: FinishContext) -> pa.Table:
+    """The staged table of a part: a row for every edit, with its members where it was edited.
+
+    An edit that is still in flight is ``edited`` where it has a picture, else failed: a stage has
+    left it out. What goes wrong here fails that edit alone.
+
+    Returns:
+        ``STAGED_SCHEMA``, the edits in their order; the metadata "part" says of which part.
+    """
+    rows = [
+        _finished(part.shard, picture, edit, context)
+        for picture in part.pictures
+        for edit in picture.edits
+    ]
+    header = {
+        "shard": part.shard,
+        "index": part.index,
+        "num_parts": part.num_parts,
+        "num_rows": len(rows),
+        "fingerprint": context.fingerprint,
+        "problem": part.problem,
+        "seconds": part.seconds,
+        "hosts": part.hosts,
+        "device": part.device,
+    }
+    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) -> dict[str, Any]:
+    """The row of an edit, with its members."""
+    settings, seed = _settings(picture, edit, context)
+    row = {
+        "shard": shard,
+        "key": picture.key,
+        "edit_index": edit.index,
+        "caption": picture.caption,
+        "edit_text": edit.edit_text,
+        "source_sha256": picture.source_sha256,
+        "source_width": picture.source_width,
+        "source_height": picture.source_height,
+        "num_evals_mask": edit.num_evals_mask,
+        "num_evals_encode": edit.num_evals_encode,
+        "num_evals_decode": edit.num_evals_decode,
+        "method": context.config.method.name,
+        "settings": settings,
+        "model": context.model,
+        "model_revision": context.model_revision,
+        "seed": seed,
+        "fingerprint": context.fingerprint,
+        "notes": edit.notes,
+    }
+    members: Members = []
+    if edit.pending and edit.image is None:
+        edit.fail("finish", "Internal", "no stage gave this edit a picture or a reason")
+    if edit.pending:
+        try:
+            members = _write_members(picture, edit, row, context)
+            edit.status = Status.EDITED
+        except Exception as error:  # noqa: BLE001 - one edit fails, the part goes on
+            edit.fail("finish", error)
+            members = []
+    return row | {
+        "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False),
+        "status": str(edit.status),
+        "stage": edit.stage,
+        "error": edit.error,
+        "message": _one_line(edit.message),
+        "output_key": output_key(picture.key, edit.index) if members else None,
+        "mask_area": row.get("mask_area", _area(edit)),
+        "members": members,
+    }
+
+
+def _write_members(
+    picture: Picture, edit: Edit, row: dict[str, Any], context: FinishContext
+) -> Members:
+    """Encodes the files of an edit and adds to its row what is known only now."""
+    made = _composed(picture, edit, context)
+    output = context.config.output
+    encoded = encode_picture(made.pixels, output)
+    height, width = made.mask.shape
+    row |= {
+        "image_sha256": hashlib.sha256(encoded).hexdigest(),
+        "width": width,
+        "height": height,
+        "mask_area": round(made.area, 6),
+        "mask_box": made.box,
+        "score_background_psnr_db": _rounded(made.background_psnr_db, 3),
+        "score_edit_rms": _rounded(made.edit_rms, 6),
+    }
+    files = {
+        output.format: encoded,
+        "txt": (edit.edit_text or "").encode(),
+        "json": _provenance(picture, row),
+        "mask.png": encode_grey(made.mask),
+    }
+    if context.keep_difference and edit.difference is not None:
+        grey = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
+        files["difference.png"] = encode_grey(grey)
+    reserved = {*files, "difference.png"}
+    files |= {output_suffix(name, reserved): data for name, data in picture.extras.items()}
+    return [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
+
+
+def _composed(picture: Picture, edit: Edit, context: FinishContext) -> Composite:
+    config = context.config
+    assert picture.image is not None
+    assert edit.image is not None
+    size = picture.image.shape[0]
+    feather = config.method.composite.feather if config.method.composite.enabled else None
+    mask_hw = np.ones((1, 1), np.float32) if edit.mask is None else edit.mask
+    supplied = picture.supplied_mask if edit.mask is not None else None
+    mask = pixel_mask(mask_hw, supplied, picture.image.shape[:2])
+    made = composite(picture.image, edit.image, mask, feather=feather)
+    if config.output.resolution == "model":
+        return made
+    assert picture.encoded is not None
+    source, _ = decode_picture(
+        picture.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
+    )
+    raw = composite(picture.image, edit.image, mask, feather=None)
+    return into_source(
+        np.asarray(source), raw, size=size, resize=config.model.resize, feather=feather
+    )
+
+
+def _provenance(picture: Picture, row: dict[str, Any]) -> bytes:
+    """The member .json: how the picture came about, and the sample's own JSON under "source"."""
+    record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
+    record["source"] = picture.metadata
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1)
+    # Half a surrogate pair in the sample's JSON goes out as it came in: as an escape.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _settings(picture: Picture, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:
+    """The settings as used for this picture, and its seed; the run's where they are bad."""
+    seed = picture.settings.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        seed = context.config.run.seed
+    try:
+        return context.settings_for(picture), seed
+    except (ValueError, TypeError) as error:
+        if edit.pending:
+            edit.fail("finish", "BadSettings", str(error))
+        return context.settings_for(Picture(picture.key)), seed
+
+
+def _area(edit: Edit) -> float | None:
+    """The share of the mask's cells above 0, for edits that are not written."""
+    return None if edit.mask is None else round(float((edit.mask > 0).mean()), 6)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _one_line(message: str | None) -> str | None:
+    """One line that Arrow can store, of whatever an exception says."""
+    if message is None:
+        return None
+    return " ".join(message.encode("utf-8", "backslashreplace").decode().split())

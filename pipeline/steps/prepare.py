@@ -1,0 +1,107 @@
+"""The second step: each picture is decoded once and brought to the model's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.steps.geometry import Box, fit
+from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
+from pipeline.words.records import Part, Picture
+
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+def prepare(
+    part: Part,
+    *,
+    size: int,
+    resize: Literal["crop", "pad", "stretch"],
+    resolution: Literal["model", "source"],
+    max_pixels: int,
+    suffixes: Sequence[str] = SUFFIXES,
+) -> Part:
+    """Decodes the pictures of a part; one that cannot be decoded becomes failed edits.
+
+    Args:
+        part: as read; it is changed in place and returned.
+        size: pixels a side of the model's picture.
+        resize: crop (the centre), pad (the edge's pixels go on), or stretch.
+        resolution: where it is "source", the encoded picture is kept: ``finish`` decodes it a
+            second time, at its own size, to composite the edit into it. Else it is dropped.
+        max_pixels: a picture whose header declares more is not decoded.
+        suffixes: whose formats are decoded; what the bytes are counts, not the member's name.
+
+    Returns:
+        The part: ``image`` (size, size, 3) uint8 and, where a mask came with the sample,
+        ``supplied_mask`` (size, size) uint8 with 0 in the padding.
+    """
+    for picture in part.pictures:
+        if not picture.pending or picture.encoded is None:
+            _drop(picture)
+            continue
+        try:
+            _prepare(picture, size=size, resize=resize, max_pixels=max_pixels, suffixes=suffixes)
+        except PictureError as error:
+            picture.fail("prepare", error.kind, error.message)
+            _drop(picture)
+        picture.encoded_mask = None
+        if resolution == "model":
+            picture.encoded = None
+    return part
+
+
+def _prepare(
+    picture: Picture, *, size: int, resize: str, max_pixels: int, suffixes: Sequence[str]
+) -> None:
+    assert picture.encoded is not None
+    decoded, notes = decode_picture(picture.encoded, max_pixels=max_pixels, suffixes=suffixes)
+    for edit in picture.pending:
+        edit.notes += notes
+    width, height = decoded.size
+    picture.source_width, picture.source_height = width, height
+    source, target = fit(width, height, size=size, resize=resize)
+    picture.image = _placed(decoded, source, target, size, Image.Resampling.LANCZOS)
+    if picture.encoded_mask is None:
+        return
+    mask = decode_mask(picture.encoded_mask, max_pixels=max_pixels)
+    if not _same_shape(mask.size, decoded.size):
+        raise PictureError(
+            "BadMask",
+            f"the mask is {mask.width} x {mask.height} pixels and the picture, as seen, "
+            f"{width} x {height}: another shape",
+        )
+    if mask.size != decoded.size:  # the same shape in another resolution
+        mask = mask.resize(decoded.size, Image.Resampling.BOX)
+    picture.supplied_mask = _placed(mask, source, target, size, Image.Resampling.BOX)
+
+
+def _placed(
+    image: Image.Image, source: Box, target: Box, size: int, resampling: Image.Resampling
+) -> np.ndarray:
+    """The source box resized into the target box of a (size, size) array.
+
+    Around it the edge's pixels are repeated for a picture, and a mask is 0: padding is no edit.
+    """
+    left, top, right, bottom = target
+    # Not resize(box=...): its filter reaches over the box's edge for pixels that were cropped off.
+    resized = np.asarray(image.crop(source).resize((right - left, bottom - top), resampling))
+    margins = [(top, size - bottom), (left, size - right)]
+    if resized.ndim == 2:
+        return np.pad(resized, margins)
+    return np.pad(resized, [*margins, (0, 0)], mode="edge")
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether the second size is the first one scaled, up to rounding by a pixel."""
+    (width, height), (other_width, other_height) = size, other
+    return abs(width * other_height - height * other_width) <= max(*size, *other)
+
+
+def _drop(picture: Picture) -> None:
+    """Nothing else of a failed picture needs to travel."""
+    picture.encoded = picture.encoded_mask = picture.image = picture.supplied_mask = None
+    picture.extras = {}

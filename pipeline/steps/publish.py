@@ -1,0 +1,219 @@
+"""The commit: when all parts of a shard are staged, they become tar, Parquet file and marker."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.steps.write_part import from_ipc, header_of
+from pipeline.storage.archive import tar_writer
+from pipeline.storage.layout import (
+    PARTS,
+    ShardState,
+    marker_name,
+    output_state,
+    parquet_name,
+    parse_part,
+    sweep,
+    tar_name,
+)
+from pipeline.storage.store import Store
+from pipeline.words.records import Status
+from pipeline.words.rows import ROW_SCHEMA
+
+__all__ = [
+    "ShardState",
+    "ShardStats",
+    "output_state",
+    "publish_if_complete",
+    "read_marker",
+    "sweep",
+]
+
+ROW_GROUP_ROWS = 65536
+
+
+@dataclass
+class ShardStats:
+    """The marker ``<shard>_stats.json``: what was published, and how it was made."""
+
+    shard: str
+    fingerprint: str
+    num_parts: int
+    counts: dict[str, int]  # by status; their sum is the number of rows
+    failures: dict[str, int]  # failed rows by "stage: kind of error"
+    tar_bytes: int
+    tar_sha256: str
+    parquet_bytes: int
+    parquet_sha256: str
+    problem: str | None  # why the input shard could not be read to its end, if so
+    num_evals: dict[str, int]  # network evaluations by stage
+    seconds: dict[str, float]  # by step, summed over the parts
+    hosts: list[str]
+    devices: list[str]
+    published_at: str  # UTC, ISO 8601
+    version: int = 1
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.counts.values())
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardStats:
+        """Raises ValueError or TypeError for bytes that are no marker."""
+        return cls(**json.loads(data))
+
+
+@dataclass
+class _Shard:
+    """A shard while it is built from its parts, in their order."""
+
+    tar: io.BytesIO = field(default_factory=io.BytesIO)
+    tables: list[pa.Table] = field(default_factory=list)
+    headers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def publish_if_complete(
+    store: Store, shard: str, num_parts: int | None = None
+) -> ShardStats | None:
+    """Publishes a shard if all of its parts are staged.
+
+    Tar, then Parquet file (both replaced where a torn publish left them), then the marker if
+    absent, then the parts go. A shard is a function of its staged parts, so two tasks that do this
+    at once write the same bytes.
+
+    Args:
+        store: of the output.
+        shard: its name.
+        num_parts: of the shard, checked against the staged parts' names.
+
+    Returns:
+        The marker's content where the shard is published now, by this call or before; else None.
+
+    Raises:
+        ValueError: the staged parts are not of one run.
+    """
+    stats = read_marker(store, shard)
+    if stats is None:
+        names = _staged(store, shard, num_parts)
+        if names is None:
+            return None
+        try:
+            built = _build(store, names)
+        except FileNotFoundError:  # another task has published the shard meanwhile
+            return read_marker(store, shard)
+        stats = _put(store, shard, built)
+    for name in _part_names(store, shard):
+        store.delete(name)
+    return stats
+
+
+def read_marker(store: Store, shard: str) -> ShardStats | None:
+    """The marker of a shard; None where it is not published."""
+    try:
+        return ShardStats.from_json(store.get(marker_name(shard)))
+    except FileNotFoundError:
+        return None
+
+
+def _part_names(store: Store, shard: str) -> list[str]:
+    parsed = {name: parse_part(name) for name in store.list(f"{PARTS}{shard}/")}
+    return [name for name, part in parsed.items() if part is not None and part[0] == shard]
+
+
+def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None:
+    """The names of all parts in their order; None while some are missing."""
+    names = _part_names(store, shard)
+    totals = {part[2] for name in names if (part := parse_part(name)) is not None}
+    totals |= set() if num_parts is None else {num_parts}
+    if len(totals) > 1:
+        raise ValueError(
+            f"shard {shard!r} has staged parts of {sorted(totals)} in all: two runs with other "
+            f"settings wrote here; remove {PARTS}{shard}/ from the output and run again"
+        )
+    return names if names and len(names) == totals.pop() else None
+
+
+def _build(store: Store, names: list[str]) -> _Shard:
+    built = _Shard()
+    with tar_writer(built.tar) as writer:
+        for name in names:
+            table = from_ipc(store.get(name))
+            built.headers.append(header_of(table))
+            assert table.num_rows == built.headers[-1]["num_rows"], name
+            for row in table.select(["output_key", "members"]).to_pylist():
+                if row["members"]:
+                    members = {item["suffix"]: item["data"] for item in row["members"]}
+                    writer.write({"__key__": row["output_key"], **members})
+            built.tables.append(table.drop_columns(["members"]))
+    return built
+
+
+def _put(store: Store, shard: str, built: _Shard) -> ShardStats:
+    """Puts tar, Parquet file and marker; returns what the marker says."""
+    rows = pa.concat_tables(built.tables).cast(ROW_SCHEMA).replace_schema_metadata(None)
+    tar, parquet = built.tar.getvalue(), to_parquet(rows)
+    stats = _stats(shard, rows, built.headers, tar, parquet)
+    store.put(tar_name(shard), tar)
+    store.put(parquet_name(shard), parquet)
+    if not store.put_if_absent(marker_name(shard), stats.to_json()):
+        return read_marker(store, shard) or stats
+    return stats
+
+
+def to_parquet(rows: pa.Table) -> bytes:
+    """The published Parquet file, the same bytes for the same rows."""
+    sink = io.BytesIO()
+    pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def _stats(
+    shard: str, rows: pa.Table, headers: list[dict[str, Any]], tar: bytes, parquet: bytes
+) -> ShardStats:
+    statuses = Counter(rows.column("status").to_pylist())
+    counts = {str(status): statuses.pop(str(status), 0) for status in Status}
+    assert not statuses, f"{shard}: rows of another status: {statuses}"
+    assert rows.num_rows == sum(counts.values()) == sum(part["num_rows"] for part in headers)
+    fingerprints = {part["fingerprint"] for part in headers}
+    if len(fingerprints) > 1:
+        raise ValueError(f"shard {shard!r} has staged parts of the fingerprints {fingerprints}")
+    seconds: Counter[str] = Counter()
+    for part in headers:
+        seconds.update(part["seconds"])
+    failures = Counter(
+        f"{row['stage']}: {row['error']}"
+        for row in rows.select(["status", "stage", "error"]).to_pylist()
+        if row["status"] == Status.FAILED
+    )
+    return ShardStats(
+        shard=shard,
+        fingerprint=fingerprints.pop(),
+        num_parts=len(headers),
+        counts=counts,
+        failures=dict(sorted(failures.items())),
+        tar_bytes=len(tar),
+        tar_sha256=hashlib.sha256(tar).hexdigest(),
+        parquet_bytes=len(parquet),
+        parquet_sha256=hashlib.sha256(parquet).hexdigest(),
+        problem=next((part["problem"] for part in headers if part["problem"]), None),
+        num_evals={
+            stage: sum(rows.column(f"num_evals_{stage}").to_pylist())
+            for stage in ("mask", "encode", "decode")
+        },
+        seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
+        hosts=sorted({host for part in headers for host in part["hosts"]}),
+        devices=sorted({part["device"] for part in headers if part["device"]}),
+        published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

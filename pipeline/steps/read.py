@@ -1,0 +1,222 @@
+"""The first step: the bytes of a shard become samples, and samples become parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
+from pipeline.storage.archive import read_members, split_at_first_dot
+from pipeline.storage.retry import StorageError
+from pipeline.storage.shards import InputShard
+from pipeline.words.config import Input
+from pipeline.words.records import Edit, Part, Picture
+
+# What key.json may set for its sample; the ranges are the method's to check.
+SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")
+
+
+class BadShardError(StorageError):
+    """A shard that cannot be read to its end, where ``input.on_bad_shard`` is "fail"."""
+
+
+@dataclass
+class ShardContents:
+    """All that could be read of a shard."""
+
+    pictures: list[Picture]
+    problem: str | None = None  # why it could not be read to its end: "truncated: ..."
+
+
+@dataclass
+class Sample:
+    """The members of one key, by suffix in lower case."""
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_parts(
+    shard: InputShard,
+    config: Input,
+    part_size: int,
+    *,
+    skip: Collection[int] = (),
+    max_edits: int | None = None,
+) -> Iterator[Part]:
+    """The parts of a shard, one after the other; the number of all of them is in each.
+
+    Args:
+        shard: as ``expand_shards`` froze it.
+        config: which member of a sample is what.
+        part_size: edits in a part.
+        skip: indices of parts that are staged already.
+        max_edits: take only so many edits, from the shard's start; None takes all.
+
+    Returns:
+        Parts with pictures as encoded in the shard. A shard without any sample is one part
+        without pictures, so that it is published empty.
+
+    Raises:
+        BadShardError: see there.
+        ChangedError, OSError: the store cannot give the object that was listed.
+    """
+    contents = read_shard(shard.read(config.storage_options), config)
+    if contents.problem is not None and config.on_bad_shard == "fail":
+        raise BadShardError(
+            f"{shard.url}: {contents.problem}; input.on_bad_shard: publish would go on with the "
+            f"{len(contents.pictures)} samples that can be read"
+        )
+    planned = plan_parts(first_edits(contents.pictures, max_edits), part_size)
+    for index, pictures in enumerate(planned):
+        if index not in skip:
+            yield Part(shard.name, index, len(planned), pictures, problem=contents.problem)
+
+
+def count_edits(shard: InputShard, config: Input) -> int:
+    """How many edits (rows) a shard asks for; reads all of it, for ``input.limit``."""
+    pictures = read_shard(shard.read(config.storage_options), config).pictures
+    return sum(len(picture.edits) for picture in pictures)
+
+
+def read_shard(data: bytes, config: Input) -> ShardContents:
+    """All samples of a tar, in its order; what is wrong with a sample is a failed edit of it.
+
+    Never raises for what the bytes hold.
+    """
+    members, problem = read_members(data)
+    samples = _grouped(members, config)
+    return ShardContents([to_picture(sample, config) for sample in samples], problem)
+
+
+def plan_parts(pictures: list[Picture], part_size: int) -> list[list[Picture]]:
+    """Cuts a shard's pictures into parts of at most ``part_size`` edits; at least one part.
+
+    A part closes before a picture whose edits would not fit. Only a picture with more edits than
+    a part holds is split; its pieces share the encoded picture.
+    """
+    parts: list[list[Picture]] = [[]]
+    room = part_size
+    for picture in pictures:
+        if len(picture.edits) > room and parts[-1]:
+            parts.append([])
+            room = part_size
+        for start in range(0, len(picture.edits), part_size):
+            piece = picture.edits[start : start + part_size]
+            if len(piece) > room:
+                parts.append([])
+                room = part_size
+            parts[-1].append(replace(picture, edits=piece))
+            room -= len(piece)
+    return parts
+
+
+def first_edits(pictures: list[Picture], max_edits: int | None) -> list[Picture]:
+    """The pictures up to so many edits in all; the last one may lose its last edits."""
+    if max_edits is None:
+        return pictures
+    taken, left = [], max_edits
+    for picture in pictures:
+        if left <= 0:
+            break
+        taken.append(replace(picture, edits=picture.edits[:left]))
+        left -= len(picture.edits)
+    return taken
+
+
+def to_picture(sample: Sample, config: Input) -> Picture:
+    """A sample as a picture with its edits; or one failed edit of index -1."""
+    picture = Picture(sample.key)
+    try:
+        if sample.problems:
+            raise SampleError("DuplicateKey", sample.problems[0])
+        picture.suffix = _picture_suffix(sample, config)
+        picture.encoded = sample.members[picture.suffix]
+        picture.source_sha256 = hashlib.sha256(picture.encoded).hexdigest()
+        if "json" in sample.members:
+            picture.metadata = parse_json(sample.members["json"])
+        picture.settings = {k: picture.metadata[k] for k in SETTINGS if k in picture.metadata}
+        picture.caption = caption_of(sample.members, picture.metadata, config)
+        texts = edit_texts_of(sample.members, picture.metadata, picture.caption, config)
+    except SampleError as error:
+        picture.encoded = None
+        picture.edits = [Edit(-1)]
+        picture.fail("read", error.kind, error.message)
+        return picture
+    picture.encoded_mask = sample.members.get(config.mask.lower())
+    picture.extras = _extras(sample, picture, config)
+    for index, text in enumerate(texts):
+        edit = Edit(index, text)
+        if not text.strip():
+            edit.fail("read", "EmptyText", "the edit text is empty")
+        picture.edits.append(edit)
+    return picture
+
+
+def _picture_suffix(sample: Sample, config: Input) -> str:
+    suffixes = [suffix.lower() for suffix in config.image]
+    for suffix in suffixes:
+        if suffix in sample.members:
+            return suffix
+    wanted = " ".join(f".{suffix}" for suffix in suffixes)
+    mask = config.mask.lower()
+    for suffix in sample.members:
+        if suffix != mask and suffix.endswith(tuple(f".{known}" for known in suffixes)):
+            raise SampleError(
+                "NoPicture",
+                f"none of {wanted}, but .{suffix}: the key ends at the first dot of its name; "
+                f"input.key_split: suffix would end it at the longest known suffix",
+            )
+    raise SampleError("NoPicture", f"the sample has no picture: none of {wanted}")
+
+
+def _extras(sample: Sample, picture: Picture, config: Input) -> dict[str, bytes]:
+    """The members that are passed through: all that no field of the configuration reads."""
+    read = {picture.suffix, config.mask.lower(), "json"}
+    read |= {entry.lower() for entry in (*config.caption, *config.edits) if ":" not in entry}
+    return {suffix: data for suffix, data in sample.members.items() if suffix not in read}
+
+
+def _grouped(members: list[tuple[str, bytes]], config: Input) -> list[Sample]:
+    """Members by key, in order of first appearance; as webdataset has it, side by side.
+
+    A key that comes back later, and a member that is there twice, make the whole sample a failed
+    one: which members belong together is then unknown.
+    """
+    samples: dict[str, Sample] = {}
+    last: str | None = None
+    for name, data in members:
+        key, suffix = split_key(name, config)
+        if key is None or suffix is None:
+            continue  # no sample's member, as webdataset has it
+        if key not in samples:
+            samples[key] = Sample(key)
+        elif key != last:
+            samples[key].problems.append("the key comes back later in the shard: a duplicate")
+        if suffix in samples[key].members:
+            samples[key].problems.append(f"the member .{suffix} is there more than once")
+        samples[key].members[suffix] = data
+        last = key
+    return list(samples.values())
+
+
+def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
+    """Key and suffix (in lower case) of a member's name; None, None for a member of no sample.
+
+    ``key_split: dot`` splits at the first dot of the last path component, as webdataset does;
+    ``suffix`` at the longest suffix that the configuration names, else at the last dot. Bytes of
+    a name that are not UTF-8 are written as \\xNN.
+    """
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if config.key_split == "dot":
+        key, suffix = split_at_first_dot(name)
+        return key, None if suffix is None else suffix.lower()
+    known = {*config.image, *config.caption, *config.edits, config.mask, "json"}
+    for suffix in sorted((s.lower() for s in known if ":" not in s), key=len, reverse=True):
+        if name.lower().endswith(f".{suffix}") and not name[: -len(suffix) - 1].endswith("/"):
+            return name[: -len(suffix) - 1] or None, suffix
+    folder, slash, basename = name.rpartition("/")
+    key, dot, suffix = basename.rpartition(".")
+    return (folder + slash + key, suffix.lower()) if dot and key else (None, None)

@@ -1,0 +1,152 @@
+"""The texts of a sample: its JSON, its caption, and the edit texts asked for or made."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from pipeline.words.config import Input
+
+
+class SampleError(Exception):
+    """Why a sample cannot be edited: a kind of error, and a sentence."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """The object that key.json holds.
+
+    Raises:
+        SampleError: no UTF-8, no JSON, no object, or a number that JSON does not have (NaN).
+    """
+    try:
+        value = json.loads(_decoded(data, "json"), parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SampleError("BadJson", f"the member .json cannot be read: {reason}") from error
+    if not isinstance(value, dict):
+        raise SampleError("BadJson", f"the member .json holds no object but {_kind(value)}")
+    return value
+
+
+def caption_of(members: Mapping[str, bytes], metadata: dict[str, Any], config: Input) -> str:
+    """The caption: from the first entry of ``input.caption`` that has any text.
+
+    Raises:
+        SampleError: there is none, or the first one present is no text.
+    """
+    for entry in config.caption:
+        value = _field(entry, members, metadata)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise SampleError("BadCaption", f"{entry} holds no text but {_kind(value)}")
+        if value.strip():
+            return _unicode(value.strip(), entry)
+    raise SampleError("NoCaption", f"no caption in {', '.join(config.caption)}")
+
+
+def edit_texts_of(
+    members: Mapping[str, bytes], metadata: dict[str, Any], caption: str, config: Input
+) -> list[str]:
+    """The edit texts: from the first entry of ``input.edits`` that is present, else substitutions.
+
+    A member holds one text a line; blank lines at its end are not counted, one before a text is
+    an edit text that is empty. A JSON field holds a text or a list of texts.
+
+    Returns:
+        At least one text; an empty one stands for an edit that was asked for and has no text.
+
+    Raises:
+        SampleError: there is none, or what is there is no text.
+    """
+    for entry in config.edits:
+        value = _field(entry, members, metadata)
+        if value is None:
+            continue
+        if isinstance(value, str):
+            is_field = ":" in entry
+            texts = [value] if is_field else value.rstrip().replace("\r\n", "\n").split("\n")
+            if not is_field and texts == [""]:
+                texts = []
+        elif isinstance(value, list) and all(isinstance(text, str) for text in value):
+            texts = value
+        else:
+            raise SampleError("BadEditText", f"{entry} holds no text and no list of texts")
+        if not texts:
+            raise SampleError("NoEditText", f"{entry} is there but holds no edit text")
+        return [_unicode(text.strip(), entry) for text in texts]
+    texts = substituted(caption, config.substitutions)
+    if texts:
+        return texts
+    names = ", ".join(config.edits)
+    tried = "; no word of input.substitutions occurs in the caption" if config.substitutions else ""
+    raise SampleError("NoEditText", f"no edit text in {names}{tried}")
+
+
+def substituted(caption: str, substitutions: Mapping[str, list[str]]) -> list[str]:
+    """Edit texts made from a caption: one for each replacement of a word that occurs in it.
+
+    Whole words, whatever their case, in the table's order; a replacement starts with a capital
+    where the word in the caption does.
+    """
+    texts = []
+    for word, replacements in substitutions.items():
+        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        if pattern.search(caption) is None:
+            continue
+        texts += [pattern.sub(partial(_cased, new), caption) for new in replacements]
+    return texts
+
+
+def _cased(replacement: str, found: re.Match[str]) -> str:
+    return replacement[:1].upper() + replacement[1:] if found[0][:1].isupper() else replacement
+
+
+def _field(entry: str, members: Mapping[str, bytes], metadata: dict[str, Any]) -> Any:
+    """What ``txt`` (a member's text) or ``json:caption`` (a field) holds; None if it is absent."""
+    if entry.startswith("json:"):
+        return metadata.get(entry.removeprefix("json:"))
+    data = members.get(entry.lower())
+    return None if data is None else _decoded(data, entry)
+
+
+def _decoded(data: bytes, suffix: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError(
+            "BadText", f"the member .{suffix} is not UTF-8 at byte {error.start}"
+        ) from error
+
+
+def _unicode(text: str, entry: str) -> str:
+    """The text, if it can be written: JSON's escapes can spell half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleError("BadText", f"{entry} holds a lone surrogate, no character") from error
+    return text
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
+    return names.get(type(value), "nothing" if value is None else "a number")

@@ -1,0 +1,92 @@
+"""The names of an output's objects, and what one listing says about every shard."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pipeline.storage.store import Store
+
+PARTS = "_parts/"
+RUN = "_run/"
+REJECTED = "_rejected/"
+PROBE = re.compile(r"_run/probe-[0-9a-f]{32}")
+PART = re.compile(r"_parts/(?P<shard>.+)/(?P<index>\d{5,})-of-(?P<num>\d{5,})\.arrow")
+
+
+@dataclass
+class ShardState:
+    """What an output holds of one shard."""
+
+    published: bool = False
+    staged: set[int] = field(default_factory=set)  # indices of staged parts; leftovers if published
+    num_parts: int | None = None  # as the staged parts say
+
+
+def tar_name(shard: str) -> str:
+    return f"{shard}.tar"
+
+
+def parquet_name(shard: str) -> str:
+    return f"{shard}.parquet"
+
+
+def marker_name(shard: str) -> str:
+    """The marker: written last, so that its existence means that the shard is done."""
+    return f"{shard}_stats.json"
+
+
+def part_name(shard: str, index: int, num_parts: int) -> str:
+    return f"{PARTS}{shard}/{index:05d}-of-{num_parts:05d}.arrow"
+
+
+def parse_part(name: str) -> tuple[str, int, int] | None:
+    """(shard, index, num_parts) of a staged part's name; None for any other name."""
+    match = PART.fullmatch(name)
+    if match is None:
+        return None
+    return match["shard"], int(match["index"]), int(match["num"])
+
+
+def marked_shard(name: str) -> str | None:
+    """The shard of a marker's name; None for any other name."""
+    if name.startswith((PARTS, RUN, REJECTED)) or not name.endswith("_stats.json"):
+        return None
+    return name.removesuffix("_stats.json")
+
+
+def output_state(store: Store) -> dict[str, ShardState]:
+    """What is there of every shard, from one listing. A shard without anything has no entry."""
+    return state_of(store.list())
+
+
+def state_of(listing: dict[str, int]) -> dict[str, ShardState]:
+    """The same, of a listing at hand."""
+    state: dict[str, ShardState] = {}
+    for name in listing:
+        shard, part = marked_shard(name), parse_part(name)
+        if shard is not None:
+            state.setdefault(shard, ShardState()).published = True
+        elif part is not None:
+            of_shard = state.setdefault(part[0], ShardState())
+            of_shard.staged.add(part[1])
+            of_shard.num_parts = part[2]
+    return state
+
+
+def sweep(store: Store, *, older_than_s: float = 3600.0) -> list[str]:
+    """Removes what no run needs any more, and returns the names.
+
+    Parts of shards that have their marker, probes, and files of local writers that were killed;
+    the latter two only where ``older_than_s`` has passed or nobody else can need them.
+    """
+    listing = store.list()
+    state = state_of(listing)
+    useless = []
+    for name in listing:
+        part = parse_part(name)
+        if PROBE.fullmatch(name) or (part is not None and state[part[0]].published):
+            useless.append(name)
+    for name in useless:
+        store.delete(name)
+    return [*useless, *store.remove_temporaries(older_than_s)]

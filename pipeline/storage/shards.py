@@ -1,0 +1,224 @@
+"""Which input shards a run reads: found once, sorted by name, frozen with their sizes and etags."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import braceexpand  # comes with webdataset, whose patterns these are
+import fsspec
+
+from pipeline.storage.backends import Bucket, LocalFolder, Stat, etag_of
+from pipeline.storage.retry import with_retries
+from pipeline.storage.store import Store, check_url, local_path, open_backend
+
+ALLOWED = (
+    "a .tar, a list of them, a glob ('in/*.tar'), a brace pattern ('in/{00..12}.tar') or a folder"
+)
+MAGIC = re.compile(r"[*?\[]")
+RESERVED = ("_run", "_parts", "_rejected")
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """One input tar as it was when the run began."""
+
+    url: str
+    name: str  # below the common prefix, without .tar: names the output
+    size: int  # bytes
+    etag: str | None = None  # or the modification time
+
+    def read(self, storage_options: dict[str, Any] | None = None) -> bytes:
+        """The whole tar.
+
+        Raises:
+            ChangedError: it is no longer the object that was listed.
+        """
+        folder, name = _split(self.url)
+        return Store(folder, storage_options).get(name, etag=self.etag)
+
+
+def expand_shards(
+    shards: str | list[str], storage_options: dict[str, Any] | None = None
+) -> list[InputShard]:
+    """The tars that ``input.shards`` names, sorted by name, so that the order given is no matter.
+
+    A name is the path below the folder that all entries share, without ``.tar``. The folder comes
+    from the entries as written (the part of a pattern before its first ``*?[{``), so that names
+    stay as they are when shards are added that a pattern matches. A folder stands for all tars
+    below it; folders below whose names begin with "_" or "." are left out.
+
+    Raises:
+        ValueError: nothing matches; an entry is no tar; two names clash or are reserved; a url
+            is refused (see ``check_url``).
+    """
+    entries = [shards] if isinstance(shards, str) else list(shards)
+    roots: list[str] = []
+    found: dict[str, Stat] = {}
+    for entry in entries:
+        check_url(entry)
+        for pattern in _braces(entry):
+            matches = with_retries(partial(_matches, pattern, storage_options), what="list input")
+            if not matches:
+                raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
+            found |= matches
+            folder = _absolute(pattern) in matches
+            roots.append(_static_root(entry, is_folder=not folder and not MAGIC.search(pattern)))
+    if not found:
+        raise ValueError(f"input.shards: {shards!r} names no shard; allowed is {ALLOWED}")
+    prefix = _common_folder(roots)
+    named = [
+        InputShard(url, _name(url, prefix), stat.size, stat.etag) for url, stat in found.items()
+    ]
+    named.sort(key=lambda shard: shard.name.encode("utf-8", "surrogateescape"))
+    _check_names(named)
+    return named
+
+
+def check_output(
+    output_url: str, inputs: list[InputShard], shards: str | list[str] | None = None
+) -> None:
+    """Refuses an output that holds an input shard, or that a later listing would read as input.
+
+    Args:
+        output_url: of the output.
+        inputs: what ``expand_shards`` found.
+        shards: ``input.shards`` as written, for the second check.
+
+    Raises:
+        ValueError: names both sides.
+    """
+    check_url(output_url)
+    output = _absolute(output_url).rstrip("/") + "/"
+    for shard in inputs:
+        if _absolute(shard.url).startswith(output) or _absolute(shard.url) + "/" == output:
+            raise ValueError(
+                f"output.path: {output_url!r} holds the input shard {shard.url!r}; "
+                f"choose a folder of its own"
+            )
+    for entry in [shards] if isinstance(shards, str) else shards or []:
+        root = _static_root(entry, is_folder=not MAGIC.search(entry)).rstrip("/") + "/"
+        recursive = "**" in entry or not (MAGIC.search(entry) or entry.endswith(".tar"))
+        if recursive and output.startswith(root):
+            raise ValueError(
+                f"output.path: {output_url!r} lies below input.shards {entry!r}, so that the next "
+                f"run would read its own output; choose a folder outside of it"
+            )
+
+
+def _braces(entry: str) -> Iterator[str]:
+    try:
+        yield from braceexpand.braceexpand(entry, escape=False)
+    except ValueError as error:
+        raise ValueError(
+            f"input.shards: {entry!r} has unbalanced braces; allowed is {ALLOWED}"
+        ) from error
+
+
+def _absolute(url: str) -> str:
+    """One spelling for each object: local paths absolute and resolved, urls without a slash end."""
+    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    if protocol in ("file", "local"):
+        return os.path.realpath(local_path(url))
+    return protocol + "://" + posixpath.normpath(url.split("://", 1)[1]).lstrip("/")
+
+
+def _matches(pattern: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
+    """Url -> stat of the tars that one pattern (braces expanded) stands for."""
+    url = _absolute(pattern)
+    folder, name = _split(url)
+    backend = open_backend(folder, storage_options or {})
+    try:
+        stat = backend.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return _globbed(url, storage_options) if MAGIC.search(url) else _below(url, storage_options)
+    if not name.endswith(".tar"):
+        raise ValueError(f"input.shards: {pattern!r} does not end in .tar; allowed is {ALLOWED}")
+    return {url: stat}
+
+
+def _globbed(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
+    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    options = {"use_listings_cache": False, **(storage_options or {})}
+    filesystem = fsspec.filesystem(protocol, **options)
+    found = filesystem.glob(url, detail=True)
+    scheme = "" if protocol == "file" else f"{protocol}://"
+    matches = {}
+    for path, info in found.items():
+        if info.get("type") == "file" and path.endswith(".tar"):
+            if scheme:
+                matches[scheme + path.lstrip("/")] = Stat(int(info["size"]), etag_of(info))
+            else:
+                matches[path] = LocalFolder(os.path.dirname(path)).stat(os.path.basename(path))
+    return matches
+
+
+def _below(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
+    """All tars below a folder."""
+    backend = open_backend(url, storage_options or {})
+    names = [
+        name
+        for name in backend.list("")
+        if name.endswith(".tar") and not any(part[0] in "_." for part in name.split("/"))
+    ]
+    if isinstance(backend, Bucket) and names:
+        infos = backend.fs.find(backend.root, detail=True)
+        stats = {path[len(backend.root) + 1 :]: info for path, info in infos.items()}
+        return {f"{url}/{n}": Stat(int(stats[n]["size"]), etag_of(stats[n])) for n in names}
+    return {f"{url}/{name}": backend.stat(name) for name in names}
+
+
+def _static_root(entry: str, *, is_folder: bool) -> str:
+    """The folder that an entry names before its first pattern character."""
+    first = re.search(r"[*?\[{]", entry)
+    if first is None:
+        path = _absolute(entry)
+        return path if is_folder else _split(path)[0]
+    static = entry[: first.start()]
+    if static.endswith("://"):  # a pattern in place of the bucket
+        return static
+    if "/" not in static:
+        return _absolute(".")
+    return _absolute(_split(static)[0])
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Folder and name; the folder of ``/x`` is ``/`` and that of ``memory://x`` ``memory://``."""
+    folder, _, name = url.rpartition("/")
+    if folder.endswith(":/"):
+        folder += "/"
+    return folder or "/", name
+
+
+def _common_folder(roots: list[str]) -> str:
+    common = roots[0].rstrip("/").split("/")
+    for root in roots[1:]:
+        pairs = zip(common, root.rstrip("/").split("/"), strict=False)
+        common = [part for part, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return "/".join(common) + "/"
+
+
+def _name(url: str, prefix: str) -> str:
+    name = url[len(prefix) :] if url.startswith(prefix) else url.split("://", 1)[-1]
+    return name.lstrip("/").removesuffix(".tar")
+
+
+def _check_names(shards: list[InputShard]) -> None:
+    for shard, following in zip(shards, [*shards[1:], None], strict=True):
+        if following is not None and shard.name == following.name:
+            raise ValueError(
+                f"input.shards: {shard.url!r} and {following.url!r} would both be written as "
+                f"{shard.name!r}; rename one, or run them into two outputs"
+            )
+        parts = shard.name.split("/")
+        if parts[0] in RESERVED or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(
+                f"input.shards: {shard.url!r} would be written as {shard.name!r}, which is not "
+                f"possible: {', '.join(RESERVED)} belong to the output itself"
+            )

@@ -1,0 +1,103 @@
+"""The steps that touch files, from read to publish, around an edit that inverts the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.steps.finish import FinishContext, finish
+from pipeline.steps.prepare import prepare
+from pipeline.steps.publish import publish_if_complete
+from pipeline.steps.read import read_parts
+from pipeline.steps.write_part import write_part
+from pipeline.storage.shards import expand_shards
+from pipeline.storage.store import Store
+from pipeline.words.config import Config
+from pipeline.words.records import Part, Status
+
+SIZE = 32  # pixels a side
+GRID = 4  # latent cells a side
+
+
+def make_config(shards: str = "in/*.tar", **sections: Any) -> Config:
+    """A config whose sections are given as dicts."""
+    return Config.model_validate(
+        {
+            **sections,
+            "input": {"shards": shards, **sections.get("input", {})},
+            "output": {"path": "out", "format": "png", **sections.get("output", {})},
+        }
+    )
+
+
+def make_context(config: Config, **changes: Any) -> FinishContext:
+    """The context of a run whose method has one setting."""
+    settings = {
+        "config": config,
+        "fingerprint": "f00d",
+        "model": "bundled",
+        "model_revision": "r1",
+        "settings_for": lambda picture: {"encode_ratio": 0.8, **picture.settings},
+    }
+    return FinishContext(**(settings | changes))
+
+
+def invert(part: Part) -> Part:
+    """Stands for the three stages: inverts each picture and masks a square off its middle.
+
+    An edit whose text equals the caption gets an empty mask and is unchanged.
+    """
+    for picture in part.pictures:
+        for edit in picture.pending:
+            edit.mask = np.zeros((GRID, GRID), np.float32)
+            edit.difference = np.linspace(0, 1, GRID * GRID, dtype=np.float32).reshape(GRID, GRID)
+            edit.num_evals_mask, edit.num_evals_decode = 20, 80
+            if edit.edit_text == picture.caption:
+                edit.status, edit.stage = Status.UNCHANGED, "mask"
+                continue
+            edit.mask[1:3, 1:4] = 1
+            assert picture.image is not None
+            edit.image = 255 - picture.image
+    return part
+
+
+def prepared(part: Part, config: Config) -> Part:
+    """``prepare`` as the configuration says, at this file's size."""
+    return prepare(
+        part,
+        size=SIZE,
+        resize=config.model.resize,
+        resolution=config.output.resolution,
+        max_pixels=config.input.max_pixels,
+        suffixes=config.input.image,
+    )
+
+
+def run(
+    config: Config,
+    store: Store,
+    *,
+    edit: Callable[[Part], Part] = invert,
+    order: Callable[[Iterable[Part]], Iterable[Part]] = list,
+) -> None:
+    """The whole job over all shards of the config, with a fingerprint in ``_run/``."""
+    store.put_if_absent("_run/run.json", json.dumps({"fingerprint": "f00d"}).encode())
+    context = make_context(config)
+    for shard in expand_shards(config.input.shards, config.input.storage_options):
+        for part in order(read_parts(shard, config.input, config.run.part_size)):
+            part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
+            write_part(store, part, finish(edit(prepared(part, config)), context))
+            publish_if_complete(store, shard.name, part.num_parts)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

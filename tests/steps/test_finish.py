@@ -1,0 +1,340 @@
+"""Composite, files and rows: the background stays, every edit has a row, names stay in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.steps.composite import (
+    PSNR_CAP_DB,
+    blend,
+    composite,
+    into_source,
+    inward_ramp,
+    pixel_mask,
+    psnr_db,
+)
+from pipeline.steps.finish import finish
+from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.words.records import Edit, Part, Picture
+from pipeline.words.rows import STAGED_SCHEMA
+from tests.committing import SIZE, invert, make_config, make_context, prepared
+from tests.samples import encode, pixels
+
+
+def make_picture(**changes: Any) -> Picture:
+    encoded = encode(pixels(1, 48, 64))
+    settings = {
+        "key": "dir/k",
+        "caption": "a dog",
+        "suffix": "png",
+        "encoded": encoded,
+        "source_sha256": hashlib.sha256(encoded).hexdigest(),
+        "edits": [Edit(0, "a cat")],
+    }
+    return Picture(**(settings | changes))
+
+
+def finished(
+    picture: Picture, context: dict[str, Any] | None = None, **sections: Any
+) -> list[dict[str, Any]]:
+    """The staged rows of one picture whose edits invert it."""
+    config = make_config(**sections)
+    part = invert(prepared(Part("s", 0, 1, [picture]), config))
+    return finish(part, make_context(config, **(context or {}))).to_pylist()
+
+
+def members(row: dict[str, Any]) -> dict[str, bytes]:
+    return {member["suffix"]: member["data"] for member in row["members"]}
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_the_ramp_rises_inwards_by_hand() -> None:
+    """A square of 5 with a feather of 3: a third at its border, two thirds next, 1 inside."""
+    mask = np.zeros((9, 9), np.float32)
+    mask[2:7, 2:7] = 1
+    ramp = inward_ramp(mask, 3)
+    assert np.allclose(ramp[4], [0, 0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 0])
+    assert np.array_equal(ramp > 0, mask > 0)
+    assert np.array_equal(inward_ramp(mask, 0), mask)
+
+
+def test_the_frame_is_no_border() -> None:
+    """A mask that reaches the picture's edge is not faded there."""
+    mask = np.zeros((4, 8), np.float32)
+    mask[:, 4:] = 1
+    ramp = inward_ramp(mask, 2)
+    assert np.allclose(ramp, np.tile([0, 0, 0, 0, 0.5, 1, 1, 1], (4, 1)))
+
+
+@pytest.mark.parametrize("feather", [0.0, 1.0, 4.0, 9.0])
+def test_outside_the_mask_the_prepared_picture_stays(feather: float) -> None:
+    """Where the feathered mask is 0, pixels are equal, exactly; inside they change."""
+    generator = np.random.default_rng(0)
+    before, edited = generator.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    mask = pixel_mask((generator.random((4, 4)) > 0.6).astype(np.float32), None, (32, 32))
+    made = composite(before, edited, mask, feather=feather)
+    ramp = inward_ramp(mask, feather)
+    assert np.array_equal(made.pixels[ramp == 0], before[ramp == 0])
+    assert np.array_equal(made.pixels[ramp == 1], edited[ramp == 1])
+    assert (made.pixels[mask > 0] != before[mask > 0]).any()
+    assert np.array_equal(made.mask > 0, mask > 0)
+
+
+def test_cells_cover_whole_pixels() -> None:
+    """A cell of the latent grid is a square of pixels, and a supplied mask wins over the grid."""
+    cells = np.array([[0, 1], [0.5, 0]], np.float32)
+    assert np.array_equal(pixel_mask(cells, None, (4, 4)), np.kron(cells, np.ones((2, 2))))
+    supplied = np.zeros((4, 4), np.uint8)
+    supplied[1, 2] = 255
+    assert np.array_equal(pixel_mask(cells, supplied, (4, 4)), supplied / 255)
+
+
+def test_scores_by_hand() -> None:
+    """Off by 51 of 255 is 13.98 dB; equal pictures are capped; the change inside is its RMS."""
+    before = np.zeros((4, 4, 3), np.uint8)
+    edited = np.full((4, 4, 3), 51, np.uint8)
+    mask = np.zeros((4, 4), np.float32)
+    mask[1:3, :2] = 1
+    made = composite(before, edited, mask, feather=0)
+    assert made.background_psnr_db == pytest.approx(13.979, abs=1e-3)
+    assert made.edit_rms == pytest.approx(0.2)
+    assert (made.area, made.box) == (0.25, [0, 1, 2, 3])
+    assert psnr_db(before, before) == PSNR_CAP_DB
+    everything = composite(before, edited, np.ones((4, 4), np.float32), feather=0)
+    assert everything.background_psnr_db is None
+    nothing = composite(before, edited, np.zeros((4, 4), np.float32), feather=0)
+    assert (nothing.edit_rms, nothing.box, nothing.area) == (None, None, 0)
+    assert np.array_equal(nothing.pixels, before)
+
+
+def test_blending_is_exact_at_its_ends() -> None:
+    """Alpha 0 and 1 give the two pictures, whatever their values."""
+    first, second = np.arange(0, 256), np.arange(255, -1, -1)
+    before, edited = (np.repeat(v[:, None, None], 3, 2).astype(np.uint8) for v in (first, second))
+    assert np.array_equal(blend(before, edited, np.zeros((256, 1), np.float32)), before)
+    assert np.array_equal(blend(before, edited, np.ones((256, 1), np.float32)), edited)
+
+
+def test_an_edited_row_and_its_members_agree() -> None:
+    """Hashes, sizes, mask and texts of the row are those of the files."""
+    picture = make_picture(metadata={"label": [1, "ü"]}, extras={"cls": b"7", "json2": b"x"})
+    (row,) = finished(picture)
+    files = members(row)
+    assert sorted(files) == ["cls", "json", "json2", "mask.png", "png", "txt"]
+    assert list(files) == sorted(files)
+    assert row["status"] == "edited"
+    assert row["output_key"] == "dir/k_0"
+    assert row["image_sha256"] == hashlib.sha256(files["png"]).hexdigest()
+    assert (row["width"], row["height"]) == (SIZE, SIZE)
+    assert decoded(files["png"]).shape == (SIZE, SIZE, 3)
+    mask = decoded(files["mask.png"])
+    assert row["mask_area"] == pytest.approx((mask == 255).mean())
+    assert row["mask_box"] == [8, 8, 32, 24]
+    assert (mask[8:24, 8:] == 255).all()
+    assert files["txt"] == b"a cat"
+    record = json.loads(files["json"])
+    assert record["source"] == {"label": [1, "ü"]}
+    assert record["settings"] == json.loads(row["settings"]) == {"encode_ratio": 0.8}
+    for name in set(record) - {"source", "settings"}:
+        wanted = pytest.approx(row[name]) if isinstance(row[name], float) else row[name]
+        assert record[name] == wanted, name
+
+
+def test_the_background_in_a_lossless_file_is_the_prepared_picture() -> None:
+    """From the file's bytes: not a pixel outside the mask differs."""
+    picture = make_picture()
+    (row,) = finished(picture)
+    image, mask = decoded(members(row)["png"]), decoded(members(row)["mask.png"])
+    assert picture.image is not None
+    assert np.array_equal(image[mask == 0], picture.image[mask == 0])
+    assert not np.array_equal(image, picture.image)
+
+
+def test_without_the_composite_the_decoded_picture_is_written() -> None:
+    """composite.enabled: false keeps what the network made, everywhere."""
+    picture = make_picture()
+    (row,) = finished(picture, method={"composite": {"enabled": False}})
+    assert picture.image is not None
+    assert np.array_equal(decoded(members(row)["png"]), 255 - picture.image)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(48, 64), (90, 33), (20, 20)])
+def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, int]) -> None:
+    """output.resolution: source keeps the original's size and every pixel outside the mask."""
+    image = pixels(3, *shape)
+    picture = make_picture(encoded=encode(image))
+    (row,) = finished(picture, output={"resolution": "source"}, model={"resize": resize})
+    made, mask = decoded(members(row)["png"]), decoded(members(row)["mask.png"])
+    assert made.shape == image.shape
+    assert (row["width"], row["height"]) == shape[::-1]
+    assert mask.any()
+    assert np.array_equal(made[mask == 0], image[mask == 0])
+    assert not np.array_equal(made[mask > 0], image[mask > 0])
+    assert row["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
+
+
+def test_scaling_back_undoes_the_fit() -> None:
+    """A model's picture twice as large, cropped: a full mask without feather gives it back."""
+    source = np.repeat(np.repeat(pixels(4, 8, 12)[:8, :12], 1, 0), 1, 1)
+    centre = source[:, 2:10]
+    large = np.repeat(np.repeat(255 - centre, 2, 0), 2, 1)
+    prepared_large = np.repeat(np.repeat(centre, 2, 0), 2, 1)
+    made = composite(prepared_large, large, np.ones((16, 16), np.float32), feather=None)
+    back = into_source(source, made, size=16, resize="crop", feather=0)
+    assert np.array_equal(back.pixels[:, :2], source[:, :2])
+    assert np.abs(back.pixels[:, 2:10].astype(int) - (255 - centre)).max() <= 40
+    assert (back.mask[:, 2:10] == 255).all()
+    assert back.box == [2, 0, 10, 8]
+
+
+def test_an_unchanged_edit_has_a_row_and_no_member() -> None:
+    """Equal texts: nothing to write, and a mask area of 0."""
+    (row,) = finished(make_picture(edits=[Edit(0, "a dog")]))
+    assert (row["status"], row["stage"], row["members"]) == ("unchanged", "mask", [])
+    assert (row["output_key"], row["mask_area"], row["image_sha256"]) == (None, 0.0, None)
+
+
+def test_every_edit_has_a_row_whatever_became_of_it() -> None:
+    """Edited, failed before, and forgotten by a stage."""
+    picture = make_picture(edits=[Edit(0, "a cat"), Edit(1, "x"), Edit(2, "y")])
+    picture.edits[1].fail("read", "EmptyText", "the edit text is empty")
+    config = make_config()
+    part = invert(prepared(Part("s", 0, 1, [picture]), config))
+    picture.edits[2].image = None
+    table = finish(part, make_context(config))
+    assert table.schema.equals(STAGED_SCHEMA)
+    rows = table.to_pylist()
+    assert [row["status"] for row in rows] == ["edited", "failed", "failed"]
+    assert [row["error"] for row in rows] == [None, "EmptyText", "Internal"]
+    assert [bool(row["members"]) for row in rows] == [True, False, False]
+    header = json.loads(table.schema.metadata[b"part"])
+    assert (header["num_rows"], header["fingerprint"]) == (3, "f00d")
+
+
+def test_what_fails_here_fails_that_edit_alone() -> None:
+    """A picture of the wrong shape is a failed row beside its edited neighbour."""
+    picture = make_picture(edits=[Edit(0, "a"), Edit(1, "b")])
+    config = make_config()
+    part = invert(prepared(Part("s", 0, 1, [picture]), config))
+    picture.edits[0].image = np.zeros((3, 5, 3), np.uint8)
+    rows = finish(part, make_context(config)).to_pylist()
+    assert [row["status"] for row in rows] == ["failed", "edited"]
+    assert rows[0]["stage"] == "finish"
+    assert rows[0]["members"] == []
+    assert rows[0]["image_sha256"] is None
+
+
+def test_settings_that_the_method_refuses_fail_the_row() -> None:
+    """The row is still written, with the run's settings and seed."""
+
+    def strict(picture: Picture) -> dict[str, Any]:
+        if picture.settings:
+            raise ValueError("encode_ratio=7 is not in (0, 1]")
+        return {"encode_ratio": 0.8}
+
+    picture = make_picture(settings={"encode_ratio": 7, "seed": "x"})
+    (row,) = finished(picture, {"settings_for": strict})
+    assert (row["status"], row["error"], row["seed"]) == ("failed", "BadSettings", 0)
+    assert json.loads(row["settings"]) == {"encode_ratio": 0.8}
+    assert finished(make_picture(settings={"seed": 9}))[0]["seed"] == 9
+
+
+@pytest.mark.parametrize(
+    ("form", "extra"), [("jpg", {}), ("png", {}), ("webp", {}), ("webp", {"lossless": True})]
+)
+def test_files_are_the_same_bytes_each_time(form: str, extra: dict[str, Any]) -> None:
+    """Twice the same part, twice the same table, in the configured format."""
+    tables = []
+    for _ in range(2):
+        config = make_config(output={"format": form, **extra})
+        part = invert(prepared(Part("s", 0, 1, [make_picture()]), config))
+        tables.append(finish(part, make_context(config)))
+    assert tables[0].equals(tables[1])
+    image = members(tables[0].to_pylist()[0])[form]
+    assert Image.open(io.BytesIO(image)).format == {"jpg": "JPEG"}.get(form, form.upper())
+
+
+def test_jpegs_keep_the_colours_resolution_at_high_quality() -> None:
+    """4:4:4 from quality 90 on, 4:2:0 below."""
+    from PIL import JpegImagePlugin
+
+    sampling = {}
+    for quality in (89, 90):
+        (row,) = finished(make_picture(), output={"format": "jpg", "quality": quality})
+        picture = Image.open(io.BytesIO(members(row)["jpg"]))
+        sampling[quality] = JpegImagePlugin.get_sampling(picture)
+    assert sampling == {89: 2, 90: 0}
+
+
+def test_the_difference_map_is_written_where_asked_for() -> None:
+    """8-bit grey on the latent grid, only with keep_difference."""
+    (row,) = finished(make_picture(), {"keep_difference": True})
+    assert decoded(members(row)["difference.png"]).tolist()[3][3] == 255
+    (row,) = finished(make_picture())
+    assert "difference.png" not in members(row)
+
+
+def test_a_sample_with_two_pictures_keeps_the_second() -> None:
+    """A member whose name the edit needs goes on as source.<suffix>."""
+    (row,) = finished(make_picture(extras={"png": b"other", "_x": b"1", "a\\b": b"2"}))
+    files = members(row)
+    assert files["source.png"] == b"other"
+    assert files["source._x"] == b"1"
+    assert files["a%5Cb"] == b"2"
+
+
+def test_half_a_surrogate_in_the_json_is_still_json() -> None:
+    """What Python's parser lets in goes out as the same escape."""
+    (row,) = finished(make_picture(metadata={"x": "\ud800"}))
+    assert json.loads(members(row)["json"])["source"] == {"x": "\ud800"}
+
+
+@pytest.mark.parametrize(
+    ("key", "encoded"),
+    [
+        ("plain/key", "plain/key_0"),
+        ("a.b", "a%2Eb_0"),
+        ("100%", "100%25_0"),
+        ("../../etc/passwd", "%2E%2E/%2E%2E/etc/passwd_0"),
+        ("/abs", "%2Fabs_0"),
+        ("//x//y", "%2F%2Fx/%2Fy_0"),
+        ("..\\x", "%2E%2E%5Cx_0"),
+        ("a\nb\0", "a%0Ab%00_0"),
+        ("with space/猫", "with space/猫_0"),
+    ],
+)
+def test_output_keys_stay_in_their_folder(key: str, encoded: str) -> None:
+    """No dot, no absolute path, no backslash, no control character."""
+    assert output_key(key, 0) == encoded
+
+
+def test_output_keys_are_never_equal() -> None:
+    """Different edits have different names, also where a key looks like an encoded one."""
+    keys = ["a", "a_1", "a.b", "a%2Eb", "a%252Eb", "/a", "%2Fa", "a//b", "a/%2Fb", "a/b"]
+    names = {output_key(key, index) for key in keys for index in range(12)}
+    assert len(names) == len(keys) * 12
+    suffixes = ["png", "source.png", "_x", "source._x", "", "x"]
+    assert len({output_suffix(suffix, {"png"}) for suffix in suffixes}) == len(suffixes)
+
+
+def test_the_message_is_one_line_of_unicode() -> None:
+    """Whatever an exception says can be stored."""
+    picture = make_picture()
+    picture.fail("mask", "Odd", "two\n lines \ud800")
+    row = finish(Part("s", 0, 1, [picture]), make_context(make_config())).to_pylist()[0]
+    assert row["message"] == "two lines \\ud800"
+    assert isinstance(finish(Part("s", 0, 1), make_context(make_config())), pa.Table)
+    assert replace(picture, key="x").key == "x"

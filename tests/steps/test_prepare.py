@@ -1,0 +1,234 @@
+"""From encoded pictures to the model's: each decoded once, each failure a row with a reason."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.steps.geometry import fit
+from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE
+from pipeline.steps.prepare import prepare
+from pipeline.words.records import Edit, Part, Picture, Status
+from tests.samples import declared_png, encode, pixels
+
+
+def prepare_one(encoded: bytes, mask: bytes | None = None, **changes: Any) -> Picture:
+    """One picture through the step, at 32 x 32 unless ``changes`` say otherwise."""
+    picture = Picture(
+        "k", encoded=encoded, encoded_mask=mask, extras={"cls": b"1"}, edits=[Edit(0, "x")]
+    )
+    settings = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
+    return prepare(Part("s", 0, 1, [picture]), **(settings | changes)).pictures[0]
+
+
+def reason(picture: Picture) -> tuple[str | None, str | None]:
+    edit = picture.edits[0]
+    assert (edit.status, edit.stage) == (Status.FAILED, "prepare")
+    assert picture.image is None
+    assert picture.encoded is None
+    return edit.error, edit.message
+
+
+def save(picture: Image.Image, form: str, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    picture.save(sink, form, **options)
+    return sink.getvalue()
+
+
+def test_a_picture_of_the_models_size_is_unchanged() -> None:
+    """No pixel moves where nothing is to be resized; the encoded bytes are dropped."""
+    image = pixels(1, 32, 32)
+    picture = prepare_one(encode(image))
+    assert np.array_equal(picture.image, image)
+    assert (picture.source_width, picture.source_height, picture.encoded) == (32, 32, None)
+    assert picture.extras == {"cls": b"1"}
+
+
+def test_the_encoded_picture_stays_where_finish_needs_it() -> None:
+    """resolution: source decodes again, at the picture's own size."""
+    encoded = encode(pixels())
+    assert prepare_one(encoded, resolution="source").encoded == encoded
+
+
+def test_crop_takes_the_centre() -> None:
+    """The largest centred square is scaled, computed here by slicing."""
+    image = pixels(2, 48, 64)
+    expected = Image.fromarray(image[:, 8:56]).resize((32, 32), Image.Resampling.LANCZOS)
+    assert np.array_equal(prepare_one(encode(image)).image, np.asarray(expected))
+
+
+def test_pad_keeps_the_shape_and_repeats_the_edge() -> None:
+    """64 x 32 becomes 32 x 16 in the middle; the rows around are its first and last."""
+    image = pixels(3, 32, 64)
+    made = prepare_one(encode(image), resize="pad").image
+    assert made is not None
+    inner = np.asarray(Image.fromarray(image).resize((32, 16), Image.Resampling.LANCZOS))
+    assert np.array_equal(made[8:24], inner)
+    assert (made[:8] == inner[0]).all()
+    assert (made[24:] == inner[-1]).all()
+
+
+def test_stretch_takes_everything() -> None:
+    """Both sides are scaled on their own."""
+    image = pixels(4, 20, 70)
+    expected = Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS)
+    assert np.array_equal(prepare_one(encode(image), resize="stretch").image, np.asarray(expected))
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 3)])
+def test_extreme_shapes_still_fit(resize: str, shape: tuple[int, int]) -> None:
+    """A pixel, a line and a column are pictures too."""
+    picture = prepare_one(encode(pixels(5, *shape)), resize=resize)
+    assert picture.image is not None
+    assert picture.image.shape == (32, 32, 3)
+    source, target = fit(shape[1], shape[0], size=32, resize=resize)
+    for left, top, right, bottom in (source, target):
+        assert 0 <= left < right
+        assert 0 <= top < bottom
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture(orientation: int) -> None:
+    """However it was stored, it is seen upright: compared with Pillow's own turning."""
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(pixels(6, 24, 32), "png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    picture = prepare_one(encoded, resize="stretch", size=32)
+    expected = upright.resize((32, 32), Image.Resampling.LANCZOS)
+    assert np.array_equal(picture.image, np.asarray(expected))
+    assert (picture.source_width, picture.source_height) == upright.size
+
+
+def test_damaged_exif_turns_nothing() -> None:
+    """A picture is not lost for its EXIF."""
+    encoded = encode(pixels(6, 32, 32), "jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert prepare_one(encoded).image is not None
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    """65535 is white and 257 * n is n."""
+    ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
+    picture = prepare_one(save(Image.fromarray(ramp), "PNG"))
+    assert np.array_equal(picture.image, np.repeat((ramp // 257)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    """Black and white, grey, palette and print colours."""
+    form = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    image = Image.fromarray(pixels(7, 32, 32)).convert(mode)
+    picture = prepare_one(save(image, form))
+    assert picture.image is not None
+    wanted = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(picture.image.astype(int) - wanted).mean() < 12
+
+
+def test_transparency_is_put_on_white_and_noted() -> None:
+    """Alpha 0 is white, 255 the colour, half of it the mean; opaque alpha is no news."""
+    image = np.zeros((32, 32, 4), np.uint8)
+    image[:, :16] = (200, 0, 0, 255)
+    image[:8, :16, 3] = 128
+    picture = prepare_one(save(Image.fromarray(image), "PNG"))
+    assert picture.image is not None
+    assert picture.image[20, 20].tolist() == [255, 255, 255]
+    assert picture.image[20, 4].tolist() == [200, 0, 0]
+    assert np.abs(picture.image[2, 4].astype(int) - [227, 127, 127]).max() <= 1
+    assert picture.edits[0].notes == [ALPHA_NOTE]
+    image[..., 3] = 255
+    assert prepare_one(save(Image.fromarray(image), "PNG")).edits[0].notes == []
+
+
+def animated(form: str) -> bytes:
+    frames = [Image.fromarray(pixels(seed, 32, 32)) for seed in (1, 2)]
+    return save(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    """And the row says so; bytes count, not the member's name."""
+    picture = prepare_one(animated("WEBP"))
+    assert np.array_equal(picture.image, pixels(1, 32, 32))
+    assert picture.edits[0].notes == [FRAMES_NOTE]
+    assert prepare_one(animated("GIF"), suffixes=["png", "gif"]).edits[0].notes == [FRAMES_NOTE]
+
+
+def test_formats_that_are_not_configured_are_not_tried() -> None:
+    """An animated GIF named .png is no picture of the configured formats."""
+    kind, message = reason(prepare_one(animated("GIF")))
+    assert (kind, message) == ("NotAPicture", "the bytes are no picture of JPEG, PNG, WEBP")
+
+
+@pytest.mark.parametrize(
+    ("encoded", "kind", "words"),
+    [
+        (b"", "EmptyFile", "0 bytes"),
+        (b"404: not found", "NotAPicture", "JPEG, PNG, WEBP"),
+        (encode(pixels(1, 300, 300), "jpg")[:900], "DamagedPicture", "truncated"),
+        (encode(pixels(1, 64, 64), "png")[:-700], "DamagedPicture", "image file is truncated"),
+        (declared_png(20_000, 20_000), "TooLarge", "20000 x 20000 pixels, above input.max_pixels"),
+        (declared_png(1001, 1000), "TooLarge", "above input.max_pixels=1000000"),
+    ],
+)
+def test_what_does_not_decode_is_a_row(encoded: bytes, kind: str, words: str) -> None:
+    """The reason is one sentence, and the same in every run."""
+    picture = prepare_one(encoded)
+    found, message = reason(picture)
+    assert found == kind
+    assert words in str(message)
+    assert "0x" not in str(message)
+    assert "\n" not in str(message)
+    assert prepare_one(encoded).edits[0].message == message
+    assert picture.extras == {}
+
+
+def test_a_supplied_mask_goes_where_the_picture_goes() -> None:
+    """The same crop, no colours between 0 and 255 where cells fall on pixels, 0 in the padding."""
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:32, 32:64] = 255
+    encoded = encode(pixels(1, 64, 128))
+    cropped = prepare_one(encoded, save(Image.fromarray(mask), "PNG")).supplied_mask
+    assert cropped is not None
+    expected = np.zeros((32, 32), np.uint8)
+    expected[:16, :16] = 255
+    assert np.array_equal(cropped, expected)
+    padded = prepare_one(encoded, save(Image.fromarray(mask), "PNG"), resize="pad").supplied_mask
+    assert padded is not None
+    assert padded.sum() == 255 * 8 * 8
+    assert (padded[8:16, 8:16] == 255).all()
+    everywhere = np.full((64, 128), 255, np.uint8)
+    padded = prepare_one(encoded, save(Image.fromarray(everywhere), "PNG"), resize="pad")
+    assert padded.supplied_mask is not None
+    assert not padded.supplied_mask[:8].any()
+
+
+def test_a_mask_of_another_shape_fails_its_picture() -> None:
+    """Another resolution is fine, another shape is a row that says both sizes."""
+    encoded = encode(pixels(1, 64, 128))
+    small = save(Image.new("L", (64, 32), 255), "PNG")
+    assert (prepare_one(encoded, small).supplied_mask == 255).all()
+    kind, message = reason(prepare_one(encoded, save(Image.new("L", (64, 64)), "PNG")))
+    assert kind == "BadMask"
+    assert "64 x 64" in str(message)
+    assert "128 x 64" in str(message)
+    assert reason(prepare_one(encoded, b"no mask"))[0] == "BadMask"
+
+
+def test_one_bad_picture_leaves_its_neighbours_alone() -> None:
+    """The step ends what is bad and goes on; finished edits keep their reason."""
+    good = Picture("a", encoded=encode(pixels(1)), edits=[Edit(0, "x")])
+    bad = Picture("b", encoded=b"?", edits=[Edit(0, "x"), Edit(1, "y")])
+    bad.edits[1].fail("read", "EmptyText", "the edit text is empty")
+    last = Picture("c", encoded=encode(pixels(2)), edits=[Edit(0, "x")])
+    part = prepare(
+        Part("s", 0, 1, [good, bad, last]),
+        size=32, resize="crop", resolution="model", max_pixels=10**6,
+    )  # fmt: skip
+    assert [picture.image is not None for picture in part.pictures] == [True, False, True]
+    assert [edit.stage for edit in bad.edits] == ["prepare", "read"]

@@ -1,0 +1,36 @@
+"""One listing says what is published, what is staged, and what may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.storage.layout import ShardState, output_state, part_name, sweep
+from pipeline.storage.store import Store
+
+
+def test_one_listing_says_where_a_run_stands(tmp_path: Path) -> None:
+    """Markers are published shards, arrows are staged parts, and other objects are neither."""
+    store = Store(str(tmp_path))
+    for name in ("a.tar", "a.parquet", "a_stats.json", "deep/b.tar", "_run/x_stats.json"):
+        store.put(name, b"x")
+    for name in (part_name("a", 0, 2), part_name("deep/b", 1, 3), "_parts/c/readme.txt"):
+        store.put(name, b"x")
+    calls = []
+    Store.hook = staticmethod(lambda when, operation, name: calls.append(operation))
+    try:
+        state = output_state(store)
+    finally:
+        Store.hook = None
+    assert calls == ["list", "list"]  # before and after the one call
+    assert state == {"a": ShardState(True, {0}, 2), "deep/b": ShardState(False, {1}, 3)}
+
+
+def test_sweeping_takes_only_what_is_done_with(tmp_path: Path) -> None:
+    """Parts of marked shards and probes go; parts of a shard that is in work stay."""
+    store = Store(str(tmp_path))
+    for name in ("a_stats.json", part_name("a", 0, 2), part_name("b", 0, 2), "_run/run.json"):
+        store.put(name, b"x")
+    probe = "_run/probe-" + "0" * 32
+    store.put(probe, b"x")
+    assert sweep(store) == [part_name("a", 0, 2), probe]
+    assert list(store.list()) == [part_name("b", 0, 2), "_run/run.json", "a_stats.json"]

@@ -1,0 +1,113 @@
+"""Which tars a run reads, what they are called, and what is refused."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.shards import check_output, expand_shards
+from pipeline.storage.store import ChangedError, Store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b", "a", "sub/c", "_run/x", "10", "9"):
+        path = tmp_path / "in" / f"{name}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "in" / "notes.txt").write_text("no tar")
+    return tmp_path / "in"
+
+
+def names(*shards: str) -> list[str]:
+    return [shard.name for shard in expand_shards(list(shards))]
+
+
+def test_each_way_to_name_shards(folder: Path) -> None:
+    """A file, a list, a glob, a brace pattern and a folder give sorted names."""
+    assert names(f"{folder}/a.tar") == ["a"]
+    assert names(f"{folder}/b.tar", f"{folder}/a.tar") == ["a", "b"]
+    assert names(f"{folder}/*.tar") == ["10", "9", "a", "b"]
+    assert names(f"{folder}/{{9..10}}.tar") == ["10", "9"]
+    assert names(f"{folder}/{{a,b}}.tar") == ["a", "b"]
+    assert names(str(folder)) == ["10", "9", "a", "b", "sub/c"]
+    assert names(f"{folder}/**/c.tar") == ["sub/c"]
+    assert names(f"file://{folder}/[ab].tar") == ["a", "b"]
+
+
+def test_a_shard_named_twice_is_read_once(folder: Path) -> None:
+    """A glob and a file may overlap."""
+    assert names(f"{folder}/a.tar", f"{folder}/[ab].tar") == ["a", "b"]
+
+
+def test_names_stay_when_shards_are_added(folder: Path) -> None:
+    """The name below the pattern's folder does not depend on what else matches."""
+    assert names(f"{folder}/[so]*/*.tar") == ["sub/c"]
+    (folder / "other").mkdir()
+    (folder / "other" / "d.tar").write_bytes(b"d")
+    assert names(f"{folder}/[so]*/*.tar") == ["other/d", "sub/c"]
+
+
+def test_other_schemes_list_alike() -> None:
+    """memory:// stands for buckets: glob, folder and file."""
+    bucket = f"memory://{uuid.uuid4().hex}/in"
+    store = Store(bucket)
+    for name in ("00.tar", "01.tar", "deep/02.tar", "readme.md"):
+        store.put(name, name.encode())
+    assert names(f"{bucket}/*.tar") == ["00", "01"]
+    assert names(bucket) == ["00", "01", "deep/02"]
+    assert names(f"{bucket}/{{00..01}}.tar") == ["00", "01"]
+    shard = expand_shards(f"{bucket}/01.tar")[0]
+    assert (shard.size, shard.read()) == (6, b"01.tar")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.zip", "missing.tar", "{0..3}.tar", "nowhere", "notes.txt", "{a.tar"]
+)
+def test_no_match_names_the_key_the_value_and_what_is_allowed(folder: Path, pattern: str) -> None:
+    """The error can be acted on."""
+    with pytest.raises(ValueError, match=r"input\.shards: .*allowed is a \.tar") as caught:
+        expand_shards(f"{folder}/{pattern}")
+    assert str(folder) in str(caught.value)
+
+
+def test_commands_are_refused() -> None:
+    """webdataset's pipe: urls would run a program."""
+    with pytest.raises(ValueError, match="pipe: urls run commands"):
+        expand_shards("pipe:cat x.tar")
+
+
+def test_names_that_clash_are_an_error(folder: Path) -> None:
+    """Two stores that share no folder may hold the same path."""
+    Store(f"memory://{folder}").put("a.tar", b"x")
+    with pytest.raises(ValueError, match="both be written as"):
+        expand_shards([f"{folder}/a.tar", f"memory://{folder}/a.tar"])
+
+
+def test_names_of_the_outputs_own_folders_are_refused(folder: Path) -> None:
+    """A shard of the name _run/x would lie among the run's records."""
+    with pytest.raises(ValueError, match="belong to the output itself"):
+        expand_shards([f"{folder}/a.tar", f"{folder}/_run/x.tar"])
+
+
+def test_an_output_apart_from_the_input_is_asked_for(folder: Path) -> None:
+    """Equal to the input, around it, or where a later listing would find it: all refused."""
+    glob = f"{folder}/*.tar"
+    shards = expand_shards(glob)
+    for output in (str(folder), str(folder.parent), f"file://{folder}/"):
+        with pytest.raises(ValueError, match=r"output\.path: .* holds the input shard"):
+            check_output(output, shards, glob)
+    check_output(f"{folder}/out", shards, glob)
+    with pytest.raises(ValueError, match="read its own output"):
+        check_output(f"{folder}/out", shards, str(folder))
+    check_output(f"{folder.parent}/input2", shards, str(folder))
+
+
+def test_a_shard_that_changed_is_noticed(folder: Path) -> None:
+    """What is read is what was listed, or an error."""
+    shard = expand_shards(f"{folder}/a.tar")[0]
+    (folder / "a.tar").write_bytes(b"another")
+    with pytest.raises(ChangedError):
+        shard.read()

@@ -1,0 +1,255 @@
+"""Whole objects: put at once, read to the last byte, tried again where that helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.storage import retry
+from pipeline.storage.backends import LocalFolder, Stat
+from pipeline.storage.store import ChangedError, ShortReadError, Store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return Store(str(tmp_path / "out"))
+    return Store(f"memory://{uuid.uuid4().hex}/out")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    return
+
+
+class Flaky(LocalFolder):
+    """A local folder whose operations raise the errors of a list first."""
+
+    def __init__(self, path: str, errors: list[BaseException]) -> None:
+        super().__init__(path)
+        self.errors = errors
+
+    def stat(self, name: str) -> Stat:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().stat(name)
+
+
+def flaky(path: Path, errors: list[BaseException]) -> Store:
+    store = Store(str(path))
+    store._backend = Flaky(str(path), errors)
+    return store
+
+
+def test_what_was_put_is_read_again(store: Store) -> None:
+    """A put replaces, a get gives all bytes, also none at all."""
+    store.put("a/b.bin", b"first")
+    store.put("a/b.bin", b"second")
+    store.put("empty", b"")
+    assert store.get("a/b.bin") == b"second"
+    assert store.get("empty") == b""
+    assert store.exists("a/b.bin")
+    assert not store.exists("a")
+
+
+def test_listing_is_in_byte_order_with_sizes(store: Store) -> None:
+    """Names come sorted by their bytes and cut to the prefix, whatever the store's own order."""
+    names = ["b.tar", "a/z", "a/_", "a.tar", "Z", "ä", "a/sub/x"]
+    for size, name in enumerate(names):
+        store.put(name, b"x" * size)
+    assert list(store.list()) == sorted(names, key=str.encode)
+    assert store.list()["a.tar"] == 3
+    assert list(store.list("a/")) == ["a/_", "a/sub/x", "a/z"]
+    assert list(store.list("a")) == ["a.tar", "a/_", "a/sub/x", "a/z"]
+    assert store.list("nothing/") == {}
+
+
+def test_put_if_absent_keeps_the_first(store: Store) -> None:
+    """A second put of the same name writes nothing and says so."""
+    assert store.put_if_absent("x/part", b"first")
+    assert not store.put_if_absent("x/part", b"second")
+    assert store.get("x/part") == b"first"
+    assert store.conditional
+    assert not [name for name in store.list() if name.startswith("_run")]
+
+
+def test_one_of_many_writers_wins(store: Store) -> None:
+    """Sixteen writers of one name: one is told that it wrote, and its bytes are there."""
+    start = threading.Barrier(16)
+
+    def write(number: int) -> bool:
+        start.wait()
+        return store.put_if_absent("part", f"{number}".encode() * 1000)
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(write, range(16)))
+    assert won.count(True) == 1
+    assert store.get("part") == f"{won.index(True)}".encode() * 1000
+
+
+def test_deleting_twice_is_fine(store: Store) -> None:
+    """A missing object is as good as a deleted one."""
+    store.put("a/b", b"x")
+    store.delete("a/b")
+    store.delete("a/b")
+    assert store.list() == {}
+    with pytest.raises(FileNotFoundError):
+        store.get("a/b")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "a/./b", "", "a/../../b"])
+def test_names_stay_below_the_store(store: Store, name: str) -> None:
+    """A name that would leave the store's folder is refused before anything is touched."""
+    with pytest.raises(ValueError, match="below its store"):
+        store.put(name, b"x")
+
+
+@pytest.mark.parametrize("url", ["pipe:cat /etc/passwd", "simplecache::s3://b/x"])
+def test_commands_and_chains_are_refused(url: str) -> None:
+    """No url runs a program or stacks file systems."""
+    with pytest.raises(ValueError, match="refused"):
+        Store(url)
+
+
+def test_options_are_not_shown_and_travel() -> None:
+    """A store's repr holds no credential; pickled, it still has them."""
+    store = Store("s3://bucket/out", {"key": "AKIA", "secret": "hush"})
+    assert "hush" not in repr(store)
+    assert pickle.loads(pickle.dumps(store)).storage_options["secret"] == "hush"
+
+
+def test_files_of_killed_writers_are_no_objects(tmp_path: Path) -> None:
+    """A temporary file is not listed, and is swept once it is old; other files stay."""
+    store = Store(str(tmp_path))
+    store.put("a/x", b"1")
+    stale = tmp_path / "a" / f".overpaint-{uuid.uuid4().hex}.tmp"
+    fresh = tmp_path / "a" / f".overpaint-{uuid.uuid4().hex}.tmp"
+    mine = tmp_path / "a" / ".overpaint-notes.tmp"
+    for path in (stale, fresh, mine):
+        path.write_bytes(b"half")
+    os.utime(stale, (time.time() - 7200,) * 2)
+    assert list(store.list()) == ["a/.overpaint-notes.tmp", "a/x"]
+    assert store.remove_temporaries(3600) == [f"a/{stale.name}"]
+    assert fresh.exists()
+    assert mine.exists()
+
+
+def test_a_failed_local_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a disk is full in the middle, neither the object nor a temporary file is left."""
+    store = Store(str(tmp_path))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        store.put("a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_hard_links_the_store_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that cannot link still writes, and is reported as not conditional."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = Store(str(tmp_path))
+    assert store.put_if_absent("a", b"1")
+    assert not store.put_if_absent("a", b"2")
+    assert store.get("a") == b"1"
+    assert not store.conditional
+
+
+def test_transient_errors_are_tried_again(tmp_path: Path) -> None:
+    """Busy servers, broken links and timeouts pass."""
+    errors: list[BaseException] = [
+        OSError(errno.EBUSY, "SlowDown"),
+        ConnectionResetError(),
+        TimeoutError(),
+    ]
+    store = flaky(tmp_path, errors)
+    store.put("a", b"x")
+    assert store.get("a") == b"x"
+    assert not errors
+
+
+@pytest.mark.parametrize("error", [PermissionError("wrong key"), OSError(errno.ENOSPC, "full")])
+def test_lasting_errors_are_raised_at_once(tmp_path: Path, error: OSError) -> None:
+    """Wrong credentials do not get better by waiting."""
+    errors: list[BaseException] = [error, error]
+    with pytest.raises(type(error)):
+        flaky(tmp_path, errors).get("a")
+    assert len(errors) == 1
+
+
+def test_retries_end(tmp_path: Path) -> None:
+    """A store that stays busy ends the call with its own error."""
+    errors: list[BaseException] = [OSError(errno.EBUSY, "busy")] * 50
+    with pytest.raises(OSError, match="busy"):
+        flaky(tmp_path, errors).get("a")
+    assert len(errors) == 50 - retry.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("status", "transient"), [(503, True), (429, True), (500, True), (403, False), (412, False)]
+)
+def test_http_status_behind_an_error_counts(status: int, transient: bool) -> None:
+    """s3fs turns unknown codes into EIO; the answer below it says what it was."""
+    error = OSError(errno.EIO, "as s3fs has it")
+    error.__cause__ = RuntimeError()
+    error.__cause__.response = {"ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
+    assert retry.is_transient(error) is transient
+
+
+def test_short_reads_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that is cut is read again from zero, and never returned."""
+    store = Store(str(tmp_path))
+    store.put("a", b"0123456789")
+    whole, lengths = LocalFolder.read, [4, 9, 10]
+    monkeypatch.setattr(LocalFolder, "read", lambda self, name: whole(self, name)[: lengths.pop(0)])
+    assert store.get("a") == b"0123456789"
+    lengths += [3] * 50
+    with pytest.raises(ShortReadError, match="3 of 10"):
+        store.get("a")
+
+
+def test_a_changed_object_is_not_read(store: Store) -> None:
+    """An etag from the run's start must still be the object's."""
+    store.put("a", b"one")
+    etag = store.stat("a").etag
+    assert store.get("a", etag=etag) == b"one"
+    time.sleep(0)
+    store.delete("a")
+    store.put("a", b"two")
+    with pytest.raises(ChangedError, match="changed since"):
+        store.get("a", etag=etag)
+
+
+def test_the_hook_sees_every_call(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after each storage call a test may kill the process."""
+    seen: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(Store, "hook", staticmethod(lambda *call: seen.append(call)))
+    store.put("a", b"x")
+    store.list()
+    assert seen == [
+        ("before", "put", "a"),
+        ("after", "put", "a"),
+        ("before", "list", ""),
+        ("after", "list", ""),
+    ]

@@ -62,9 +62,12 @@ def _parser() -> argparse.ArgumentParser:
 def _edit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     keep_local_ray_on_loopback(config)
-    from jobs.edit import edit
+    from jobs.edit import dry_run, edit
 
-    return edit(config, dry_run=options.dry_run, verbose=options.verbose)
+    if options.dry_run:
+        return dry_run(config)
+    code, _ = edit(config, verbose=options.verbose)
+    return code
 
 
 def _verify(options: argparse.Namespace) -> int:

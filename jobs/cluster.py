@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import ray
-import torch
 
 from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
 from jobs.loopback import cluster_address
@@ -45,6 +44,8 @@ def device_of(config: Config) -> str:
         return config.model.device
     if ray.is_initialized():
         return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    import torch  # takes seconds, and only a local run without a named device needs it here
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

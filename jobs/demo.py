@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.cluster import device_of
 from jobs.edit import edit
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
 from pipeline.plan.contact_sheet import contact_sheet
-from pipeline.plan.plan import make_plan
 from pipeline.words.config import Config
 
 
@@ -20,9 +18,9 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
     """
     if not (home / "in").is_dir():
         write_demo_input(home / "in")
-    code = edit(config, verbose=verbose)
+    code, plan = edit(config, verbose=verbose)
     if code == 0:
-        sheet = contact_sheet(make_plan(config, device_of(config)))
+        sheet = contact_sheet(plan)
         if sheet is not None:
             path = home / "contact_sheet.png"
             path.write_bytes(sheet)

@@ -23,19 +23,23 @@ EXIT_OK = 0
 EXIT_INCOMPLETE = 1
 
 
-def edit(config: Config, *, dry_run: bool = False, verbose: bool = False) -> int:
-    """Runs the job to its end, or prints what it would do.
+def dry_run(config: Config) -> int:
+    """Prints what a run would do, and computes nothing."""
+    print_dry_run(make_plan(config, device_of(config)))
+    return EXIT_OK
+
+
+def edit(config: Config, *, verbose: bool = False) -> tuple[int, Plan]:
+    """Runs the job to its end.
 
     Returns:
-        0 if every shard is published, 75 after SIGTERM or Ctrl-C (run again to go on), else 1.
+        The exit code, and the plan as it stands at the end: 0 if every shard is published, 75 after
+        SIGTERM or Ctrl-C (run again to go on), else 1.
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
     """
     started = time.monotonic()
-    if dry_run:
-        print_dry_run(make_plan(config, device_of(config)))
-        return EXIT_OK
     if config.model.device == "auto" and cluster_address(config):
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
@@ -57,8 +61,8 @@ def edit(config: Config, *, dry_run: bool = False, verbose: bool = False) -> int
     print_summary(plan, summary)
     if stopped and plan.work:
         print(f"interrupted with {len(plan.work)} shards to do; run the same command to go on")
-        return EXIT_INTERRUPTED
-    return EXIT_INCOMPLETE if plan.work else EXIT_OK
+        return EXIT_INTERRUPTED, plan
+    return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
 
 
 def _compute(plan: Plan) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ or splits parts and a death loses one (DESIGN.md, Flow).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.stop import StopFlag
-from pipeline.methods import load_fused, load_stage
 from pipeline.plan.operators import (
     STAGES,
     PartResult,
@@ -114,6 +114,9 @@ class StageActor:
     """An actor of a pool: one loaded network and one stage, or all three in layout fused."""
 
     def __init__(self, config: Config, name: str, device: str, stop: StopFlag | None) -> None:
+        # Here, and not above: readers and writers import this module too, and need no torch.
+        from pipeline.methods import load_fused, load_stage
+
         self.stop = stop
         self.stages: dict[str, Callable[[Part], Part]] = (
             load_fused(config, device)
@@ -156,6 +159,8 @@ def results_of(batch: pa.Table) -> list[PartResult]:
 
 def configure_context() -> None:
     """Ray Data's settings that the contract relies on; they hold for this driver."""
+    # max_restarts and max_task_retries have no named parameter in Ray 2.60; they need one by 2.64.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
     context = DataContext.get_current()
     context.target_max_block_size = 1
     context.max_errored_blocks = -1  # a part that is lost is found missing, and run again alone

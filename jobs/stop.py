@@ -13,7 +13,6 @@ import ray
 EXIT_INTERRUPTED = 75
 
 
-@ray.remote(num_cpus=0)
 class _Flag:
     def __init__(self) -> None:
         self.value = False
@@ -29,7 +28,7 @@ class StopFlag:
     """A flag that the driver sets and readers on any node look at, once a part."""
 
     def __init__(self) -> None:
-        self._flag = _Flag.remote()
+        self._flag = ray.remote(num_cpus=0)(_Flag).remote()
 
     def set(self) -> None:
         self._flag.set.remote()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from pipeline.steps.verify import verify
-
 from pipeline.storage.store import Store
 
 

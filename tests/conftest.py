@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch and the hub client are imported: tests reach for no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from pipeline.models.loading import LatentDiffusion
 
 # Relative error that two ways of computing the same thing may show, by dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -34,3 +38,12 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import make_tiny_stable_diffusion
 
     return make_tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder: Path) -> LatentDiffusion:
+    """The small random model, loaded on the CPU in float32."""
+    from pipeline.models.loading import load_model
+    from pipeline.words.config import Model, Stage
+
+    return load_model(Model(path=str(tiny_model_folder)), "cpu", Stage())

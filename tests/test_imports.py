@@ -100,3 +100,9 @@ def test_file_steps_load_without_torch() -> None:
     code = "import sys, " + ", ".join(f"pipeline.steps.{name}" for name in steps)
     code += "; assert not {'torch', 'ray', 'diffusers'} & set(sys.modules), 'torch or ray came in'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_ray_workers_that_read_and_write_need_no_torch() -> None:
+    """The graph's module is imported by every worker; only the actors of a stage load torch."""
+    code = "import sys, jobs.graph; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -47,7 +47,16 @@ def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
     python = home / "bin/python"
-    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
     subprocess.run(command, check=True, timeout=120)
     libraries = sysconfig.get_paths()["purelib"]
     site = next((home / "lib").glob("python*")) / "site-packages"

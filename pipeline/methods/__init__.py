@@ -28,7 +28,9 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:
     """One stage with a network of its own, for an actor of a pool."""
-    return build_stage(config, name, load_model(config.model, device, getattr(config.stages, name)))
+    halves = {"mask": ["encoder"], "encode": [], "decode": ["decoder"]}[name]
+    model = load_model(config.model, device, getattr(config.stages, name), halves)
+    return build_stage(config, name, model)
 
 
 def load_fused(config: Config, device: str) -> dict[str, StageStep]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.schedule import Schedule
 from pipeline.models.autoencoder import PictureCoder
+from pipeline.models.device import device_kind, make_deterministic
 from pipeline.models.network import UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, probe_model, read_json, weights_variant
 from pipeline.models.text import TextEncoder
@@ -23,6 +25,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+VAE_HALVES = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class LatentDiffusion:
     text: TextEncoder
     pictures: PictureCoder
 
+    @property
+    def device_kind(self) -> str:
+        """What a marker calls the device: "cpu" or a GPU's name."""
+        return device_kind(self.device)
+
     def with_micro_batch(self, size: int) -> LatentDiffusion:
         """The same networks, called with another number of rows at a time."""
         return replace(
@@ -57,43 +65,64 @@ class LatentDiffusion:
         )
 
 
-def load_model(model: Model, device: str, stage: Stage) -> LatentDiffusion:
+def load_model(
+    model: Model, device: str, stage: Stage, vae_halves: Collection[str] = VAE_HALVES
+) -> LatentDiffusion:
     """Loads a model for one actor, and sets what this process computes with.
 
     Args:
         model: the configuration's section.
         device: "cpu" or "cuda".
         stage: its threads (on a CPU) and micro-batch.
+        vae_halves: encoder, decoder, both or neither; a half that no stage needs is not kept.
 
     Raises:
         FileNotFoundError, ValueError: see ``probe_model``.
     """
+    make_deterministic()
+    disable_progress_bar()  # one bar a file is no news to whoever runs a job
     if device == "cpu":
         torch.set_num_threads(stage.threads)
-    info = probe_model(model)
+    info = probe_model(model, hash_files=False)
     dtype = DTYPES[model.dtype]
 
-    def load(kind: Any, name: str) -> Any:
+    def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name
         network = kind.from_pretrained(
             folder,
             variant=weights_variant(folder, model.path),
             use_safetensors=True,
+            local_files_only=True,
             torch_dtype=dtype,
         )
         return network.to(device).eval().requires_grad_(False)
 
     unet = load(UNet2DConditionModel, "unet").to(memory_format=torch.channels_last)
-    vae = load(AutoencoderKL, "vae").to(memory_format=torch.channels_last)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(info.folder) / "tokenizer")
-    denoiser = UNetDenoiser(unet, info.prediction_type)
+    vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
+    _keep_halves(vae, vae_halves)
+    tokenizer = CLIPTokenizer.from_pretrained(info.folder / "tokenizer", local_files_only=True)
+    schedule = Schedule.from_config(read_json(info.folder / "scheduler/scheduler_config.json"))
+    denoiser = UNetDenoiser(unet, info.prediction_type, schedule.level_at(0.0).sigma)
     return LatentDiffusion(
         info=info,
         device=torch.device(device),
         dtype=dtype,
-        schedule=Schedule.from_config(read_json(info.folder / "scheduler/scheduler_config.json")),
+        schedule=schedule,
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, stage.micro_batch),
         text=TextEncoder(tokenizer, load(CLIPTextModel, "text_encoder"), stage.micro_batch),
         pictures=PictureCoder(vae, stage.micro_batch),
     )
+
+
+def _vae_dtype(info: ModelInfo, dtype: torch.dtype) -> torch.dtype:
+    """SDXL's VAE overflows in float16, and its config says so."""
+    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", False)
+    return torch.float32 if upcast and dtype == torch.float16 else dtype
+
+
+def _keep_halves(vae: Any, halves: Collection[str]) -> None:
+    if "encoder" not in halves:
+        vae.encoder = vae.quant_conv = None
+    if "decoder" not in halves:
+        vae.decoder = vae.post_quant_conv = None

@@ -13,14 +13,19 @@ from pipeline.diffusion.schedule import Level
 class UNetDenoiser:
     """Stable Diffusion's UNet as a ``Denoiser``."""
 
-    def __init__(self, unet: UNet2DConditionModel, prediction_type: str) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, prediction_type: str, smallest_sigma: float
+    ) -> None:
         """
         Args:
             unet: on its device, in the dtype to compute in.
             prediction_type: epsilon, v_prediction or sample.
+            smallest_sigma: of timestep 0, the cleanest that the network knows. Level 0 may be
+                cleaner still, and an eps from a predicted x0 is divided by sigma.
         """
         self.unet = unet
         self.prediction_type = prediction_type
+        self.smallest_sigma = smallest_sigma
 
     def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
         predicted = self.unet(
@@ -33,7 +38,7 @@ class UNetDenoiser:
             return predicted
         if self.prediction_type == "v_prediction":
             return eps_from_v(predicted, latent, level)
-        return eps_from_x0(predicted, latent, level)
+        return eps_from_x0(predicted, latent, level, self.smallest_sigma)
 
 
 def eps_from_v(v: Tensor, latent: Tensor, level: Level) -> Tensor:
@@ -41,9 +46,9 @@ def eps_from_v(v: Tensor, latent: Tensor, level: Level) -> Tensor:
     return level.alpha * v + level.sigma * latent
 
 
-def eps_from_x0(x0: Tensor, latent: Tensor, level: Level) -> Tensor:
-    """latent = alpha * x0 + sigma * eps."""
-    return (latent - level.alpha * x0) / level.sigma
+def eps_from_x0(x0: Tensor, latent: Tensor, level: Level, smallest_sigma: float = 0.0) -> Tensor:
+    """latent = alpha * x0 + sigma * eps, solved for eps."""
+    return (latent - level.alpha * x0) / max(level.sigma, smallest_sigma)
 
 
 def in_micro_batches(denoiser: Denoiser, size: int) -> Denoiser:

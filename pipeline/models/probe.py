@@ -58,12 +58,14 @@ class ModelInfo:
         return self.native_size if model.size is None else model.size
 
 
-def probe_model(model: Model) -> ModelInfo:
+def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
     """Finds a model and checks that it can be used.
 
     Args:
         model: the configuration's section. A hub id is resolved to a commit, and its files are
             downloaded where they are not cached.
+        hash_files: without it the revision of a local folder stays empty; an actor need not read
+            gigabytes again for a hash that the driver has.
 
     Raises:
         FileNotFoundError: no such folder, and no such model on the hub.
@@ -97,9 +99,13 @@ def probe_model(model: Model) -> ModelInfo:
         raise ValueError(
             f"model.size={model.size}: for this model allowed are multiples of {latent_scale}"
         )
+    if commit is None and hash_files:
+        revision = folder_sha256(folder, COMPONENTS[family])
+    else:
+        revision = commit or ""
     return ModelInfo(
         folder=folder,
-        revision=commit or folder_sha256(folder, COMPONENTS[family]),
+        revision=revision,
         family=family,
         prediction_type=prediction_type,
         native_size=int(unet.get("sample_size") or 64) * latent_scale,

@@ -9,6 +9,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.diffusion.denoiser import Condition
 
+TokenIds = tuple[int, ...]
+
 
 class TextEncoder:
     """Stable Diffusion's CLIP text encoder with its tokenizer."""
@@ -22,30 +24,36 @@ class TextEncoder:
         )
 
     def encode(self, texts: Sequence[str]) -> Condition:
-        """The hidden states of each text, computed once for each distinct one.
+        """The hidden states of each text, computed once for each that the tokenizer distinguishes.
 
         Texts are padded to the model's length, as in its training, and cut there.
 
         Returns:
-            N rows, (N, L, D) float32.
+            N rows, (N, L, D) float32; equal where ``token_ids`` are.
         """
-        distinct = sorted(set(texts))
-        ids = torch.tensor(self._ids(distinct, truncation=True), device=self.encoder.device)
-        states = [self.encoder(chunk)[0].float() for chunk in ids.split(self.micro_batch)]
-        place = {text: number for number, text in enumerate(distinct)}
-        return Condition(torch.cat(states)[[place[text] for text in texts]])
-
-    def is_truncated(self, text: str) -> bool:
-        """Whether the model reads the text's beginning only."""
-        return len(self._ids([text], truncation=False)[0]) > self.max_tokens
-
-    def _ids(self, texts: list[str], truncation: bool) -> list[list[int]]:
-        encoded = self.tokenizer(
-            texts,
-            padding="max_length" if truncation else False,
-            truncation=truncation,
-            max_length=self.max_tokens if truncation else None,
-            verbose=False,
+        read = [self.token_ids(text) for text in texts]
+        place = {ids: number for number, ids in enumerate(dict.fromkeys(read))}
+        distinct = torch.tensor(list(place), device=self.encoder.device)
+        states = torch.cat(
+            [self.encoder(chunk)[0].float() for chunk in distinct.split(self.micro_batch)]
         )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        return Condition(states[[place[ids] for ids in read]])
+
+    def token_ids(self, text: str) -> TokenIds:
+        """What the model reads of a text: "A dog" and "a dog" may well be the same to it."""
+        encoded = self.tokenizer(
+            _encodable(text), padding="max_length", truncation=True, max_length=self.max_tokens
+        )
+        return tuple(encoded["input_ids"])
+
+    def truncation_note(self, name: str, text: str) -> str | None:
+        """A note for the row where the model reads the text's beginning only."""
+        num_tokens = len(self.tokenizer(_encodable(text), verbose=False)["input_ids"])
+        if num_tokens <= self.max_tokens:
+            return None
+        return f"{name} cut at {self.max_tokens} of {num_tokens} tokens"
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -128,7 +128,7 @@ def _draw(entries: list[_Entry]) -> bytes:
             else:
                 sheet.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), corner)
         draw.text((left, top + TILE + 3), _fit(entry.caption, font, width), FAINT, font)
-        draw.text((left, top + TILE + 19), _fit(f"→ {entry.edit_text}", font, width), INK, font)
+        draw.text((left, top + TILE + 19), _fit(f"to: {entry.edit_text}", font, width), INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()

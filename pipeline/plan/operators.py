@@ -24,6 +24,7 @@ from pipeline.words.records import Part
 from pipeline.words.settings import resolved_settings
 
 STAGES = ("mask", "encode", "decode")
+TIMED = ("read", "prepare", *STAGES, "finish")  # in the order of the flow
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,7 @@ def finish_context(plan: Plan) -> FinishContext:
 
 def finish_and_commit(part: Part, context: FinishContext, output: Store) -> PartResult:
     """The last steps: composite and encode pictures, stage the part, publish a complete shard."""
-    start = time.perf_counter()
-    table = finish(part, context)
-    part.seconds["finish"] = time.perf_counter() - start
-    return commit(part, table, output)
+    return commit(part, finish(part, context), output)
 
 
 def fail_and_commit(

@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pipeline.plan.operators import TIMED
 from pipeline.plan.plan import Plan
 from pipeline.words.records import Status
 
@@ -40,7 +41,7 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         "counts": dict(counts),
         "edits": counts.total(),
         "problems": {name: m["problem"] for name, m in markers.items() if m.get("problem")},
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "seconds": {name: round(seconds[name], 3) for name in TIMED},
         "num_evals": dict(evals),
         "wall_s": round(wall_s, 3),
         "images_per_s": round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,

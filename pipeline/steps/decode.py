@@ -27,11 +27,12 @@ class DecodeStage:
 
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
         groups: dict[tuple[int, bool], list[Pair]] = defaultdict(list)
         for picture in part.pictures:
             for edit in picture.pending:
                 scale = method_for(self.method, picture).guidance_scale
-                groups[len(picture.trajectory) - 1, scale > 1.0].append((picture, edit))
+                groups[len(from_numpy(picture.trajectory)) - 1, scale > 1.0].append((picture, edit))
         for (num_steps, is_guided), pairs in sorted(groups.items(), key=lambda item: item[0]):
             self._decode(num_steps, is_guided, pairs)
         for picture in part.pictures:
@@ -70,5 +71,7 @@ class DecodeStage:
                 pairs[place][1].image = image
 
     def _note(self, edit: Edit) -> None:
-        if self.model.text.is_truncated(edit.edit_text or ""):
-            edit.notes.append(f"edit text cut at {self.model.text.max_tokens} tokens")
+        """What the mask stage notes too, where it infers a mask."""
+        note = self.model.text.truncation_note("edit text", edit.edit_text or "")
+        if note and note not in edit.notes:
+            edit.notes.append(note)

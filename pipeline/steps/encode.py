@@ -27,6 +27,7 @@ class EncodeStage:
 
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
         groups: dict[int, list[Picture]] = defaultdict(list)
         for picture in part.pictures:
             if picture.pending:
@@ -52,7 +53,7 @@ class EncodeStage:
     def _noise(self, shard: str, picture: Picture) -> Tensor:
         """One noise a picture, at every level and for every edit."""
         seed = noise_seed(seed_for(self.run_seed, picture), shard, picture.key, "encode")
-        return draw_noise(seed, picture.latent.shape)
+        return draw_noise(seed, from_numpy(picture.latent).shape)
 
     def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
         for picture, trajectory in zip(pictures, trajectories, strict=True):

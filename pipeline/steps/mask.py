@@ -1,6 +1,6 @@
 """Mask inference: DiffEdit's step 1, over the pictures and the noises of a part at once.
 
-# P pictures, M noise draws (of all levels), C channels, h w latent grid
+# R rows (a picture with one text), L noise levels, M noise draws, C channels, h w latent grid
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_difference
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.models.loading import LatentDiffusion
+from pipeline.models.text import TokenIds
 from pipeline.words.config import Method
 from pipeline.words.records import Edit, Part, Picture, Status
 from pipeline.words.seeds import noise_seed
@@ -30,6 +30,7 @@ class MaskStage:
 
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
         pictures = [picture for picture in part.pictures if picture.pending and self._fit(picture)]
         if not pictures:
             return part
@@ -55,7 +56,7 @@ class MaskStage:
 
     def _encode_pictures(self, pictures: list[Picture]) -> None:
         """The clean latent of each picture, once for all of its edits."""
-        latents = self.model.pictures.encode([picture.image for picture in pictures])
+        latents = self.model.pictures.encode([_pixels(picture) for picture in pictures])
         for picture, latent in zip(pictures, latents, strict=True):
             if bool(latent.isfinite().all()):
                 picture.latent = to_numpy(latent)
@@ -67,7 +68,8 @@ class MaskStage:
 
     def _take_mask(self, picture: Picture) -> None:
         """The supplied mask on the latent grid, or all of it."""
-        grid = picture.latent.shape[-2:]
+        height, width = from_numpy(picture.latent).shape[-2:]
+        grid = (height, width)
         if picture.supplied_mask is None:
             mask = np.ones(grid, np.float32)
         else:
@@ -79,26 +81,36 @@ class MaskStage:
                 _unchanged(edit, "the supplied mask is empty")
 
     def _infer(self, shard: str, pictures: list[Picture]) -> None:
-        """Reference halves once a picture, target halves once an edit; both at every level."""
-        settings = self.method.mask
+        """One prediction of the noise a picture and text that it reads, whoever asks for it.
+
+        So the reference half serves all edits of a picture, and an edit text that the model reads
+        as it reads the reference is given the very same prediction.
+        """
         noisy = [self._noisy(shard, picture) for picture in pictures]
-        captions = [
-            (picture.caption or "") if settings.reference == "caption" else ""
-            for picture in pictures
+        asked: dict[tuple[int, TokenIds], str] = {}  # (picture's place, what is read): a text
+        reference: list[tuple[int, TokenIds]] = []
+        wanted: list[tuple[Edit, tuple[int, TokenIds]]] = []
+        num_draws = self.method.mask.num_noises * len(self.method.mask.noise_level)
+        for place, picture in enumerate(pictures):
+            caption = (picture.caption or "") if self.method.mask.reference == "caption" else ""
+            num_asked = len(asked)
+            reference.append((place, self.model.text.token_ids(caption)))
+            asked.setdefault(reference[place], caption)
+            for edit in picture.pending:
+                text = edit.edit_text or ""
+                self._note_truncation(edit, caption, text)
+                wanted.append((edit, (place, self.model.text.token_ids(text))))
+                asked.setdefault(wanted[-1][1], text)
+                edit.num_evals_mask = num_draws * (len(asked) - num_asked)
+                num_asked = len(asked)
+        eps = self._eps([noisy[place] for place, _ in asked], list(asked.values()))
+        row = {question: number for number, question in enumerate(asked)}
+        differences = [
+            self._difference(eps[row[reference[question[0]]]], eps[row[question]])
+            for _, question in wanted
         ]
-        eps_source = self._eps(noisy, captions)
-        self._note_truncation(pictures)
-        most = max(len(picture.pending) for picture in pictures)
-        edits = [picture.pending for picture in pictures]
-        for turn in range(most):
-            chosen = [place for place in range(len(pictures)) if turn < len(edits[place])]
-            texts = [edits[place][turn].edit_text or "" for place in chosen]
-            eps_target = self._eps([noisy[place] for place in chosen], texts)
-            for place, eps in zip(chosen, eps_target, strict=True):
-                edit = edits[place][turn]
-                num_draws = len(eps)
-                edit.num_evals_mask = num_draws * (2 if turn == 0 else 1)
-                self._cut(edit, relative_difference(eps_source[place], eps))
+        for (edit, _), difference in zip(wanted, torch.stack(differences).cpu(), strict=True):
+            self._cut(edit, difference)
 
     def _noisy(self, shard: str, picture: Picture) -> list[Tensor]:
         """The picture's latent under M noises at each level: a list of (M, C, h, w).
@@ -117,17 +129,24 @@ class MaskStage:
         ]
 
     def _eps(self, noisy: list[list[Tensor]], texts: list[str]) -> Tensor:
-        """(P, M, C, h, w): the noise predicted for each picture with its text, all levels."""
+        """(R, L, M, C, h, w): the noise predicted for each of R pictures with its text."""
         condition = self.model.text.encode(texts)
         by_level = []
         for number, share in enumerate(self.method.mask.noise_level):
             level = self.model.schedule.level_at(share)
             rows = torch.stack([levels[number] for levels in noisy])
-            num_draws = rows.shape[1]
-            repeated = Condition(condition.tokens.repeat_interleave(num_draws, dim=0))
+            repeats = torch.arange(len(rows), device=rows.device)
+            repeated = condition[repeats.repeat_interleave(rows.shape[1])]
             eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
             by_level.append(eps.unflatten(0, rows.shape[:2]))
-        return torch.cat(by_level, dim=1)
+        return torch.stack(by_level, dim=1)
+
+    def _difference(self, eps_source: Tensor, eps_target: Tensor) -> Tensor:
+        """(h, w): the mean over levels of their maps; both arguments are (L, M, C, h, w)."""
+        levels = zip(eps_source, eps_target, strict=True)
+        return torch.stack([relative_difference(source, target) for source, target in levels]).mean(
+            0
+        )
 
     def _cut(self, edit: Edit, difference: Tensor) -> None:
         if not bool(difference.isfinite().all()):
@@ -148,13 +167,15 @@ class MaskStage:
         if not edit.mask.any():
             _unchanged(edit, SAME)
 
-    def _note_truncation(self, pictures: list[Picture]) -> None:
-        for picture in pictures:
-            if self.method.mask.reference == "caption" and self.model.text.is_truncated(
-                picture.caption or ""
-            ):
-                for edit in picture.pending:
-                    edit.notes.append(f"caption cut at {self.model.text.max_tokens} tokens")
+    def _note_truncation(self, edit: Edit, caption: str, edit_text: str) -> None:
+        for name, text in (("caption", caption), ("edit text", edit_text)):
+            if note := self.model.text.truncation_note(name, text):
+                edit.notes.append(note)
+
+
+def _pixels(picture: Picture) -> np.ndarray:
+    assert picture.image is not None, "prepare sets it for every picture that is in flight"
+    return picture.image
 
 
 def _unchanged(edit: Edit, message: str) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -63,8 +64,13 @@ def decode_picture(
         PictureError: it is no such picture, too large, cut short or damaged.
     """
     formats = sorted({FORMATS[suffix.lower()] for suffix in suffixes if suffix.lower() in FORMATS})
-    picture = _loaded(data, formats, max_pixels)
-    notes = [FRAMES_NOTE] if getattr(picture, "n_frames", 1) > 1 else []
+    with _reasons(data, formats):
+        picture, notes = _loaded(data, formats, max_pixels)
+        return _as_rgb(picture, notes), notes
+
+
+def _as_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
+    """Turned, without alpha, 8 bits a channel; adds to the notes what changes the picture."""
     turn = TURNS.get(_orientation(picture))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -77,7 +83,7 @@ def decode_picture(
     elif picture.mode in ("I", "F"):
         raise PictureError("UnsupportedPicture", "pictures of 32 bits a channel are not supported")
     picture = picture.convert("RGB")
-    return (picture if turn is None else picture.transpose(turn)), notes
+    return picture if turn is None else picture.transpose(turn)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -86,14 +92,19 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
     Raises:
         PictureError: see ``decode_picture``.
     """
+    formats = sorted(set(FORMATS.values()))
     try:
-        mask = _loaded(data, sorted(set(FORMATS.values())), max_pixels)
+        with _reasons(data, formats):
+            return _as_grey(_loaded(data, formats, max_pixels)[0])
     except PictureError as error:
         raise PictureError("BadMask", f"the mask: {error.message}") from error
+
+
+def _as_grey(mask: Image.Image) -> Image.Image:
     if mask.mode.startswith("I;16"):
         return _from_16_bits(mask)
     if mask.mode in ("I", "F"):
-        raise PictureError("BadMask", "the mask has 32 bits a channel, which is not supported")
+        raise PictureError("UnsupportedPicture", "32 bits a channel are not supported")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
@@ -128,23 +139,30 @@ def encode_grey(values: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def _loaded(data: bytes, formats: list[str], max_pixels: int) -> Image.Image:
-    """The first frame, decoded; the size is looked at before."""
+def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Image, list[str]]:
+    """The first frame, decoded, and a note if there are others; its size is looked at before."""
+    picture = Image.open(io.BytesIO(data), formats=formats)
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise PictureError(
+            "TooLarge",
+            f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
+        )
+    picture.load()
+    still = picture.copy()  # counting frames reads on
+    return still, [FRAMES_NOTE] if _is_animated(picture) else []
+
+
+@contextmanager
+def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
+    """Turns whatever Pillow raises into a ``PictureError``; our limit of pixels is the one."""
     if not data:
         raise PictureError("EmptyFile", "the picture's member has 0 bytes")
-    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours holds instead
+    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like
-            picture = Image.open(io.BytesIO(data), formats=formats)
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise PictureError(
-                    "TooLarge",
-                    f"the header declares {width} x {height} pixels, above "
-                    f"input.max_pixels={max_pixels}",
-                )
-            picture.load()
+            yield
     except PictureError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -154,7 +172,13 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> Image.Image:
         raise PictureError("DamagedPicture", _stable(error)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = pillows_limit
-    return picture
+
+
+def _is_animated(picture: Image.Image) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:  # noqa: BLE001 - frames that cannot be read are no frames
+        return False
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -100,12 +100,9 @@ def plan_parts(pictures: list[Picture], part_size: int) -> list[list[Picture]]:
     parts: list[list[Picture]] = [[]]
     room = part_size
     for picture in pictures:
-        if len(picture.edits) > room and parts[-1]:
-            parts.append([])
-            room = part_size
         for start in range(0, len(picture.edits), part_size):
             piece = picture.edits[start : start + part_size]
-            if len(piece) > room:
+            if len(piece) > room:  # a whole picture, or a piece that fills a part by itself
                 parts.append([])
                 room = part_size
             parts[-1].append(replace(picture, edits=piece))

@@ -72,7 +72,7 @@ class Mask(Section):
     reference: Literal["caption", "empty"] = "caption"
     rule: Literal["minmax", "mean_ratio", "otsu"] = "minmax"
     clamp_percentile: float = Field(99.0, gt=50.0, le=100.0)  # minmax: values above are extreme
-    threshold: float = Field(0.5, gt=0.0)  # minmax: of the rescaled map; mean_ratio: of the ratio
+    threshold: float = Field(0.5, gt=0.0)  # minmax: of the rescaled map; mean_ratio: of 3 means
     floor: float = Field(0.02, ge=0.0)  # in standard deviations of the predicted noise
     smooth: float = Field(0.0, ge=0.0)  # sigma of a Gaussian on the map, in latent cells
     dilate: int = Field(0, ge=0)  # latent cells
@@ -116,7 +116,9 @@ class Method(Section):
     def _sdedit_defaults(cls, values: Any) -> Any:
         """SDEdit adds noise instead of encoding and infers no mask."""
         if isinstance(values, dict) and values.get("name") == "sdedit":
-            values = {"encode": "noise", "mask": {"source": "full"}, **values}
+            values = {"encode": "noise", "mask": {}, **values}
+            if isinstance(values["mask"], dict):
+                values["mask"] = {"source": "full", **values["mask"]}
         return values
 
     @property

@@ -44,7 +44,9 @@ def test_each_part_is_a_block_of_its_own(local_ray: None) -> None:
     def parts(batch: pa.Table) -> Iterator[pa.Table]:
         for number in range(6):
             size = 10 if number % 2 else 3_000_000
-            yield pa.table({"part": [number], "payload": pa.array([b"x" * size], pa.large_binary())})
+            yield pa.table(
+                {"part": [number], "payload": pa.array([b"x" * size], pa.large_binary())}
+            )
 
     def lengths(batch: pa.Table) -> pa.Table:
         return pa.table({"part": batch["part"], "rows": [batch.num_rows] * batch.num_rows})

@@ -156,7 +156,10 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
     picture = prepare_one(animated("WEBP"))
     assert np.array_equal(picture.image, pixels(1, 32, 32))
     assert picture.edits[0].notes == [FRAMES_NOTE]
-    assert prepare_one(animated("GIF"), suffixes=["png", "gif"]).edits[0].notes == [FRAMES_NOTE]
+    picture = prepare_one(animated("GIF"), suffixes=["png", "gif"])
+    still = prepare_one(save(Image.fromarray(pixels(1, 32, 32)), "GIF"), suffixes=["gif"])
+    assert np.array_equal(picture.image, still.image)
+    assert (picture.edits[0].notes, still.edits[0].notes) == ([FRAMES_NOTE], [])
 
 
 def test_formats_that_are_not_configured_are_not_tried() -> None:
@@ -232,3 +235,24 @@ def test_one_bad_picture_leaves_its_neighbours_alone() -> None:
     )  # fmt: skip
     assert [picture.image is not None for picture in part.pictures] == [True, False, True]
     assert [edit.stage for edit in bad.edits] == ["prepare", "read"]
+
+
+def test_mutated_pictures_never_raise() -> None:
+    """400 files with flipped, lost and added bytes: pixels or a reason, nothing else."""
+    generator = np.random.default_rng(0)
+    seeds = [encode(pixels(1), form) for form in ("png", "jpg", "webp")]
+    seeds += [animated("WEBP"), animated("GIF"), save(Image.new("LA", (9, 9), 3), "PNG")]
+    outcomes = set()
+    for number in range(400):
+        data = bytearray(seeds[number % len(seeds)])
+        for _ in range(int(generator.integers(1, 5))):
+            place = int(generator.integers(len(data)))
+            data[place : place + int(generator.integers(0, 3))] = generator.bytes(
+                int(generator.integers(1, 4))
+            )
+        if number % 7 == 0:
+            del data[int(generator.integers(1, len(data))) :]
+        picture = prepare_one(bytes(data), suffixes=["png", "jpg", "webp", "gif"])
+        outcomes.add(picture.edits[0].error)
+        assert (picture.image is None) == (picture.edits[0].status == Status.FAILED)
+    assert {None, "DamagedPicture"} <= outcomes

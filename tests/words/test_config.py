@@ -70,7 +70,7 @@ def test_bad_override_is_explained(tmp_path: Path, override: str) -> None:
     """An override without '=' or key, or below a value, is an error and not ignored."""
     path = tmp_path / "c.yaml"
     path.write_text("input: {shards: a.tar}\noutput: {path: out}\nrun: {seed: 1}\n")
-    with pytest.raises(ConfigError, match="override|keys of its own"):
+    with pytest.raises(ConfigError, match=r"override|keys of its own"):
         load_config(path, [override])
 
 

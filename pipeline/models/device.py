@@ -1,0 +1,25 @@
+"""How torch computes: threads, and the switches that keep results the same from run to run."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def device_kind(device: torch.device) -> str:
+    """The kind of device, e.g. "cpu" or a GPU's name: equal bytes are promised on one kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def make_deterministic() -> None:
+    """Chooses, for the whole process, the algorithms that give the same bits every time."""
+    # cuBLAS needs a fixed workspace, named before its first use
+    # (docs.nvidia.com/cuda/cublas, "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # else every new tensor would be written twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,58 @@
+"""Guidance: the formula, and how often the network is asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.schedule import Level
+from tests.reference.ddim import guidance
+
+LEVEL = Level(1, 1, 0.8, 0.6)
+
+
+class Counting:
+    """A denoiser that notes how many rows each of its calls has."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        self.rows.append(len(latent))
+        return latent * condition.tokens.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+
+def conditions(generator: torch.Generator, num_rows: int = 3) -> tuple[Condition, Condition]:
+    text, negative = torch.randn(2, num_rows, 5, 6, generator=generator)
+    return Condition(text), Condition(negative)
+
+
+def test_guidance_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
+    """Each row is extrapolated by its own scale, as in the float64 transcription."""
+    text, negative = conditions(generator)
+    latent = torch.randn(3, 4, 8, 8, generator=generator)
+    scale = torch.tensor([1.5, 7.5, 3.0])
+    ours = guided(Counting(), text, negative, scale)(latent, LEVEL)
+    for row in range(3):
+        eps_text = (latent[row].double() * text.tokens[row].double().mean()).numpy()
+        eps_empty = (latent[row].double() * negative.tokens[row].double().mean()).numpy()
+        theirs = torch.from_numpy(guidance(eps_text, eps_empty, float(scale[row])))
+        error = (ours[row].double() - theirs).abs().max() / theirs.abs().max()
+        assert error < tolerance[torch.float32]
+
+
+@pytest.mark.parametrize(("scale", "rows"), [(7.5, [6]), (1.0, [3])])
+def test_both_halves_are_one_call(
+    scale: float, rows: list[int], generator: torch.Generator
+) -> None:
+    """Guidance asks for 2 N rows at once; without it the negative half is not asked for."""
+    network = Counting()
+    text, negative = conditions(generator)
+    latent = torch.randn(3, 4, 8, 8, generator=generator)
+    eps = guided(network, text, negative, torch.full((3,), scale))(latent, LEVEL)
+    assert network.rows == rows
+    if scale == 1.0:
+        assert torch.equal(eps, Counting()(latent, LEVEL, text))

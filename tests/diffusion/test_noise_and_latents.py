@@ -1,0 +1,64 @@
+"""Noise comes from its seed alone; latents survive the way through numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.diffusion.latents import blend, from_numpy, to_numpy
+from pipeline.diffusion.noise import add_noise, draw_noise
+from pipeline.diffusion.schedule import Level
+from tests.reference.ddim import noised
+
+
+def test_noise_depends_on_its_seed_alone() -> None:
+    """Equal seeds draw equal noise whatever was drawn between, and touch no global generator."""
+    before = torch.random.get_rng_state()
+    first = draw_noise(7, (4, 8, 8))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.randn(100)
+    assert torch.equal(draw_noise(7, (4, 8, 8)), first)
+    assert not torch.equal(draw_noise(8, (4, 8, 8)), first)
+
+
+def test_noise_is_standard_normal() -> None:
+    """Mean 0, variance 1, float32, and no two of n draws are one noise repeated."""
+    noise = draw_noise(2**62, (10, 4, 32, 32))
+    assert noise.dtype == torch.float32
+    assert abs(float(noise.mean())) < 0.02
+    assert abs(float(noise.var()) - 1.0) < 0.02
+    correlation = np.corrcoef(noise.flatten(1).numpy()) - np.eye(10)
+    assert np.abs(correlation).max() < 0.1
+
+
+def test_adding_noise_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
+    """alpha x0 + sigma noise, against SDEdit's perturbation in float64."""
+    latent, noise = torch.randn(2, 4, 8, 8, generator=generator)
+    level = Level(3, 400, 0.3**0.5, 0.7**0.5)
+    theirs = noised(latent.double().numpy(), noise.double().numpy(), 0.3)
+    ours = add_noise(latent, noise, level).double().numpy()
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < tolerance[torch.float32]
+
+
+def test_blend_takes_each_side_exactly(generator: torch.Generator) -> None:
+    """Where the mask is 0 the background's bits come out, where it is 1 the edit's."""
+    edited, background = torch.randn(2, 3, 4, 8, 8, generator=generator)
+    mask = (torch.rand(3, 1, 8, 8, generator=generator) > 0.5).float()
+    blended = blend(edited, background, mask)
+    assert torch.equal(blended, torch.where(mask.bool(), edited, background))
+    assert torch.allclose(
+        blend(edited, background, mask * 0.5)[mask.expand_as(edited) == 1],
+        ((edited + background) / 2)[mask.expand_as(edited) == 1],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_numpy_keeps_every_bit(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """To numpy and back is the identity, in the dtype that went in; bfloat16 travels as uint16."""
+    latent = torch.randn(5, 4, 8, 8, generator=generator).to(dtype).transpose(2, 3)
+    array = to_numpy(latent)
+    assert array.dtype == (np.uint16 if dtype == torch.bfloat16 else to_numpy(latent).dtype)
+    back = from_numpy(array)
+    assert back.dtype == dtype
+    assert torch.equal(back, latent)

@@ -1,0 +1,185 @@
+"""Whole methods: evaluations at the network, determinism, and outside code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+
+from pipeline.methods import STAGES, load_fused, load_stage, run_parts
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.words.config import Config, Model, Stage
+from pipeline.words.records import Part, Status
+from pipeline.words.seeds import noise_seed
+from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.tiny_models import make_tiny_stable_diffusion
+
+TEXTS = ("a cat", "a red dog", "photo of a square")
+
+
+@contextmanager
+def counted(model: LatentDiffusion) -> Iterator[list[int]]:
+    """The rows of every call of the network itself."""
+    rows: list[int] = []
+    unet = model.unbatched.unet  # type: ignore[attr-defined]
+    hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+def with_model(config: Config, folder: Path, **model: object) -> Config:
+    """The configuration over a model folder."""
+    tree = config.model_dump() | {"model": {"path": str(folder), **model}}
+    return Config.model_validate(tree)
+
+
+def test_an_edit_costs_140_evaluations_and_a_further_one_90(tiny_model: LatentDiffusion) -> None:
+    """At r = 0.8, 50 steps and 10 noises, counted at the network and written in the rows."""
+    config = make_config(steps=50, mask={})
+    with counted(tiny_model) as rows:
+        run_stages(tiny_model, make_part(make_picture(0, TEXTS[0])), config)
+    assert sum(rows) == 140
+    with counted(tiny_model) as rows:
+        part = run_stages(tiny_model, make_part(make_picture(0, *TEXTS)), config)
+    assert sum(rows) == 140 + 90 + 90
+    counts = [(e.num_evals_mask, e.num_evals_encode, e.num_evals_decode) for e in part.edits]
+    assert counts == [(20, 40, 80), (10, 0, 80), (10, 0, 80)]
+
+
+def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
+    """An unchanged edit costs its reference alone, a text asked for twice is masked once."""
+    config = make_config()
+    with counted(tiny_model) as rows:
+        part = run_stages(
+            tiny_model, make_part(make_picture(0, "A dog", "a cat", "a cat", "a dog")), config
+        )
+    assert [edit.num_evals_mask for edit in part.edits] == [2, 2, 0, 0]
+    assert [edit.num_evals_encode for edit in part.edits] == [0, 4, 0, 0]
+    assert [edit.num_evals_decode for edit in part.edits] == [0, 8, 8, 0]
+    assert sum(rows) == 24
+    first, second = part.edits[1:3]
+    assert np.array_equal(first.mask, second.mask)
+    assert np.abs(first.image.astype(int) - second.image).max() <= 1
+
+
+def test_network_sees_no_more_than_a_micro_batch(tiny_model: LatentDiffusion) -> None:
+    """However many edits a part holds, and whatever guidance doubles."""
+    pictures = [make_picture(n, *TEXTS) for n in range(3)]
+    with counted(tiny_model.with_micro_batch(5)) as rows:
+        run_stages(tiny_model.with_micro_batch(5), make_part(*pictures), make_config())
+    assert max(rows) == 5
+
+
+def test_guidance_of_one_halves_the_decoding(tiny_model: LatentDiffusion) -> None:
+    """Without guidance the negative half is not computed."""
+    part = run_stages(tiny_model, make_part(make_picture(0)), make_config(guidance_scale=1.0))
+    assert part.edits[0].num_evals_decode == 4
+
+
+@pytest.mark.parametrize("name", ["diffedit", "sdedit"])
+def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) -> None:
+    """Masks, maps and pictures of two runs over one part are equal to the last bit."""
+    fresh = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    once, twice = (
+        run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
+        for _ in range(2)
+    )
+    assert once == twice
+
+
+def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
+    """Each stage with a network of its own, the part packed between them, or all over one."""
+    config = with_model(make_config(), tiny_model_folder)
+    fused = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    pooled = copy.deepcopy(fused)
+    for stage in load_fused(config, "cpu").values():
+        fused = stage(fused)
+    for name in STAGES:
+        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    assert fused.to_bytes() == pooled.to_bytes()
+
+
+def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
+    """run_parts runs all stages over each part."""
+    config = with_model(make_config(), tiny_model_folder)
+    parts = run_parts(config, [make_part(make_picture(n)) for n in range(2)])
+    assert all(part.edits[0].image is not None for part in parts)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
+def test_sdedit_equals_image_to_image(tiny_model: LatentDiffusion, strength: float) -> None:
+    """diffusers' img2img with a DDIM sampler, the same noise and latent gives the same picture."""
+    config = make_config(name="sdedit", steps=20, strength=strength, guidance_scale=5.0)
+    part = run_stages(tiny_model, make_part(make_picture(0, "a cat")), config, ["mask"])
+    latent = torch.from_numpy(part.pictures[0].latent)[None]
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_model.info.folder)
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    seed = noise_seed(0, "shard", "k0", "encode")
+    theirs = pipeline(
+        "a cat",
+        image=latent,
+        strength=strength,
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    ).images[0]
+    run_stages(tiny_model, part, config, ["encode", "decode"])
+    difference = part.edits[0].image.astype(float) - theirs * 255.0
+    assert np.abs(difference).max() < 0.6  # half a grey value is the rounding to uint8
+    assert part.edits[0].num_evals_encode == 0
+    assert part.edits[0].num_evals_decode == 2 * int(20 * strength)
+
+
+def test_sdedit_honours_a_supplied_mask(tiny_model: LatentDiffusion) -> None:
+    """Without one everything may change; with one the rest is the clean latent's picture."""
+    pictures = [make_picture(0), make_picture(0)]
+    pictures[1].supplied_mask = np.zeros((32, 32), np.uint8)
+    pictures[1].supplied_mask[:, :16] = 255
+    part = run_stages(tiny_model, make_part(*pictures), make_config(name="sdedit"))
+    free, masked = part.edits
+    assert free.mask.min() == 1.0
+    assert masked.mask[:, :4].min() == 1.0
+    assert masked.mask[:, 4:].max() == 0.0
+    assert not np.array_equal(free.image, masked.image)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> None:
+    """One decoding step with each kind of network equals diffusers' step from the same level."""
+    folder = make_tiny_stable_diffusion(tmp_path / "model", prediction_type)
+    model = load_model(Model(path=str(folder)), "cpu", Stage())
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    assert scheduler.config.prediction_type == prediction_type
+    scheduler.set_timesteps(50)
+    level, below = model.schedule.levels(50)[31], model.schedule.levels(50)[30]
+    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = model.text.encode(["a cat", "a dog"])
+    with torch.inference_mode():
+        raw = model.unbatched.unet(latent, int(level.timestep), text.tokens).sample  # type: ignore[attr-defined]
+        eps = model.denoiser(latent, level, text)
+    theirs = scheduler.step(raw, int(level.timestep), latent).prev_sample
+    ours = below.alpha * (latent / level.alpha + (below.tau - level.tau) * eps)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
+    part = run_stages(model, make_part(make_picture(0, "a cat", "a dog")), make_config())
+    assert part.edits[0].image is not None
+    assert part.edits[1].status is Status.UNCHANGED
+
+
+def test_ablations_are_settings(tiny_model: LatentDiffusion) -> None:
+    """No mask and no encoding are two settings of diffedit, and each gives another picture."""
+    images = []
+    for settings in ({}, {"mask": {"source": "full"}}, {"encode": "noise"}):
+        part = run_stages(tiny_model, make_part(make_picture(0)), make_config(**settings))
+        images.append(part.edits[0].image.astype(int))
+    assert np.abs(images[0] - images[1]).max() > 1
+    assert np.abs(images[0] - images[2]).max() > 1

@@ -1,0 +1,172 @@
+"""The adapted networks: noise from any prediction, micro-batches, pictures and texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.schedule import Level
+from pipeline.methods import load_stage
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.network import eps_from_v, eps_from_x0, in_micro_batches
+from pipeline.words.config import Model, Stage
+from tests.parts import make_config
+
+LEVEL = Level(20, 381, 0.6, 0.8)
+
+
+def test_noise_from_v_and_from_x0(generator: torch.Generator, tolerance: dict) -> None:
+    """From x = alpha x0 + sigma eps and v = alpha eps - sigma x0 the very eps comes back."""
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=generator, dtype=torch.float64)
+    x = 0.6 * x0 + 0.8 * eps
+    from_v = eps_from_v(0.6 * eps - 0.8 * x0, x, LEVEL)
+    from_x0 = eps_from_x0(x0, x, LEVEL)
+    torch.testing.assert_close(from_v, eps, rtol=tolerance[torch.float64], atol=1e-12)
+    torch.testing.assert_close(from_x0, eps, rtol=tolerance[torch.float64], atol=1e-12)
+
+
+def test_a_clean_level_is_not_divided_by_nothing() -> None:
+    """At sigma 0 a predicted x0 that misses by a little gives a small eps, not infinity."""
+    clean = Level(0, 0, 1.0, 0.0)
+    eps = eps_from_x0(torch.tensor([1.001]), torch.tensor([1.0]), clean, smallest_sigma=0.03)
+    assert abs(float(eps)) < 0.04
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 5, 8, 11])
+def test_micro_batches_change_nothing_but_the_calls(num_rows: int) -> None:
+    """Every row meets its own condition, in calls of at most 4 rows, shared out evenly."""
+    calls: list[int] = []
+
+    def network(latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        calls.append(len(latent))
+        return latent * condition.tokens[:, :1, :1, None]
+
+    latent = torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1, 1) + 1.0
+    condition = Condition(torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1) + 10.0)
+    eps = in_micro_batches(network, 4)(latent, LEVEL, condition)
+    assert eps.flatten().tolist() == [(n + 1.0) * (n + 10.0) for n in range(num_rows)]
+    assert sum(calls) == num_rows
+    assert max(calls) <= 4
+    assert max(calls) - min(calls) <= 1
+
+
+def test_encoding_a_picture_draws_nothing(tiny_model: LatentDiffusion) -> None:
+    """The latent is the mode of the VAE's distribution, scaled: twice the same, and by hand."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        once, twice = (tiny_model.pictures.encode([image]) for _ in range(2))
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0 * 2.0 - 1.0
+        mean = tiny_model.pictures.vae.encode(pixels).latent_dist.mean
+    assert torch.equal(once, twice)
+    torch.testing.assert_close(once, mean * 4.0, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_are_rounded_and_clamped(
+    tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-1 is 0, 1 is 255, 0 is 128 (127.5 to even), and what lies outside is clamped."""
+    values = torch.tensor([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0])
+    decoded = values.view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    monkeypatch.setattr(tiny_model.pictures.vae, "decode", lambda *args, **kw: (decoded,))
+    pixels = tiny_model.pictures.decode(torch.zeros(1, 4, 1, 1))
+    assert pixels.shape == (1, 1, 6, 3)
+    assert pixels[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
+
+
+def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
+    """Decoding divides by what encoding multiplied with, and adds what it took off."""
+    seen = []
+    pictures = type(tiny_model.pictures)(tiny_model.pictures.vae, 8)
+    pictures.shift = 0.5
+
+    class Vae:
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def decode(self, latent: Tensor, return_dict: bool) -> tuple[Tensor]:
+            seen.append(latent)
+            return (torch.zeros(1, 3, 4, 4),)
+
+    image = np.full((32, 32, 3), 100, np.uint8)
+    with torch.inference_mode():
+        mode = pictures.vae.encode(torch.full((1, 3, 32, 32), 100 / 127.5 - 1.0)).latent_dist.mode()
+        latent = pictures.encode([image])
+    torch.testing.assert_close(latent, (mode - 0.5) * 4.0, rtol=1e-4, atol=1e-4)
+    pictures.vae = Vae()  # type: ignore[assignment]
+    pictures.decode(latent)
+    torch.testing.assert_close(seen[0], mode, rtol=1e-4, atol=1e-4)
+
+
+def test_texts_are_embedded_once_a_reading(tiny_model: LatentDiffusion) -> None:
+    """Rows come in the order asked for; texts with equal tokens are one row of one call."""
+    calls = []
+    hook = tiny_model.text.encoder.register_forward_pre_hook(
+        lambda module, args: calls.append(len(args[0]))
+    )
+    rows = tiny_model.text.encode(["a dog", "a cat", "A  DOG", "a dog", ""]).tokens
+    hook.remove()
+    assert calls == [3]
+    assert rows.shape == (5, 77, 32)
+    assert torch.equal(rows[0], rows[2])
+    assert torch.equal(rows[0], rows[3])
+    assert not torch.equal(rows[0], rows[1])
+    assert torch.equal(tiny_model.text.encode(["a cat"]).tokens[0], rows[1])
+
+
+def test_text_is_padded_as_stable_diffusion_does(tiny_model: LatentDiffusion) -> None:
+    """Start, tokens, and the end mark up to the model's length; longer texts are cut to it."""
+    start, end = tiny_model.text.tokenizer.bos_token_id, tiny_model.text.tokenizer.eos_token_id
+    ids = tiny_model.text.token_ids("a dog")
+    assert (len(ids), ids[0], set(ids[3:])) == (77, start, {end})
+    long = tiny_model.text.token_ids("dog " * 10_000)
+    assert (len(long), long[-1]) == (77, end)
+    assert tiny_model.text.truncation_note("caption", "dog " * 75) is None
+    note = tiny_model.text.truncation_note("caption", "dog " * 10_000)
+    assert note == "caption cut at 77 of 10002 tokens"
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "日本語 🐕", "<|endoftext|>", "\0", "a" * 5000])
+def test_any_text_can_be_read(tiny_model: LatentDiffusion, text: str) -> None:
+    """No text is an error, not even half of a surrogate pair."""
+    assert tiny_model.text.encode([text]).tokens.isfinite().all()
+
+
+def test_a_stage_keeps_the_half_of_the_vae_that_it_uses(tiny_model_folder: Path) -> None:
+    """mask keeps the encoder, decode the decoder, encode neither."""
+    model = Model(path=str(tiny_model_folder))
+    config = make_config().model_copy(update={"model": model})
+    kept = {}
+    for name in ("mask", "encode", "decode"):
+        vae = load_stage(config, name, "cpu").model.pictures.vae  # type: ignore[attr-defined]
+        kept[name] = (vae.encoder is not None, vae.decoder is not None)
+    assert kept == {"mask": (True, False), "encode": (False, False), "decode": (False, True)}
+
+
+def test_fp16_weights_on_disk_are_found(tiny_model: LatentDiffusion, tmp_path: Path) -> None:
+    """A folder that holds a variant only is loaded from it, in the dtype asked for."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        tiny_model.info.folder, torch_dtype=torch.float16
+    )
+    pipeline.save_pretrained(tmp_path / "half", variant="fp16")
+    assert (tmp_path / "half/unet/diffusion_pytorch_model.fp16.safetensors").is_file()
+    model = load_model(Model(path=str(tmp_path / "half")), "cpu", Stage())
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = tiny_model.text.encode(["a dog"])
+    with torch.inference_mode():
+        full, half = (m.denoiser(latent, LEVEL, text) for m in (tiny_model, model))
+    assert half.dtype == torch.float32
+    assert 0.0 < float((full - half).abs().max() / full.abs().max()) < 2e-2
+
+
+def test_loading_asks_for_the_same_bits_every_time(tiny_model: LatentDiffusion) -> None:
+    """Deterministic algorithms are on, and TF32 is off, once a model is loaded."""
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -1,0 +1,133 @@
+"""The audit finds each way in which an output can be wrong, and names it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.steps.publish import to_parquet
+from pipeline.steps.verify import verify
+from pipeline.storage.archive import read_members
+from pipeline.storage.layout import part_name
+from pipeline.storage.store import Store
+from pipeline.words.rows import ROW_SCHEMA
+from tests.committing import make_config, run
+from tests.samples import sample, shard_bytes, write_shard
+
+Change = Callable[[Store], None]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    write_shard(
+        tmp_path / "in/0.tar",
+        [sample("a", ["1", "2"], seed=1), sample("b", ["a dog"]), sample("c", caption=None)],
+    )
+    store = Store(str(tmp_path / "out"))
+    run(make_config(f"{tmp_path}/in/*.tar"), store)
+    return store
+
+
+def test_a_published_output_holds(store: Store) -> None:
+    """No problem, and every row counted by its status."""
+    report = verify(store)
+    assert report.problems == []
+    assert report.counts == {"edited": 2, "failed": 1, "unchanged": 1}
+    assert (report.num_shards, report.num_rows) == (1, 4)
+
+
+def mark(store: Store, **changes: Any) -> None:
+    """Writes other values into the marker."""
+    marker = json.loads(store.get("0_stats.json"))
+    store.put("0_stats.json", json.dumps(marker | changes).encode())
+
+
+def replace_object(store: Store, kind: str, data: bytes) -> None:
+    """Another tar or Parquet file, with a marker that agrees."""
+    store.put(f"0.{kind}", data)
+    digest = hashlib.sha256(data).hexdigest()
+    mark(store, **{f"{kind}_bytes": len(data), f"{kind}_sha256": digest})
+
+
+def change_members(store: Store, change: Callable[[dict[str, bytes]], None]) -> None:
+    members = dict(read_members(store.get("0.tar"))[0])
+    change(members)
+    replace_object(store, "tar", shard_bytes([members]))
+
+
+def change_rows(store: Store, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    rows = pq.read_table(io.BytesIO(store.get("0.parquet"))).to_pylist()
+    change(rows)
+    table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+    replace_object(store, "parquet", to_parquet(table))
+
+
+def flip(store: Store, name: str) -> None:
+    data = bytearray(store.get(name))
+    data[len(data) // 2] ^= 1
+    store.put(name, bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda s: flip(s, "0.tar"), "0.tar has another sha256"),
+        (lambda s: flip(s, "0.parquet"), "0.parquet has another sha256"),
+        (lambda s: s.put("0.tar", s.get("0.tar")[:-512]), "bytes, the marker says"),
+        (lambda s: s.delete("0.tar"), "0.tar cannot be read: FileNotFoundError"),
+        (lambda s: s.put("0_stats.json", b"{"), "the marker cannot be read"),
+        (lambda s: s.put("0_stats.json", b"{}"), "the marker cannot be read"),
+        (lambda s: mark(s, shard="1"), "is that of shard '1'"),
+        (lambda s: mark(s, fingerprint="beef"), "fingerprint beef is not the run's, f00d"),
+        (lambda s: mark(s, counts={"edited": 9}), "the marker says"),
+        (lambda s: s.delete("_run/run.json"), "_run/run.json: missing"),
+        (lambda s: s.put("_run/run.json", b"[]"), "holds no fingerprint"),
+        (lambda s: s.put("stray.tar", b""), "stray.tar: belongs to no published shard"),
+        (lambda s: s.put(part_name("0", 0, 1), b""), "a staged part is left, its shard is pub"),
+        (lambda s: s.put(part_name("9", 0, 1), b""), "its shard is not published"),
+        (lambda s: replace_object(s, "parquet", b"PAR1"), "Parquet file cannot be read"),
+        (
+            lambda s: replace_object(s, "parquet", to_parquet(pa.table({"a": [1]}))),
+            "another schema",
+        ),
+        (lambda s: change_rows(s, lambda r: r.append(r[0])), "edit 0 of 'a' has 2 rows"),
+        (lambda s: change_rows(s, lambda r: r[0].update(shard="x")), "a row of shard 'x'"),
+        (lambda s: change_rows(s, lambda r: r[0].update(fingerprint="x")), "another fingerprint"),
+        (lambda s: change_rows(s, lambda r: r[0].update(status="odd")), "unknown status: odd"),
+        (lambda s: change_rows(s, lambda r: r[3].update(error=None)), "failed without a reason"),
+        (lambda s: change_rows(s, lambda r: r[0].update(output_key="x")), "the output key 'x'"),
+        (lambda s: change_rows(s, lambda r: r.pop(0)), "a_0: members in the tar without"),
+        (lambda s: change_members(s, lambda m: m.pop("a_0.png")), "no picture with the row's"),
+        (lambda s: change_members(s, lambda m: m.pop("a_0.txt")), ".txt is missing"),
+        (lambda s: change_members(s, lambda m: m.pop("a_0.json")), ".json is missing"),
+        (lambda s: change_members(s, lambda m: m.pop("a_0.mask.png")), ".mask.png is missing"),
+        (
+            lambda s: change_members(s, lambda m: m.update({"a_0.png": m["a_1.mask.png"]})),
+            "no picture with the row's sha256",
+        ),
+        (
+            lambda s: change_members(s, lambda m: [m.pop(n) for n in list(m) if n[:3] == "a_1"]),
+            "a_1: an edited row without members",
+        ),
+        (lambda s: change_members(s, lambda m: m.update({"z_0.txt": b""})), "z_0: members in"),
+        (lambda s: replace_object(s, "tar", s.get("0.tar").rstrip(b"\0")), "the tar is truncated"),
+    ],
+)
+def test_what_is_wrong_is_named(store: Store, change: Change, line: str) -> None:
+    """One fault is planted; the audit says it."""
+    change(store)
+    problems = verify(store).problems
+    assert any(line in problem for problem in problems), problems
+
+
+def test_an_empty_output_is_no_success(tmp_path: Path) -> None:
+    """A folder where nothing is published does not pass."""
+    assert verify(Store(str(tmp_path))).problems

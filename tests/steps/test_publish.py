@@ -39,12 +39,13 @@ def config(tmp_path: Path) -> Config:
 
 
 def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Markers without when they were written; everything else as it is."""
+    """Markers without what is measured by the clock; everything else as it is."""
     stable = dict(files)
     for name in files:
         if name.endswith("_stats.json"):
             marker = json.loads(files[name])
             assert marker.pop("published_at")
+            assert marker["seconds"].pop("finish") >= 0
             stable[name] = json.dumps(marker).encode()
     return stable
 
@@ -63,7 +64,8 @@ def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> N
     assert stats.failures == {"read: NoPicture": 1}
     assert (stats.num_parts, stats.problem, stats.fingerprint) == (4, None, "f00d")
     assert stats.num_evals == {"mask": 120, "encode": 0, "decode": 480}
-    assert (stats.hosts, stats.devices, stats.seconds) == (["here"], ["cpu"], {"read": 1.0})
+    assert (stats.hosts, stats.devices) == (["here"], ["cpu"])
+    assert stats.seconds["read"] == 1.0
     empty = ShardStats.from_json(store.get("1_stats.json"))
     assert (empty.num_rows, empty.num_parts) == (0, 1)
     table = pq.read_table(io.BytesIO(store.get("0.parquet")))

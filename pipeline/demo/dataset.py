@@ -1,0 +1,79 @@
+"""Shards of the demo world: any number of edits with their truth, or the input of `make demo`.
+
+The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.demo.edits import KINDS, sample_edit
+from pipeline.demo.samples import edit_sample, write_shard
+from pipeline.demo.trouble import FOUR_KINDS, TROUBLE, four_edit_texts
+from pipeline.demo.world import NATIVE_SIZE
+
+DEMO_SHARDS, DEMO_ROWS_IN_SHARD = 4, 64
+_DEMO_SEED = 2210
+
+
+def write_demo_shards(
+    out: Path | str,
+    num_shards: int,
+    samples: int,
+    seed: int = 0,
+    size: int = NATIVE_SIZE,
+    *,
+    kinds: tuple[str, ...] = KINDS,
+    split: str = "heldout",
+) -> list[Path]:
+    """Write `num_shards` tars of `samples` edits each, 00000.tar onwards; returns their paths.
+
+    Args:
+        size: side of the pictures in pixels; the world is painted at any size.
+        kinds: the kinds of edits, taken in turn.
+        split: "heldout" scenes the bundled model has never seen; "train" may hold some it has.
+
+    Raises:
+        ValueError: a count below 1, a size below 16, an unknown kind or split.
+    """
+    if num_shards < 1 or samples < 1:
+        raise ValueError(
+            f"num_shards and samples must be at least 1, got {num_shards} and {samples}"
+        )
+    if size < 16:
+        raise ValueError(f"size: got {size}, must be at least 16 pixels")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{shard:05d}.tar" for shard in range(num_shards)]
+    for shard, path in enumerate(paths):
+        numbers = range(shard * samples, (shard + 1) * samples)
+        edits = ((number, sample_edit(seed, split, number, kinds=kinds)) for number in numbers)
+        write_shard(path, (edit_sample(edit, f"{number:08d}", size=size) for number, edit in edits))
+    return paths
+
+
+def write_demo_input(out_dir: Path | str) -> list[Path]:
+    """Write 00000.tar to 00003.tar, 64 rows of output each, and trouble.json; returns the tars.
+
+    trouble.json maps the key of each sample that is trouble to the name of its kind.
+    """
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, planted = [], {}
+    for shard in range(DEMO_SHARDS):
+        samples, rows, place = [], 0, 0
+        while rows < DEMO_ROWS_IN_SHARD:
+            number = shard * DEMO_ROWS_IN_SHARD + place
+            key = f"{number:05d}"
+            edit = sample_edit(_DEMO_SEED, "heldout", number, kinds=KINDS)
+            make = TROUBLE.get((shard, place), edit_sample)
+            if make is not edit_sample:
+                planted[key] = make.__name__
+            samples.append(make(edit, key))
+            rows += len(FOUR_KINDS) if make is four_edit_texts else 1
+            place += 1
+        paths.append(folder / f"{shard:05d}.tar")
+        write_shard(paths[-1], samples)
+    (folder / "trouble.json").write_text(json.dumps(planted, indent=2) + "\n")
+    return paths

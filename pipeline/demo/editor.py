@@ -1,0 +1,104 @@
+"""The product's own stages on batches of edits whose truth is known, for measuring them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.demo.edits import Edit
+from pipeline.demo.world import paint
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.noise import draw_noise
+from pipeline.diffusion.solvers import ddim
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.steps.decode import DecodeStage
+from pipeline.steps.encode import EncodeStage
+from pipeline.steps.mask import MaskStage
+from pipeline.words.config import Method, Model, Stage
+from pipeline.words.records import Edit as Row
+from pipeline.words.records import Part, Picture, Status
+
+
+def load_demo_model(folder: Path | str = "bundled", *, threads: int = 1) -> LatentDiffusion:
+    """The bundled model, or a folder in the same format, on the CPU in float32."""
+    return load_model(Model(path=str(folder)), "cpu", Stage(threads=threads, micro_batch=64))
+
+
+def masked_part(
+    model: LatentDiffusion, edits: Sequence[Edit], method: Method, *, seed: int
+) -> Part:
+    """A part of one row an edit that has passed the mask stage."""
+    pictures = [
+        Picture(
+            key=f"{number:05d}",
+            caption=edit.caption,
+            image=paint(edit.source),
+            edits=[Row(index=0, edit_text=edit.edit_text)],
+        )
+        for number, edit in enumerate(edits)
+    ]
+    return MaskStage(model, method, seed)(Part("heldout", 0, 1, pictures))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an edit, before any pixel composite.
+
+    `mask` is (h, w) bool on the latent grid; `image` (H, W, 3) uint8, the input where `edited` is
+    false because the mask is empty.
+    """
+
+    mask: NDArray[np.bool_]
+    image: NDArray[np.uint8]
+    edited: bool
+
+
+def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -> list[Outcome]:
+    """Encode and decode a part that has its masks.
+
+    The part itself is left as it was, so that several methods and ratios can share its masks.
+
+    Raises:
+        RuntimeError: an edit failed.
+    """
+    done = DecodeStage(model, method)(EncodeStage(model, method, seed)(copy.deepcopy(part)))
+    results = []
+    for picture in done.pictures:
+        row = picture.edits[0]
+        image = picture.image if row.image is None else row.image
+        if row.status is Status.FAILED or row.mask is None or image is None:
+            raise RuntimeError(f"{picture.key}: {row.stage}: {row.error}: {row.message}")
+        results.append(Outcome(row.mask > 0, image, row.image is not None))
+    return results
+
+
+def with_full_masks(part: Part) -> Part:
+    """The same part, every edit of it allowed to change everything."""
+    copied = copy.deepcopy(part)
+    for row in copied.edits:
+        if row.mask is not None:
+            row.mask, row.status = np.ones_like(row.mask), None
+    return copied
+
+
+@torch.inference_mode()
+def generate(
+    model: LatentDiffusion, texts: Sequence[str], *, guidance_scale: float, steps: int, seed: int
+) -> NDArray[np.uint8]:
+    """Pictures from texts alone: (N, H, W, 3) uint8."""
+    scale, side = model.info.latent_scale, model.info.native_size
+    shape = (len(texts), model.info.latent_channels, side // scale, side // scale)
+    denoise = guided(
+        model.denoiser,
+        model.text.encode(texts),
+        model.text.encode([""] * len(texts)),
+        torch.full((len(texts),), guidance_scale),
+    )
+    levels = model.schedule.levels(steps)[::-1]
+    return model.pictures.decode(ddim(denoise, draw_noise(seed, shape), levels))

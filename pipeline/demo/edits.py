@@ -1,0 +1,160 @@
+"""Edits whose result is known: the texts, the true picture afterwards, the true mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.demo.backgrounds import BACKGROUNDS
+from pipeline.demo.captions import PHRASINGS, caption
+from pipeline.demo.shapes import SHAPES
+from pipeline.demo.world import COLORS, HIDDEN_COLORS, NATIVE_SIZE, Scene, paint, sample_scene
+
+# Shapes whose outlines agree too well for an edit to be seen on a 16 x 16 grid (IoU above 0.8).
+CLOSE_SHAPES = frozenset({frozenset({"circle", "square"})})
+# A pixel differs when any channel does by more than this, of 255: less than any two colors.
+_DIFFERS = 24
+# A latent cell is truly edited when this share of its pixels is.
+CELL_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A scene, the scene wanted instead, and the two texts in one phrasing.
+
+    `changed` holds the numbers of the objects that the edit touches, in the scene's order.
+    """
+
+    kind: str
+    source: Scene
+    target: Scene
+    caption: str
+    edit_text: str
+    changed: tuple[int, ...]
+
+    @property
+    def background_changed(self) -> bool:
+        """Whether the background is edited."""
+        return self.source.background != self.target.background
+
+
+def _with_object(scene: Scene, number: int, **fields: Any) -> Scene:
+    objects = list(scene.objects)
+    objects[number] = replace(objects[number], **fields)
+    return replace(scene, objects=tuple(objects))
+
+
+def _pick(rng: np.random.Generator, options: list[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def change_color(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
+    """Give one object a color that is visible and that no object of the scene has."""
+    used = {item.color for item in scene.objects} | HIDDEN_COLORS[scene.background]
+    return _with_object(
+        scene, number, color=_pick(rng, [color for color in COLORS if color not in used])
+    )
+
+
+def change_shape(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
+    """Give one object a clearly different shape that no object of the scene has."""
+    used = {item.shape for item in scene.objects}
+    old = scene.objects[number].shape
+    options = [
+        shape
+        for shape in SHAPES
+        if shape not in used and frozenset({shape, old}) not in CLOSE_SHAPES
+    ]
+    return _with_object(scene, number, shape=_pick(rng, options))
+
+
+def change_object(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
+    """Put an object of another shape and color in one's place."""
+    return change_shape(rng, change_color(rng, scene, number), number)
+
+
+def change_background(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
+    """Put the same objects on another background, on which all of them can be seen."""
+    colors = {item.color for item in scene.objects}
+    fitting = [
+        name
+        for name in BACKGROUNDS
+        if name != scene.background and not colors & HIDDEN_COLORS[name]
+    ]
+    if not fitting:
+        raise ValueError("no other background shows all of the scene's colors")
+    return replace(scene, background=_pick(rng, fitting))
+
+
+def change_several(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
+    """Change one object's color and the background at once."""
+    return change_color(rng, change_background(rng, scene, number), number)
+
+
+_CHANGES: dict[str, Callable[[np.random.Generator, Scene, int], Scene]] = {
+    "color": change_color,
+    "shape": change_shape,
+    "object": change_object,
+    "background": change_background,
+    "several": change_several,
+}
+KINDS = tuple(_CHANGES)
+
+
+def draw_edit(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
+    """A random edit of a kind, its texts in a random phrasing.
+
+    Raises:
+        ValueError: an unknown kind, or a scene that allows no edit of this kind.
+    """
+    if kind not in _CHANGES:
+        raise ValueError(f"kind: got {kind!r}, allowed are {', '.join(KINDS)}")
+    number = int(rng.integers(len(scene.objects)))
+    phrasing = int(rng.integers(len(PHRASINGS)))
+    target = _CHANGES[kind](rng, scene, number)
+    pairs = enumerate(zip(scene.objects, target.objects, strict=True))
+    changed = tuple(place for place, (before, after) in pairs if before != after)
+    return Edit(kind, scene, target, caption(scene, phrasing), caption(target, phrasing), changed)
+
+
+def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = KINDS) -> Edit:
+    """The edit number `index`: a scene of the split, and each of the kinds in turn."""
+    rng = np.random.default_rng([seed, index, 1])
+    kind, number = kinds[index % len(kinds)], index
+    while True:
+        try:
+            return draw_edit(rng, sample_scene(seed, split, number), kind)
+        except ValueError as error:
+            if kind not in KINDS:
+                raise
+            # Rare: a scene whose colors fit no other background. Take one far away in the stream.
+            number += 1_000_003
+            if number > 100 * 1_000_003:
+                raise RuntimeError(f"no scene allows an edit of kind {kind!r}") from error
+
+
+def true_mask(edit: Edit, size: int = NATIVE_SIZE) -> NDArray[np.bool_]:
+    """Where the two true pictures differ visibly: (size, size) bool, shadows included."""
+    before, after = (paint(scene, size).astype(np.int16) for scene in (edit.source, edit.target))
+    return np.abs(before - after).max(axis=2) > _DIFFERS
+
+
+def mask_on_grid(
+    mask: NDArray[np.bool_], cells: int = 16, share: float = CELL_SHARE
+) -> NDArray[np.bool_]:
+    """A pixel mask on the latent grid: (cells, cells) bool, true where `share` of a cell is true.
+
+    Raises:
+        ValueError: the mask's sides are no multiples of `cells`.
+    """
+    height, width = mask.shape
+    if height % cells or width % cells:
+        raise ValueError(
+            f"mask: {height} x {width} pixels do not divide into {cells} x {cells} cells"
+        )
+    blocks = mask.reshape(cells, height // cells, cells, width // cells)
+    return blocks.mean(axis=(1, 3)) >= share

@@ -1,0 +1,193 @@
+"""The demo model measured: reconstruction, generation, edits against their truth, trade-offs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.demo.captions import caption
+from pipeline.demo.editor import Outcome, generate, masked_part, outcomes, with_full_masks
+from pipeline.demo.edits import Edit, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.measures import mask_iou, mask_precision, mask_recall, psnr
+from pipeline.demo.readback import (
+    SceneReader,
+    confirms_edit,
+    confirms_rest,
+    read_pictures,
+    reading_of,
+)
+from pipeline.demo.world import Scene, paint, sample_scene
+from pipeline.models.loading import LatentDiffusion
+from pipeline.words.config import Method
+
+Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# By name: how the encode stage is run, and whether the mask is used.
+METHODS = {
+    "DiffEdit": ("ddim", True),
+    "without mask": ("ddim", False),
+    "without encoding": ("noise", True),
+    "SDEdit": ("noise", False),
+}
+SDEDIT_STRENGTH = 0.5
+_BATCH = 32
+_LOCAL_KINDS = ("color", "shape", "object")
+
+
+def measure_reconstruction(
+    model: LatentDiffusion, reader: SceneReader, count: int, seed: int
+) -> dict[str, float]:
+    """The VAE alone, and the reader on real scenes that neither has seen."""
+    scenes = [sample_scene(seed, "heldout", number) for number in range(count)]
+    pictures = [paint(scene) for scene in scenes]
+    decoded = _through_vae(model, pictures)
+    pairs = zip(pictures, decoded, strict=True)
+    return {
+        "vae_psnr_db": float(np.mean([psnr(one, other) for one, other in pairs])),
+        "reader_accuracy": _agreement(reader, pictures, scenes),
+        "reader_accuracy_through_vae": _agreement(reader, decoded, scenes),
+    }
+
+
+def _through_vae(model: LatentDiffusion, pictures: Pictures) -> np.ndarray:
+    with torch.inference_mode():
+        return model.pictures.decode(model.pictures.encode(list(pictures)))
+
+
+def measure_generation(
+    model: LatentDiffusion, reader: SceneReader, count: int, seed: int
+) -> dict[str, float]:
+    """Pictures made from captions of held-out scenes: guidance 4, 50 steps."""
+    figures = {}
+    for objects, name in ((1, "generated_one_object"), (2, "generated_two_objects")):
+        drawn = (sample_scene(seed, "heldout", number) for number in range(20 * count))
+        scenes = [scene for scene in drawn if len(scene.objects) == objects][: count // 2]
+        texts = [caption(scene, number % 4) for number, scene in enumerate(scenes)]
+        pictures = generate(model, texts, guidance_scale=4.0, steps=50, seed=seed)
+        figures[name] = _agreement(reader, pictures, scenes)
+    return figures
+
+
+def _agreement(reader: SceneReader, pictures: Pictures, scenes: list[Scene]) -> float:
+    """The share of pictures whose whole reading is that of the scene."""
+    readings = read_pictures(reader, pictures)
+    return float(np.mean([a == reading_of(b) for a, b in zip(readings, scenes, strict=True)]))
+
+
+def measure_edits(
+    model: LatentDiffusion,
+    reader: SceneReader,
+    method: Method,
+    *,
+    count: int,
+    seed: int,
+    after_batch: Callable[[list[Edit], list[Outcome]], None],
+) -> list[dict[str, Any]]:
+    """DiffEdit on held-out edits of every kind, beside SDEdit: one row of figures an edit."""
+    rows: list[dict[str, Any]] = []
+    for first in range(0, count, _BATCH):
+        numbers = range(first, min(first + _BATCH, count))
+        edits = [sample_edit(seed, "heldout", number) for number in numbers]
+        part = masked_part(model, edits, method, seed=first)
+        done = outcomes(model, part, method, seed=first)
+        sdedit = method.model_copy(update={"encode": "noise", "encode_ratio": SDEDIT_STRENGTH})
+        others = outcomes(model, with_full_masks(part), sdedit, seed=first)
+        rows += _rows_of_batch(model, reader, edits, done, others)
+        after_batch(edits, done)
+    return rows
+
+
+def _rows_of_batch(
+    model: LatentDiffusion,
+    reader: SceneReader,
+    edits: list[Edit],
+    done: list[Outcome],
+    others: list[Outcome],
+) -> list[dict[str, Any]]:
+    """One row of figures for each edit of a batch; `others` are SDEdit's."""
+    pictures = [paint(edit.source) for edit in edits]
+    decoded, readings = _through_vae(model, pictures), read_pictures(reader, _images(done))
+    rows = []
+    for number, (edit, outcome, reading) in enumerate(zip(edits, done, readings, strict=True)):
+        truth, before = true_mask(edit), pictures[number]
+        cells, mask = mask_on_grid(truth), outcome.mask
+        rows.append(
+            {
+                "kind": edit.kind,
+                "iou": mask_iou(mask, cells),
+                "recall": mask_recall(mask, cells),
+                "precision": mask_precision(mask, cells),
+                "confirmed": confirms_edit(reading, edit),
+                "rest": confirms_rest(reading, edit),
+                "empty": not outcome.edited,
+                "psnr": psnr(outcome.image, before, ~truth) if outcome.edited else np.nan,
+                "vae_psnr": psnr(decoded[number], before, ~truth) if outcome.edited else np.nan,
+                "sdedit_psnr": psnr(others[number].image, before, ~truth),
+            }
+        )
+    return rows
+
+
+def _images(done: list[Outcome]) -> NDArray[np.uint8]:
+    return np.stack([outcome.image for outcome in done])
+
+
+def edit_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The means of `measure_edits` that are asked for, over the kinds that they concern."""
+
+    def mean(name: str, *kinds: str) -> float:
+        values = [row[name] for row in rows if not kinds or row["kind"] in kinds]
+        return float(np.nanmean(values)) if values else float("nan")
+
+    local = _LOCAL_KINDS
+    figures = {
+        "color_mask_iou": mean("iou", "color"),
+        "shape_mask_recall": mean("recall", "shape"),
+        "shape_mask_precision": mean("precision", "shape"),
+        "rest_confirmed": mean("rest"),
+        "background_psnr_below_vae_db": mean("vae_psnr", *local) - mean("psnr", *local),
+        "background_psnr_db": mean("psnr", *local),
+        "background_psnr_vae_db": mean("vae_psnr", *local),
+        "background_psnr_sdedit_db": mean("sdedit_psnr", *local),
+        "empty_masks": mean("empty"),
+    }
+    for kind in sorted({row["kind"] for row in rows}):
+        figures[f"{kind}_confirmed"] = mean("confirmed", kind)
+        figures[f"{kind}_rest_confirmed"] = mean("rest", kind)
+        figures.setdefault(f"{kind}_mask_iou", mean("iou", kind))
+    return figures
+
+
+def measure_sweep(
+    model: LatentDiffusion, reader: SceneReader, method: Method, *, count: int, seed: int
+) -> list[dict[str, Any]]:
+    """The trade-off of edits confirmed against background kept, by ratio, for each method."""
+    kinds = ("color", "shape")
+    edits = [sample_edit(seed, "heldout", number, kinds=kinds) for number in range(count)]
+    part = masked_part(model, edits, method, seed=0)
+    everywhere = with_full_masks(part)
+    rows = []
+    for name, (encode, masked) in METHODS.items():
+        for ratio in RATIOS:
+            used = method.model_copy(update={"encode": encode, "encode_ratio": ratio})
+            done = outcomes(model, part if masked else everywhere, used, seed=0)
+            readings = list(zip(read_pictures(reader, _images(done)), edits, strict=True))
+            kept = [
+                psnr(outcome.image, paint(edit.source), ~true_mask(edit))
+                for outcome, edit in zip(done, edits, strict=True)
+                if outcome.edited
+            ]
+            rows.append(
+                {
+                    "method": name,
+                    "ratio": ratio,
+                    "confirmed": float(np.mean([confirms_edit(*pair) for pair in readings])),
+                    "rest": float(np.mean([confirms_rest(*pair) for pair in readings])),
+                    "background_psnr_db": float(np.mean(kept)),
+                }
+            )
+    return rows

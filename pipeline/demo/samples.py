@@ -1,0 +1,89 @@
+"""One sample of the demo world in the input contract, with the truth of its edit beside it.
+
+The same edit gives the same bytes. Members of a sample, keys as WebDataset reads them:
+
+    key.jpg         the picture (or .png, .webp)
+    key.txt         its caption
+    key.edit.txt    edit texts, one a line
+    key.json        kind of edit, both scenes, the objects that change
+    key.target.png  the true picture after the (first) edit
+    key.truth.png   where the two true pictures differ: 255, else 0
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.demo.edits import Edit, true_mask
+from pipeline.demo.world import NATIVE_SIZE, paint
+
+Sample = dict[str, Any]  # "__key__" and bytes by extension
+
+
+def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file; pixels: (h, w) grey, (h, w, 3) RGB or (h, w, 4) RGBA uint8."""
+    return image_bytes(Image.fromarray(pixels), "PNG")
+
+
+def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An encoded picture file; `kind` and `options` as PIL's save takes them."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def edit_sample(
+    edit: Edit, key: str, *, size: int = NATIVE_SIZE, image_format: str = "jpg"
+) -> Sample:
+    """One sample of the input contract with its truth.
+
+    Args:
+        image_format: "jpg" (quality 95, no chroma subsampling), "png" or "webp" (lossless).
+
+    Raises:
+        ValueError: an unknown image format.
+    """
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+        "png": ("PNG", {}),
+        "webp": ("WEBP", {"lossless": True}),
+    }
+    if image_format not in options:
+        raise ValueError(f"image_format: got {image_format!r}, allowed are {', '.join(options)}")
+    kind, settings = options[image_format]
+    facts = {
+        "kind": edit.kind,
+        "changed": edit.changed,
+        "source_scene": asdict(edit.source),
+        "target_scene": asdict(edit.target),
+    }
+    return {
+        "__key__": key,
+        image_format: image_bytes(Image.fromarray(paint(edit.source, size)), kind, **settings),
+        "txt": edit.caption.encode(),
+        "edit.txt": edit.edit_text.encode(),
+        "json": json.dumps(facts, sort_keys=True).encode(),
+        "target.png": png_bytes(paint(edit.target, size)),
+        "truth.png": png_bytes(true_mask(edit, size).astype(np.uint8) * 255),
+    }
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write one tar with fixed times, owner and member order; it appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with webdataset.TarWriter(
+        str(partial), encoder=False, mtime=0, user="overpaint", group="overpaint", compress=False
+    ) as tar:
+        for sample in samples:
+            tar.write(sample)
+    partial.replace(path)

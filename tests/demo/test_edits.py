@@ -1,0 +1,184 @@
+"""Edits of the demo world and the shards that carry them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.demo.captions import PHRASINGS, caption
+from pipeline.demo.dataset import write_demo_input, write_demo_shards
+from pipeline.demo.edits import KINDS, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.world import HIDDEN_COLORS, coverage, paint, split_of
+
+EDITS = [sample_edit(0, "heldout", index) for index in range(100)]
+
+
+def by_kind(kind: str) -> list:
+    return [edit for edit in EDITS if edit.kind == kind]
+
+
+def test_kinds_come_in_turn_and_from_heldout_scenes() -> None:
+    """Every kind is drawn equally often, and never from a scene that was trained on."""
+    assert [edit.kind for edit in EDITS] == [KINDS[index % len(KINDS)] for index in range(100)]
+    assert {split_of(edit.source) for edit in EDITS} == {"heldout"}
+
+
+def test_texts_describe_source_and_target_in_one_phrasing() -> None:
+    """Caption and edit text are captions of the two scenes by the same phrasing."""
+    for edit in EDITS:
+        pairs = {
+            (caption(edit.source, phrasing), caption(edit.target, phrasing))
+            for phrasing in range(len(PHRASINGS))
+        }
+        assert (edit.caption, edit.edit_text) in pairs
+        assert edit.caption != edit.edit_text
+
+
+def test_target_scenes_obey_the_rules_of_the_world() -> None:
+    """After an edit too, every object can be seen and no two share a color or shape."""
+    for edit in EDITS:
+        colors = [item.color for item in edit.target.objects]
+        shapes = [item.shape for item in edit.target.objects]
+        assert not set(colors) & HIDDEN_COLORS[edit.target.background]
+        assert len(set(colors)) == len(set(shapes)) == len(colors)
+
+
+def test_color_edit_changes_exactly_the_object() -> None:
+    """The true mask of a color edit is where the object is: all inside, nothing outside."""
+    for edit in by_kind("color"):
+        mask, cover = true_mask(edit), coverage(edit.source.objects[edit.changed[0]])
+        assert mask[cover == 1].mean() > 0.99
+        assert not mask[cover == 0].any()
+
+
+def test_shape_edit_keeps_color_and_place() -> None:
+    """Only the outline changes, and by enough to be seen on the latent grid."""
+    for edit in by_kind("shape"):
+        before, after = (scene.objects[edit.changed[0]] for scene in (edit.source, edit.target))
+        assert (before.color, before.x, before.y) == (after.color, after.x, after.y)
+        assert mask_on_grid(true_mask(edit)).sum() >= 8
+
+
+def test_background_edit_keeps_the_objects() -> None:
+    """The masks of background edits leave out the middle of every object."""
+    for edit in by_kind("background"):
+        assert edit.background_changed
+        assert edit.changed == ()
+        for item in edit.source.objects:
+            deep = coverage(item) == 1
+            assert true_mask(edit)[deep].mean() < 0.05
+
+
+def test_several_changes_object_and_background() -> None:
+    """The kind "several" touches one object and the background at once."""
+    assert all(edit.background_changed and len(edit.changed) == 1 for edit in by_kind("several"))
+
+
+def test_mask_on_grid_counts_a_quarter_of_a_cell() -> None:
+    """By hand: 16 of a cell's 64 pixels make it true, 15 do not."""
+    mask = np.zeros((128, 128), bool)
+    mask[:2, :8] = True
+    mask[8:10, :8] = True
+    mask[9, 7] = False
+    cells = mask_on_grid(mask)
+    assert cells[0, 0]
+    assert cells.sum() == 1
+
+
+def test_unknown_kind_is_named() -> None:
+    """The error lists the kinds there are."""
+    with pytest.raises(ValueError, match="'style', allowed are color, shape"):
+        sample_edit(0, "heldout", 0, kinds=("style",))
+
+
+def test_shards_are_byte_stable(tmp_path: Path) -> None:
+    """The same arguments give the same bytes; another seed gives others."""
+    digests = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        paths = write_demo_shards(tmp_path / folder, 2, 3, seed=seed)
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    assert digests[0] == digests[1]
+    assert set(digests[0]).isdisjoint(digests[2])
+
+
+def test_shards_hold_the_input_contract(tmp_path: Path) -> None:
+    """WebDataset reads picture, texts, truth and facts of every edit; PNG members are exact."""
+    paths = write_demo_shards(tmp_path, 2, 5, seed=0)
+    samples = [s for path in paths for s in webdataset.WebDataset(str(path), shardshuffle=False)]
+    assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(10)]
+    for number, sample in enumerate(samples):
+        edit = sample_edit(0, "heldout", number)
+        assert sample["txt"].decode() == edit.caption
+        assert sample["edit.txt"].decode() == edit.edit_text
+        assert json.loads(sample["json"])["kind"] == edit.kind
+        assert (
+            np.asarray(Image.open(io.BytesIO(sample["target.png"]))) == paint(edit.target)
+        ).all()
+        truth = np.asarray(Image.open(io.BytesIO(sample["truth.png"])))
+        assert (truth == true_mask(edit) * np.uint8(255)).all()
+        assert Image.open(io.BytesIO(sample["jpg"])).size == (128, 128)
+
+
+def test_shards_can_be_painted_larger(tmp_path: Path) -> None:
+    """Pictures of any size come from the same scenes."""
+    (path,) = write_demo_shards(tmp_path, 1, 1, size=200)
+    (sample,) = webdataset.WebDataset(str(path), shardshuffle=False)
+    assert Image.open(io.BytesIO(sample["jpg"])).size == (200, 200)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Every sample of the demo's input by key, and the planted trouble by its name."""
+    folder = tmp_path_factory.mktemp("demo")
+    paths = write_demo_input(folder)
+    samples = [s for path in paths for s in webdataset.WebDataset(str(path), shardshuffle=False)]
+    by_key = {sample["__key__"]: sample for sample in samples}
+    trouble = json.loads((folder / "trouble.json").read_text())
+    return {"samples": by_key, "trouble": {name: by_key[key] for key, name in trouble.items()}}
+
+
+def test_demo_input_asks_for_256_edits(planted: dict[str, dict]) -> None:
+    """All edit texts of the four shards together; keys are unique."""
+    texts = [sample["edit.txt"].decode().splitlines() for sample in planted["samples"].values()]
+    assert sum(len(lines) for lines in texts) == 256
+
+
+def test_planted_pictures_are_what_they_are_called(planted: dict[str, dict]) -> None:
+    """Each kind of bad or odd picture shows the trouble that it is named for."""
+    trouble = planted["trouble"]
+    with pytest.raises(OSError, match="truncated"):
+        Image.open(io.BytesIO(trouble["cut_short"]["jpg"])).load()
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(trouble["not_a_picture"]["jpg"]))
+    assert Image.open(io.BytesIO(trouble["turned_by_exif"]["jpg"])).getexif()[0x0112] == 6
+    assert Image.open(io.BytesIO(trouble["cmyk"]["jpg"])).mode == "CMYK"
+    assert Image.open(io.BytesIO(trouble["with_alpha"]["png"])).mode == "RGBA"
+    assert Image.open(io.BytesIO(trouble["webp"]["webp"])).format == "WEBP"
+
+
+def test_planted_texts_are_what_they_are_called(planted: dict[str, dict]) -> None:
+    """Missing caption, equal texts, texts equal but for case, four texts."""
+    trouble = planted["trouble"]
+    assert "txt" not in trouble["without_caption"]
+    assert trouble["equal_texts"]["txt"] == trouble["equal_texts"]["edit.txt"]
+    case = trouble["equal_but_for_case"]
+    assert case["txt"] != case["edit.txt"]
+    assert case["txt"].lower() == case["edit.txt"].lower()
+    assert len(set(trouble["four_edit_texts"]["edit.txt"].decode().splitlines())) == 4
+
+
+def test_picture_turned_by_exif_stands_upright_when_read_rightly(planted: dict[str, dict]) -> None:
+    """Applying the orientation gives the scene's picture, but for JPEG's loss."""
+    from PIL import ImageOps
+
+    sample = planted["trouble"]["turned_by_exif"]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(sample["jpg"])))
+    edit = sample_edit(2210, "heldout", int(sample["__key__"]))
+    assert np.abs(np.asarray(upright).astype(int) - paint(edit.source)).mean() < 4

@@ -1,0 +1,118 @@
+"""The training jobs: they run, resume, and their small formulas are right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from jobs import train_demo
+from jobs.train_demo_loop import MovingAverage, train
+from jobs.train_demo_progress import Progress, StageSettings
+from jobs.train_demo_unet import build_scheduler, min_snr_weights
+from jobs.train_demo_vae import build_vae, center_latents, encode_means
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_demo.yaml"
+TEN_STEPS = StageSettings(minutes=60, steps=10, batch_size=4, learning_rate=0.1, warmup_steps=1)
+
+
+def _line_fit(seen: list[float]) -> tuple[nn.Module, object]:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+
+    def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
+        inputs = torch.randn(8, 3, generator=generator)
+        seen.append(float(inputs[0, 0]))
+        return {"loss": (network(inputs) - inputs.sum(1, keepdim=True)).square().mean()}
+
+    return network, losses_at
+
+
+def test_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path: Path) -> None:
+    """Four steps, then six more from the checkpoint: the draws of ten steps in one go."""
+    whole: list[float] = []
+    network, losses_at = _line_fit(whole)
+    train(network, losses_at, TEN_STEPS, tmp_path / "whole", resume=False)
+    parts: list[float] = []
+    for steps in (4, 10):
+        network, losses_at = _line_fit(parts)
+        settings = StageSettings(**{**vars(TEN_STEPS), "steps": steps})
+        train(network, losses_at, settings, tmp_path / "parts", resume=True)
+    assert parts == whole
+    assert len(whole) == 10
+    assert (tmp_path / "parts" / "losses.png").exists()
+
+
+def test_learning_rate_rises_then_falls_over_the_budget() -> None:
+    """Warm-up by steps, half of the peak at half of the budget, one percent at the end."""
+    progress = Progress(StageSettings(60, 0, 1, learning_rate=1.0, warmup_steps=10))
+    assert progress.learning_rate(0.0) == pytest.approx(0.1)
+    progress.step = 10
+    assert progress.learning_rate(0.5) == pytest.approx(0.505)
+    assert progress.learning_rate(1.0) == pytest.approx(0.01)
+
+
+def test_moving_average_follows_and_is_written_back() -> None:
+    """By hand: after one update with decay 0.5, halfway between old and new."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 0.0)
+    average = MovingAverage(network, decay=0.5)
+    nn.init.constant_(network.weight, 1.0)
+    average.update(network, step=1000)
+    average.copy_to(network)
+    assert network.weight.item() == pytest.approx(0.5)
+
+
+def test_min_snr_weights_by_hand() -> None:
+    """Noisy levels (snr below gamma) keep weight 1; at snr 9 the weight is 5/9."""
+    weights = min_snr_weights(torch.tensor([0.5, 0.9]), 5.0)
+    assert weights.tolist() == pytest.approx([1.0, 5 / 9])
+
+
+def test_scheduler_is_stable_diffusions() -> None:
+    """The first and last level of the scaled linear schedule, as SD 1.5 has them."""
+    levels = build_scheduler().alphas_cumprod
+    assert levels[0].item() == pytest.approx(0.99915, abs=1e-5)
+    assert levels[-1].item() == pytest.approx(0.00466, abs=1e-5)
+
+
+def test_centring_the_latents_keeps_the_decoded_picture() -> None:
+    """Afterwards channels have mean 0 and one spread, scaling_factor undoes it, pictures agree."""
+    torch.manual_seed(0)
+    vae = build_vae([8, 16, 16, 16], 4)
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before = vae.decode(vae.encode(images).latent_dist.mean).sample
+    center_latents(vae, images)
+    after = vae.decode(vae.encode(images).latent_dist.mean).sample
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+    scaled = encode_means(vae, images) * vae.config.scaling_factor
+    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
+
+
+@pytest.mark.slow
+def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command goes from nothing to a folder that StableDiffusionPipeline loads and runs."""
+    from diffusers import StableDiffusionPipeline
+
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["folder"] = str(tmp_path)
+    settings["vae"].update(steps=2, batch_size=8, channels=[8, 8, 16, 16])
+    settings["latents"].update(scenes=64)
+    settings["unet"].update(steps=2, batch_size=4, channels=[16, 16, 32])
+    settings["classifier"].update(steps=2, batch_size=4, checked_scenes=8)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(
+        sys, "argv", ["train_demo", "all", "--config", str(path), "--device", "cpu"]
+    )
+    train_demo.main()
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red star on the sea", num_inference_steps=2).images[0]
+    assert image.size == (128, 128)
+    assert (tmp_path / "readback.safetensors").stat().st_size < 1_000_000

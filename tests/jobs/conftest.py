@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def digests() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the plain loop without Ray: what every other way of running must equal."""
     from pipeline.plan.loop import run_loop
     from pipeline.plan.plan import make_plan
@@ -98,4 +98,4 @@ def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     output = tmp_path_factory.mktemp("plain") / "out"
     config = load_config(job.folder / "job.yaml", [f"output.path={output}"])
     assert not run_loop(make_plan(config, "cpu")).work
-    yield output
+    return output

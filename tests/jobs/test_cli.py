@@ -1,0 +1,102 @@
+"""The command: what it prints, and the exit codes that scripts rely on. No Ray is started here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.progress import RunProgress, duration
+from pipeline.plan.operators import PartResult
+from tests.jobs.conftest import Job
+
+
+def test_dry_run_shows_the_plan_and_computes_nothing(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resolved config, fingerprint, shards to do and done, actors; and no output folder."""
+    assert main([*job.arguments(tmp_path / "out"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "guidance_scale: 7.5" in text
+    assert "fingerprint:" in text
+    assert "to do:        3 shards: 00000 (0 parts staged), 00001" in text
+    assert "done:         0 shards" in text
+    for pool in ("mask", "encode", "decode"):
+        assert pool in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_of_a_finished_job_has_nothing_to_do(
+    job: Job, plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is published is told as done."""
+    assert main([*job.arguments(plain), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "done:         3 shards: 00000, 00001, 00002" in text
+    assert "to do:        0 shards" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.stepz=3", "did you mean 'steps'?"),
+        ("model.path=/no/such/folder", "model.path='/no/such/folder'"),
+        ("input.shards=/no/such/*.tar", "input.shards"),
+    ],
+)
+def test_bad_configuration_exits_with_2(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    """One line on stderr, no traceback, and a code that a script can tell from a failed run."""
+    assert main([*job.arguments(tmp_path / "out", override), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_verify_finds_damage(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole output verifies; one flipped byte in a tar does not."""
+    assert main(["verify", str(plain)]) == 0
+    assert capsys.readouterr().out.endswith("verified\n")
+    damaged = tmp_path / "out"
+    shutil.copytree(plain, damaged)
+    tar = damaged / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[3000] ^= 1
+    tar.write_bytes(data)
+    assert main(["verify", str(damaged)]) == 1
+    assert "00000.tar" in capsys.readouterr().err
+
+
+def test_demo_data_draws_shards_with_the_truth(tmp_path: Path) -> None:
+    """Shards of the demo world hold picture, texts, true mask and true result of each sample."""
+    import webdataset
+
+    assert main(["demo-data", str(tmp_path), "--shards", "2", "--samples", "3"]) == 0
+    samples = list(webdataset.WebDataset(str(tmp_path / "00001.tar"), shardshuffle=False))
+    assert len(samples) == 3
+    assert {"jpg", "txt", "edit.txt", "truth.png", "target.png", "json"} <= samples[0].keys()
+
+
+def test_progress_says_what_a_person_wants_to_know() -> None:
+    """Parts, edits, rate and failures; shards from the results that published one."""
+    with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:
+        progress.update(PartResult("a", 0, {"edited": 3}, published=False))
+        progress.update(PartResult("a", 1, {"edited": 2, "failed": 1}, published=True))
+        line = progress.line()
+    assert progress.num_done == 2
+    assert "2 parts, 6 edits" in line
+    assert "1 failed" in line
+    assert "left" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.6, "10 s"), (75, "1 min 15 s"), (7500, "2 h 05 min")]
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    """Seconds, minutes, hours."""
+    assert duration(seconds) == text

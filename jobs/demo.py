@@ -16,7 +16,7 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
     Returns:
         The exit code of the job.
     """
-    if not (home / "in").is_dir():
+    if not (home / "in/trouble.json").is_file():  # written after the shards
         write_demo_input(home / "in")
     code, plan = edit(config, verbose=verbose)
     if code == 0:

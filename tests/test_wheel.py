@@ -1,4 +1,4 @@
-"""The wheel: what a user installs has the model and the configs, and runs outside of the checkout."""
+"""The wheel: what a user installs has model and configs, and runs outside of the checkout."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def make_tiny_stable_diffusion(
             latent_channels=4,
             norm_num_groups=8,
             sample_size=32,
-            scaling_factor=4.0,  # latents of about unit variance, and not Stable Diffusion's 0.18215
+            scaling_factor=4.0,  # latents of about unit variance; not 0.18215
         )
         _strengthen_texts(text_encoder, unet)
     scheduler = DDIMScheduler(

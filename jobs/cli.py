@@ -34,12 +34,22 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("config", help="a YAML file, or the name of a bundled config")
     edit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
     edit.add_argument("--dry-run", action="store_true", help="print the plan, compute nothing")
+    edit.add_argument(
+        "--retry-failed", action="store_true", help="compute failed edits of published shards again"
+    )
     edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     edit.set_defaults(command=_edit)
 
     verify = commands.add_parser("verify", help="read everything published again and check it")
     verify.add_argument("output", help="folder or url of a run's output")
+    _add_storage_option(verify)
     verify.set_defaults(command=_verify)
+
+    status = commands.add_parser("status", help="what is done, staged, to do and failed, by shard")
+    status.add_argument("output", help="folder or url of a run's output")
+    status.add_argument("--json", action="store_true", help="for a program to read")
+    _add_storage_option(status)
+    status.set_defaults(command=_status)
 
     demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
@@ -66,14 +76,20 @@ def _edit(options: argparse.Namespace) -> int:
 
     if options.dry_run:
         return dry_run(config)
-    code, _ = edit(config, verbose=options.verbose)
+    code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
     return code
 
 
 def _verify(options: argparse.Namespace) -> int:
     from jobs.verify import verify_output
 
-    return verify_output(options.output)
+    return verify_output(options.output, options.storage_option)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from jobs.status import print_status
+
+    return print_status(options.output, options.storage_option, as_json=options.json)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -90,6 +106,16 @@ def _demo_data(options: argparse.Namespace) -> int:
     from jobs.demo import demo_data
 
     return demo_data(options.output, options.shards, options.samples, options.seed)
+
+
+def _add_storage_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for fsspec, e.g. endpoint_url=http://localhost:9000; credentials: the environment",
+    )
 
 
 def _positive(text: str) -> int:

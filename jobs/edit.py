@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import ray
@@ -13,7 +14,9 @@ from jobs.missing import run_missing
 from jobs.progress import RunProgress
 from jobs.screen import print_dry_run, print_summary
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
+from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
+from pipeline.plan.republish import publish_staged, reopen_failed
 from pipeline.plan.run_folder import write_run_folder, write_summary
 from pipeline.plan.summary import summarise
 from pipeline.storage.layout import sweep
@@ -21,6 +24,9 @@ from pipeline.words.config import Config
 
 EXIT_OK = 0
 EXIT_INCOMPLETE = 1
+ONE_DRIVER = (
+    "warning: this store has no conditional put: only one driver at a time may run on this output"
+)
 
 
 def dry_run(config: Config) -> int:
@@ -29,8 +35,13 @@ def dry_run(config: Config) -> int:
     return EXIT_OK
 
 
-def edit(config: Config, *, verbose: bool = False) -> tuple[int, Plan]:
+def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -> tuple[int, Plan]:
     """Runs the job to its end.
+
+    Args:
+        config: the run.
+        verbose: show Ray's messages.
+        retry_failed: compute failed rows of published shards again, where that may help.
 
     Returns:
         The exit code, and the plan as it stands at the end: 0 if every shard is published, 75 after
@@ -43,7 +54,14 @@ def edit(config: Config, *, verbose: bool = False) -> tuple[int, Plan]:
     if config.model.device == "auto" and cluster_address(config):
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
+    for line in changed_inputs(plan):
+        print(f"warning: {line}", file=sys.stderr)
+    if not plan.output.conditional:  # once, before the Store travels
+        print(ONE_DRIVER, file=sys.stderr)
     write_run_folder(plan)
+    if retry_failed:
+        plan = _reopened(plan)
+    plan = publish_staged(plan)
     stopped = False
     num_edits = 0
     if plan.work:
@@ -63,6 +81,15 @@ def edit(config: Config, *, verbose: bool = False) -> tuple[int, Plan]:
         print(f"interrupted with {len(plan.work)} shards to do; run the same command to go on")
         return EXIT_INTERRUPTED, plan
     return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
+
+
+def _reopened(plan: Plan) -> Plan:
+    """The plan with the shards whose failed rows are computed again; says which."""
+    reopened = reopen_failed(plan)
+    for line in reopened.problems:
+        print(f"warning: {line}", file=sys.stderr)
+    print(f"{len(reopened.shards)} published shards have failed edits to compute again")
+    return reopened.plan
 
 
 def _compute(plan: Plan) -> tuple[int, bool]:

@@ -10,6 +10,7 @@ from jobs.progress import RunProgress
 from jobs.stop import StopFlag
 from pipeline.plan.operators import fail_and_commit, finish_context, read
 from pipeline.plan.plan import Plan
+from pipeline.plan.republish import publish_staged
 from pipeline.storage.retry import StorageError
 
 
@@ -19,14 +20,14 @@ def run_missing(plan: Plan, progress: RunProgress, stop: StopFlag) -> None:
     A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
     operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
-    left = plan.still_to_do()
+    left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return
     print(f"{len(left.work)} shards miss parts; running those again alone", file=sys.stderr)
     progress.follow(edit_dataset(_alone(left), left.work, stop, alone=True))
     if stop.is_set():
         return
-    left = plan.still_to_do()
+    left = publish_staged(plan.still_to_do())
     context, output = finish_context(plan), plan.output
     for work in left.work:
         try:

@@ -85,7 +85,8 @@ def train_classifier(settings: dict[str, Any], folder: Path, *, device: str, res
         return {"loss": loss, "objects": found, "naming": named, "backgrounds": ground}
 
     def show(network: torch.nn.Module, step: int) -> None:
-        print(f"held-out accuracy at step {step}: {accuracy(reader, settings["checked_scenes"]):.4f}", flush=True)
+        share = accuracy(reader, settings["checked_scenes"])
+        print(f"held-out accuracy at step {step}: {share:.4f}", flush=True)
 
     train(reader, losses_at, stage, folder / "classifier", resume=resume, after_checkpoint=show)
     if rank == 0:
@@ -93,7 +94,7 @@ def train_classifier(settings: dict[str, Any], folder: Path, *, device: str, res
             name: tensor.half().contiguous().cpu() for name, tensor in reader.state_dict().items()
         }
         save_file(halves, folder / WEIGHTS.name)
-        print(f"held-out accuracy {accuracy(reader.cpu(), settings["checked_scenes"]):.4f}")
+        print(f"held-out accuracy {accuracy(reader.cpu(), settings['checked_scenes']):.4f}")
 
 
 def accuracy(reader: SceneReader, count: int, *, seed: int = 0) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -45,6 +46,7 @@ so that tests, the demo and comparisons of methods run without a download. It kn
   $unet_summary. The moving average of the weights is kept.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
+* $notes
 
 ![loss of the VAE](vae_losses.png)
 
@@ -88,6 +90,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         ),
         "unet_summary": _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
         "machine": settings["export"]["machine"],
+        "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
         "settings": yaml.safe_dump(settings, sort_keys=False).strip(),
         "figures": _text(folder / "evaluation.md") or "Not measured yet.",
     }

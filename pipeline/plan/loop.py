@@ -14,6 +14,7 @@ from pipeline.plan.operators import (
     read,
 )
 from pipeline.plan.plan import Plan
+from pipeline.plan.republish import publish_staged
 from pipeline.plan.run_folder import write_run_folder
 
 
@@ -24,6 +25,7 @@ def run_loop(plan: Plan, on_part: Callable[[PartResult], None] | None = None) ->
         The plan as it stands afterwards; its ``work`` is empty if every shard is published.
     """
     write_run_folder(plan)
+    plan = publish_staged(plan)
     config, output, context = plan.config, plan.output, finish_context(plan)
     stages = load_fused(config, plan.device)
     for work in plan.work:

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import __version__
 from pipeline.plan.fingerprint import LIBRARIES
+from pipeline.plan.inputs import INPUTS_FILE, inputs_record
 from pipeline.plan.plan import RUN_FILE, Plan
 from pipeline.storage.store import Store
 from pipeline.words.config import Config
@@ -29,6 +30,7 @@ def write_run_folder(plan: Plan) -> None:
         "model_revision": plan.model.revision,
     }
     output.put_if_absent(RUN_FILE, _json(record))
+    output.put(INPUTS_FILE, _json(inputs_record(plan)))
     output.put("_run/config.yaml", resolved_yaml(plan.config).encode())
     output.put("_run/environment.json", _json(environment(plan.device)))
 

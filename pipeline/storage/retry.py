@@ -39,6 +39,7 @@ TRANSIENT_CLASSES = {
     "ServiceRequestError",  # azure.core
     "ServiceResponseError",
 }
+CLIENTS = {"botocore", "aiobotocore", "aiohttp", "azure", "google", "gcsfs", "adlfs"}
 PERMANENT = (
     FileNotFoundError,
     FileExistsError,
@@ -87,6 +88,15 @@ def _http_status(error: BaseException) -> int | None:
     return None
 
 
+def _named(error: Exception, what: str) -> Exception:
+    """The error, saying what was asked of which store where it does not say so itself."""
+    if isinstance(error, PermissionError) and error.filename is None:  # s3fs: "Forbidden"
+        return PermissionError(f"{what}: {error or type(error).__name__}; check the credentials")
+    if type(error).__module__.partition(".")[0] in CLIENTS and not isinstance(error, OSError):
+        return StorageError(f"{what}: {type(error).__name__}: {error}")
+    return error
+
+
 def with_retries(call: Callable[[], Result], *, what: str) -> Result:
     """Calls until it succeeds, at most ``ATTEMPTS`` times, with jittered, doubling waits.
 
@@ -95,14 +105,18 @@ def with_retries(call: Callable[[], Result], *, what: str) -> Result:
         what: named in the log, e.g. "get 00042.tar".
 
     Raises:
-        Exception: the last attempt's error, or the first one that is not transient.
+        Exception: the last attempt's error, or the first one that is not transient. A client's own
+            classes come as StorageError, so that a command ends in one line.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
         except Exception as error:
             if attempt == ATTEMPTS or not is_transient(error):
-                raise
+                named = _named(error, what)
+                if named is error:
+                    raise
+                raise named from error
             wait_s = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
             wait_s *= random.uniform(0.5, 1.0)
             log.warning(

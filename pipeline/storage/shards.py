@@ -64,7 +64,9 @@ def expand_shards(
     for entry in entries:
         check_url(entry)
         for pattern in _braces(entry):
-            matches = with_retries(partial(_matches, pattern, storage_options), what="list input")
+            matches = with_retries(
+                partial(_matches, pattern, storage_options), what=f"list input {pattern}"
+            )
             if not matches:
                 raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
             found |= matches

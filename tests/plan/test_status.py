@@ -1,0 +1,123 @@
+"""What an output says of itself, and of input that is no longer what it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from pipeline.plan.inputs import changed_inputs, saved_inputs
+from pipeline.plan.run_folder import write_run_folder
+from pipeline.plan.status import read_status
+from pipeline.storage.store import Store
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, write_shard
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    """Three shards of three edits each."""
+    for number in range(3):
+        write_shard(
+            tmp_path / f"in/{number}.tar", [sample("a", ["1", "2"]), sample("b", ["bad"], seed=1)]
+        )
+    return f"{tmp_path}/in/*.tar"
+
+
+@pytest.fixture
+def output(shards: str, tmp_path: Path) -> Store:
+    """An output with one shard done, one staged in part, one to do."""
+    plan = fake_plan(shards, f"{tmp_path}/out")
+    run_fake(plan, failing=["bad"])
+    store = plan.output
+    for name in ("1_stats.json", "2_stats.json", "2.tar", "2.parquet"):
+        store.delete(name)
+    store.put("_parts/1/00000-of-00002.arrow", b"a part")
+    return store
+
+
+def test_status_tells_done_staged_and_to_do(output: Store) -> None:
+    """From storage alone, with the failed rows of what is published."""
+    status = read_status(output)
+    assert status.states == {"done": 1, "staged": 1, "to do": 1}
+    done, staged, to_do = status.shards
+    assert (done.shard, done.state, done.edits, done.failed) == ("0", "done", 3, 1)
+    assert (staged.shard, staged.state, staged.staged_parts, staged.num_parts) == (
+        *("1", "staged"),
+        *(1, 2),
+    )
+    assert (to_do.shard, to_do.state, to_do.num_parts) == ("2", "to do", None)
+
+
+def test_status_prints_a_table_or_json(output: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both say the same; options for the store are taken."""
+    assert main(["status", output.url, "--json", "--storage-option", "auto_mkdir=true"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["states"] == {"done": 1, "staged": 1, "to do": 1}
+    assert (tree["edits"], tree["failed"]) == (3, 1)
+    assert [shard["shard"] for shard in tree["shards"]] == ["0", "1", "2"]
+    assert main(["status", output.url]) == 0
+    printed = capsys.readouterr().out
+    assert "3 shards: 1 done, 1 staged, 1 to do; 3 edits" in printed
+    assert "1 failed edits" in printed
+
+
+def test_status_of_no_output_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without a run, and a url that is refused."""
+    assert main(["status", f"{tmp_path}/nowhere"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"overpaint: {tmp_path}/nowhere: no run has written here"
+    )
+    assert main(["verify", "pipe:cat"]) == 2
+    assert "pipe: urls" in capsys.readouterr().err
+
+
+def test_a_marker_that_cannot_be_read_is_a_remark(output: Store) -> None:
+    """Status goes on; verify is the audit."""
+    output.put("0_stats.json", b"{")
+    assert read_status(output).shards[0].problem == "the marker cannot be read"
+
+
+def test_inputs_are_recorded_without_credentials(output: Store, shards: str) -> None:
+    """Name, url, size and etag of every shard, and nothing else."""
+    entries = json.loads(output.get("_run/inputs.json"))
+    assert [entry["name"] for entry in entries] == ["0", "1", "2"]
+    assert {tuple(sorted(entry)) for entry in entries} == {("etag", "name", "size", "url")}
+    assert entries[0]["size"] == os.path.getsize(entries[0]["url"])
+
+
+def test_more_shards_are_recorded_and_gone_ones_forgotten(
+    shards: str, output: Store, tmp_path: Path
+) -> None:
+    """Each run replaces the list; what the output holds something of stays in it."""
+    write_shard(tmp_path / "in/3.tar", [sample("c")])
+    for number in (0, 2):  # 0 is published, of 2 there is nothing
+        (tmp_path / f"in/{number}.tar").unlink()
+    write_run_folder(fake_plan(shards, output.url))
+    assert list(saved_inputs(output)) == ["0", "1", "3"]
+
+
+def test_a_changed_input_of_a_published_shard_is_named(
+    shards: str, output: Store, tmp_path: Path
+) -> None:
+    """It is named again by every run, until its output is computed anew."""
+    assert changed_inputs(fake_plan(shards, output.url)) == []
+    for number in range(3):
+        write_shard(tmp_path / f"in/{number}.tar", [sample("a", ["1"])])
+    for _ in range(2):
+        plan = fake_plan(shards, output.url)
+        published, staged = changed_inputs(plan)
+        assert published.startswith("shard 0: the input has changed since it was read")
+        assert "remove 0_stats.json" in published
+        assert staged.startswith("shard 1: ")
+        assert "remove _parts/1/" in staged
+        write_run_folder(plan)
+    output.delete("0_stats.json")
+    plan = fake_plan(shards, output.url)
+    write_run_folder(plan)
+    assert [line[:8] for line in changed_inputs(plan)] == ["shard 1:"]

@@ -1,0 +1,76 @@
+"""A shard of 20 samples, cut and flipped everywhere: nothing is lost without a reason."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+
+from pipeline.steps.read import read_shard
+from pipeline.words.config import Input
+from pipeline.words.records import Picture
+from tests.samples import shard_bytes
+
+NUM_SAMPLES = 20
+# Pictures are not decoded by the reader: any bytes of several blocks will do.
+BODIES = [bytes([number]) * (700 + 97 * number) for number in range(NUM_SAMPLES)]
+WHOLE = shard_bytes(
+    [
+        {"__key__": f"{number:02d}", "png": body, "txt": "a dog", "edit.txt": "a cat"}
+        for number, body in enumerate(BODIES)
+    ]
+)
+CONFIG = Input(shards="in.tar")
+with tarfile.open(fileobj=io.BytesIO(WHOLE)) as archive:
+    INFOS = archive.getmembers()
+# Where a sample's last member ends: cut from there on, the sample is whole.
+ENDS = [INFOS[3 * number + 2].offset_data + INFOS[3 * number + 2].size for number in range(20)]
+CONTENT_END = len(WHOLE.rstrip(b"\0")) // 512 * 512 + 512
+
+
+def good(pictures: list[Picture]) -> list[str]:
+    """Keys of the pictures that nothing is wrong with, each with the bytes that it should have."""
+    fine = [picture for picture in pictures if picture.pending]
+    assert all(picture.encoded == BODIES[int(picture.key)] for picture in fine)
+    return [picture.key for picture in fine]
+
+
+def check_cut(cut: int) -> None:
+    contents = read_shard(WHOLE[:cut], CONFIG)
+    assert (contents.problem is None) == (cut >= CONTENT_END + 512), cut
+    whole = [f"{number:02d}" for number, end in enumerate(ENDS) if end <= cut]
+    assert good(contents.pictures)[: len(whole)] == whole, cut
+    assert len(contents.pictures) <= len(whole) + 1, cut  # the one that the cut goes through
+    assert all(edit.error for p in contents.pictures for edit in p.edits if not edit.pending), cut
+
+
+def test_a_shard_cut_at_every_block() -> None:
+    """Every 512 bytes: all samples before the cut, and a reason wherever the end is missing."""
+    for cut in range(0, len(WHOLE) + 1, 512):
+        check_cut(cut)
+
+
+def test_a_shard_cut_at_500_seeded_offsets() -> None:
+    """Anywhere: likewise."""
+    for cut in np.random.default_rng(0).integers(0, len(WHOLE), 500):
+        check_cut(int(cut))
+
+
+def test_500_flipped_bits() -> None:
+    """A flip costs at most the sample it is in, and no sample goes missing in silence."""
+    generator = np.random.default_rng(1)
+    for place in generator.integers(0, len(WHOLE), 500):
+        data = bytearray(WHOLE)
+        data[place] ^= 1 << int(generator.integers(8))
+        contents = read_shard(bytes(data), CONFIG)
+        hit = next((n for n, end in enumerate(ENDS) if place < -(-end // 512) * 512), None)
+        fine = {
+            picture.key
+            for picture in contents.pictures
+            if picture.pending and picture.encoded in BODIES
+        }
+        others = {f"{number:02d}" for number in range(NUM_SAMPLES) if number != hit}
+        assert others <= fine, place
+        keys = [picture.key for picture in contents.pictures]
+        assert contents.problem is not None or len(keys) >= NUM_SAMPLES, place

@@ -1,0 +1,156 @@
+"""Kills a real process at every storage call of a job and runs the job again; prints what it found.
+
+    python -m tests.stores.crash_runner FOLDER MODE
+
+Everything is imported once; each job is a fork, so that a kill costs milliseconds. The parent never
+runs any of the job itself: it keeps no threads and no open clients that a fork would break.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.plan.republish import reopen_failed
+from pipeline.plan.run_folder import write_run_folder
+from pipeline.steps.verify import verify
+from pipeline.storage.store import Store
+from tests.committing import contents
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, write_shard
+
+VARIES = ("_run/config.yaml", "_run/summary.json", "_run/environment.json")  # paths and seconds
+MODES = {  # the run that is killed, and the one that follows it
+    "edit": ("edit", "edit"),
+    "retry": ("retry", "retry"),
+    "retry, then edit": ("retry", "edit"),
+}
+
+
+def job(folder: Path, output: Path, *, retry: bool = False, failing: tuple[str, ...] = ()) -> None:
+    """What ``overpaint edit`` does, in its order, around the plain loop."""
+    plan = fake_plan(f"{folder}/in/*.tar", str(output))
+    assert plan.output.conditional
+    write_run_folder(plan)
+    if retry:
+        reopened = reopen_failed(plan)
+        assert reopened.problems == []
+        plan = reopened.plan
+    assert run_fake(plan, failing).work == []
+
+
+def in_child(work: Callable[[], None]) -> tuple[int, str]:
+    """Runs it in a fork. Returns the signal that ended the fork, or 0, and what went wrong."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - told to the parent
+            os.write(writer, traceback.format_exc()[-4000:].encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        message = said.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), message
+
+
+def stable(output: Path) -> dict[str, bytes]:
+    """Every file, but for what is measured by the clock."""
+    files = {name: data for name, data in contents(output).items() if name not in VARIES}
+    for name in files:
+        if name.endswith("_stats.json"):
+            marker = json.loads(files[name])
+            for clocked in ("published_at", "seconds", "hosts"):
+                del marker[clocked]
+            files[name] = json.dumps(marker).encode()
+    return files
+
+
+def write_input(folder: Path) -> None:
+    """Two shards of two parts and of one; an edit that can be made to fail, one that always is."""
+    first = [sample("a", ["a cat", "bad"], cls="7"), sample("b", ["a fox"], seed=1)]
+    write_shard(folder / "in/0.tar", first)
+    write_shard(folder / "in/1.tar", [sample("broken", png=b"no picture"), sample("c", seed=2)])
+
+
+def sweep(folder: Path, mode: str) -> dict[str, object]:
+    """All crash points of one mode.
+
+    Returns:
+        JSON-able: the storage calls before and after which was killed, and a line for each point
+        after which the second run did not end as it should.
+    """
+    os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
+    write_input(folder)
+    killed, following = (name == "retry" for name in MODES[mode])
+    clean, failed, output = folder / "clean", folder / "failed", folder / "out"
+    must(lambda: (job(folder, clean), (folder / "modules").write_text("\n".join(sys.modules))))
+    for name in (folder / "modules").read_text().splitlines():
+        with suppress(ImportError):  # what a job imports at its first use: 2 s less for each fork
+            importlib.import_module(name)
+    must(lambda: job(folder, failed, failing=("bad",)))
+    allowed = [stable(clean)] + ([stable(failed)] if killed and not following else [])
+    assert stable(clean) != stable(failed)
+
+    def fresh() -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        if killed:
+            shutil.copytree(failed, output)
+
+    def check() -> None:
+        job(folder, output, retry=following)
+        assert verify(Store(str(output))).problems == []
+        assert stable(output) in allowed, sorted(stable(output))
+
+    fresh()
+    calls = folder / "calls"
+    must(lambda: (record(calls), job(folder, output, retry=killed)))  # type: ignore[func-returns-value]
+    points = calls.read_text().splitlines()
+    bad = []
+    for number, point in enumerate(points):
+        fresh()
+        code, said = in_child(lambda n=number: (kill_at(n), job(folder, output, retry=killed)))  # type: ignore[misc]
+        if code != -signal.SIGKILL:
+            bad.append(f"{point}: was not killed: {said}")
+        code, said = in_child(check)
+        if code or said:
+            bad.append(f"{point}: {code}: {said}")
+    return {"points": points, "bad": bad}
+
+
+def must(work: Callable[[], object]) -> None:
+    code, said = in_child(lambda: work() and None)
+    assert code == 0, code
+    assert not said, said
+
+
+def record(path: Path) -> None:
+    """From now on every storage call of this process is written down, before and after."""
+    file = path.open("w", buffering=1)
+    Store.hook = lambda when, operation, name: print(when, operation, name, file=file)
+
+
+def kill_at(number: int) -> None:
+    """From now on this process kills itself at that call."""
+    left = [number]
+
+    def hook(when: str, operation: str, name: str) -> None:
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+
+    Store.hook = hook
+
+
+if __name__ == "__main__":
+    print(json.dumps(sweep(Path(sys.argv[1]), sys.argv[2])))

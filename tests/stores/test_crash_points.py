@@ -1,0 +1,38 @@
+"""Killed before and after every storage call: running again ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "operations"),
+    [
+        ("edit", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
+        ("retry", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
+        ("retry, then edit", {"put_if_absent", "delete"}),
+    ],
+)
+def test_a_kill_at_any_storage_call_costs_nothing(
+    mode: str, operations: set[str], tmp_path: Path
+) -> None:
+    """SIGKILL, run again: the bytes of an undisturbed run, every object accounted for, no other."""
+    command = [sys.executable, "-m", "tests.stores.crash_runner", str(tmp_path), mode]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["bad"] == []
+    assert len(found["points"]) > 80
+    swept = {tuple(point.split(" ")[:2]) for point in found["points"]}
+    assert {(when, name) for when in ("before", "after") for name in operations} <= swept
+    if mode != "edit":
+        assert "before delete 0_stats.json" in found["points"]
+        assert "after put_if_absent _parts/0/00001-of-00002.arrow" in found["points"]

@@ -1,0 +1,216 @@
+"""The whole job against a real S3 server: read, stage, publish, verify, resume, and refusals."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from jobs.cli import main
+from pipeline.plan.loop import run_loop
+from pipeline.plan.plan import Plan, make_plan
+from pipeline.plan.status import read_status
+from pipeline.steps.verify import verify
+from pipeline.storage.store import Store
+from pipeline.words.config_file import parse_config
+from pipeline.words.records import Part
+from tests.committing import invert
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, shard_bytes
+from tests.stores.conftest import S3Server
+
+SHARDS = {
+    "0": [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"], seed=1)],
+    "dir/1": [sample("ü b/c.d", ["a cat"], seed=2), sample("e", png=b"no picture")],
+}
+
+
+def put_input(url: str, options: dict[str, Any]) -> None:
+    """The input shards, put where the job will read them."""
+    store = Store(url, options)
+    for name, samples in SHARDS.items():
+        store.put(f"{name}.tar", shard_bytes(samples))
+
+
+def published(store: Store) -> dict[str, bytes]:
+    """Every tar and Parquet file."""
+    return {name: store.get(name) for name in store.list() if name.endswith((".tar", ".parquet"))}
+
+
+def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) -> None:
+    """Put if absent has one winner, listing is in byte order, what is not there is said."""
+    store = Store(bucket + "/x", credentials.storage_options)
+    assert store.conditional
+    assert not store.list()
+    assert store.put_if_absent("a/b", b"first")
+    assert not store.put_if_absent("a/b", b"second")
+    assert store.get("a/b", etag=store.stat("a/b").etag) == b"first"
+    for name in ("a.b", "a0", "a/a", "B"):
+        store.put(name, name.encode())
+    assert list(store.list()) == ["B", "a.b", "a/a", "a/b", "a0"]
+    store.delete("a/b")
+    store.delete("a/b")
+    with pytest.raises(FileNotFoundError):
+        store.get("a/b")
+
+
+def test_one_of_sixteen_writers_wins(bucket: str, credentials: S3Server) -> None:
+    """Threads that put the same name if absent at once: one has written it."""
+    won = []
+
+    def put(number: int) -> None:
+        store = Store(bucket + "/race", credentials.storage_options)
+        if store.put_if_absent("name", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert Store(bucket + "/race", credentials.storage_options).get("name") == str(won[0]).encode()
+
+
+@pytest.mark.slow
+def test_the_plain_loop_writes_the_same_bytes_to_s3(
+    bucket: str, credentials: S3Server, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Read from and published to a bucket, with a network; cut after one part, and resumed."""
+    options = credentials.storage_options
+
+    def plan(shards: str, output: str, storage_options: dict[str, Any]) -> Plan:
+        tree = {
+            "input": {"shards": shards, "storage_options": storage_options},
+            "output": {"path": output, "format": "png", "storage_options": storage_options},
+            "model": {"path": str(tiny_model_folder)},
+            "method": {"steps": 2, "mask": {"num_noises": 1}},
+            "run": {"part_size": 2},
+        }
+        return make_plan(parse_config(tree), "cpu")
+
+    put_input(bucket + "/in", options)
+    put_input(str(tmp_path / "in"), {})
+    run_loop(plan(f"{tmp_path}/in", f"{tmp_path}/out", {}))
+
+    def stop_after_one(result: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(plan(f"{bucket}/in", f"{bucket}/out", options), on_part=stop_after_one)
+    output = Store(f"{bucket}/out", options)
+    assert read_status(output).states == {"done": 0, "staged": 1, "to do": 1}
+    assert run_loop(plan(f"{bucket}/in", f"{bucket}/out", options)).work == []
+    assert published(output) == published(Store(f"{tmp_path}/out"))
+    assert verify(output).problems == []
+    names = list(output.list())
+    assert [name for name in names if name.startswith("_parts/")] == []
+    secrets = (credentials.key.encode(), credentials.secret.encode())
+    assert not [name for name in names if any(s in output.get(name) for s in secrets)]
+
+
+def test_a_second_run_changes_no_byte(bucket: str, credentials: S3Server) -> None:
+    """Every published object keeps its etag; ``status`` and ``verify`` take the endpoint."""
+    options = credentials.storage_options
+    put_input(bucket + "/in", options)
+    sections = {"input": {"storage_options": options}, "output": {"storage_options": options}}
+    assert run_fake(fake_plan(f"{bucket}/in", f"{bucket}/out", **sections)).work == []
+    output = Store(f"{bucket}/out", options)
+    names = [name for name in output.list() if not name.startswith("_run/")]
+    before = {name: output.stat(name) for name in names}
+    assert len(before) == 6
+    run_fake(fake_plan(f"{bucket}/in", f"{bucket}/out", **sections))
+    assert {name: output.stat(name) for name in names} == before
+    endpoint = ["--storage-option", f"endpoint_url={credentials.endpoint_url}"]
+    assert main(["verify", f"{bucket}/out", *endpoint]) == 0
+    assert main(["status", f"{bucket}/out", *endpoint]) == 0
+
+
+@pytest.mark.parametrize("wrong", ["secret", "key", "none"])
+def test_wrong_credentials_are_one_clear_line(
+    wrong: str,
+    bucket: str,
+    credentials: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    forget_connections: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The url is named, the secret is not, and nothing is retried for minutes."""
+    put_input(bucket + "/in", credentials.storage_options)
+    names = {"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID"}
+    if wrong == "none":
+        for name in names.values():
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    else:
+        monkeypatch.setenv(names[wrong], f"wrong{uuid.uuid4().hex}")
+    forget_connections()
+    options = f"{{endpoint_url: '{credentials.endpoint_url}'}}"
+    endpoint = ["--storage-option", f"endpoint_url={credentials.endpoint_url}"]
+    commands = [
+        ["verify", f"{bucket}/out", *endpoint],
+        ["status", f"{bucket}/out", *endpoint],
+        [
+            *("edit", "demo", f"input.shards={bucket}/in/*.tar", f"output.path={bucket}/out"),
+            *(f"input.storage_options={options}", f"output.storage_options={options}"),
+            "--dry-run",
+        ],
+    ]
+    for command in commands:
+        start = time.monotonic()
+        assert main(command) == 2
+        assert time.monotonic() - start < 10
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("overpaint: ")
+        assert bucket in line
+        assert credentials.secret not in line
+
+
+def test_two_drivers_on_one_output_are_right(
+    bucket: str, credentials: S3Server, tmp_path: Path
+) -> None:
+    """Two loops race over the same shards: the bytes of one alone, and ``verify`` passes."""
+    options = credentials.storage_options
+    put_input(bucket + "/in", options)
+    put_input(str(tmp_path / "in"), {})
+    run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out", 1))
+    sections = {"input": {"storage_options": options}, "output": {"storage_options": options}}
+    race([fake_plan(f"{bucket}/in", f"{bucket}/out", 1, **sections) for _ in range(2)])
+    output = Store(f"{bucket}/out", options)
+    assert verify(output).problems == []
+    assert published(output) == published(Store(f"{tmp_path}/out"))
+
+
+def race(plans: list[Plan]) -> None:
+    """Loops at once, in step: each part is computed by all of them before any stages it."""
+    barrier = threading.Barrier(len(plans))
+    failures: list[str] = []
+
+    def together(part: Part) -> Part:
+        with suppress(threading.BrokenBarrierError):  # the other one has less left to do
+            barrier.wait(5)
+        return invert(part)
+
+    def drive(plan: Plan) -> None:
+        try:
+            run_loop(plan)
+        except BaseException:  # noqa: BLE001 - shown by the assertion below
+            failures.append(traceback.format_exc())
+
+    with mock.patch("pipeline.plan.loop.load_fused", return_value={"decode": together}):
+        threads = [threading.Thread(target=drive, args=(plan,)) for plan in plans]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("mode", "operations"),
     [
-        ("edit", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
+        # a first run asks by stat for what is not there yet: it raises, and there is no "after"
+        ("edit", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
         ("retry", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
         ("retry, then edit", {"put_if_absent", "delete"}),
     ],

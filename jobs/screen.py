@@ -55,11 +55,15 @@ def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
     shards = summary["shards"]
     for name, problem in summary["problems"].items():
         console.print(f"shard {name}: {problem}", style="yellow")
-    console.print(
-        f"{shards['published']} shards published, {shards['to_do']} to do; "
-        f"{summary['edits_computed_now']} edits in {duration(summary['wall_s'])}: "
-        f"{summary['images_per_s']:.2f} images/s, start-up included"
-    )
+    console.print(f"{shards['published']} shards published, {shards['to_do']} to do")
+    if summary["edits_computed_now"]:
+        console.print(
+            f"{summary['edits_computed_now']} edits in {duration(summary['wall_s'])}: "
+            f"{summary['images_per_s']:.2f} images/s, start-up included",
+            soft_wrap=True,
+        )
+    else:
+        console.print("nothing was left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)
 
 

@@ -30,7 +30,7 @@ wheel: $(VENV)/installed-dev
 	$(VENV)/bin/python -m build --wheel
 
 clean:
-	rm -rf build dist runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist runs/demo .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

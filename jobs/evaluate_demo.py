@@ -121,7 +121,12 @@ def tables(report: dict[str, Any]) -> str:
             continue
         met = value <= wanted if name in SMALLER_IS_BETTER else value >= wanted
         lines.append(f"| {name} | {value:.3f} | {wanted} | {'met' if met else 'not met'} |")
-    lines += ["", f"{report['edits']} held-out edits, {report['method']}.", ""]
+    counts = (
+        f"{report['edits']} held-out edits of all kinds in turn; {report['pictures'] // 2} captions"
+        f" of one object and of two; {report['sweep_edits']} edits for each cell below;"
+        f" seed {report['seed']}."
+    )
+    lines += ["", counts, "", f"Method: `{json.dumps(report['method'])}`", ""]
     names = [f"{ratio}" for ratio in RATIOS]
     for column, title in (
         ("confirmed", "edits confirmed"),

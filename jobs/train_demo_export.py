@@ -58,6 +58,8 @@ By `python -m jobs.evaluate_demo`.
 
 $figures
 
+$limits
+
 ## Settings
 
 ```yaml
@@ -90,6 +92,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         ),
         "unet_summary": _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
         "machine": settings["export"]["machine"],
+        "limits": textwrap.fill(settings["export"]["limits"], 100),
         "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
         "settings": yaml.safe_dump(settings, sort_keys=False).strip(),
         "figures": _text(folder / "evaluation.md") or "Not measured yet.",

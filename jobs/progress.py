@@ -39,7 +39,7 @@ class RunProgress:
         self.first_part_at: float | None = None
         self.bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Rates())
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
             self.bar = Progress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> RunProgress:

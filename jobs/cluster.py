@@ -10,7 +10,6 @@ import ray
 
 from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
 from jobs.loopback import cluster_address
-from pipeline.plan.operators import STAGES
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 
@@ -55,8 +54,7 @@ def check_pools(config: Config, device: str) -> None:
     Raises:
         ConfigError: the smallest pools need more CPUs or GPUs than there are.
     """
-    names = STAGES if config.run.layout == "pools" else ("fused",)
-    pools = [pool_stage(config, name) for name in names]
+    pools = [pool_stage(config, name) for name in config.pools]
     needed = {
         # one reader and one writer work beside the pools
         "CPU": sum(stage.actors * stage.cpus for stage in pools) + 2 * TASK_CPUS,

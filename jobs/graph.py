@@ -18,7 +18,6 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.stop import StopFlag
 from pipeline.plan.operators import (
-    STAGES,
     PartResult,
     finish_and_commit,
     finish_context,
@@ -61,9 +60,8 @@ def edit_dataset(
     dataset = dataset.map_batches(
         partial(_prepare, config=config, size=size), num_cpus=TASK_CPUS, **options
     )
-    names = STAGES if config.run.layout == "pools" else ("fused",)
-    for name in names:
-        first = stop if name == names[0] else None
+    for name in config.pools:
+        first = stop if name == config.pools[0] else None
         dataset = dataset.map_batches(
             StageActor,
             fn_constructor_args=(config, name, plan.device, first),

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from jobs.graph import gpus_per_actor, pool_stage
 from jobs.progress import duration
-from pipeline.plan.operators import STAGES
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import resolved_yaml
 
@@ -26,7 +25,7 @@ def print_dry_run(plan: Plan) -> None:
     names = [f"{work.shard.name} ({len(work.staged)} parts staged)" for work in plan.work]
     print(f"to do:        {len(plan.work)} shards{_some(names)}")
     table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
-    for name in STAGES if config.run.layout == "pools" else ("fused",):
+    for name in config.pools:
         stage = pool_stage(config, name)
         most = stage.max_actors or stage.actors
         table.add_row(

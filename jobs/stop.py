@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from types import FrameType
 
 import ray
@@ -45,7 +44,7 @@ class GracefulStop:
     """The signal handlers of a run. A second signal, or the end of grace, exits at once."""
 
     def __init__(self, flag: StopFlag, grace_s: float) -> None:
-        self.requested_at: float | None = None
+        self.requested = False
         self.flag = flag
         self.grace_s = grace_s
         # After ray.init, which installs a handler of its own that exits at once.
@@ -53,14 +52,10 @@ class GracefulStop:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_grace_over)
 
-    @property
-    def requested(self) -> bool:
-        return self.requested_at is not None
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             sys.exit(EXIT_INTERRUPTED)
-        self.requested_at = time.monotonic()
+        self.requested = True
         name = signal.Signals(number).name
         print(
             f"{name}: taking no further parts; those in flight have {self.grace_s:.0f} s to finish "

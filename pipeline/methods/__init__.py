@@ -8,10 +8,9 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
 from pipeline.steps.mask import MaskStage
-from pipeline.words.config import Config
+from pipeline.words.config import STAGES, Config
 from pipeline.words.records import Part
 
-STAGES = ("mask", "encode", "decode")
 StageStep = Callable[[Part], Part]
 
 

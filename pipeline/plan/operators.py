@@ -19,11 +19,10 @@ from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import failed_part, write_part
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
+from pipeline.words.config import STAGES, Config
 from pipeline.words.records import Part
 from pipeline.words.settings import resolved_settings
 
-STAGES = ("mask", "encode", "decode")
 TIMED = ("read", "prepare", *STAGES, "finish")  # in the order of the flow
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+STAGES = ("mask", "encode", "decode")  # in the order of the flow
+
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -186,6 +188,11 @@ class Config(Section):
     method: Method = Method()
     stages: Stages = Stages()
     run: Run = Run()
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of the pools of actors that the layout has."""
+        return STAGES if self.run.layout == "pools" else ("fused",)
 
     @model_validator(mode="after")
     def _lossless_only_where_there_is_loss(self) -> Config:

@@ -69,6 +69,14 @@ def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNois
     return TextToNoise(unet, CLIPTextModel(text))
 
 
+def load_weights(network: TextToNoise, folder: Path) -> None:
+    """Start from a saved model of the same settings: its averaged weights, no optimizer's state."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    network.unet.load_state_dict(unet.state_dict())
+    network.text_encoder.load_state_dict(text_encoder.state_dict())
+
+
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     """Stable Diffusion's own schedule."""
     return DDIMScheduler(
@@ -89,7 +97,7 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
 
     Workers take every world-th chunk of one shared file.
     """
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model")
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
     write_tokenizer(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     rank, world = worker()
@@ -137,7 +145,10 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     empty_L = torch.tensor(tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids)
     torch.manual_seed(stage.seed)
-    network = build_networks(settings, latents.shape[1]).to(device)
+    network = build_networks(settings, latents.shape[1])
+    if settings.get("start_from"):
+        load_weights(network, Path(settings["start_from"]))
+    network.to(device)
     alphas_cumprod = build_scheduler().alphas_cumprod
     rank, world = worker()
     share = stage.batch_size // world

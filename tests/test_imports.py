@@ -13,22 +13,28 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What each place may import: of this project, and of the libraries that the design rations.
 FILE_STEPS = (
-    *("read", "texts", "prepare", "geometry", "picture_files", "finish", "composite"),
+    *("read", "texts", "prepare", "picture_files", "finish"),
     *("output_keys", "write_part", "publish", "verify"),
 )
+ARRAY_STEPS = ("geometry", "composite")  # arrays in, arrays out: for steps of either kind
 ALLOWED: dict[str, set[str]] = {
     "pipeline": set(),
     "pipeline.words": {"pipeline", "pipeline.words"},
     "pipeline.storage": {"pipeline", "pipeline.words", "pipeline.storage"},
+    "pipeline.scores": {"pipeline.scores"},
     "pipeline.diffusion": {"pipeline.words", "pipeline.diffusion", "torch"},
     "pipeline.models": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models"),
         *("torch", "diffusers", "transformers"),
     },
-    "pipeline.steps(files)": {"pipeline.words", "pipeline.storage", "pipeline.steps(files)"},
+    "pipeline.steps(arrays)": {"pipeline.words", "pipeline.scores", "pipeline.steps(arrays)"},
+    "pipeline.steps(files)": {
+        *("pipeline.words", "pipeline.storage", "pipeline.scores"),
+        *("pipeline.steps(arrays)", "pipeline.steps(files)"),
+    },
     "pipeline.steps(stages)": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.steps(stages)"),
-        "torch",
+        *("pipeline.steps(arrays)", "torch"),
     },
     "pipeline.methods": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
@@ -36,11 +42,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.plan": {
         *("pipeline", "pipeline.words", "pipeline.storage", "pipeline.models", "pipeline.methods"),
-        *("pipeline.steps(files)", "pipeline.plan"),
+        *("pipeline.scores", "pipeline.steps(files)", "pipeline.plan"),
     },
     "pipeline.demo": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
-        *("pipeline.steps(stages)", "pipeline.demo", "torch", "diffusers", "transformers"),
+        *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),
+        *("torch", "diffusers", "transformers"),
     },
 }
 RATIONED = ("torch", "diffusers", "transformers", "ray")
@@ -50,7 +57,8 @@ def place_of(module: str) -> str:
     """The row of ALLOWED that a module of this project belongs to."""
     names = module.split(".")
     if names[:2] == ["pipeline", "steps"] and len(names) > 2:
-        return "pipeline.steps(files)" if names[2] in FILE_STEPS else "pipeline.steps(stages)"
+        kind = "files" if names[2] in FILE_STEPS else "stages"
+        return f"pipeline.steps({'arrays' if names[2] in ARRAY_STEPS else kind})"
     return ".".join(names[:2])
 
 
@@ -95,7 +103,9 @@ def test_every_place_is_ruled() -> None:
 
 def test_file_steps_load_without_torch() -> None:
     """Reading, writing and committing start without torch, and nothing of it comes in sideways."""
-    steps = [name for name in FILE_STEPS if (ROOT / f"pipeline/steps/{name}.py").is_file()]
+    steps = [
+        name for name in FILE_STEPS + ARRAY_STEPS if (ROOT / f"pipeline/steps/{name}.py").is_file()
+    ]
     assert steps
     code = "import sys, " + ", ".join(f"pipeline.steps.{name}" for name in steps)
     code += "; assert not {'torch', 'ray', 'diffusers'} & set(sys.modules), 'torch or ray came in'"

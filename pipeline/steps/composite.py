@@ -9,17 +9,15 @@ import numpy as np
 from PIL import Image
 
 from pipeline.steps.geometry import Box, fit
-
-PSNR_CAP_DB = 100.0  # of equal pictures, whose ratio is infinite
+from pipeline.words.records import Edit, Picture
 
 
 @dataclass(frozen=True)
 class Composite:
-    """An edit's picture, ready to be written, with its mask and scores."""
+    """An edit's picture, ready to be written, with its mask."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
     mask: np.ndarray  # (H, W) uint8, 255 = edit, at the size of ``pixels``
-    background_psnr_db: float | None  # None: the mask covers everything
     edit_rms: float | None  # None: the mask is empty
 
     @property
@@ -49,14 +47,13 @@ def composite(
 
     Returns:
         Outside the mask, and so outside the feathered mask, its pixels are exactly those of
-        ``before`` (unless ``feather`` is None). The background's score is that of ``edited``.
+        ``before`` (unless ``feather`` is None).
     """
     pixels = edited if feather is None else blend(before, edited, inward_ramp(mask, feather))
     inside = mask > 0
     return Composite(
         pixels=pixels,
         mask=np.round(mask * 255).astype(np.uint8),
-        background_psnr_db=None if inside.all() else psnr_db(before[~inside], edited[~inside]),
         edit_rms=rms(before[inside], pixels[inside]) if inside.any() else None,
     )
 
@@ -89,7 +86,20 @@ def into_source(
     pixels[top:bottom, left:right] = blend(source[top:bottom, left:right], edited, alpha)
     inside = mask > 0
     edit_rms = rms(source[inside], pixels[inside]) if inside.any() else None
-    return Composite(pixels, mask, made.background_psnr_db, edit_rms)
+    return Composite(pixels, mask, edit_rms)
+
+
+def mask_of(picture: Picture, edit: Edit) -> np.ndarray:
+    """The mask of an edit at the pixels of the model's picture; everything where it has none.
+
+    Returns:
+        (H, W) float32 in [0, 1], 1 = edit.
+    """
+    assert picture.image is not None
+    shape = picture.image.shape[:2]
+    if edit.mask is None:
+        return np.ones(shape, np.float32)
+    return pixel_mask(edit.mask, picture.supplied_mask, shape)
 
 
 def pixel_mask(
@@ -140,12 +150,6 @@ def blend(before: np.ndarray, edited: np.ndarray, alpha: np.ndarray) -> np.ndarr
     start = before.astype(np.float32)
     mixed = start + alpha[..., None] * (edited.astype(np.float32) - start)
     return np.round(mixed).clip(0, 255).astype(np.uint8)
-
-
-def psnr_db(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 arrays in decibels, at most ``PSNR_CAP_DB``."""
-    error = rms(first, second)
-    return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(-20 * np.log10(error)))
 
 
 def rms(first: np.ndarray, second: np.ndarray) -> float:

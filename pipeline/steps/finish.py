@@ -6,18 +6,19 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.steps.composite import Composite, composite, into_source, pixel_mask
+from pipeline.scores.background import background_scores
+from pipeline.steps.composite import Composite, composite, into_source, mask_of
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.steps.picture_files import decode_picture, encode_grey, encode_picture
 from pipeline.words.config import Config
 from pipeline.words.records import Edit, Part, Picture, Status
-from pipeline.words.rows import STAGED_SCHEMA
+from pipeline.words.rows import SCORE, STAGED_SCHEMA
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
 # Columns that say what became of the edit stand in the row alone; the rest is provenance.
@@ -116,7 +117,8 @@ def _write_members(
     picture: Picture, edit: Edit, row: dict[str, Any], context: FinishContext
 ) -> Members:
     """Encodes the files of an edit and adds to its row what is known only now."""
-    made = _composed(picture, edit, context)
+    mask = mask_of(picture, edit)
+    made = _composed(picture, edit, mask, context)
     output = context.config.output
     encoded = encode_picture(made.pixels, output)
     height, width = made.mask.shape
@@ -126,9 +128,9 @@ def _write_members(
         "height": height,
         "mask_area": round(made.area, 6),
         "mask_box": made.box,
-        "score_background_psnr_db": _rounded(made.background_psnr_db, 3),
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
+    row |= _background(picture, edit, mask > 0)
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
@@ -143,15 +145,28 @@ def _write_members(
     return [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
 
 
-def _composed(picture: Picture, edit: Edit, context: FinishContext) -> Composite:
+def _background(picture: Picture, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:
+    """The background's scores by column: of the model's picture as decoded.
+
+    That is before the composite, which makes the written background that of the input whatever the
+    method did to it, and before any lossy encoding.
+    """
+    assert picture.image is not None
+    assert edit.image is not None
+    scores = asdict(background_scores(picture.image, edit.image, inside))
+    digits = {"mse": 9, "mse_frame": 9, "psnr_db": 3, "psnr_frame_db": 3}
+    return {
+        f"{SCORE}background_{name}": _rounded(value, digits.get(name, 6))
+        for name, value in scores.items()
+    }
+
+
+def _composed(picture: Picture, edit: Edit, mask: np.ndarray, context: FinishContext) -> Composite:
     config = context.config
     assert picture.image is not None
     assert edit.image is not None
     size = picture.image.shape[0]
     feather = config.method.composite.feather if config.method.composite.enabled else None
-    mask_hw = np.ones((1, 1), np.float32) if edit.mask is None else edit.mask
-    supplied = picture.supplied_mask if edit.mask is not None else None
-    mask = pixel_mask(mask_hw, supplied, picture.image.shape[:2])
     made = composite(picture.image, edit.image, mask, feather=feather)
     if config.output.resolution == "model":
         return made

@@ -31,8 +31,22 @@ COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
     ("height", pa.int32(), True, "pixels, of the written picture"),
     ("mask_area", pa.float32(), True, "share of the written picture inside the edit mask"),
     ("mask_box", pa.list_(pa.int32()), True, "x0, y0, x1, y1 of the mask in pixels of the output"),
-    ("score_background_psnr_db", pa.float32(), True, "outside the mask, before the composite"),
     ("score_edit_rms", pa.float32(), True, "root mean square change inside the mask, in [0, 1]"),
+    ("score_background_psnr_db", pa.float32(), True, "outside the mask, before the composite"),
+    ("score_background_ssim", pa.float32(), True, "likewise; windows see background pixels alone"),
+    ("score_background_mse", pa.float32(), True, "likewise, of values in [0, 1]"),
+    ("score_background_psnr_frame_db", pa.float32(), True, "PIE-Bench's form: over the full frame"),
+    ("score_background_ssim_frame", pa.float32(), True, "likewise"),
+    ("score_background_mse_frame", pa.float32(), True, "likewise"),
+    ("score_lpips", pa.float32(), True, "perceptual distance of before and after"),
+    ("score_clip_text_before", pa.float32(), True, "cosine of the picture before and the caption"),
+    ("score_clip_text_after", pa.float32(), True, "cosine of the picture after and the edit text"),
+    ("score_clip_image", pa.float32(), True, "cosine of before and after"),
+    ("score_clip_directional", pa.float32(), True, "cosine of the pictures' and texts' changes"),
+    ("score_dino_structure", pa.float32(), True, "distance of the DINO keys' self-similarities"),
+    ("score_dinov2_image", pa.float32(), True, "cosine of before and after"),
+    ("score_aesthetic", pa.float32(), True, "of the picture after"),
+    ("score_nsfw", pa.float32(), True, "probability, of the picture after"),
     ("num_evals_mask", pa.int32(), False, "network evaluations of the mask stage"),
     ("num_evals_encode", pa.int32(), False, "of encoding, counted at the picture's first use"),
     ("num_evals_decode", pa.int32(), False, "of decoding, guidance counted as two"),
@@ -44,9 +58,24 @@ COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
     ("fingerprint", pa.string(), False, "of everything that changes computed bytes"),
 ]
 
+SCORE = "score_"  # what every score's column begins with
+LOWER_IS_BETTER = frozenset(
+    f"{SCORE}{name}"
+    for name in ("background_mse", "background_mse_frame", "lpips", "dino_structure", "nsfw")
+)
+NEITHER_IS_BETTER = frozenset({f"{SCORE}edit_rms"})
+
+
+def _metadata(name: str, meaning: str) -> dict[str, str]:
+    """What a reader of the Parquet file finds in a column's metadata."""
+    if not name.startswith(SCORE) or name in NEITHER_IS_BETTER:
+        return {"meaning": meaning}
+    return {"meaning": meaning, "better": "lower" if name in LOWER_IS_BETTER else "higher"}
+
+
 ROW_SCHEMA = pa.schema(
     [
-        pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+        pa.field(name, kind, nullable=nullable, metadata=_metadata(name, meaning))
         for name, kind, nullable, meaning in COLUMNS
     ]
 )

@@ -14,13 +14,11 @@ import pytest
 from PIL import Image
 
 from pipeline.steps.composite import (
-    PSNR_CAP_DB,
     blend,
     composite,
     into_source,
     inward_ramp,
     pixel_mask,
-    psnr_db,
 )
 from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key, output_suffix
@@ -102,21 +100,35 @@ def test_cells_cover_whole_pixels() -> None:
 
 
 def test_scores_by_hand() -> None:
-    """Off by 51 of 255 is 13.98 dB; equal pictures are capped; the change inside is its RMS."""
+    """The change inside is its RMS; an empty mask has none, and leaves the picture as it was."""
     before = np.zeros((4, 4, 3), np.uint8)
     edited = np.full((4, 4, 3), 51, np.uint8)
     mask = np.zeros((4, 4), np.float32)
     mask[1:3, :2] = 1
     made = composite(before, edited, mask, feather=0)
-    assert made.background_psnr_db == pytest.approx(13.979, abs=1e-3)
     assert made.edit_rms == pytest.approx(0.2)
     assert (made.area, made.box) == (0.25, [0, 1, 2, 3])
-    assert psnr_db(before, before) == PSNR_CAP_DB
-    everything = composite(before, edited, np.ones((4, 4), np.float32), feather=0)
-    assert everything.background_psnr_db is None
     nothing = composite(before, edited, np.zeros((4, 4), np.float32), feather=0)
     assert (nothing.edit_rms, nothing.box, nothing.area) == (None, None, 0)
     assert np.array_equal(nothing.pixels, before)
+
+
+def test_background_scores_are_of_the_decoded_picture() -> None:
+    """Before the composite, which would make every background equal, and before any lossy file."""
+    picture = make_picture()
+    (row,) = finished(picture, output={"format": "jpg"})
+    assert picture.image is not None
+    outside = np.ones((SIZE, SIZE), bool)
+    outside[8:24, 8:] = False
+    difference = picture.image[outside].astype(float) - (255 - picture.image)[outside]
+    assert row["score_background_mse"] == pytest.approx(np.mean((difference / 255) ** 2))
+    assert row["score_background_ssim"] < 0
+    assert row["score_background_mse_frame"] == pytest.approx(
+        row["score_background_mse"] * outside.mean()
+    )
+    record = json.loads(members(row)["json"])
+    assert record["score_background_mse"] == pytest.approx(row["score_background_mse"])
+    assert "score_lpips" not in record
 
 
 def test_blending_is_exact_at_its_ends() -> None:

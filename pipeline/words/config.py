@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.words.section import Count, Ratio, Section
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
-
-Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values are never changed silently."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Input(Section):

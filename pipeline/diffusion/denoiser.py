@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 
 Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is settled
@@ -56,4 +57,17 @@ class Denoiser(Protocol):
         Returns:
             (N, C, h, w) float32.
         """
+        ...
+
+
+class TrainableDenoiser(Denoiser, Protocol):
+    """A denoiser that can also be fitted: at a level of its own for each row, with gradients."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Whose weights a fine-tuning changes."""
+        ...
+
+    def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
+        """As ``Denoiser``; gradients reach the condition and the network's weights."""
         ...

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Schedule
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.device import device_kind, make_deterministic
@@ -37,7 +37,7 @@ class LatentDiffusion:
         device: where it lies.
         dtype: of weights, activations, and of what travels between stages.
         schedule: its noise schedule.
-        unbatched: the network as it is.
+        unbatched: the network as it is, and as it is fitted.
         denoiser: the same, called with any number of rows: micro-batches are its own business.
     """
 
@@ -45,7 +45,7 @@ class LatentDiffusion:
     device: torch.device
     dtype: torch.dtype
     schedule: Schedule
-    unbatched: Denoiser
+    unbatched: TrainableDenoiser
     denoiser: Denoiser
     text: TextEncoder
     pictures: PictureCoder

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.diffusion.denoiser import Condition, Denoiser
+from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 
 
@@ -27,7 +28,12 @@ class UNetDenoiser:
         self.prediction_type = prediction_type
         self.smallest_sigma = smallest_sigma
 
-    def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
+    @property
+    def network(self) -> nn.Module:
+        """The UNet."""
+        return self.unet
+
+    def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
         predicted = self.unet(
             latent.to(self.unet.dtype),
             level.timestep,
@@ -41,13 +47,17 @@ class UNetDenoiser:
         return eps_from_x0(predicted, latent, level, self.smallest_sigma)
 
 
-def eps_from_v(v: Tensor, latent: Tensor, level: Level) -> Tensor:
+def eps_from_v(v: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
     """v = alpha * eps - sigma * x0. Source: Salimans and Ho, arXiv:2202.00512, appendix D."""
     return level.alpha * v + level.sigma * latent
 
 
-def eps_from_x0(x0: Tensor, latent: Tensor, level: Level, smallest_sigma: float = 0.0) -> Tensor:
+def eps_from_x0(
+    x0: Tensor, latent: Tensor, level: Level | RowLevels, smallest_sigma: float = 0.0
+) -> Tensor:
     """latent = alpha * x0 + sigma * eps, solved for eps."""
+    if isinstance(level, RowLevels):
+        return (latent - level.alpha * x0) / level.sigma.clamp(min=smallest_sigma)
     return (latent - level.alpha * x0) / max(level.sigma, smallest_sigma)
 
 

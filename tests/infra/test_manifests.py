@@ -1,0 +1,166 @@
+"""What `infra/` holds is what the tools that read it accept: schemas, linters, our own config."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import ray
+import yaml
+
+from pipeline.words.config import Config
+from pipeline.words.config_file import parse_config
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+CRD = ROOT.parent / "shared" / "data" / "kuberay" / "ray.io_rayjobs.yaml"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+KUSTOMIZED = ("base", "overlays/gke-spot", "overlays/eks-spot")
+KUBERNETES = "1.34"
+
+
+def tool(name: str, *arguments: str | Path) -> str:
+    """Runs one of the checkers that were installed beside this Python; returns its output."""
+    done = subprocess.run([SCRIPTS / name, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def objects(folder: str) -> list[dict[str, Any]]:
+    """The objects that `kubectl apply -k` would send."""
+    return list(yaml.safe_load_all(tool("kubectl", "kustomize", INFRA / "kuberay" / folder)))
+
+
+def rayjob(folder: str) -> dict[str, Any]:
+    (found,) = [item for item in objects(folder) if item["kind"] == "RayJob"]
+    return found
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with every field that it does not name forbidden, as the API server warns."""
+    schema = copy.deepcopy(schema)
+    stack: list[Any] = [schema]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            if "properties" in node and not node.get("x-kubernetes-preserve-unknown-fields"):
+                node.setdefault("additionalProperties", False)
+            if node.pop("x-kubernetes-int-or-string", False):
+                node["type"] = ["integer", "string"]
+            stack.extend(node.values())
+        elif isinstance(node, list):
+            stack.extend(node)
+    return schema
+
+
+@pytest.fixture(scope="module")
+def rayjob_schema() -> dict[str, Any]:
+    if not CRD.exists():
+        pytest.skip(f"{CRD}: KubeRay's definition of a RayJob is not there")
+    definition = yaml.safe_load(CRD.read_text())
+    (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    return schema
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZED)
+def test_rayjob_is_one_for_kuberay(folder: str, rayjob_schema: dict[str, Any]) -> None:
+    """Every field of the RayJob is one that KubeRay's definition knows, of the type it wants."""
+    jsonschema.validate(rayjob(folder), rayjob_schema)
+
+
+def test_schema_catches_a_mistyped_field(rayjob_schema: dict[str, Any]) -> None:
+    """The check above is strict: a field that KubeRay would ignore fails it."""
+    job = rayjob("base")
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParam"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):
+        jsonschema.validate(job, rayjob_schema)
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZED)
+def test_other_objects_and_pods_are_valid_kubernetes(folder: str) -> None:
+    """Service account, config map and the pods of the RayJob pass Kubernetes's own schemas."""
+    job = rayjob(folder)
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
+        for template in (
+            cluster["headGroupSpec"]["template"],
+            *(group["template"] for group in cluster["workerGroupSpecs"]),
+        )
+    ]
+    others = [item for item in objects(folder) if item["kind"] != "RayJob"]
+    assert {item["kind"] for item in others} == {"ServiceAccount", "ConfigMap"}
+    for item in [*others, *pods]:
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZED)
+def test_rayjob_keeps_work_off_the_head_and_holds_no_keys(folder: str) -> None:
+    """The head runs the driver alone, the job starts again by itself, credentials are a role's."""
+    job = rayjob(folder)
+    spec = job["spec"]
+    cluster = spec["rayClusterSpec"]
+    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert spec["backoffLimit"] > 0
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["activeDeadlineSeconds"] > 0
+    assert "kueue.x-k8s.io/queue-name" in job["metadata"]["labels"]
+    assert cluster["rayVersion"] == ray.__version__
+    for group in [head, *workers]:
+        pod = group["template"]["spec"]
+        assert pod["serviceAccountName"] == "overpaint"
+        shared = [item for item in pod["volumes"] if item["name"] == "shm"]
+        assert shared[0]["emptyDir"]["medium"] == "Memory"
+    assert "secret" not in json.dumps(job).lower()
+
+
+def test_overlays_put_workers_on_spot_nodes() -> None:
+    """Each overlay asks for the cloud's spot nodes, for the workers alone."""
+    for folder, mark in (("gke-spot", "gke-spot"), ("eks-spot", "capacity-type")):
+        cluster = rayjob(f"overlays/{folder}")["spec"]["rayClusterSpec"]
+        worker = cluster["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"]
+        assert any(mark in key for key in worker)
+        head = cluster["headGroupSpec"]["template"]["spec"]
+        assert head.get("nodeSelector", {}) != worker
+
+
+def test_config_of_the_rayjob_is_a_config() -> None:
+    """The config map's file is one that `overpaint edit` takes."""
+    config = parse_config(yaml.safe_load((INFRA / "kuberay/base/config.yaml").read_text()))
+    assert isinstance(config, Config)
+    assert config.model.device == "cuda"
+
+
+@pytest.mark.parametrize("name", ["aws-spot", "gcp-spot"])
+def test_cluster_file_passes_rays_own_schema(name: str) -> None:
+    """Ray's cluster launcher accepts the file; workers are spot, the head is not and does no work."""
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    cluster = yaml.safe_load((INFRA / f"ray-cluster/{name}.yaml").read_text())
+    jsonschema.validate(cluster, schema)
+    types = cluster["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert "spot" in json.dumps(types["spot_gpu"]["node_config"]).lower()
+    assert "spot" not in json.dumps(types["head"]["node_config"]).lower()
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    """The image is built as its linter recommends, pinned, and does not run as root."""
+    tool("hadolint", INFRA / "docker" / "Dockerfile")
+    text = (INFRA / "docker" / "Dockerfile").read_text()
+    assert "USER 1000" in text
+    assert "--constraint constraints.txt" in text
+
+
+def test_slurm_script_passes_shellcheck() -> None:
+    """The batch script has none of the mistakes that shellcheck knows."""
+    tool("shellcheck", "--severity=warning", INFRA / "slurm" / "overpaint.sbatch")

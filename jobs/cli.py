@@ -15,12 +15,25 @@ EXIT_BAD_CONFIG = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``overpaint``."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return int(options.command(options))
     except ConfigError as error:
         print(f"overpaint: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; key=value may stand before and after them, which argparse alone refuses."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    late = [text for text in rest if "=" in text and not text.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
+        unknown = [text for text in rest if text not in late] or late
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if late:
+        options.overrides.extend(late)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     edit.set_defaults(command=_edit)
+
+    submit = commands.add_parser("submit", help="run edit as a job of a Ray cluster")
+    submit.add_argument("config", help="a YAML file, or the name of a bundled config")
+    submit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
+    submit.add_argument("--address", required=True, help="of the dashboard: http://HOST:8265")
+    submit.add_argument(
+        "--packages", action="store_true", help="let Ray install the libraries on the nodes"
+    )
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
+    submit.set_defaults(command=_submit)
 
     verify = commands.add_parser("verify", help="read everything published again and check it")
     verify.add_argument("output", help="folder or url of a run's output")
@@ -78,6 +101,13 @@ def _edit(options: argparse.Namespace) -> int:
         return dry_run(config)
     code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
     return code
+
+
+def _submit(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    from jobs.submit import submit
+
+    return submit(config, options.address, packages=options.packages, wait=not options.no_wait)
 
 
 def _verify(options: argparse.Namespace) -> int:

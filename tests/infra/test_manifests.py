@@ -143,7 +143,7 @@ def test_config_of_the_rayjob_is_a_config() -> None:
 
 @pytest.mark.parametrize("name", ["aws-spot", "gcp-spot"])
 def test_cluster_file_passes_rays_own_schema(name: str) -> None:
-    """Ray's cluster launcher accepts the file; workers are spot, the head is not and does no work."""
+    """Ray's cluster launcher accepts the file; workers are spot, the head is not and idle."""
     schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
     cluster = yaml.safe_load((INFRA / f"ray-cluster/{name}.yaml").read_text())
     jsonschema.validate(cluster, schema)

@@ -100,3 +100,11 @@ def test_progress_says_what_a_person_wants_to_know() -> None:
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
     """Seconds, minutes, hours."""
     assert duration(seconds) == text
+
+
+def test_overrides_may_follow_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`edit CONFIG --dry-run key=value` is read like `edit CONFIG key=value --dry-run`."""
+    assert main(["edit", "demo", "--dry-run", "run.sead=1"]) == 2
+    assert "did you mean 'seed'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["verify", str(tmp_path), "a=b"])

@@ -51,6 +51,13 @@ def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
     for name, seconds in summary["seconds"].items():
         steps.add_row(name, f"{seconds:.1f}", str(summary["num_evals"].get(name, "")))
     console.print(steps)
+    for stage, number in summary["halvings"].items():
+        console.print(
+            f"{stage}: out of memory, so the micro-batch was halved {number} times; its rows say "
+            f"so. Lower stages.{stage}.micro_batch in a run into another output",
+            style="yellow",
+            soft_wrap=True,
+        )
     shards = summary["shards"]
     for name, problem in summary["problems"].items():
         console.print(f"shard {name}: {problem}", style="yellow")

@@ -8,6 +8,7 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
 from pipeline.steps.mask import MaskStage
+from pipeline.steps.memory_guard import MemoryGuard
 from pipeline.words.config import STAGES, Config
 from pipeline.words.records import Part
 
@@ -16,13 +17,16 @@ StageStep = Callable[[Part], Part]
 
 def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
     """One stage over a loaded model. The config's method says how it masks, encodes, decodes."""
+    stage: StageStep
     if name == "mask":
-        return MaskStage(model, config.method, config.run.seed)
-    if name == "encode":
-        return EncodeStage(model, config.method, config.run.seed)
-    if name == "decode":
-        return DecodeStage(model, config.method)
-    raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+        stage = MaskStage(model, config.method, config.run.seed)
+    elif name == "encode":
+        stage = EncodeStage(model, config.method, config.run.seed)
+    elif name == "decode":
+        stage = DecodeStage(model, config.method)
+    else:
+        raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+    return MemoryGuard(name, stage, model)
 
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:

@@ -7,11 +7,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.models.micro_batch import MicroBatch
+
 
 class PictureCoder:
     """A VAE with its scaling: latents here are what the denoiser works on."""
 
-    def __init__(self, vae: AutoencoderKL, micro_batch: int) -> None:
+    def __init__(self, vae: AutoencoderKL, micro_batch: MicroBatch) -> None:
         self.vae = vae
         self.micro_batch = micro_batch
         self.scale = float(vae.config.scaling_factor)
@@ -27,12 +29,13 @@ class PictureCoder:
             (N, C, h, w) float32 on the VAE's device.
         """
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        latents = []
-        for chunk in pixels.split(self.micro_batch):
-            scaled = chunk.to(self.vae.device, self.vae.dtype) / 127.5 - 1.0
+
+        def some(rows: slice) -> Tensor:
+            scaled = pixels[rows].to(self.vae.device, self.vae.dtype) / 127.5 - 1.0
             mode = self.vae.encode(scaled).latent_dist.mode().float()
-            latents.append((mode - self.shift) * self.scale)
-        return torch.cat(latents)
+            return (mode - self.shift) * self.scale
+
+        return torch.cat(self.micro_batch.over(len(pixels), some))
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Clean latents to pictures.
@@ -42,11 +45,31 @@ class PictureCoder:
 
         Returns:
             (N, H, W, 3) uint8, values rounded to the nearest.
+
+        Raises:
+            ValueError: a value is not finite, and has no pixel.
         """
-        images = []
-        for chunk in latents.split(self.micro_batch):
-            unscaled = (chunk / self.scale + self.shift).to(self.vae.dtype)
+        images = [image for image in self.decode_each(latents) if image is not None]
+        if len(images) < len(latents):
+            raise ValueError("the VAE gives a picture that is not finite")
+        return np.stack(images)
+
+    def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
+        """``decode``, with None for a picture that has a value which is not finite.
+
+        A VAE in half precision can overflow on a latent that is finite itself.
+        """
+
+        def some(rows: slice) -> list[np.ndarray | None]:
+            unscaled = (latents[rows] / self.scale + self.shift).to(self.vae.dtype)
             decoded = self.vae.decode(unscaled, return_dict=False)[0].float()
+            finite = decoded.isfinite().flatten(1).all(1).tolist()
             pixels = ((decoded + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
-            images.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(images)
+            images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+            return [image if good else None for image, good in zip(images, finite, strict=True)]
+
+        return [
+            image
+            for some_images in self.micro_batch.over(len(latents), some)
+            for image in some_images
+        ]

@@ -15,6 +15,7 @@ from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Schedule
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.device import device_kind, make_deterministic
+from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, probe_model, read_json, weights_variant
 from pipeline.models.text import TextEncoder
@@ -39,6 +40,7 @@ class LatentDiffusion:
         schedule: its noise schedule.
         unbatched: the network as it is, and as it is fitted.
         denoiser: the same, called with any number of rows: micro-batches are its own business.
+        micro_batch: how many rows denoiser, text encoder and VAE take at once.
     """
 
     info: ModelInfo
@@ -49,6 +51,7 @@ class LatentDiffusion:
     denoiser: Denoiser
     text: TextEncoder
     pictures: PictureCoder
+    micro_batch: MicroBatch
 
     @property
     def device_kind(self) -> str:
@@ -57,11 +60,13 @@ class LatentDiffusion:
 
     def with_micro_batch(self, size: int) -> LatentDiffusion:
         """The same networks, called with another number of rows at a time."""
+        micro_batch = MicroBatch(size)
         return replace(
             self,
-            denoiser=in_micro_batches(self.unbatched, size),
-            text=TextEncoder(self.text.tokenizer, self.text.encoder, size),
-            pictures=PictureCoder(self.pictures.vae, size),
+            denoiser=in_micro_batches(self.unbatched, micro_batch),
+            text=TextEncoder(self.text.tokenizer, self.text.encoder, micro_batch),
+            pictures=PictureCoder(self.pictures.vae, micro_batch),
+            micro_batch=micro_batch,
         )
 
 
@@ -102,6 +107,7 @@ def load_model(
     _keep_halves(vae, vae_halves)
     tokenizer = CLIPTokenizer.from_pretrained(info.folder / "tokenizer", local_files_only=True)
     schedule = Schedule.from_config(read_json(info.folder / "scheduler/scheduler_config.json"))
+    micro_batch = MicroBatch(stage.micro_batch)
     denoiser = UNetDenoiser(unet, info.prediction_type, schedule.level_at(0.0).sigma)
     return LatentDiffusion(
         info=info,
@@ -109,9 +115,10 @@ def load_model(
         dtype=dtype,
         schedule=schedule,
         unbatched=denoiser,
-        denoiser=in_micro_batches(denoiser, stage.micro_batch),
-        text=TextEncoder(tokenizer, load(CLIPTextModel, "text_encoder"), stage.micro_batch),
-        pictures=PictureCoder(vae, stage.micro_batch),
+        denoiser=in_micro_batches(denoiser, micro_batch),
+        text=TextEncoder(tokenizer, load(CLIPTextModel, "text_encoder"), micro_batch),
+        pictures=PictureCoder(vae, micro_batch),
+        micro_batch=micro_batch,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
+from pipeline.models.micro_batch import MicroBatch
 
 
 class UNetDenoiser:
@@ -61,19 +62,13 @@ def eps_from_x0(
     return (latent - level.alpha * x0) / max(level.sigma, smallest_sigma)
 
 
-def in_micro_batches(denoiser: Denoiser, size: int) -> Denoiser:
-    """The same denoiser, called with at most ``size`` rows at a time.
-
-    Rows are shared out evenly (33 rows at size 32 go as 17 and 16), so that a part of a given
-    composition always gives the network the same shapes.
-    """
+def in_micro_batches(denoiser: Denoiser, micro_batch: MicroBatch) -> Denoiser:
+    """The same denoiser, called with at most a micro-batch of rows at a time."""
 
     def call(latent: Tensor, level: Level, condition: Condition) -> Tensor:
-        num_calls = -(-len(latent) // size)
-        if num_calls <= 1:
-            return denoiser(latent, level, condition)
-        rows = torch.arange(len(latent), device=latent.device).tensor_split(num_calls)
-        parts = [denoiser(latent[part], level, condition[part]) for part in rows]
-        return torch.cat(parts)
+        def some(rows: slice) -> Tensor:
+            return denoiser(latent[rows], level, condition[rows])
+
+        return torch.cat(micro_batch.over(len(latent), some))
 
     return call

@@ -8,6 +8,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.diffusion.denoiser import Condition
+from pipeline.models.micro_batch import MicroBatch
 
 TokenIds = tuple[int, ...]
 
@@ -15,7 +16,9 @@ TokenIds = tuple[int, ...]
 class TextEncoder:
     """Stable Diffusion's CLIP text encoder with its tokenizer."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, micro_batch: int) -> None:
+    def __init__(
+        self, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, micro_batch: MicroBatch
+    ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.micro_batch = micro_batch
@@ -35,7 +38,9 @@ class TextEncoder:
         place = {ids: number for number, ids in enumerate(dict.fromkeys(read))}
         distinct = torch.tensor(list(place), device=self.encoder.device)
         states = torch.cat(
-            [self.encoder(chunk)[0].float() for chunk in distinct.split(self.micro_batch)]
+            self.micro_batch.over(
+                len(distinct), lambda rows: self.encoder(distinct[rows])[0].float()
+            )
         )
         return Condition(states[[place[ids] for ids in read]])
 

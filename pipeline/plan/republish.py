@@ -135,12 +135,12 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
         found = parse_part(name)
         if found is not None and found[0] == shard.name and found[1] in failed:
             output.delete(name)
-    seconds = stats.seconds
+    seconds, halvings = stats.seconds, stats.halvings
     for part, part_rows in parts:
         if part.index not in failed:
-            table = _staged_table(part, part_rows, members, stats, seconds)
+            table = _staged_table(part, part_rows, members, stats, seconds, halvings)
             output.put_if_absent(part_name(part.shard, part.index, part.num_parts), to_ipc(table))
-            seconds = {}  # they are summed over the parts: once is enough
+            seconds, halvings = {}, {}  # they are summed over the parts: once is enough
     output.delete(marker_name(shard.name))
     return len(rows)
 
@@ -198,6 +198,7 @@ def _staged_table(
     members: dict[str, list[dict[str, Any]]],
     stats: ShardStats,
     seconds: dict[str, float],
+    halvings: dict[str, int],
 ) -> pa.Table:
     """The staged table of a part, as ``finish`` made it, of what was published of it."""
     header = {
@@ -210,6 +211,7 @@ def _staged_table(
         "seconds": seconds,
         "hosts": stats.hosts,
         "device": ", ".join(stats.devices) or None,  # which of them is known no more
+        "halvings": halvings,
     }
     staged = [row | {"members": members.get(row["output_key"], [])} for row in rows]
     schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})

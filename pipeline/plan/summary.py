@@ -22,7 +22,7 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
 
     Returns:
         JSON-able: shards, counts by status, problems by shard, seconds by step, evaluations by
-        stage, wall seconds and images/s of this invocation.
+        stage, halvings of the micro-batch by stage, wall seconds and images/s of this invocation.
     """
     output = plan.output
     with ThreadPoolExecutor(16) as pool:
@@ -31,10 +31,12 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
     counts: Counter[str] = Counter({str(status): 0 for status in Status})
     seconds: Counter[str] = Counter()
     evals: Counter[str] = Counter()
+    halvings: Counter[str] = Counter()
     for marker in markers.values():
         counts.update(marker["counts"])
         seconds.update(marker["seconds"])
         evals.update(marker["num_evals"])
+        halvings.update(marker["halvings"])
     return {
         "fingerprint": plan.fingerprint,
         "shards": {"published": len(plan.published), "to_do": len(plan.work)},
@@ -43,6 +45,7 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         "problems": {name: m["problem"] for name, m in markers.items() if m.get("problem")},
         "seconds": {name: round(seconds[name], 3) for name in TIMED},
         "num_evals": dict(evals),
+        "halvings": dict(halvings),
         "wall_s": round(wall_s, 3),
         "images_per_s": round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         "edits_computed_now": num_edits_now,

@@ -66,9 +66,12 @@ class DecodeStage:
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
         if done:
-            images = self.model.pictures.decode(latents[done])
+            images = self.model.pictures.decode_each(latents[done])
             for place, image in zip(done, images, strict=True):
-                pairs[place][1].image = image
+                edit = pairs[place][1]
+                edit.image = image
+                if image is None:
+                    edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
 
     def _note(self, edit: Edit) -> None:
         """What the mask stage notes too, where it infers a mask."""

@@ -56,8 +56,9 @@ class EncodeStage:
         return draw_noise(seed, from_numpy(picture.latent).shape)
 
     def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
+        trajectories = trajectories.to(self.model.dtype)  # float16 may overflow
         for picture, trajectory in zip(pictures, trajectories, strict=True):
             if bool(trajectory.isfinite().all()):
-                picture.trajectory = to_numpy(trajectory.to(self.model.dtype))
+                picture.trajectory = to_numpy(trajectory)
             else:
                 picture.fail("encode", "NonFinite", "the encoded latents are not finite")

@@ -63,6 +63,7 @@ def finish(part: Part, context: FinishContext) -> pa.Table:
         "seconds": part.seconds,
         "hosts": part.hosts,
         "device": part.device,
+        "halvings": part.halvings,
     }
     schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
     return pa.Table.from_pylist(rows, schema=schema)
@@ -98,7 +99,7 @@ def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) 
         try:
             members = _write_members(picture, edit, row, context)
             edit.status = Status.EDITED
-        except Exception as error:  # noqa: BLE001 - one edit fails, the part goes on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one edit fails, the part goes on
             edit.fail("finish", error)
             members = []
     return row | {

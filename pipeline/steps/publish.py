@@ -59,6 +59,7 @@ class ShardStats:
     seconds: dict[str, float]  # by step, summed over the parts
     hosts: list[str]
     devices: list[str]
+    halvings: dict[str, int]  # of the micro-batch after an out-of-memory error, by stage
     published_at: str  # UTC, ISO 8601
     version: int = 1
 
@@ -190,8 +191,10 @@ def _stats(
     if len(fingerprints) > 1:
         raise ValueError(f"shard {shard!r} has staged parts of the fingerprints {fingerprints}")
     seconds: Counter[str] = Counter()
+    halvings: Counter[str] = Counter()
     for part in headers:
         seconds.update(part["seconds"])
+        halvings.update(part["halvings"])
     failures = Counter(
         f"{row['stage']}: {row['error']}"
         for row in rows.select(["status", "stage", "error"]).to_pylist()
@@ -215,5 +218,6 @@ def _stats(
         seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
         hosts=sorted({host for part in headers for host in part["hosts"]}),
         devices=sorted({part["device"] for part in headers if part["device"]}),
+        halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

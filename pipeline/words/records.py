@@ -105,6 +105,7 @@ class Part:
     seconds: dict[str, float] = field(default_factory=dict)  # by step, for the marker only
     hosts: list[str] = field(default_factory=list)  # likewise
     device: str | None = None  # kind of device that computed it, e.g. "cpu" or a GPU's name
+    halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
 
     @property
     def edits(self) -> list[Edit]:
@@ -126,6 +127,7 @@ class Part:
             "seconds": self.seconds,
             "hosts": self.hosts,
             "device": self.device,
+            "halvings": self.halvings,
         }
         schema = PICTURE_SCHEMA.with_metadata({"part": json.dumps(header)})
         sink = io.BytesIO()

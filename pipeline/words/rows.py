@@ -81,5 +81,6 @@ ROW_SCHEMA = pa.schema(
 )
 
 # A staged part: its rows with the members of each row (in their order in the tar). The schema's
-# metadata "part" holds JSON: shard, index, num_parts, problem, seconds, hosts, device.
+# metadata "part" holds JSON: shard, index, num_parts, problem, seconds, hosts, device,
+# halvings.
 STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))

@@ -13,6 +13,7 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
 from pipeline.methods import load_stage
 from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import eps_from_v, eps_from_x0, in_micro_batches
 from pipeline.words.config import Model, Stage
 from tests.parts import make_config
@@ -48,7 +49,7 @@ def test_micro_batches_change_nothing_but_the_calls(num_rows: int) -> None:
 
     latent = torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1, 1) + 1.0
     condition = Condition(torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1) + 10.0)
-    eps = in_micro_batches(network, 4)(latent, LEVEL, condition)
+    eps = in_micro_batches(network, MicroBatch(4))(latent, LEVEL, condition)
     assert eps.flatten().tolist() == [(n + 1.0) * (n + 10.0) for n in range(num_rows)]
     assert sum(calls) == num_rows
     assert max(calls) <= 4
@@ -81,7 +82,7 @@ def test_pixels_are_rounded_and_clamped(
 def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
     """Decoding divides by what encoding multiplied with, and adds what it took off."""
     seen = []
-    pictures = type(tiny_model.pictures)(tiny_model.pictures.vae, 8)
+    pictures = type(tiny_model.pictures)(tiny_model.pictures.vae, MicroBatch(8))
     pictures.shift = 0.5
 
     class Vae:

@@ -195,3 +195,21 @@ def test_a_shard_whose_parts_all_are_staged_is_published(planner: Planner) -> No
     assert len(work.staged) == 4
     assert run_fake(planner("out")).work == []
     assert verify(plan.output).problems == []
+
+
+def test_halvings_of_the_micro_batch_are_counted_once(planner: Planner) -> None:
+    """From the part to marker and summary, over the parts of a shard, and through a republish."""
+
+    def starved(part: Part) -> Part:
+        part.halvings = {"mask": 1, "decode": 2}
+        return invert(part)
+
+    run_fake(planner("out"), failing=["bad"], edit=starved)
+    store, counted = planner("out").output, []
+    for _ in range(2):
+        marker = read_marker(store, "0")
+        assert marker is not None
+        counted.append((marker.halvings, json.loads(store.get("_run/summary.json"))["halvings"]))
+        run_fake(reopen_failed(planner("out")).plan, failing=["bad"])  # part 0, without halvings
+    assert counted[0] == ({"decode": 10, "mask": 5}, {"decode": 18, "mask": 9})
+    assert counted[1] == counted[0]

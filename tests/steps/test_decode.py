@@ -22,9 +22,9 @@ def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch
     caught = []
 
     class Catching:
-        def decode(self, latents: torch.Tensor) -> np.ndarray:
+        def decode_each(self, latents: torch.Tensor) -> list[np.ndarray | None]:
             caught.append(latents)
-            return model.pictures.decode(latents)
+            return model.pictures.decode_each(latents)
 
     run_stages(replace(model, pictures=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
     return torch.cat(caught)
@@ -170,3 +170,26 @@ def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion)
     assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "decode", "NonFinite")
     assert broken.image is None
     assert whole.image is not None
+
+
+def test_picture_that_overflows_in_the_vae_fails_alone(
+    tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A latent may be finite and its picture not, as with a VAE in half precision."""
+    vae = tiny_model.pictures.vae
+    plain = vae.decode
+
+    def decode(latent: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        images = plain(latent, return_dict=return_dict)[0].clone()
+        images[0, 0, 3, 3] = float("nan")
+        return (images,)
+
+    config = make_config()
+    part = encoded_part(tiny_model, config, make_picture(0), make_picture(1))
+    monkeypatch.setattr(vae, "decode", decode)
+    run_stages(tiny_model, part, config, ["decode"])
+    broken, kept = (picture.edits[0] for picture in part.pictures)
+    assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "decode", "NonFinite")
+    assert kept.image is not None
+    with pytest.raises(ValueError, match="not finite"):
+        tiny_model.pictures.decode(torch.zeros(1, 4, 8, 8))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.diffusion.noise import draw_noise
+from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.words.config import Model, Stage
+from pipeline.words.records import Status
 from pipeline.words.seeds import noise_seed
 from tests.parts import make_config, make_part, make_picture, run_stages
 from tests.reference import ddim as reference
@@ -89,3 +94,20 @@ def test_pictures_without_edits_in_flight_are_not_encoded(tiny_model: LatentDiff
     unchanged, edited = part.pictures
     assert unchanged.trajectory is None
     assert [edit.num_evals_encode for edit in edited.edits] == [0, 4]
+
+
+def test_encoded_latents_that_are_not_finite_fail_their_picture(
+    tiny_model: LatentDiffusion,
+) -> None:
+    """The neighbour in the same call of the network stays."""
+
+    def denoiser(latent: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
+        eps = tiny_model.denoiser(latent, level, condition)
+        eps[0] = float("inf")
+        return eps
+
+    part = run_stages(tiny_model, make_part(*map(make_picture, range(2))), make_config(), ["mask"])
+    run_stages(replace(tiny_model, denoiser=denoiser), part, make_config(), ["encode"])
+    broken, kept = (picture.edits[0] for picture in part.pictures)
+    assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "encode", "NonFinite")
+    assert kept.pending

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.diffusion.masks import cut_mask, relative_difference
 from pipeline.diffusion.noise import add_noise, draw_noise
@@ -181,3 +182,20 @@ def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion)
     (picture,) = masked(model, make_picture(0, "a cat", "photo"))
     assert (picture.edits[0].status, picture.edits[0].error) == (Status.FAILED, "NonFinite")
     assert picture.edits[1].pending
+
+
+def test_picture_whose_latent_is_not_finite_fails_alone(tiny_model: LatentDiffusion) -> None:
+    """It reaches no network, and its neighbour is masked."""
+
+    class Pictures:
+        def encode(self, images: list[np.ndarray]) -> torch.Tensor:
+            latents = tiny_model.pictures.encode(images).clone()
+            latents[0, 0, 0, 0] = float("inf")
+            return latents
+
+    model = replace(tiny_model, pictures=Pictures())  # type: ignore[arg-type]
+    part = run_stages(model, make_part(make_picture(0), make_picture(1)), make_config(), ["mask"])
+    broken, kept = (picture.edits[0] for picture in part.pictures)
+    assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "mask", "NonFinite")
+    assert broken.num_evals_mask == 0
+    assert kept.mask is not None

@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage_option(status)
     status.set_defaults(command=_status)
 
+    report = commands.add_parser("report", help="write one HTML page to look at the output with")
+    report.add_argument("output", help="folder or url of a run's output")
+    report.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. report.price_per_device_hour=2.5"
+    )
+    _add_storage_option(report)
+    report.set_defaults(command=_report)
+
     demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
     demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
@@ -120,6 +128,12 @@ def _status(options: argparse.Namespace) -> int:
     from jobs.status import print_status
 
     return print_status(options.output, options.storage_option, as_json=options.json)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from jobs.report import report_output
+
+    return report_output(options.output, options.storage_option, options.overrides)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from jobs.graph import configure_context, edit_dataset
 from jobs.loopback import cluster_address
 from jobs.missing import run_missing
 from jobs.progress import RunProgress
+from jobs.report import report_run
 from jobs.screen import print_dry_run, print_summary
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
 from pipeline.plan.inputs import changed_inputs
@@ -77,6 +78,8 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
     summary = summarise(plan, time.monotonic() - started, num_edits)
     write_summary(plan.output, summary)
     print_summary(plan, summary)
+    if not stopped:
+        report_run(plan, num_edits)
     if stopped and plan.work:
         print(f"interrupted with {len(plan.work)} shards to do; run the same command to go on")
         return EXIT_INTERRUPTED, plan

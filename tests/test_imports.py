@@ -44,6 +44,10 @@ ALLOWED: dict[str, set[str]] = {
         *("pipeline", "pipeline.words", "pipeline.storage", "pipeline.models", "pipeline.methods"),
         *("pipeline.scores", "pipeline.steps(files)", "pipeline.plan"),
     },
+    "pipeline.report": {
+        *("pipeline.words", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
+        "pipeline.report",
+    },
     "pipeline.demo": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
         *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),

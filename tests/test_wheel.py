@@ -25,10 +25,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_carries_model_configs_and_no_tests(wheel: Path) -> None:
-    """The bundled model and the configs travel; tests and training pictures don't."""
+    """Model, configs and the report's parts travel; tests and training pictures don't."""
     names = zipfile.ZipFile(wheel).namelist()
     assert "pipeline/demo/model/unet/diffusion_pytorch_model.safetensors" in names
     assert "pipeline/configs/demo.yaml" in names
+    for name in ("page.html.j2", "page.css", "data.js", "card.js", "list.js", "controls.js"):
+        assert f"pipeline/report/{name}" in names
     assert "pipeline/configs/diffedit_sd15_512.yaml" in names
     assert {name.split("/")[0] for name in names} <= {
         "pipeline",
@@ -74,6 +76,8 @@ def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert (tmp_path / "runs/demo/contact_sheet.png").is_file()
+    assert "report: runs/demo/out/_run/report.html" in done.stdout
+    assert (tmp_path / "runs/demo/out/_run/report.html").is_file()
     assert (tmp_path / "runs/demo/out/00000.parquet").is_file()
     where = "import pipeline; print(pipeline.__file__)"
     shown = subprocess.run([str(python), "-c", where], cwd=tmp_path, capture_output=True, text=True)

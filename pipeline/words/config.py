@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.words.report import Report
 from pipeline.words.section import Count, Ratio, Section
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
@@ -180,6 +181,7 @@ class Config(Section):
     method: Method = Method()
     stages: Stages = Stages()
     run: Run = Run()
+    report: Report = Report()
 
     @property
     def pools(self) -> tuple[str, ...]:

@@ -1,0 +1,53 @@
+"""``overpaint report``, and the report at the end of a run: one HTML page in ``_run/``."""
+
+from __future__ import annotations
+
+import sys
+
+from jobs.verify import open_output
+from pipeline.plan.plan import Plan
+from pipeline.report.page import REPORT_FILE, Written, write_report
+from pipeline.storage.store import Store
+from pipeline.words.config_file import ConfigError
+
+
+def report_output(path: str, storage_options: list[str], overrides: list[str]) -> int:
+    """Writes the report of an output and prints where it is.
+
+    Raises:
+        ConfigError: nothing is published there, the store cannot be read or written, or an
+            override is not allowed.
+    """
+    output = open_output(path, storage_options)
+    try:
+        written = write_report(output, overrides=overrides)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error or type(error).__name__}") from error
+    _print(output, written)
+    return 0
+
+
+def report_run(plan: Plan, num_edits_now: int) -> None:
+    """The report at the end of a run, where it has something new to show.
+
+    It never changes how the run ends: what goes wrong is a warning.
+    """
+    if not (plan.config.report.enabled and plan.published):
+        return
+    output = plan.output
+    if not num_edits_now and output.exists(REPORT_FILE):
+        print(f"report: {output.url}/{REPORT_FILE}")
+        return
+    try:
+        written = write_report(output, plan.config)
+    except Exception as error:  # noqa: BLE001 - the edits are published; a page can be made again
+        print(f"warning: no report: {type(error).__name__}: {error}", file=sys.stderr)
+        return
+    _print(output, written)
+
+
+def _print(output: Store, written: Written) -> None:
+    print(
+        f"report: {output.url}/{written.name} ({written.size_bytes / 1e6:.1f} MB, "
+        f"{written.num_rows} edits, {written.num_with_pictures} with pictures)"
+    )

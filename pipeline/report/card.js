@@ -1,0 +1,129 @@
+// One edit: the pictures with their slider, the card in the gallery, the dialog with everything.
+
+const SMALL = 128; // pixels: pictures below are shown as blocks, not blurred
+
+function picture(kind, number, alt) {
+  const image = make("img", { class: kind, alt, decoding: "async", draggable: "false" });
+  image.addEventListener("load", () => {
+    if (Math.max(image.naturalWidth, image.naturalHeight) < SMALL) image.classList.add("small");
+  });
+  setPicture(image, number);
+  return image;
+}
+
+// Before and after on top of each other, cut where the slider stands, and the mask over both.
+function buildCompare(row) {
+  const box = make("div", { class: "compare" });
+  if (!row.pictured) {
+    const why = row.status === "failed" ? "no picture" : "picture not embedded in this page";
+    box.append(make("span", { class: "nothing" }, why));
+    return box;
+  }
+  const both = row.before !== null && row.after !== null;
+  if (row.after !== null) box.append(picture("after", row.after, `after: ${row.text}`));
+  if (row.before !== null) {
+    box.append(picture(both ? "before cut" : "before", row.before, `before: ${row.caption}`));
+  }
+  if (row.mask !== null) box.append(picture("mask", row.mask, ""));
+  if (row.before !== null) box.append(make("span", { class: "tag left", "aria-hidden": "true" }, "before"));
+  if (row.after !== null) box.append(make("span", { class: "tag right", "aria-hidden": "true" }, "after"));
+  if (both) {
+    const slider = make("input", {
+      type: "range", min: 0, max: 100, value: 50, class: "slider",
+      "aria-label": `Share of the picture before, edit ${row.index} of ${row.key}`,
+    });
+    const cut = () => {
+      box.style.setProperty("--cut", `${slider.value}%`);
+      slider.setAttribute("aria-valuetext", `${slider.value} percent before`);
+    };
+    slider.addEventListener("input", cut);
+    cut();
+    box.append(make("div", { class: "line", "aria-hidden": "true" }), slider);
+  }
+  return box;
+}
+
+// A button that lays the mask over the pictures; it stands as the gallery's own box does.
+function maskButton(row, box) {
+  if (row.mask === null) return null;
+  const button = make("button", { type: "button", class: "show-mask" }, "Mask");
+  button.addEventListener("click", () => showMask(box, button, !box.classList.contains("masked")));
+  showMask(box, button, control("masks").checked);
+  return button;
+}
+
+function showMask(box, button, on) {
+  box.classList.toggle("masked", on);
+  button.setAttribute("aria-pressed", String(on));
+}
+
+function buildTexts(row) {
+  return make("p", { class: "texts" },
+    make("span", { class: "caption", dir: "auto" }, row.caption || "no caption"),
+    make("span", { class: "edit", dir: "auto" }, row.text || "no edit text"));
+}
+
+function buildScores(row, sorted) {
+  const list = make("dl", { class: "scores" });
+  data.scores.forEach((score, number) => {
+    const mark = number === sorted ? "sorted" : null;
+    list.append(
+      make("dt", { title: score.meaning || null, class: mark }, ...breakable(score.name)),
+      make("dd", { class: mark }, shownNumber(row.scores[number])));
+  });
+  return list;
+}
+
+// sorted: the number of the score that the gallery is sorted by, or null.
+function buildCard(row, place, total, sorted, open) {
+  const box = buildCompare(row);
+  const details = make("button", { type: "button", class: "details" }, "Details");
+  details.addEventListener("click", () => open(place));
+  const why = row.reason ? ` ${row.reason}` : "";
+  return make("article", {
+    class: "card", role: "listitem", "aria-posinset": place + 1, "aria-setsize": total,
+    "data-place": place,
+  },
+    box,
+    buildTexts(row),
+    make("p", { class: "meta" },
+      make("span", { class: `status is-${row.status}` }, row.status), `${why} · `,
+      make("span", { dir: "auto" }, row.key), ` · edit ${row.index} · shard ${row.shard}`),
+    row.message ? make("p", { class: "meta", dir: "auto" }, row.message) : null,
+    buildScores(row, sorted),
+    make("div", { class: "buttons" }, maskButton(row, box), details));
+}
+
+// The dialog's content for one row; move(step) shows a neighbour, close() ends it.
+function buildDetail(row, place, total, move, close) {
+  const box = buildCompare(row);
+  const facts = make("dl", { class: "facts" });
+  const add = (name, value) => {
+    if (value !== "" && value !== null) facts.append(make("dt", {}, name), make("dd", { dir: "auto" }, String(value)));
+  };
+  add("status", row.status);
+  add("reason", row.reason);
+  add("message", row.message);
+  add("caption", row.caption);
+  add("edit text", row.text);
+  add("notes", row.notes);
+  add("shard", row.shard);
+  add("key", row.key);
+  add("edit", row.index);
+  if (row.width !== null) add("size", `${row.width} × ${row.height} pixels as written`);
+  data.scores.forEach((score, number) => add(score.name, shownNumber(row.scores[number])));
+  const button = (text, act, disabled) => {
+    const made = make("button", { type: "button", disabled }, text);
+    made.addEventListener("click", act);
+    return made;
+  };
+  return [
+    make("h3", { id: "detail-title", dir: "auto" }, `Edit ${row.index} of ${row.key}`),
+    make("div", { class: "columns" }, box, facts),
+    make("div", { class: "buttons" },
+      maskButton(row, box),
+      button("Previous", () => move(-1), place === 0),
+      button("Next", () => move(1), place === total - 1),
+      button("Close", close, false)),
+  ];
+}

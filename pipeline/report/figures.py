@@ -1,0 +1,190 @@
+"""Counts, histograms, stage times, cost and failures of an output, ready for the template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.plan.operators import TIMED
+from pipeline.report.outputs import Output, Score
+from pipeline.report.packing import Row, reason_of
+from pipeline.words.config import STAGES, Config, Report
+from pipeline.words.records import Status
+
+NUM_BINS = 30
+NUM_EXAMPLES = 4  # of a kind of failure
+MAX_REASONS = 50
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bin of a histogram: its range, and how many edited and other rows lie in it."""
+
+    low: float
+    high: float
+    edited: int
+    other: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The values of one score over the rows that were read."""
+
+    score: Score
+    bars: list[Bar]
+    num_values: int
+    num_infinite: int
+    low: float
+    median: float
+    mean: float
+    high: float
+
+    @property
+    def tallest(self) -> int:
+        return max(bar.edited + bar.other for bar in self.bars)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A group of rows that failed or were rejected for one reason."""
+
+    status: str
+    reason: str
+    count: int
+    examples: list[Row]
+
+
+def counts(found: Output) -> dict[str, int]:
+    """Edits by status, of all published shards."""
+    total: Counter[str] = Counter({str(status): 0 for status in Status})
+    for marker in found.markers.values():
+        total.update(marker.counts)
+    return dict(total)
+
+
+def stage_table(found: Output) -> list[dict[str, Any]]:
+    """Seconds and network evaluations by step, summed over all published shards, in flow order."""
+    seconds: Counter[str] = Counter()
+    evals: Counter[str] = Counter()
+    for marker in found.markers.values():
+        seconds.update(marker.seconds)
+        evals.update(marker.num_evals)
+    names = [*TIMED, *sorted(set(seconds) - set(TIMED))]
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [
+        {
+            "name": name,
+            "seconds": seconds[name],
+            "share": seconds[name] / longest,
+            "num_evals": evals.get(name),
+        }
+        for name in names
+    ]
+
+
+def cost(found: Output, settings: Report) -> dict[str, Any]:
+    """Device-hours of the stages' actors while they worked, and what they cost.
+
+    An actor's seconds count as the share of a GPU that it reserves. Time in which an actor waits
+    is not in the markers, and so not in here.
+    """
+    devices = sorted({device for marker in found.markers.values() for device in marker.devices})
+    hours = 0.0
+    for marker in found.markers.values():
+        for stage in STAGES:
+            share = 1.0 if marker.devices == ["cpu"] else _gpus(found.config, stage)
+            hours += marker.seconds.get(stage, 0.0) * share / 3600
+    price = settings.price_per_device_hour
+    edits = sum(counts(found).values())
+    return {
+        "devices": devices,
+        "unit": "CPU actor-hours" if devices in ([], ["cpu"]) else "GPU-hours",
+        "hours": hours,
+        "money": None if price is None else hours * price,
+        "per_thousand": None if price is None or not edits else 1000 * hours * price / edits,
+        "currency": settings.currency,
+    }
+
+
+def _gpus(config: Config | None, stage: str) -> float:
+    if config is None:
+        return 1.0
+    pool = "decode" if config.run.layout == "fused" else stage
+    gpus = getattr(config.stages, pool).gpus
+    return 1.0 if gpus is None else float(gpus)
+
+
+def histograms(found: Output) -> list[Histogram]:
+    """One for every score that any row has."""
+    edited = np.asarray(pc.equal(found.rows.column("status"), Status.EDITED).to_numpy(), bool)
+    made = []
+    for score in found.scores:
+        values = np.asarray(found.rows.column(score.name).to_pandas(), dtype=np.float64)
+        histogram = _histogram(score, values, edited)
+        if histogram is not None:
+            made.append(histogram)
+    return made
+
+
+def _histogram(score: Score, values: np.ndarray, edited: np.ndarray) -> Histogram | None:
+    finite = np.isfinite(values)
+    inside = values[finite]
+    if not inside.size:
+        return None
+    low, high = float(inside.min()), float(inside.max())
+    edges = np.linspace(low, high, NUM_BINS + 1) if high > low else np.array([low, high])
+    of_edited = _binned(values[finite & edited], edges)
+    of_other = _binned(values[finite & ~edited], edges)
+    bars = [
+        Bar(float(left), float(right), int(first), int(second))
+        for left, right, first, second in zip(
+            edges[:-1], edges[1:], of_edited, of_other, strict=True
+        )
+    ]
+    return Histogram(
+        score=score,
+        bars=bars,
+        num_values=int(inside.size),
+        num_infinite=int(np.isinf(values).sum()),
+        low=low,
+        median=float(np.median(inside)),
+        mean=float(inside.mean()),
+        high=high,
+    )
+
+
+def _binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    if len(edges) == 2:
+        return np.array([values.size])
+    return np.histogram(values, edges)[0]
+
+
+def reasons(found: Output) -> list[Reason]:
+    """Failed and rejected rows by reason, most frequent first, with examples.
+
+    Failures are counted in the markers, so in all shards; rejections in the rows that were read.
+    """
+    table = found.rows
+    groups: dict[tuple[str, str], list[int]] = {}
+    columns = (table.column(name).to_pylist() for name in ("status", "stage", "error"))
+    for place, (status, stage, error) in enumerate(zip(*columns, strict=True)):
+        reason = reason_of({"status": status, "stage": stage, "error": error})
+        if reason is not None:
+            groups.setdefault((status, reason), []).append(place)
+    exact: Counter[str] = Counter()
+    for marker in found.markers.values():
+        exact.update(marker.failures)
+    made = []
+    for (status, reason), places in groups.items():
+        examples = table.take(places[:NUM_EXAMPLES]).to_pylist()
+        count = exact.get(reason, 0) if status == Status.FAILED else 0
+        made.append(Reason(status, reason, max(count, len(places)), examples))
+    for reason, count in exact.items():
+        if (str(Status.FAILED), reason) not in groups:
+            made.append(Reason(str(Status.FAILED), reason, count, []))
+    made.sort(key=lambda group: (-group.count, group.status, group.reason))
+    return made[:MAX_REASONS]

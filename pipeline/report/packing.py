@@ -1,0 +1,121 @@
+"""Rows and pictures in the form in which the page carries them and its script reads them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.report.outputs import Output
+from pipeline.report.pictures import Shown
+from pipeline.words.records import Status
+
+PICTURES_IN_CHUNK = 96  # in one script element
+MAX_TEXT = 400  # characters of a caption, an edit text or a message; the Parquet file has it all
+
+Row = dict[str, Any]  # of the Parquet file
+
+
+@dataclass
+class Packed:
+    """The pictures so far: each once, as lines, within a number of bytes."""
+
+    room: int
+    lines: list[str] = field(default_factory=list)
+    of_row: dict[int, list[int | None]] = field(default_factory=dict)  # before, after, mask
+    numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, place: int, shown: Shown) -> bool:
+        """Takes the pictures of a row if there is room for all of them."""
+        files = [shown.before, shown.after, shown.mask]
+        new = {file for file in files if file is not None and file not in self.numbers}
+        size = sum(4 * math.ceil(len(file) / 3) + 1 for file in new)
+        if size > self.room:
+            return False
+        self.room -= size
+        for file in files:
+            if file in new:
+                self.numbers[file] = len(self.lines)
+                self.lines.append(base64.b64encode(file).decode("ascii"))
+                new.remove(file)
+        if shown.before is not None or shown.after is not None:
+            self.of_row[place] = [None if file is None else self.numbers[file] for file in files]
+        return True
+
+    def chunks(self) -> list[str]:
+        starts = range(0, len(self.lines), PICTURES_IN_CHUNK)
+        return ["\n".join(self.lines[start : start + PICTURES_IN_CHUNK]) for start in starts]
+
+
+def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
+    """The rows as the script reads them, without pictures, and their size in bytes."""
+    shards = sorted({row["shard"] for row in rows})
+    shard_numbers = {name: number for number, name in enumerate(shards)}
+    reasons = sorted({reason for row in rows if (reason := reason_of(row)) is not None})
+    reason_numbers = {reason: number for number, reason in enumerate(reasons)}
+    statuses = [str(status) for status in Status]
+    packed = []
+    for row in rows:
+        reason = reason_of(row)
+        packed.append(
+            [
+                shard_numbers[row["shard"]],
+                row["key"],
+                row["edit_index"],
+                statuses.index(row["status"]) if row["status"] in statuses else None,
+                None if reason is None else reason_numbers[reason],
+                _short(row["message"]),
+                _short(row["caption"]),
+                _short(row["edit_text"]),
+                _short("; ".join(row["notes"] or [])) or None,
+                row["width"],
+                row["height"],
+                *(_rounded(row[score.name]) for score in found.scores),
+                *(None, None, None),
+            ]
+        )
+    tree = {
+        "shards": shards,
+        "statuses": statuses,
+        "reasons": reasons,
+        "scores": [asdict(score) for score in found.scores],
+        "pictures_in_chunk": PICTURES_IN_CHUNK,
+        "rows": packed,
+    }
+    return tree, len(script_json(tree)) + 24 * len(rows)  # room for the pictures' numbers
+
+
+def reason_of(row: Row) -> str | None:
+    """Why a row is no picture, as failures are grouped: "stage: kind of error"."""
+    if row["status"] in (Status.EDITED, Status.UNCHANGED) or not row["error"]:
+        return None
+    return f"{row['stage']}: {row['error']}" if row["stage"] else str(row["error"])
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand in a script element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _short(text: str | None) -> str | None:
+    if text is None or len(text) <= MAX_TEXT:
+        return text
+    return text[: MAX_TEXT - 1] + "…"
+
+
+def number_of(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _rounded(value: float | None) -> float | str | None:
+    """Five digits are what a person compares; an infinity (equal pictures) goes by its name."""
+    if value is None or math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return float(f"{value:.5g}")

@@ -1,0 +1,140 @@
+"""``_run/report.html``: one page that opens from disk, fetches nothing, and trusts no text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.plan.inputs import saved_inputs
+from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
+from pipeline.report.gallery import Gallery, make_gallery
+from pipeline.report.outputs import Output, read_output
+from pipeline.report.packing import script_json
+from pipeline.report.pictures import ShardPictures
+from pipeline.storage.store import Store
+from pipeline.words.config import Config, Report
+
+REPORT_FILE = "_run/report.html"
+FOLDER = Path(__file__).parent
+SCRIPTS = ("data.js", "card.js", "list.js", "controls.js")  # one after the other, in one scope
+SPARE_BYTES = 16_384  # of the page, for what the chunks are wrapped in
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, in words for a person."""
+
+    name: str  # in the output
+    size_bytes: int
+    num_rows: int  # in the gallery
+    num_with_pictures: int
+
+
+def write_report(
+    output: Store, config: Config | None = None, overrides: list[str] | None = None
+) -> Written:
+    """Reads an output and writes its report, replacing an earlier one.
+
+    Args:
+        output: of a run, finished or not; what is published is shown.
+        config: of the run where it is at hand; it has the credentials of the input.
+        overrides: "key=value" of ``report`` and ``input.storage_options``, where it is not.
+
+    Raises:
+        FileNotFoundError: nothing is published there.
+        ConfigError: an override is not allowed.
+    """
+    found = read_output(output, overrides or [])
+    config = config or found.config
+    settings = config.report if config is not None else Report()
+    reader = ShardPictures(output, config, saved_inputs(output), settings.picture_size)
+    context = page_context(output.url, found, settings)
+    frame = len(_render(context, Gallery({"rows": []}, [])).encode())
+    room = settings.max_bytes - frame - SPARE_BYTES
+    gallery = make_gallery(found, reader, settings, max(room, 0))
+    page = _render(context, gallery).encode()
+    output.put(REPORT_FILE, page)
+    return Written(REPORT_FILE, len(page), gallery.num_rows, gallery.num_with_pictures)
+
+
+def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:
+    """Everything of the page but its gallery."""
+    by_status = counts(found)
+    return {
+        "url": url,
+        "run": found.run,
+        "config": found.config,
+        "environment": found.environment,
+        "summary": found.summary,
+        "counts": by_status,
+        "num_edits": sum(by_status.values()),
+        "num_shards": len(found.markers),
+        "num_read": found.rows.num_rows,
+        "shards_read": len(set(found.rows.column("shard").to_pylist())),
+        "unreadable": found.unreadable,
+        "problems": {
+            name: marker.problem for name, marker in found.markers.items() if marker.problem
+        },
+        "stages": stage_table(found),
+        "cost": cost(found, settings),
+        "histograms": histograms(found),
+        "reasons": reasons(found),
+        "max_bytes": settings.max_bytes,
+    }
+
+
+def _render(context: dict[str, Any], gallery: Gallery) -> str:
+    """The page; every text goes through the template's escaping, the data through JSON's."""
+    style = _text("page.css")
+    script = "\n".join(['"use strict";\n(() => {', *(_text(name) for name in SCRIPTS), "})();"])
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["clock"] = clock
+    return environment.get_template("page.html.j2").render(
+        context,
+        gallery=gallery,
+        style=Markup(style),  # ours, and read from the package
+        script=Markup(script),
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        data=Markup(script_json(gallery.tree)),
+        chunks=[Markup(chunk) for chunk in gallery.chunks],  # base64
+    )
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    """What the page's policy calls this script or style by; no other one may run."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number to read: whole ones with thousands apart, others with so many digits."""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:.{digits}g}"
+
+
+def clock(seconds: float) -> str:
+    """A duration to read."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,209 @@
+"""The pictures of a page: before from the input, after and mask from the output, made small."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.steps.output_keys import output_key
+from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
+from pipeline.steps.prepare import prepare
+from pipeline.steps.read import read_shard
+from pipeline.storage.archive import read_members
+from pipeline.storage.layout import REJECTED, tar_name
+from pipeline.storage.retry import StorageError
+from pipeline.storage.shards import InputShard
+from pipeline.storage.store import Store
+from pipeline.words.config import Config
+from pipeline.words.records import Part, Picture, Status
+
+WEBP_QUALITY = 80
+WEBP_METHOD = 2  # 0 to 6, speed against size
+MASK_SIDE = 128  # pixels
+MASK_LEVELS = 4
+MASK_COLOUR = (255, 0, 140)
+MASK_ALPHA = 150  # of 255, where the mask is 1
+OUTPUT_SUFFIXES = ("jpg", "png", "webp")
+MAX_PIXELS = 100_000_000  # of a written picture, where no config says otherwise
+
+Row = dict[str, Any]  # of the Parquet file
+Place = tuple[str, int]  # key and edit index within a shard
+
+
+@dataclass
+class Shown:
+    """The small pictures of one edit, as files (WebP; the mask a PNG), where there are any."""
+
+    before: bytes | None = None
+    after: bytes | None = None
+    mask: bytes | None = None
+
+
+class ShardPictures:
+    """Reads the pictures of a shard's rows: its tar, its tar of rejected ones, its input."""
+
+    def __init__(
+        self,
+        output: Store,
+        config: Config | None,
+        inputs: dict[str, dict[str, Any]],
+        side: int,
+    ) -> None:
+        """
+        Args:
+            output: of the run.
+            config: of the run; without one nothing is known of the input.
+            inputs: of ``_run/inputs.json``, by shard.
+            side: pixels, the longer side of a small picture.
+        """
+        self.output, self.config, self.inputs, self.side = output, config, inputs, side
+        self.missing_inputs: dict[str, str] = {}  # shard -> why its input cannot be shown
+
+    def read(self, shard: str, rows: list[Row]) -> dict[Place, Shown]:
+        """The pictures of these rows of one shard, by key and edit index."""
+        shown = {(row["key"], row["edit_index"]): Shown() for row in rows}
+        before = self._before(shard, rows)
+        members = self._members(shard, rows)
+        suffixes = OUTPUT_SUFFIXES
+
+        def one(row: Row) -> None:
+            of_row = shown[row["key"], row["edit_index"]]
+            of_row.before = before.get(row["key"])
+            own = members.get(output_key(row["key"], row["edit_index"]), {})
+            after = next((own[suffix] for suffix in suffixes if suffix in own), None)
+            of_row.after = None if after is None else _small_file(after, self.side)
+            of_row.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
+
+        _in_threads(one, rows)
+        return shown
+
+    def _members(self, shard: str, rows: list[Row]) -> dict[str, dict[str, bytes]]:
+        """The members of the rows' output keys, by suffix."""
+        members: dict[str, dict[str, bytes]] = {}
+        for status, name in (
+            (Status.EDITED, tar_name(shard)),
+            (Status.REJECTED, f"{REJECTED}{tar_name(shard)}"),
+        ):
+            keys = {
+                output_key(row["key"], row["edit_index"]) for row in rows if row["status"] == status
+            }
+            if not keys:
+                continue
+            try:
+                listed, _ = read_members(self.output.get(name))
+            except (FileNotFoundError, StorageError):
+                continue  # rejected pictures need not be kept
+            for member, data in listed:
+                key, _, suffix = member.partition(".")
+                if key in keys and suffix in (*OUTPUT_SUFFIXES, "mask.png"):
+                    members.setdefault(key, {})[suffix] = data
+        return members
+
+    def _before(self, shard: str, rows: list[Row]) -> dict[str, bytes]:
+        """The pictures before, by key: only where the bytes are those that were edited."""
+        rows = sorted(rows, key=lambda row: row["width"] is not None)  # that with a width wins
+        wanted = {row["key"]: row for row in rows if row["source_sha256"] is not None}
+        if not wanted:
+            return {}
+        entry = self.inputs.get(shard)
+        if self.config is None or entry is None:
+            self.missing_inputs[shard] = "the output does not say where its input lies"
+            return {}
+        source = InputShard(entry["url"], shard, entry["size"])
+        try:
+            data = source.read(self.config.input.storage_options)
+        except (OSError, StorageError, ValueError, ImportError) as error:
+            self.missing_inputs[shard] = type(error).__name__
+            return {}
+        pictures = [
+            picture
+            for picture in read_shard(data, self.config.input).pictures
+            if picture.key in wanted
+            and picture.encoded is not None
+            and picture.source_sha256 == wanted[picture.key]["source_sha256"]
+        ]
+        if not pictures:
+            self.missing_inputs[shard] = "the input holds other pictures now"
+        small: dict[str, bytes] = {}
+
+        def one(picture: Picture) -> None:
+            made = self._small_before(picture, wanted[picture.key]["width"])
+            if made is not None:
+                small[picture.key] = made
+
+        _in_threads(one, pictures)
+        return small
+
+    def _small_before(self, picture: Picture, width: int | None) -> bytes | None:
+        """As the model saw it where the output shows the model's picture, else as it is."""
+        assert self.config is not None
+        config = self.config
+        as_prepared = config.output.resolution == "model" and width is not None
+        if as_prepared and picture.pending:
+            picture.encoded_mask = None
+            prepare(
+                Part("", 0, 1, [picture]),
+                size=int(width or 0),
+                resize=config.model.resize,
+                resolution="model",
+                max_pixels=config.input.max_pixels,
+                suffixes=config.input.image,
+            )
+            if picture.image is None:
+                return None
+            return _small(Image.fromarray(picture.image), self.side)
+        assert picture.encoded is not None
+        try:
+            decoded, _ = decode_picture(
+                picture.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
+            )
+        except PictureError:
+            return None
+        return _small(decoded, self.side)
+
+
+def _in_threads(task: Any, items: Iterable[Any]) -> None:
+    """Pillow leaves the interpreter's lock while it works."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(task, items))
+
+
+def _small_file(data: bytes, side: int) -> bytes | None:
+    try:
+        decoded, _ = decode_picture(data, max_pixels=MAX_PIXELS, suffixes=OUTPUT_SUFFIXES)
+    except PictureError:
+        return None
+    return _small(decoded, side)
+
+
+def _small(picture: Image.Image, side: int) -> bytes:
+    """A WebP file of the picture, its longer side at most ``side`` pixels."""
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    sink = io.BytesIO()
+    picture.save(sink, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
+    return sink.getvalue()
+
+
+def _overlay(data: bytes) -> bytes | None:
+    """A mask as a PNG to lay over a picture: one colour, more opaque where the mask is higher."""
+    try:
+        mask = decode_mask(data, max_pixels=MAX_PIXELS)
+    except PictureError:
+        return None
+    mask.thumbnail((MASK_SIDE, MASK_SIDE), Image.Resampling.BOX)
+    levels = np.round(np.asarray(mask, np.float32) * (MASK_LEVELS / 255)).astype(np.uint8)
+    overlay = Image.fromarray(levels)
+    overlay = overlay.convert("P") if overlay.mode != "P" else overlay
+    overlay.putdata(levels.ravel().tolist())
+    overlay.putpalette(list(MASK_COLOUR) * (MASK_LEVELS + 1))
+    alphas = bytes(MASK_ALPHA * level // MASK_LEVELS for level in range(MASK_LEVELS + 1))
+    sink = io.BytesIO()
+    overlay.save(sink, "PNG", transparency=alphas, bits=4, optimize=True)
+    return sink.getvalue()

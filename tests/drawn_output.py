@@ -1,0 +1,175 @@
+"""A published output without a model: drawn pictures, made-up scores, real tars, rows, markers.
+
+For tests and measurements of what reads an output. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw
+
+from pipeline.plan.inputs import INPUTS_FILE
+from pipeline.plan.run_folder import resolved_yaml
+from pipeline.steps.finish import finish
+from pipeline.steps.output_keys import output_key
+from pipeline.steps.publish import publish_if_complete
+from pipeline.steps.write_part import header_of, to_ipc
+from pipeline.storage.layout import part_name
+from pipeline.storage.shards import expand_shards
+from pipeline.storage.store import Store
+from pipeline.words.records import Part
+from tests.committing import make_config, make_context
+from tests.samples import encode, write_shard
+
+EDITS_OF_PICTURE = 4
+SECONDS = {"read": 0.2, "prepare": 1.0, "mask": 14.0, "encode": 29.0, "decode": 57.0}
+ANIMALS = ("dog", "cat", "fox", "horse", "cow", "sheep", "owl", "hare", "deer", "goat")
+PLACES = ("on grass", "in snow", "on a beach", "in a room", "by a lake", "on a road")
+Change = Callable[[dict[str, Any]], None]  # of a staged row, in place
+
+
+def make_output(
+    folder: Path,
+    num_edits: int,
+    *,
+    shard_edits: int = 500,
+    size: int = 256,
+    change: Change | None = None,
+    **sections: Any,
+) -> Store:
+    """Draws input shards below ``folder/in`` and a published output below ``folder/out``.
+
+    Of every 20 edits one is unchanged and one failed; the others are edited.
+
+    Args:
+        folder: a local one.
+        num_edits: rows in all.
+        shard_edits: rows in a shard.
+        size: pixels a side.
+        change: is called with every staged row before it is published.
+        sections: of the config.
+    """
+    config = make_config(f"{folder}/in/*.tar", **{"output": {"format": "jpg"}} | sections)
+    output = Store(str(folder / "out"))
+    for shard, first in enumerate(range(0, num_edits, shard_edits)):
+        numbers = range(first, min(first + shard_edits, num_edits))
+        _publish(
+            folder, output, f"{shard:05d}", [_edit(number, size) for number in numbers], change
+        )
+    run = {"fingerprint": "f00d", "model": "bundled", "model_revision": "r1", "inputs": {}}
+    output.put("_run/run.json", json.dumps(run).encode())
+    output.put("_run/config.yaml", resolved_yaml(config).encode())
+    entries = [vars(shard) for shard in expand_shards(config.input.shards)]
+    output.put(INPUTS_FILE, json.dumps(entries).encode())
+    return output
+
+
+def _edit(number: int, size: int) -> dict[str, Any]:
+    """A staged row and, under names with an underscore, the sample it was made of."""
+    drawn = np.random.default_rng(number)
+    picture = number // EDITS_OF_PICTURE
+    animal, other = ANIMALS[picture % 10], ANIMALS[(picture + 1 + number % 4) % 10]
+    place = PLACES[picture % 6]
+    before = encode(textured(picture, size), "jpg", quality=90)
+    row: dict[str, Any] = {
+        "key": f"{animal}-{picture:06d}",
+        "edit_index": number % EDITS_OF_PICTURE,
+        "status": ("failed", "unchanged")[number % 20] if number % 20 < 2 else "edited",
+        "notes": [],
+        "caption": f"a {animal} {place}",
+        "edit_text": f"a {other} {place}",
+        "source_sha256": hashlib.sha256(before).hexdigest(),
+        "source_width": size,
+        "source_height": size,
+        **{f"num_evals_{stage}": 10 for stage in ("mask", "encode", "decode")},
+        "method": "diffedit",
+        "settings": "{}",
+        "model": "bundled",
+        "model_revision": "r1",
+        "seed": 0,
+        "fingerprint": "f00d",
+        "mask_area": float(drawn.beta(2, 6)),
+        "members": [],
+        "_before": before,
+    }
+    if row["status"] == "failed":
+        kind = ("CudaError", "BadSettings")[number // 20 % 2]
+        row |= {"stage": "decode", "error": kind, "message": "the device went away"}
+    elif row["status"] == "unchanged":
+        row |= {"stage": "mask"}
+    else:
+        _finish(row, number, size, drawn)
+    return row
+
+
+def _finish(row: dict[str, Any], number: int, size: int, drawn: np.random.Generator) -> None:
+    """Adds the members and scores of an edited row: a disc of one colour is the edit."""
+    radius = size * float(np.sqrt(row["mask_area"] / np.pi))
+    x, y = drawn.uniform(radius, max(size - radius, radius + 1), 2)
+    disc = (x - radius, y - radius, x + radius, y + radius)
+    after = Image.fromarray(textured(number // EDITS_OF_PICTURE, size))
+    ImageDraw.Draw(after).ellipse(disc, fill=tuple(drawn.integers(0, 256, 3).tolist()))
+    mask = Image.new("L", (size, size))
+    ImageDraw.Draw(mask).ellipse(disc, fill=255)
+    encoded = encode(np.asarray(after), "jpg", quality=90)
+    members = {
+        "jpg": encoded,
+        "mask.png": encode(np.asarray(mask)),
+        "txt": row["edit_text"].encode(),
+        "json": b"{}",
+    }
+    row |= {
+        "output_key": output_key(row["key"], row["edit_index"]),
+        "image_sha256": hashlib.sha256(encoded).hexdigest(),
+        "width": size,
+        "height": size,
+        "score_background_psnr_db": float(drawn.normal(30, 3)),
+        "score_edit_rms": float(drawn.gamma(4, 0.05)),
+        "members": [{"suffix": name, "data": data} for name, data in sorted(members.items())],
+    }
+
+
+def textured(seed: int, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: noise in octaves, about as many bytes in a file as a photograph."""
+    drawn = np.random.default_rng(seed)
+    total = np.zeros((size, size, 3), np.float32)
+    for cells, strength in ((4, 90.0), (16, 40.0), (64, 16.0)):
+        noise = drawn.normal(0, 1, (cells, cells, 3)).astype(np.float32)
+        for channel in range(3):
+            wide = Image.fromarray(noise[..., channel]).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+            total[..., channel] += strength * np.asarray(wide)
+    return (total + 128).clip(0, 255).astype(np.uint8)
+
+
+def _publish(
+    folder: Path, output: Store, shard: str, rows: list[dict[str, Any]], change: Change | None
+) -> None:
+    """Writes the input tar of the rows, stages them as one part, and publishes the shard."""
+    samples: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        row["shard"] = shard
+        sample = samples.setdefault(
+            row["key"],
+            {"__key__": row["key"], "jpg": row["_before"], "txt": row["caption"], "edit.txt": ""},
+        )
+        sample["edit.txt"] += row["edit_text"] + "\n"
+        if change is not None:
+            change(row)
+        del row["_before"]
+    write_shard(folder / f"in/{shard}.tar", samples.values())
+    part = Part(shard, 0, 1, hosts=["here"], device="cpu", seconds=SECONDS)
+    empty = finish(part, make_context(make_config()))  # for its header alone
+    header = header_of(empty) | {"num_rows": len(rows), "seconds": SECONDS}
+    schema = empty.schema.with_metadata({"part": json.dumps(header)})
+    staged = to_ipc(pa.Table.from_pylist(rows, schema=schema))
+    output.put_if_absent(part_name(shard, 0, 1), staged)
+    assert publish_if_complete(output, shard) is not None

@@ -1,0 +1,249 @@
+"""The page without a browser: what it counts, what it holds, and what it keeps to."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.cli import main
+from pipeline.report.outputs import read_output, shards_to_read
+from pipeline.report.page import REPORT_FILE, write_report
+from pipeline.report.pictures import ShardPictures
+from pipeline.steps.publish import read_marker
+from pipeline.storage.store import Store
+from tests.drawn_output import make_output, textured
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import encode, sample, shard_bytes, write_shard
+
+HOSTILE = "</script><script>window.hacked = 1</script><!--<script>\u2028'\"&{{ 7 * 7 }}"
+
+
+def data_of(store: Store) -> dict[str, Any]:
+    """What the page's script reads."""
+    page = store.get(REPORT_FILE).decode()
+    found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)
+    assert found is not None
+    tree: dict[str, Any] = json.loads(found[1])
+    return tree
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two shards, forty edits."""
+    return make_output(tmp_path_factory.mktemp("drawn"), 40, shard_edits=20, size=64)
+
+
+def test_every_edit_has_a_row_and_its_pictures(drawn: Store) -> None:
+    """Edited rows have before, after and mask; failed and unchanged ones the picture before."""
+    written = write_report(drawn)
+    assert (written.num_rows, written.num_with_pictures) == (40, 40)
+    tree = data_of(drawn)
+    statuses = tree["statuses"]
+    for row in tree["rows"]:
+        before, after, mask = row[-3:]
+        edited = statuses[row[3]] == "edited"
+        assert before is not None
+        assert (after is not None) == edited == (mask is not None)
+    pictures = {number for row in tree["rows"] for number in row[-3:-2]}
+    assert len(pictures) == 10  # four edits share the picture before
+
+
+def test_every_numeric_column_is_a_score(drawn: Store, tmp_path: Path) -> None:
+    """A column that this version has never heard of is shown, with the meaning it carries."""
+    store = Store(str(tmp_path))
+    for name, data in ((name, drawn.get(name)) for name in drawn.list()):
+        store.put(name, data)
+    for shard in ("00000", "00001"):
+        table = pq.read_table(io.BytesIO(store.get(f"{shard}.parquet")))
+        field = pa.field(
+            "clip_directional", pa.float32(), metadata={"meaning": "agreement", "better": "lower"}
+        )
+        values = pa.array([None if n % 2 else n / 20 for n in range(20)], pa.float32())
+        sink = io.BytesIO()
+        pq.write_table(table.append_column(field, values), sink)
+        store.put(f"{shard}.parquet", sink.getvalue())
+    write_report(store)
+    scores = data_of(store)["scores"]
+    assert {"name": "clip_directional", "meaning": "agreement", "better": "lower"} in scores
+    assert [score["name"] for score in scores] == [
+        *("mask_area", "score_edit_rms", "score_background_psnr_db", "clip_directional"),
+    ]
+    page = store.get(REPORT_FILE).decode()
+    assert "Histogram of clip_directional: 20 values from 0 to 0.9, median" in page
+
+
+def test_texts_cannot_leave_their_place(tmp_path: Path) -> None:
+    """Keys, captions, edit texts, messages and reasons with markup stay text everywhere."""
+
+    def change(row: dict[str, Any]) -> None:
+        row |= {"caption": HOSTILE, "edit_text": HOSTILE}
+        if row["status"] == "failed":
+            row |= {"error": HOSTILE, "message": HOSTILE}
+
+    store = make_output(tmp_path, 20, size=32, change=change)
+    write_report(store)
+    page = store.get(REPORT_FILE).decode()
+    assert "window.hacked = 1</script>" not in page
+    assert "<script>window.hacked" not in page
+    assert page.count("<script") == page.count("</script>") == 3  # rows, pictures, ours
+    row = data_of(store)["rows"][1]
+    assert row[6] == row[7] == HOSTILE
+
+
+def test_page_keeps_to_its_size_and_says_what_it_shows(tmp_path: Path) -> None:
+    """A megabyte for 300 edits: fewer pictures, all statuses, and the page says how many."""
+    store = make_output(tmp_path, 300, shard_edits=100, size=192)
+    written = write_report(store, overrides=["report.max_bytes=1000000"])
+    assert written.size_bytes <= 1_000_000
+    assert 30 < written.num_with_pictures < 300
+    tree = data_of(store)
+    shown = {tree["statuses"][row[3]] for row in tree["rows"] if row[-3] is not None}
+    assert shown == {"edited", "unchanged", "failed"}
+    page = store.get(REPORT_FILE).decode()
+    assert f"{written.num_with_pictures} with pictures, from 3 of 3 shards" in page
+    small = write_report(store, overrides=["report.max_edits=50"])
+    assert 40 <= small.num_rows <= 50
+    assert f"A sample of {small.num_rows} of 300 edits" in store.get(REPORT_FILE).decode()
+
+
+def test_reading_is_bounded(tmp_path: Path) -> None:
+    """Pictures come from as many tars as ``read_bytes`` allows, at least from one."""
+    store = make_output(tmp_path, 60, shard_edits=10, size=48)
+    markers = [read_marker(store, f"{number:05d}") for number in range(6)]
+    bytes_of_shard = markers[0].tar_bytes + (tmp_path / "in/00000.tar").stat().st_size
+    written = write_report(store, overrides=[f"report.read_bytes={int(2.2 * bytes_of_shard)}"])
+    assert written.num_with_pictures == 20
+    assert write_report(store, overrides=["report.read_bytes=0"]).num_with_pictures == 10
+    page = store.get(REPORT_FILE).decode()
+    assert "10 with pictures, from 1 of 6 shards" in page
+    assert "Over all 60 edits" in page  # histograms do not need pictures
+
+
+def test_rows_of_too_many_shards_are_sampled_with_every_kind_of_failure(tmp_path: Path) -> None:
+    """Evenly spaced shards, and one for each kind of failure that those do not have."""
+
+    def change(row: dict[str, Any]) -> None:
+        if row["status"] == "failed":
+            row["error"] = "Rare" if row["shard"] == "00007" else "Common"
+
+    store = make_output(tmp_path, 200, shard_edits=20, size=16, change=change)
+    markers = read_output(store).markers
+    read = shards_to_read(markers, max_rows=60)
+    assert len(read) == 4
+    assert {"00000", "00007", "00009"} <= set(read)
+
+
+def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
+    """Where the input is gone, or holds other pictures now, the page says so."""
+    store = make_output(tmp_path, 40, shard_edits=20, size=32)
+    (tmp_path / "in/00000.tar").unlink()
+    other = [
+        {"__key__": f"{name}", "jpg": encode(textured(99, 32), "jpg"), "txt": "a dog"}
+        for name in ("dog-000005",)
+    ]
+    (tmp_path / "in/00001.tar").write_bytes(shard_bytes(other))
+    write_report(store)
+    rows = data_of(store)["rows"]
+    assert all(row[-3] is None for row in rows)
+    assert any(row[-2] is not None for row in rows)
+    page = store.get(REPORT_FILE).decode()
+    assert "The input of 2 shards cannot be shown" in page
+    assert "FileNotFoundError; the input holds other pictures now" in page
+
+
+def test_before_is_the_picture_that_the_model_saw(tmp_path: Path) -> None:
+    """Cropped as the run cropped it where the output shows the model's picture; else whole."""
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, :16] = (255, 0, 0)  # cropped away
+    one = {"__key__": "a", "png": encode(wide), "txt": "a dog", "edit.txt": "a cat"}
+    write_shard(tmp_path / "in/0.tar", [one])
+    for resolution, shape in (("model", (32, 32)), ("source", (64, 32))):
+        path = f"{tmp_path}/{resolution}"
+        plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", path, output={"resolution": resolution}))
+        found = read_output(plan.output)
+        entry = {"url": f"{tmp_path}/in/0.tar", "size": 0}
+        reader = ShardPictures(plan.output, found.config, {"0": entry}, side=256)
+        shown = reader.read("0", found.rows.to_pylist())["a", 0]
+        assert shown.before is not None
+        picture = Image.open(io.BytesIO(shown.before)).convert("RGB")
+        assert picture.size == shape
+        red = np.asarray(picture)[..., 0].max() > 128
+        assert red == (resolution == "source")
+
+
+def test_rejected_pictures_are_found_in_their_own_tar(tmp_path: Path) -> None:
+    """A rejected edit shows what a filter turned down, and the filter's name as the reason."""
+
+    def change(row: dict[str, Any]) -> None:
+        if row["edit_index"] == 3:
+            row |= {"status": "rejected", "stage": "filter", "error": "mask_area <= 0.5"}
+            row |= {"output_key": None, "members": []}
+
+    whole = make_output(tmp_path / "whole", 8, size=32)
+    store = make_output(tmp_path, 8, size=32, change=change)
+    store.put("_rejected/00000.tar", whole.get("00000.tar"))
+    write_report(store)
+    tree = data_of(store)
+    rejected = [row for row in tree["rows"] if tree["statuses"][row[3]] == "rejected"]
+    assert len(rejected) == 2
+    assert all(None not in row[-3:] for row in rejected)
+    assert tree["reasons"] == ["decode: CudaError", "filter: mask_area <= 0.5"]
+    assert "<strong>2</strong> rejected, 25 %" in store.get(REPORT_FILE).decode()
+
+
+def test_cost_is_a_price_times_busy_hours(drawn: Store) -> None:
+    """Two shards of 100 busy seconds each, at 18 an hour, are 1.00; without a price no money."""
+    write_report(drawn, overrides=["report.price_per_device_hour=18", "report.currency=EUR"])
+    page = drawn.get(REPORT_FILE).decode()
+    assert "<strong>1 EUR</strong>, 25 a thousand edits" in page
+    assert "<strong>0.0556</strong> CPU actor-hours" in page
+    write_report(drawn)
+    assert " EUR</strong>" not in drawn.get(REPORT_FILE).decode()
+
+
+def test_the_same_output_gives_the_same_page(drawn: Store) -> None:
+    """No clock and no chance in it."""
+    write_report(drawn)
+    first = drawn.get(REPORT_FILE)
+    write_report(drawn)
+    assert drawn.get(REPORT_FILE) == first
+
+
+def test_command_writes_the_page_and_prints_where(
+    drawn: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`overpaint report OUT`; wrong uses are one line and exit code 2."""
+    assert main(["report", drawn.url, "report.picture_size=64"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"report: {drawn.url}/_run/report.html (")
+    assert "40 edits, 40 with pictures)" in line
+    assert main(["report", f"{tmp_path}/nowhere"]) == 2
+    assert "nothing is published here" in capsys.readouterr().err
+    assert main(["report", drawn.url, "output.format=png"]) == 2
+    assert "report. and input.storage_options*" in capsys.readouterr().err
+    assert main(["report", drawn.url, "report.pictures=64"]) == 2
+    assert "unknown key; did you mean 'picture_size'?" in capsys.readouterr().err
+
+
+def test_page_of_a_real_run_names_its_failures(tmp_path: Path) -> None:
+    """What the flow itself publishes is read: reasons of every kind, grouped and counted."""
+    write_shard(
+        tmp_path / "in/0.tar",
+        [sample("a", ["a cat", "bad"]), sample("b", caption=None), sample("c", png=b"no picture")],
+    )
+    plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"), failing=["bad"])
+    written = write_report(plan.output, plan.config)
+    assert written.num_rows == 4
+    page = plan.output.get(REPORT_FILE).decode()
+    assert "decode: RuntimeError" in page
+    assert "prepare: NotAPicture" in page
+    assert "the device went away" in page

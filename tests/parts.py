@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.methods import STAGES, build_stage
 from pipeline.models.loading import LatentDiffusion
@@ -39,3 +42,33 @@ def run_stages(
     for name in stages:
         part = build_stage(config, name, model)(part)
     return part
+
+
+def encoded_part(model: LatentDiffusion, config: Config, *pictures: Picture) -> Part:
+    """A part of these pictures, masked and encoded."""
+    return run_stages(model, make_part(*pictures), config, ["mask", "encode"])
+
+
+def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch.Tensor:
+    """The decode stage's latents, caught on their way to the VAE: (N, C, h, w)."""
+    caught = []
+
+    class Catching:
+        def decode_each(self, latents: torch.Tensor) -> list[np.ndarray | None]:
+            caught.append(latents)
+            return model.pictures.decode_each(latents)
+
+    run_stages(replace(model, pictures=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
+    return torch.cat(caught)
+
+
+@contextmanager
+def counted(model: LatentDiffusion) -> Iterator[list[int]]:
+    """The rows of every call of the network itself."""
+    rows: list[int] = []
+    unet = model.unbatched.unet  # type: ignore[attr-defined]
+    hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pipeline.demo.edits import Edit
 from pipeline.demo.world import paint
+from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.noise import draw_noise
-from pipeline.diffusion.solvers import ddim
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
@@ -67,7 +67,7 @@ def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -
     Raises:
         RuntimeError: an edit failed.
     """
-    done = DecodeStage(model, method)(EncodeStage(model, method, seed)(copy.deepcopy(part)))
+    done = DecodeStage(model, method, seed)(EncodeStage(model, method, seed)(copy.deepcopy(part)))
     results = []
     for picture in done.pictures:
         row = picture.edits[0]

@@ -43,6 +43,17 @@ class Condition:
         )
 
 
+class Counted:
+    """A denoiser that counts its calls, so that rows tell what was spent."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise, self.num_calls = denoise, 0
+
+    def __call__(self, latent: Tensor, level: Level) -> Tensor:
+        self.num_calls += 1
+        return self.denoise(latent, level)
+
+
 class Denoiser(Protocol):
     """A network, adapted: whatever it was trained to predict, it answers with eps."""
 

@@ -23,7 +23,7 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
     elif name == "encode":
         stage = EncodeStage(model, config.method, config.run.seed)
     elif name == "decode":
-        stage = DecodeStage(model, config.method)
+        stage = DecodeStage(model, config.method, config.run.seed)
     else:
         raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     return MemoryGuard(name, stage, model)

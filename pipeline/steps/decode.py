@@ -1,29 +1,40 @@
-"""Masked decoding: DiffEdit's step 3, over all edits of a part that share a number of steps."""
+"""Masked decoding: DiffEdit's step 3, over all edits of a part that share a number of steps.
+
+SDEdit is the same over a trajectory of noised latents, once or K times.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.ddim import ancestral_ddim
+from pipeline.diffusion.denoiser import Counted
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import blend, from_numpy
+from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
-from pipeline.diffusion.solvers import ddim
+from pipeline.diffusion.solver import Solver
+from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
+from pipeline.steps.encode import noise_for
 from pipeline.words.config import Method
 from pipeline.words.records import Edit, Part, Picture
 from pipeline.words.settings import method_for
 
 Pair = tuple[Picture, Edit]
+AtLevel = Callable[[Level], Tensor]
 
 
 class DecodeStage:
     """Gives each edit its picture; drops latents and trajectories, which nothing needs after it."""
 
-    def __init__(self, model: LatentDiffusion, method: Method) -> None:
-        self.model, self.method = model, method
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        self.model, self.method, self.run_seed = model, method, run_seed
 
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
@@ -34,34 +45,24 @@ class DecodeStage:
                 scale = method_for(self.method, picture).guidance_scale
                 groups[len(from_numpy(picture.trajectory)) - 1, scale > 1.0].append((picture, edit))
         for (num_steps, is_guided), pairs in sorted(groups.items(), key=lambda item: item[0]):
-            self._decode(num_steps, is_guided, pairs)
+            self._decode(part.shard, num_steps, is_guided, pairs)
         for picture in part.pictures:
             picture.latent = picture.trajectory = None
         return part
 
-    def _decode(self, num_steps: int, is_guided: bool, pairs: list[Pair]) -> None:
+    def _decode(self, shard: str, num_steps: int, is_guided: bool, pairs: list[Pair]) -> None:
         """Decodes edits from the same level, under guidance or not."""
         device = self.model.device
-        levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
         text = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
         negative = self.model.text.encode([self.method.negative_text] * len(pairs))
         scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
-        denoise = guided(self.model.denoiser, text, negative, torch.tensor(scales, device=device))
-        trajectory = torch.stack([from_numpy(picture.trajectory) for picture, _ in pairs])
-        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
-        edit_mask = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs])[:, None]
-        trajectory, edit_mask = trajectory.to(device), edit_mask.to(device)
-
-        def keep_background(latent: Tensor, reached: Level) -> Tensor:
-            # the background of the same level; in the end the clean latent, in full precision
-            background = trajectory[:, reached.index].float() if reached.index else clean
-            return blend(latent, background, edit_mask)
-
-        start = trajectory[:, -1].float()
-        latents = ddim(denoise, start, levels[::-1], keep_background)
+        scale = torch.tensor(scales, device=device)
+        denoise = Counted(guided(self.model.denoiser, text, negative, scale))
+        levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+        latents = self._integrate(denoise, levels[::-1], shard, pairs)
         for (_, edit), latent in zip(pairs, latents, strict=True):
             self._note(edit)
-            edit.num_evals_decode = num_steps * (2 if is_guided else 1)
+            edit.num_evals_decode = denoise.num_calls * (2 if is_guided else 1)
             if not bool(latent.isfinite().all()):
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
@@ -72,6 +73,66 @@ class DecodeStage:
                 edit.image = image
                 if image is None:
                     edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
+
+    def _integrate(
+        self, denoise: Counted, levels: list[Level], shard: str, pairs: list[Pair]
+    ) -> Tensor:
+        """From the trajectories' ends to the clean level, ``method.repeats`` times.
+
+        Each round after the first noises the result anew, one noise a picture, and outside the
+        mask puts back the input under that same noise.
+
+        Source: SDEdit, arXiv:2108.01073, its K repeats and its masked form.
+        """
+        device = self.model.device
+        trajectory = torch.stack([from_numpy(picture.trajectory) for picture, _ in pairs])
+        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
+        edit_mask = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs])[:, None]
+        trajectory, edit_mask = trajectory.to(device), edit_mask.to(device)
+
+        def encoded(level: Level) -> Tensor:
+            return trajectory[:, level.index].float()
+
+        def masked(background: AtLevel, latent: Tensor, reached: Level) -> Tensor:
+            # the background of the same level; in the end the clean latent, in full precision
+            return blend(latent, background(reached) if reached.index else clean, edit_mask)
+
+        latents = clean
+        start: AtLevel = encoded
+        background: AtLevel = encoded
+        for number in range(1, self.method.repeats + 1):
+            if number > 1:
+                noise = self._noise(shard, pairs, f"encode {number}")
+                start = partial(add_noise, latents, noise)
+                background = partial(add_noise, clean, noise)
+            latents = self._solver(shard, pairs, number)(
+                denoise,
+                start(levels[0]),
+                levels,
+                partial(masked, background),
+                neighbour=start(levels[1]),
+            )
+        return latents
+
+    def _solver(self, shard: str, pairs: list[Pair], number: int) -> Solver:
+        """The integrator of a round; an ancestral one draws for each edit and step."""
+        if not self.method.ddim_eta:
+            return SOLVERS[self.method.solver]
+
+        def draw(level: Level) -> Tensor:
+            return self._noise(shard, pairs, f"decode {number} {level.index}", each_edit=True)
+
+        return partial(ancestral_ddim, ddim_eta=self.method.ddim_eta, draw=draw)
+
+    def _noise(
+        self, shard: str, pairs: list[Pair], purpose: str, *, each_edit: bool = False
+    ) -> Tensor:
+        """(N, C, h, w): a noise a picture, or a noise an edit."""
+        noises = [
+            noise_for(self.run_seed, shard, picture, purpose, edit.index if each_edit else None)
+            for picture, edit in pairs
+        ]
+        return torch.stack(noises).to(self.model.device)
 
     def _note(self, edit: Edit) -> None:
         """What the mask stage notes too, where it infers a mask."""

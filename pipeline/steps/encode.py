@@ -7,11 +7,12 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoiser import Counted
 from pipeline.diffusion.guidance import conditioned
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.diffusion.schedule import num_levels
-from pipeline.diffusion.solvers import encode_trajectory
+from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
 from pipeline.models.loading import LatentDiffusion
 from pipeline.words.config import Method
 from pipeline.words.records import Part, Picture
@@ -38,22 +39,25 @@ class EncodeStage:
             latents = torch.stack([from_numpy(picture.latent) for picture in pictures])
             if self.method.encode == "ddim":
                 empty = self.model.text.encode([""] * len(pictures))
-                denoise = conditioned(self.model.denoiser, empty)
-                trajectories = encode_trajectory(denoise, latents.to(self.model.device), levels)
+                denoise = Counted(conditioned(self.model.denoiser, empty))
+                solver = SOLVERS[self.method.solver]
+                trajectories = encode_trajectory(
+                    denoise, latents.to(self.model.device), levels, solver=solver
+                )
                 for picture in pictures:
-                    picture.pending[0].num_evals_encode = num_steps
+                    picture.pending[0].num_evals_encode = denoise.num_calls
             else:
-                noises = torch.stack([self._noise(part.shard, picture) for picture in pictures])
+                noises = torch.stack(
+                    [
+                        noise_for(self.run_seed, part.shard, picture, "encode")
+                        for picture in pictures
+                    ]
+                )
                 trajectories = torch.stack(
                     [add_noise(latents, noises, level) for level in levels], dim=1
                 )
             self._keep(pictures, trajectories)
         return part
-
-    def _noise(self, shard: str, picture: Picture) -> Tensor:
-        """One noise a picture, at every level and for every edit."""
-        seed = noise_seed(seed_for(self.run_seed, picture), shard, picture.key, "encode")
-        return draw_noise(seed, from_numpy(picture.latent).shape)
 
     def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
         trajectories = trajectories.to(self.model.dtype)  # float16 may overflow
@@ -62,3 +66,11 @@ class EncodeStage:
                 picture.trajectory = to_numpy(trajectory)
             else:
                 picture.fail("encode", "NonFinite", "the encoded latents are not finite")
+
+
+def noise_for(
+    run_seed: int, shard: str, picture: Picture, purpose: str, edit_index: int | None = None
+) -> Tensor:
+    """(C, h, w): a picture's noise for a purpose; one for all its edits if none is named."""
+    seed = noise_seed(seed_for(run_seed, picture), shard, picture.key, purpose, edit_index)
+    return draw_noise(seed, from_numpy(picture.latent).shape)

@@ -102,7 +102,12 @@ class Method(Section):
     strength: Ratio = 0.5  # SDEdit's t0
     guidance_scale: float = Field(7.5, ge=1.0)  # 1 = no guidance
     negative_text: str = ""
-    encode: Literal["ddim", "noise"] = "ddim"  # noise: DiffEdit's ablation without encoding
+    encode: Literal["ddim", "noise"] = "ddim"  # inversion by the solver, or plain noise
+    solver: Literal["ddim", "dpmpp_2m", "bdia"] = "ddim"  # of encoding and decoding alike
+    ddim_eta: float = Field(
+        0.0, ge=0.0, le=1.0
+    )  # fresh noise at each step of decoding, as in DDPM at 1
+    repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()
     composite: Composite = Composite()
 
@@ -115,6 +120,17 @@ class Method(Section):
             if isinstance(values["mask"], dict):
                 values["mask"] = {"source": "full", **values["mask"]}
         return values
+
+    @model_validator(mode="after")
+    def _only_noise_is_drawn_again(self) -> Method:
+        if self.ddim_eta and (self.encode != "noise" or self.solver != "ddim"):
+            raise ValueError(
+                f"ddim_eta={self.ddim_eta}: fresh noise is for encode: noise (sdedit) with "
+                "solver: ddim; what was encoded is decoded with ddim_eta: 0"
+            )
+        if self.repeats > 1 and self.encode != "noise":
+            raise ValueError(f"repeats={self.repeats}: more than 1 is for encode: noise (sdedit)")
+        return self
 
     @property
     def ratio(self) -> float:

@@ -1,41 +1,32 @@
-"""The integrator: one for encoding and decoding."""
+"""DDIM and what all solvers share: one integrator for encoding and decoding."""
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
+from pipeline.diffusion.ddim import ancestral_ddim, ddim
 from pipeline.diffusion.latents import blend
-from pipeline.diffusion.schedule import Level, Schedule
-from pipeline.diffusion.solvers import ddim, encode_trajectory
+from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
+from tests.diffusion.networks import (
+    SCHEDULE,
+    cumulative_alphas,
+    gaussian_eps,
+    gaussian_flow,
+    network,
+    network_float64,
+    relative_error,
+)
 from tests.diffusion.test_schedule import STABLE_DIFFUSION
 from tests.reference import ddim as reference
-
-SCHEDULE = Schedule.from_config(STABLE_DIFFUSION)
-
-
-def network(latent: Tensor, level: Level) -> Tensor:
-    """Some smooth function of latent and level."""
-    return torch.tanh(latent * 0.7 + 0.1 * level.index) + 0.2 * latent.flip(-1)
-
-
-def network_float64(x: np.ndarray, index: int) -> np.ndarray:
-    """The same in numpy."""
-    return np.tanh(x * 0.7 + 0.1 * index) + 0.2 * x[..., ::-1]
-
-
-def gaussian_eps(latent: Tensor, level: Level, variance: float = 0.25) -> Tensor:
-    """The true eps of data that is normal with this variance."""
-    return level.sigma * latent / (level.alpha**2 * variance + level.sigma**2)
-
-
-def relative_error(ours: Tensor, theirs: np.ndarray) -> float:
-    return float(np.abs(ours.double().numpy() - theirs).max() / np.abs(theirs).max())
+from tests.reference.solvers import ancestral_step
 
 
 def test_one_step_by_hand() -> None:
@@ -50,7 +41,7 @@ def test_encoding_agrees_with_the_paper(generator: torch.Generator, tolerance: d
     levels = SCHEDULE.levels(50, 0.8)
     latent = torch.randn(2, 4, 8, 8, generator=generator)
     ours = encode_trajectory(network, latent, levels)
-    a = np.array([level.alpha**2 for level in levels])
+    a = cumulative_alphas(levels)
     theirs = np.stack(reference.encode(network_float64, latent.double().numpy(), a), axis=1)
     assert relative_error(ours, theirs) < tolerance[torch.float32]
     assert torch.equal(ours[:, 0], latent)
@@ -67,7 +58,7 @@ def test_masked_decoding_agrees_with_the_paper(generator: torch.Generator, toler
         levels[::-1],
         lambda x, reached: blend(x, trajectory[reached.index], mask),
     )
-    a = np.array([level.alpha**2 for level in levels])
+    a = cumulative_alphas(levels)
     xs = list(trajectory.double().numpy())
     theirs = reference.masked_decode(network_float64, xs, a, mask.double().numpy())
     assert relative_error(ours, theirs) < tolerance[torch.float32]
@@ -116,10 +107,9 @@ def test_encoding_converges_to_the_true_solution() -> None:
     errors = []
     for num_steps in (25, 50, 100, 200):
         levels = SCHEDULE.levels(num_steps, 0.8)
-        start, end = levels[0], levels[-1]
-        scale = [math.sqrt(lv.alpha**2 * 0.25 + lv.sigma**2) for lv in (start, end)]
         encoded = ddim(gaussian_eps, latent, levels)
-        errors.append(float((encoded - latent * scale[1] / scale[0]).abs().max()))
+        exact = gaussian_flow(latent, levels[0], levels[-1])
+        errors.append(float((encoded - exact).abs().max()))
     ratios = [coarse / fine for coarse, fine in pairwise(errors)]
     assert all(1.6 < ratio < 2.4 for ratio in ratios), (errors, ratios)
 
@@ -134,3 +124,61 @@ def test_round_trip_is_better_with_more_steps() -> None:
         errors.append(float((back - latent).abs().max()))
     assert errors[2] < 0.1
     assert all(coarse > 1.5 * fine for coarse, fine in pairwise(errors))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_reaches_every_level(name: str) -> None:
+    """Up and down, each solver passes all levels in order and returns what after_step made."""
+    levels = SCHEDULE.levels(20, 0.8)
+    for path in (levels, levels[::-1]):
+        reached: list[Level] = []
+
+        def note(latent: Tensor, level: Level, reached: list[Level] = reached) -> Tensor:
+            reached.append(level)
+            return latent + 1.0
+
+        latent = torch.zeros(1)
+        ended = SOLVERS[name](lambda x, level: torch.zeros(1), latent, path, note)
+        assert reached == path[1:]
+        assert float(ended) > 1.0
+
+
+@pytest.mark.parametrize("ddim_eta", [0.3, 1.0])
+def test_ancestral_sampling_agrees_with_the_paper(
+    ddim_eta: float, generator: torch.Generator, tolerance: dict
+) -> None:
+    """40 steps with fresh noise at each equal equations 12 and 16 in float64."""
+    levels = SCHEDULE.levels(50, 0.8)[::-1]
+    latent, *draws = torch.randn(41, 2, 4, 8, 8, generator=generator)
+    solver = partial(ancestral_ddim, ddim_eta=ddim_eta, draw=lambda level: draws[level.index])
+    ours = solver(network, latent, levels)
+    a, x = cumulative_alphas(levels), latent.double().numpy()
+    for k in range(40):
+        index = levels[k].index
+        z = draws[levels[k + 1].index].double().numpy()
+        x = ancestral_step(x, network_float64(x, index), z, a[k], a[k + 1], ddim_eta)
+    assert relative_error(ours, x) < tolerance[torch.float32]
+
+
+def test_ancestral_sampling_equals_diffusers(generator: torch.Generator) -> None:
+    """DDIMScheduler with eta 0.7 and the same noises gives the same latent to 1e-4."""
+    levels = SCHEDULE.levels(50)[::-1]
+    latent, *draws = torch.randn(51, 2, 4, 8, 8, generator=generator)
+    scheduler = DDIMScheduler.from_config(STABLE_DIFFUSION, clip_sample=False)
+    scheduler.set_timesteps(50)
+    theirs = latent
+    for level, timestep in zip(levels, scheduler.timesteps, strict=False):
+        eps, z = network(theirs, level), draws[level.index - 1]
+        theirs = scheduler.step(eps, timestep, theirs, eta=0.7, variance_noise=z).prev_sample
+    ours = ancestral_ddim(
+        network, latent, levels, ddim_eta=0.7, draw=lambda level: draws[level.index]
+    )
+    assert relative_error(ours, theirs.double().numpy()) < 1e-4
+
+
+def test_ancestral_sampling_without_eta_is_ddim(generator: torch.Generator) -> None:
+    """At 0 the fresh noise has no weight."""
+    levels = SCHEDULE.levels(20)[::-1]
+    latent = torch.randn(2, 4, 8, 8, generator=generator)
+    ours = ancestral_ddim(network, latent, levels, ddim_eta=0.0, draw=lambda level: latent)
+    torch.testing.assert_close(ours, ddim(network, latent, levels))

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMScheduler
 
 from pipeline.methods import STAGES, load_fused, load_stage, run_parts
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.words.config import Config, Model, Stage
 from pipeline.words.records import Part, Status
-from pipeline.words.seeds import noise_seed
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import counted, make_config, make_part, make_picture, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
 TEXTS = ("a cat", "a red dog", "photo of a square")
-
-
-@contextmanager
-def counted(model: LatentDiffusion) -> Iterator[list[int]]:
-    """The rows of every call of the network itself."""
-    rows: list[int] = []
-    unet = model.unbatched.unet  # type: ignore[attr-defined]
-    hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    try:
-        yield rows
-    finally:
-        hook.remove()
 
 
 def with_model(config: Config, folder: Path, **model: object) -> Config:
@@ -112,45 +97,6 @@ def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
     config = with_model(make_config(), tiny_model_folder)
     parts = run_parts(config, [make_part(make_picture(n)) for n in range(2)])
     assert all(part.edits[0].image is not None for part in parts)
-
-
-@pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
-def test_sdedit_equals_image_to_image(tiny_model: LatentDiffusion, strength: float) -> None:
-    """diffusers' img2img with a DDIM sampler, the same noise and latent gives the same picture."""
-    config = make_config(name="sdedit", steps=20, strength=strength, guidance_scale=5.0)
-    part = run_stages(tiny_model, make_part(make_picture(0, "a cat")), config, ["mask"])
-    latent = torch.from_numpy(part.pictures[0].latent)[None]
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_model.info.folder)
-    assert isinstance(pipeline.scheduler, DDIMScheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    seed = noise_seed(0, "shard", "k0", "encode")
-    theirs = pipeline(
-        "a cat",
-        image=latent,
-        strength=strength,
-        num_inference_steps=20,
-        guidance_scale=5.0,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="np",
-    ).images[0]
-    run_stages(tiny_model, part, config, ["encode", "decode"])
-    difference = part.edits[0].image.astype(float) - theirs * 255.0
-    assert np.abs(difference).max() < 0.6  # half a grey value is the rounding to uint8
-    assert part.edits[0].num_evals_encode == 0
-    assert part.edits[0].num_evals_decode == 2 * int(20 * strength)
-
-
-def test_sdedit_honours_a_supplied_mask(tiny_model: LatentDiffusion) -> None:
-    """Without one everything may change; with one the rest is the clean latent's picture."""
-    pictures = [make_picture(0), make_picture(0)]
-    pictures[1].supplied_mask = np.zeros((32, 32), np.uint8)
-    pictures[1].supplied_mask[:, :16] = 255
-    part = run_stages(tiny_model, make_part(*pictures), make_config(name="sdedit"))
-    free, masked = part.edits
-    assert free.mask.min() == 1.0
-    assert masked.mask[:, :4].min() == 1.0
-    assert masked.mask[:, 4:].max() == 0.0
-    assert not np.array_equal(free.image, masked.image)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

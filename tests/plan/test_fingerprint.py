@@ -15,6 +15,7 @@ def of(*overrides: str, revision: str = "r", device: str = "cpu") -> str:
     return fingerprint(fingerprint_inputs(parse_config(tree), revision, device))
 
 
+SDEDIT = "method.name=sdedit"
 THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
 
 
@@ -25,6 +26,7 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["run.part_size=8"],
         ["method.encode_ratio=0.5"],
         ["method.mask.floor=0.5"],
+        ["method.solver=bdia"],
         ["output.format=png"],
         ["model.dtype=bfloat16"],
         ["model.size=64"],
@@ -37,6 +39,12 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
 def test_what_moves_bytes_changes_the_fingerprint(overrides: list[str]) -> None:
     """Each of these settings can change what is written."""
     assert of(*overrides) != of()
+
+
+@pytest.mark.parametrize("override", ["strength=0.4", "repeats=2", "ddim_eta=0.5"])
+def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
+    """Each of them changes what SDEdit computes."""
+    assert of(SDEDIT, f"method.{override}") != of(SDEDIT)
 
 
 @pytest.mark.parametrize(

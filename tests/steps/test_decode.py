@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
-from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion
-from pipeline.words.config import Config
-from pipeline.words.records import Part, Status
-from tests.parts import make_config, make_part, make_picture, run_stages
+from pipeline.words.records import Status
+from tests.parts import (
+    decoded_latents,
+    encoded_part,
+    make_config,
+    make_part,
+    make_picture,
+    run_stages,
+)
 from tests.reference import ddim as reference
-
-
-def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch.Tensor:
-    """The decode stage's latents, caught on their way to the VAE: (N, C, h, w)."""
-    caught = []
-
-    class Catching:
-        def decode_each(self, latents: torch.Tensor) -> list[np.ndarray | None]:
-            caught.append(latents)
-            return model.pictures.decode_each(latents)
-
-    run_stages(replace(model, pictures=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
-    return torch.cat(caught)
-
-
-def encoded_part(model: LatentDiffusion, config: Config, *pictures) -> Part:  # type: ignore[no-untyped-def]
-    return run_stages(model, make_part(*pictures), config, ["mask", "encode"])
 
 
 def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
@@ -57,31 +42,6 @@ def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
     ours = decoded_latents(tiny_model, part, config)[0].numpy()
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 2e-5
     assert 0.0 < mask.mean() < 1.0
-
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
-def test_plain_decoding_equals_diffusers_ddim(
-    tiny_model: LatentDiffusion, guidance_scale: float
-) -> None:
-    """50 steps with a full mask equal a loop over diffusers' DDIMScheduler to 1e-4."""
-    config = make_config(
-        name="sdedit", steps=50, strength=1.0, guidance_scale=guidance_scale, negative_text="photo"
-    )
-    part = encoded_part(tiny_model, config, make_picture(0, "a red dog"))
-    latent = from_numpy(part.pictures[0].trajectory)[-1:]
-    scheduler = DDIMScheduler.from_pretrained(tiny_model.info.folder / "scheduler")
-    scheduler.set_timesteps(50)
-    unet = tiny_model.unbatched.unet  # type: ignore[attr-defined]
-    text, negative = (tiny_model.text.encode([t]).tokens for t in ("a red dog", "photo"))
-    with torch.inference_mode():
-        for timestep in scheduler.timesteps:
-            eps = unet(latent, timestep, text).sample
-            if guidance_scale != 1.0:
-                eps_negative = unet(latent, timestep, negative).sample
-                eps = eps_negative + guidance_scale * (eps - eps_negative)
-            latent = scheduler.step(eps, timestep, latent).prev_sample
-    ours = decoded_latents(tiny_model, part, config)
-    assert float((ours - latent).abs().max() / latent.abs().max()) < 1e-4
 
 
 def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from jobs.loopback import keep_local_ray_on_loopback
 from pipeline import __version__
 from pipeline.words.config_file import ConfigError, load_config
 
+EXIT_INCOMPLETE = 1
 EXIT_BAD_CONFIG = 2
 
 
@@ -107,7 +109,13 @@ def _edit(options: argparse.Namespace) -> int:
 
     if options.dry_run:
         return dry_run(config)
-    code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
+    try:
+        code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
+    except OSError as error:  # the store, in the middle of a run
+        if options.verbose:
+            traceback.print_exc()
+        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
+        return EXIT_INCOMPLETE
     return code
 
 

@@ -32,12 +32,16 @@ def open_output(path: str, storage_options: list[str]) -> Store:
     """The store of an output, with options for fsspec as "key=value" (see ``apply_override``).
 
     Raises:
-        ConfigError: the url is refused, or an option is not of this form.
+        ConfigError: the url is refused, an option is not of this form, or nobody answers there.
     """
     options: dict[str, Any] = {}
     for option in storage_options:
         apply_override(options, option)
     try:
-        return Store(path, options)
+        output = Store(path, options)
+        output.check_reachable()
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error or type(error).__name__}") from error
+    return output

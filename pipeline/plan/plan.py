@@ -77,6 +77,7 @@ def make_plan(config: Config, device: str) -> Plan:
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
         output = Store(config.output.path, config.output.storage_options)
+        output.check_reachable()
         state = output_state(output)
         saved = _saved_run(output)
     except (ValueError, OSError) as error:

@@ -13,9 +13,22 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 6  # 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s of waiting at most, on top of the client's own retries
+# Waits of 0.2, 0.4, ... 10 s: half a minute in all, for a store that asks for fewer requests.
+ATTEMPTS = 10
+# Of a run's first calls, where nobody answers: a wrong address is likelier than a broken link.
+FIRST_ATTEMPTS = 2
+NO_ANSWER = {
+    "EndpointConnectionError",  # botocore: refused, or no such host
+    "ConnectTimeoutError",
+    "ClientConnectorError",  # aiohttp
+    "ServiceRequestError",  # azure.core
+}
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+# Attempts that end by a timeout take long by themselves: after so many seconds no other is begun,
+# except that a call has three, however long the object takes.
+PATIENCE_S = 60.0
+MIN_ATTEMPTS = 3
 
 # What s3fs makes of 503, 429, 409 (EBUSY) and 500 (EREMOTEIO), and what the kernel says of a link.
 TRANSIENT_ERRNOS = {
@@ -28,16 +41,19 @@ TRANSIENT_ERRNOS = {
     if hasattr(errno, name)
 }
 TRANSIENT_HTTP = {408, 409, 425, 429, 500, 502, 503, 504}
+# S3 answers 400 where a body came too slowly, or not as it was sent.
+TRANSIENT_CODES = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"}
 # The clients' classes by name, so that no client needs to be installed to know them.
 TRANSIENT_CLASSES = {
-    "HTTPClientError",  # botocore
+    "HTTPClientError",  # botocore: timeouts, closed connections
+    *NO_ANSWER,
+    "FlexibleChecksumError",  # botocore: the body is not what the answer's checksum is of
     "ResponseParserError",  # botocore: a rate limit's answer may be no XML
     "IncompleteReadError",
     "IncompleteRead",  # http.client
     "ClientConnectionError",  # aiohttp
     "ClientPayloadError",
-    "ServiceRequestError",  # azure.core
-    "ServiceResponseError",
+    "ServiceResponseError",  # azure.core
 }
 CLIENTS = {"botocore", "aiobotocore", "aiohttp", "azure", "google", "gcsfs", "adlfs"}
 PERMANENT = (
@@ -67,12 +83,24 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, ShortReadError | TimeoutError | ConnectionError):
         return True
+    if _error_code(error) in TRANSIENT_CODES:
+        return True
     status = _http_status(error)
     if status is not None:
         return status in TRANSIENT_HTTP
-    if any(kind.__name__ in TRANSIENT_CLASSES for kind in type(error).__mro__):
+    if _is_named(error, TRANSIENT_CLASSES):
         return True
     return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
+
+
+def _is_named(error: BaseException, names: set[str]) -> bool:
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _error_code(error: BaseException) -> str | None:
+    """What the answer behind an error of botocore calls it."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def _http_status(error: BaseException) -> int | None:
@@ -92,27 +120,33 @@ def _named(error: Exception, what: str) -> Exception:
     """The error, saying what was asked of which store where it does not say so itself."""
     if isinstance(error, PermissionError) and error.filename is None:  # s3fs: "Forbidden"
         return PermissionError(f"{what}: {error or type(error).__name__}; check the credentials")
-    if type(error).__module__.partition(".")[0] in CLIENTS and not isinstance(error, OSError):
+    if type(error).__module__.partition(".")[0] in CLIENTS:
         return StorageError(f"{what}: {type(error).__name__}: {error}")
+    if type(error) in (OSError, TimeoutError):  # s3fs: "Please reduce your request rate"
+        return StorageError(f"{what}: {str(error) or type(error).__name__}")
     return error
 
 
-def with_retries(call: Callable[[], Result], *, what: str) -> Result:
-    """Calls until it succeeds, at most ``ATTEMPTS`` times, with jittered, doubling waits.
+def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) -> Result:
+    """Calls until it succeeds, with jittered, doubling waits.
 
     Args:
         call: takes nothing; every attempt starts from zero.
         what: named in the log, e.g. "get 00042.tar".
+        first: one of a run's first calls, which is soon given up where nobody answers.
 
     Raises:
         Exception: the last attempt's error, or the first one that is not transient. A client's own
             classes come as StorageError, so that a command ends in one line.
     """
+    start = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
         except Exception as error:
-            if attempt == ATTEMPTS or not is_transient(error):
+            attempts = FIRST_ATTEMPTS if first and _is_named(error, NO_ANSWER) else ATTEMPTS
+            tired = attempt >= MIN_ATTEMPTS and time.monotonic() - start > PATIENCE_S
+            if attempt >= attempts or tired or not is_transient(error):
                 named = _named(error, what)
                 if named is error:
                     raise
@@ -121,7 +155,7 @@ def with_retries(call: Callable[[], Result], *, what: str) -> Result:
             wait_s *= random.uniform(0.5, 1.0)
             log.warning(
                 "%s: %s; attempt %d of %d follows in %.1f s",
-                what, type(error).__name__, attempt + 1, ATTEMPTS, wait_s,
+                what, type(error).__name__, attempt + 1, attempts, wait_s,
             )  # fmt: skip
             time.sleep(wait_s)
     raise AssertionError("unreachable")

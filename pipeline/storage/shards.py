@@ -12,9 +12,9 @@ from itertools import takewhile
 from typing import Any
 
 import braceexpand  # comes with webdataset, whose patterns these are
-import fsspec
 
-from pipeline.storage.backends import Bucket, LocalFolder, Stat, etag_of
+from pipeline.storage.bucket import Bucket, etag_of, open_filesystem
+from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
 
@@ -41,7 +41,7 @@ class InputShard:
             ChangedError: it is no longer the object that was listed.
         """
         folder, name = _split(self.url)
-        return Store(folder, storage_options).get(name, etag=self.etag)
+        return Store(folder, storage_options).get(name, listed=Stat(self.size, self.etag))
 
 
 def expand_shards(
@@ -65,7 +65,9 @@ def expand_shards(
         check_url(entry)
         for pattern in _braces(entry):
             matches = with_retries(
-                partial(_matches, pattern, storage_options), what=f"list input {pattern}"
+                partial(_matches, pattern, storage_options),
+                what=f"list input {pattern}",
+                first=True,
             )
             if not matches:
                 raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
@@ -147,9 +149,7 @@ def _matches(pattern: str, storage_options: dict[str, Any] | None) -> dict[str, 
 
 def _globbed(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
     protocol = url.split("://", 1)[0] if "://" in url else "file"
-    options = {"use_listings_cache": False, **(storage_options or {})}
-    filesystem = fsspec.filesystem(protocol, **options)
-    found = filesystem.glob(url, detail=True)
+    found = open_filesystem(protocol, storage_options or {}).glob(url, detail=True)
     scheme = "" if protocol == "file" else f"{protocol}://"
     matches = {}
     for path, info in found.items():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
-import fsspec
-
-from pipeline.storage.backends import Bucket, LocalFolder, Stat
+from pipeline.storage.bucket import Bucket, open_filesystem
+from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
 
 LOCAL = ("file", "local")
@@ -71,27 +71,37 @@ class Store:
             self.delete(name)
         return self._conditional
 
-    def get(self, name: str, *, etag: str | None = None) -> bytes:
+    def check_reachable(self) -> None:
+        """For the start of a run: asks the store something small, and is soon done with it.
+
+        Raises:
+            OSError: nobody answers there, the credentials are wrong, or there is no such bucket.
+        """
+        what = f"reach {self.url}"
+        with_retries(self.backend.check_reachable, what=what, first=True)
+
+    def get(self, name: str, *, listed: Stat | None = None) -> bytes:
         """The whole object, its length checked against what the store says it is.
 
         Args:
             name: of the object.
-            etag: where given, the object must bear it before and after reading.
+            listed: what a listing said of it; where given, the object must be that one, before and
+                after reading.
 
         Raises:
             FileNotFoundError: there is no such object.
-            ChangedError: it has another etag.
+            ChangedError: it has another size or etag than was listed.
             ShortReadError: every attempt gave another length than the store's.
         """
 
         def attempt() -> bytes:
             expected = self.backend.stat(name)
-            self._check_etag(name, expected, etag)
+            self._check_unchanged(name, expected, listed)
             data = self.backend.read(name)
             if len(data) != expected.size:
                 raise ShortReadError(f"{name}: read {len(data)} of {expected.size} bytes")
-            if etag is not None:
-                self._check_etag(name, self.backend.stat(name), etag)
+            if listed is not None:
+                self._check_unchanged(name, self.backend.stat(name), listed)
             return data
 
         return self._call("get", name, attempt)
@@ -110,7 +120,8 @@ class Store:
         def attempt() -> bool:
             try:
                 guaranteed = self.backend.create(name, data)
-            except FileExistsError:
+            except FileExistsError as error:
+                self._check_exists(name, error)
                 return False
             if not guaranteed:
                 self._conditional = False
@@ -147,8 +158,20 @@ class Store:
         """Removes what local writers left that were killed at least so many seconds ago."""
         return self._call("sweep", "", lambda: self.backend.remove_temporaries(older_than_s))
 
-    def _check_etag(self, name: str, found: Stat, etag: str | None) -> None:
-        if etag is not None and found.etag != etag:
+    def _check_exists(self, name: str, error: FileExistsError) -> None:
+        """A put was refused because the object is there: is it?
+
+        It may have been removed since, and servers were seen to refuse where two puts met and
+        neither was kept. Taken at its word, such an answer loses what was to be put.
+        """
+        try:
+            self.backend.stat(name)
+        except FileNotFoundError:
+            message = "the store refused to put what exists, and it is not there"
+            raise BlockingIOError(errno.EAGAIN, message, name) from error
+
+    def _check_unchanged(self, name: str, found: Stat, listed: Stat | None) -> None:
+        if listed is not None and found != listed:
             raise ChangedError(
                 f"{self.url}/{name} changed since this run listed its inputs; run again to take "
                 f"the new object, into another output"
@@ -179,8 +202,7 @@ def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Buc
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in LOCAL:
         return LocalFolder(local_path(url))
-    options = {"use_listings_cache": False, **storage_options}
-    filesystem = fsspec.filesystem(protocol, **options)
+    filesystem = open_filesystem(protocol, storage_options)
     return Bucket(filesystem, filesystem._strip_protocol(url))
 
 

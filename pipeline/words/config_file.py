@@ -16,6 +16,8 @@ BUNDLED_FOLDERS = (
     Path(__file__).resolve().parents[2] / "configs",  # a checkout
 )
 
+SECRET_SECTION = "storage_options"  # its values are shown nowhere
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message names the key, the value and what is allowed."""
@@ -103,7 +105,8 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not location:
         return message  # of the whole configuration: its value would print secrets
-    return f"{key}={item['input']!r}: {message[0].lower()}{message[1:]}"
+    value = "..." if SECRET_SECTION in location else repr(item["input"])
+    return f"{key}={value}: {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(location: list[Any]) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline.storage import retry
-from pipeline.storage.backends import LocalFolder, Stat
+from pipeline.storage.local_folder import LocalFolder, Stat
+from pipeline.storage.retry import StorageError
 from pipeline.storage.store import ChangedError, ShortReadError, Store
 
 
@@ -206,6 +207,92 @@ def test_retries_end(tmp_path: Path) -> None:
     assert len(errors) == 50 - retry.ATTEMPTS
 
 
+def test_a_wrong_address_is_soon_given_up_at_the_start() -> None:
+    """Where nobody answers a run's first call; later, or where somebody does, patience is long."""
+
+    class EndpointConnectionError(OSError):
+        """As botocore has it."""
+
+    def num_calls(error: OSError, *, first: bool) -> int:
+        made = []
+
+        def call() -> None:
+            made.append(error)
+            raise error
+
+        with pytest.raises(OSError, match="away"):
+            retry.with_retries(call, what="try", first=first)
+        return len(made)
+
+    away, busy = EndpointConnectionError("away"), OSError(errno.EBUSY, "away")
+    assert num_calls(away, first=True) == retry.FIRST_ATTEMPTS
+    assert num_calls(away, first=False) == retry.ATTEMPTS
+    assert num_calls(busy, first=True) == retry.ATTEMPTS
+
+
+def test_attempts_that_take_long_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of them, however long one takes; then none is begun after a minute."""
+    clock = [0.0]
+    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
+
+    def num_calls(takes_s: float) -> int:
+        made = []
+
+        def times_out() -> None:
+            clock[0] += takes_s
+            made.append(clock[0])
+            raise TimeoutError("too slow")
+
+        with pytest.raises(OSError, match="too slow"):
+            retry.with_retries(times_out, what="try")
+        return len(made)
+
+    assert [num_calls(takes_s) for takes_s in (1, 15, 25, 200)] == [retry.ATTEMPTS, 5, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"), [("RequestTimeout", True), ("BadDigest", True), ("InvalidPart", False)]
+)
+def test_some_errors_of_status_400_pass(code: str, transient: bool) -> None:
+    """S3 says 400 too where a body came slowly or broken."""
+    error = OSError(errno.EINVAL, "as s3fs has it")
+    error.__cause__ = RuntimeError()
+    error.__cause__.response = {  # type: ignore[attr-defined]
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+        "Error": {"Code": code},
+    }
+    assert retry.is_transient(error) is transient
+
+
+def test_errors_say_what_was_asked(tmp_path: Path) -> None:
+    """A store's own words name neither the call nor the object."""
+    errors: list[BaseException] = [OSError(errno.ENOSPC, "full")]
+    with pytest.raises(StorageError, match=f"get {tmp_path}/a: .*full"):
+        flaky(tmp_path, errors).get("a")
+
+
+def test_a_put_that_is_refused_though_nothing_is_there_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken at its word, such a store would lose the object."""
+    store, refusals = Store(str(tmp_path)), [1, 2, 3]
+    create = LocalFolder.create
+
+    def refuse(self: LocalFolder, name: str, data: bytes) -> bool:
+        if refusals:
+            refusals.pop()
+            raise FileExistsError(errno.EEXIST, "exists", name)
+        return create(self, name, data)
+
+    monkeypatch.setattr(LocalFolder, "create", refuse)
+    assert store.put_if_absent("a", b"x")
+    assert store.get("a") == b"x"
+    refusals += [1] * 50
+    store.delete("a")
+    with pytest.raises(OSError, match="it is not there"):
+        store.put_if_absent("a", b"x")
+
+
 @pytest.mark.parametrize(
     ("status", "transient"), [(503, True), (429, True), (500, True), (403, False), (412, False)]
 )
@@ -232,13 +319,15 @@ def test_short_reads_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_changed_object_is_not_read(store: Store) -> None:
     """An etag from the run's start must still be the object's."""
     store.put("a", b"one")
-    etag = store.stat("a").etag
-    assert store.get("a", etag=etag) == b"one"
+    listed = store.stat("a")
+    assert store.get("a", listed=listed) == b"one"
     time.sleep(0)
     store.delete("a")
     store.put("a", b"two")
     with pytest.raises(ChangedError, match="changed since"):
-        store.get("a", etag=etag)
+        store.get("a", listed=listed)
+    with pytest.raises(ChangedError, match="changed since"):  # a store without etags has sizes
+        store.get("a", listed=Stat(4, store.stat("a").etag))
 
 
 def test_the_hook_sees_every_call(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,25 +24,8 @@ from pipeline.words.config_file import parse_config
 from pipeline.words.records import Part
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, shard_bytes
 from tests.stores.conftest import S3Server
-
-SHARDS = {
-    "0": [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"], seed=1)],
-    "dir/1": [sample("ü b/c.d", ["a cat"], seed=2), sample("e", png=b"no picture")],
-}
-
-
-def put_input(url: str, options: dict[str, Any]) -> None:
-    """The input shards, put where the job will read them."""
-    store = Store(url, options)
-    for name, samples in SHARDS.items():
-        store.put(f"{name}.tar", shard_bytes(samples))
-
-
-def published(store: Store) -> dict[str, bytes]:
-    """Every tar and Parquet file."""
-    return {name: store.get(name) for name in store.list() if name.endswith((".tar", ".parquet"))}
+from tests.stores.two_shards import published, put_input
 
 
 def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) -> None:
@@ -52,7 +35,7 @@ def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) ->
     assert not store.list()
     assert store.put_if_absent("a/b", b"first")
     assert not store.put_if_absent("a/b", b"second")
-    assert store.get("a/b", etag=store.stat("a/b").etag) == b"first"
+    assert store.get("a/b", listed=store.stat("a/b")) == b"first"
     for name in ("a.b", "a0", "a/a", "B"):
         store.put(name, name.encode())
     assert list(store.list()) == ["B", "a.b", "a/a", "a/b", "a0"]

@@ -1,7 +1,7 @@
-"""Two kinds of store under one set of primitives: a local folder, and a bucket through fsspec.
+"""A folder of a local or mounted file system as a store of whole objects.
 
-Both take names that are relative, with "/" between folders, and raise FileNotFoundError for an
-object that is not there and FileExistsError from ``create``. Neither retries.
+Names are relative, with "/" between folders. FileNotFoundError is raised for an object that is not
+there and FileExistsError by ``create`` for one that is. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # A name that no object may have: what a killed writer leaves behind is recognised by it.
 TEMPORARY = re.compile(r"\.overpaint-[0-9a-f]{32}\.tmp")
@@ -37,6 +35,9 @@ class LocalFolder:
 
     def __init__(self, path: str) -> None:
         self.root = Path(path)
+
+    def check_reachable(self) -> None:
+        """A folder is made by its first object."""
 
     def stat(self, name: str) -> Stat:
         status = (self.root / name).stat()
@@ -134,80 +135,6 @@ class LocalFolder:
                     yield name, status.st_size, status.st_mtime
 
 
-class Bucket:
-    """A prefix of a bucket (or of fsspec's memory store), where a put is atomic by itself."""
-
-    _memory_lock = threading.Lock()  # memory:// checks and writes in two steps
-
-    def __init__(self, filesystem: Any, root: str) -> None:
-        self.fs = filesystem
-        self.root = root.rstrip("/")
-        protocol = filesystem.protocol
-        self.protocols = {protocol} if isinstance(protocol, str) else set(protocol)
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def stat(self, name: str) -> Stat:
-        self.fs.invalidate_cache()
-        info = self.fs.info(self._path(name))
-        if info.get("type") == "directory":
-            raise FileNotFoundError(errno.ENOENT, "not an object", name)
-        return Stat(int(info["size"]), etag_of(info))
-
-    def read(self, name: str) -> bytes:
-        # One request for the whole object. s3fs would otherwise read ranges side by side into a
-        # zeroed buffer, where a range cut short leaves zeros that no length check can see.
-        options = {"max_concurrency": 1} if "s3" in self.protocols else {}
-        return self.fs.cat_file(self._path(name), **options)
-
-    def write(self, name: str, data: bytes) -> None:
-        self.fs.pipe_file(self._path(name), data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Returns whether the store guarantees that only one writer can win."""
-        path = self._path(name)
-        if "memory" in self.protocols:
-            with self._memory_lock:
-                self.fs.pipe_file(path, data, mode="create")
-            return True
-        if self.protocols & {"s3", "s3a", "gs", "gcs", "az", "abfs"}:
-            # adlfs knows the condition by another name than fsspec's.
-            azure = self.protocols & {"az", "abfs"}
-            condition = {"overwrite": False} if azure else {"mode": "create"}
-            try:
-                self.fs.pipe_file(path, data, **condition)
-            except Exception as error:
-                if _already_exists(error):
-                    raise FileExistsError(errno.EEXIST, "exists", name) from error
-                if not _not_implemented(error):
-                    raise
-            else:
-                return True
-        if self.fs.exists(path):
-            raise FileExistsError(errno.EEXIST, "exists", name)
-        self.fs.pipe_file(path, data)
-        return False
-
-    def list(self, prefix: str) -> dict[str, int]:
-        self.fs.invalidate_cache()
-        folder = prefix.rpartition("/")[0]
-        start = f"{self.root}/{folder}" if folder else self.root
-        found = self.fs.find(start, detail=True)
-        names = {
-            path[len(self.root) + 1 :]: int(info["size"])
-            for path, info in found.items()
-            if info.get("type") != "directory" and path.startswith(self.root + "/")
-        }
-        return {name: size for name, size in names.items() if name.startswith(prefix)}
-
-    def remove(self, name: str) -> None:
-        self.fs.rm_file(self._path(name))
-
-    def remove_temporaries(self, older_than_s: float) -> Sequence[str]:
-        return ()  # a bucket's put leaves nothing that could be listed
-
-
 def _is_temporary(name: str) -> bool:
     return TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
@@ -224,26 +151,3 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
-
-
-def etag_of(info: dict[str, Any]) -> str | None:
-    for name in ("ETag", "etag", "md5Hash", "content_md5", "created"):
-        if info.get(name) is not None:
-            return str(info[name]).strip('"')
-    return None
-
-
-def _already_exists(error: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"FileExistsError", "ResourceExistsError"}:
-        return True
-    # s3fs names FileExistsError only where the server's answer has a "Condition" field.
-    response = getattr(error.__cause__ or error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return code in ("PreconditionFailed", "412") or str(getattr(error, "code", "")) == "412"
-
-
-def _not_implemented(error: BaseException) -> bool:
-    response = getattr(error.__cause__ or error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return code in ("NotImplemented", "501") or isinstance(error, NotImplementedError)

@@ -1,0 +1,182 @@
+"""The job against a real server through a proxy that plants faults: right bytes, or a clear error.
+
+The proxy stands between client and server, so that what is tested is all of it: the client's
+library, its retries, ours, and the order of our calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pipeline.plan.plan import Plan
+from pipeline.steps.verify import verify
+from pipeline.storage import retry
+from pipeline.storage.retry import StorageError
+from pipeline.storage.store import Store
+from pipeline.words.config_file import ConfigError
+from tests.fake_job import fake_plan, run_fake
+from tests.stores.conftest import S3Server
+from tests.stores.faulty_proxy import FaultyProxy, Request, faulty_proxy, paging, seeded
+from tests.stores.two_shards import published, put_input
+
+FAULTS = ("503", "429", "500", "500 after", "reset", "stall", "cut", "short", "412")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the job publishes where nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    put_input(f"{folder}/in", {})
+    run_fake(fake_plan(f"{folder}/in", f"{folder}/out", 1))
+    return published(Store(f"{folder}/out"))
+
+
+@pytest.fixture
+def proxy(credentials: S3Server) -> Iterator[FaultyProxy]:
+    with faulty_proxy(credentials.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between attempts, not their number, are cut."""
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.005)
+
+
+def through(proxy: FaultyProxy, **client: Any) -> dict[str, Any]:
+    """Sections of a config that reach the store by the proxy; botocore's own retries are off."""
+    client = {"read_timeout": 5, "retries": {"max_attempts": 0}} | client
+    options = {"endpoint_url": proxy.url, "config_kwargs": client}
+    return {"input": {"storage_options": options}, "output": {"storage_options": options}}
+
+
+def run(bucket: str, **sections: Any) -> Plan:
+    return run_fake(fake_plan(f"{bucket}/in", f"{bucket}/out", 1, **sections))
+
+
+def check(bucket: str, credentials: S3Server, undisturbed: dict[str, bytes]) -> None:
+    """The output is whole, right, and holds nothing else."""
+    output = Store(f"{bucket}/out", credentials.storage_options)
+    assert published(output) == undisturbed
+    assert verify(output).problems == []
+    assert [name for name in output.list() if name.startswith("_parts/") or "probe" in name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_that_pass_cost_nothing(
+    fault: str,
+    bucket: str,
+    credentials: S3Server,
+    proxy: FaultyProxy,
+    undisturbed: dict[str, bytes],
+    short_waits: None,
+) -> None:
+    """Three of ten requests meet the fault (412: every other put if absent): the right bytes."""
+    put_input(bucket + "/in", credentials.storage_options)
+    proxy.choose = seeded(1, 0.5 if fault == "412" else 0.3, fault)
+    timeout = {"read_timeout": 0.4} if fault == "stall" else {}
+    assert run(bucket, **through(proxy, **timeout)).work == []
+    assert proxy.met[fault] >= 3, proxy.met
+    check(bucket, credentials, undisturbed)
+
+
+@pytest.mark.slow
+def test_listings_that_page_are_read_to_their_end(
+    bucket: str, credentials: S3Server, proxy: FaultyProxy, undisturbed: dict[str, bytes]
+) -> None:
+    """Two names a page, of input and output alike, and every third page is refused at first."""
+    put_input(bucket + "/in", credentials.storage_options)
+    proxy.rewrite = paging(credentials.key, credentials.secret, 2)
+    pages: list[str] = []
+
+    def refuse(request: Request) -> str | None:
+        if "continuation-token" not in request.query:
+            return None
+        pages.append(request.target)
+        return "503" if len(pages) % 3 == 0 else None
+
+    proxy.choose = refuse
+    assert run(bucket, **through(proxy, retries={"max_attempts": 1})).work == []
+    assert len(pages) > 10
+    assert proxy.met["503"] >= 3
+    check(bucket, credentials, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_away_ends_the_run_and_the_next_one_goes_on(
+    bucket: str,
+    credentials: S3Server,
+    proxy: FaultyProxy,
+    undisturbed: dict[str, bytes],
+    short_waits: None,
+) -> None:
+    """Away from any request on, in several ways: a clear error, and then the right bytes."""
+    source = Store(f"{bucket}/in", credentials.storage_options)
+    put_input(source.url, credentials.storage_options)
+    assert run(bucket, **through(proxy)).work == []
+    num_requests = proxy.num_requests
+    output = Store(f"{bucket}/out", credentials.storage_options)
+    operations = set()
+    ways = ("503", "reset", "500 after")
+    for number, start in enumerate(range(1, num_requests, 8)):
+        for name in output.list():
+            output.delete(name)
+        first = proxy.num_requests + start
+        proxy.choose = away(first, ways[number % len(ways)])
+        with pytest.raises((StorageError, ConfigError)) as caught:
+            run(bucket, **through(proxy))
+        assert bucket in str(caught.value)
+        operations.add(str(caught.value).split()[0])
+        proxy.choose = lambda request: None
+        assert run(bucket, **through(proxy)).work == []
+        check(bucket, credentials, undisturbed)
+    assert len(operations) >= 3, operations  # put, get, list, ...
+
+
+def away(first: int, fault: str) -> Callable[[Request], str | None]:
+    """From that request on: the fault where it fits, and 503 for all others."""
+
+    def choose(request: Request) -> str | None:
+        if request.number < first:
+            return None
+        fits = {"reset": ("GET", "PUT"), "500 after": ("PUT", "DELETE")}.get(fault, ())
+        return fault if request.method in fits else "503"
+
+    return choose
+
+
+def test_retries_of_client_and_store_do_not_multiply(
+    bucket: str,
+    credentials: S3Server,
+    proxy: FaultyProxy,
+    short_waits: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As configured by default, a request that always fails is sent twice an attempt of ours."""
+    monkeypatch.setattr(retry, "ATTEMPTS", 4)
+    store = Store(bucket, {"endpoint_url": proxy.url})
+    # aiohttp sends a request once more by itself where a connection that it kept open breaks
+    for fault, per_attempt in (("503", 2), ("429", 2), ("reset", 4)):
+        proxy.choose = lambda request, fault=fault: fault  # type: ignore[misc]
+        before = proxy.num_requests
+        with pytest.raises(StorageError, match="put s3://"):
+            store.put("a", b"0123456789")
+        assert proxy.num_requests - before <= 4 * per_attempt, fault
+
+
+def test_timeouts_are_the_configurations(
+    bucket: str, credentials: S3Server, proxy: FaultyProxy
+) -> None:
+    """``config_kwargs`` of the storage options say how long a body may stand still."""
+    Store(bucket, credentials.storage_options).put("a", b"x" * 10000)
+    through_proxy = through(proxy, read_timeout=0.3)["input"]["storage_options"]
+    proxy.choose = lambda request: "stall" if proxy.met["stall"] < 1 else None
+    start = time.monotonic()
+    assert Store(bucket, through_proxy).get("a") == b"x" * 10000
+    assert proxy.met["stall"] == 1
+    assert 0.3 < time.monotonic() - start < 5

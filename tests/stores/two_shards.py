@@ -1,0 +1,25 @@
+"""The input of these tests, and what is compared of their outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.storage.store import Store
+from tests.samples import sample, shard_bytes
+
+SHARDS = {
+    "0": [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"], seed=1)],
+    "dir/1": [sample("ü b/c.d", ["a cat"], seed=2), sample("e", png=b"no picture")],
+}
+
+
+def put_input(url: str, options: dict[str, Any]) -> None:
+    """The input shards, put where the job will read them."""
+    store = Store(url, options)
+    for name, samples in SHARDS.items():
+        store.put(f"{name}.tar", shard_bytes(samples))
+
+
+def published(store: Store) -> dict[str, bytes]:
+    """Every tar and Parquet file."""
+    return {name: store.get(name) for name in store.list() if name.endswith((".tar", ".parquet"))}

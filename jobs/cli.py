@@ -96,6 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--samples", type=_positive, default=64, help="a shard")
     data.add_argument("--seed", type=int, default=0)
     data.set_defaults(command=_demo_data)
+
+    bench = commands.add_parser("benchmark", help="time the loops beside diffusers' own DiffEdit")
+    bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
+    bench.add_argument("--model", default="bundled", help="a folder, bundled or random:sd15")
+    bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
+    bench.add_argument("--edits", type=_positive, default=16, help="of a run; default: 16")
+    bench.add_argument("--baseline-edits", type=_positive, default=4, help="likewise; default: 4")
+    bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
+    bench.add_argument("--whole", action="store_true", help="the whole job in one process too")
+    bench.add_argument("--compiled", action="store_true", help="a compiled baseline too")
+    bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
+    bench.set_defaults(command=_benchmark)
     return parser
 
 
@@ -158,6 +172,13 @@ def _demo_data(options: argparse.Namespace) -> int:
     from jobs.demo import demo_data
 
     return demo_data(options.output, options.shards, options.samples, options.seed)
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from jobs.benchmark import Options, benchmark
+
+    values = {name: value for name, value in vars(options).items() if name != "command"}
+    return benchmark(Options(**values | {"overrides": tuple(options.overrides)}))
 
 
 def _add_storage_option(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from pipeline.methods import load_fused
+from pipeline.methods import StageStep, load_fused
 from pipeline.plan.operators import (
     PartResult,
     finish_and_commit,
@@ -18,8 +18,17 @@ from pipeline.plan.republish import publish_staged
 from pipeline.plan.run_folder import write_run_folder
 
 
-def run_loop(plan: Plan, on_part: Callable[[PartResult], None] | None = None) -> Plan:
+def run_loop(
+    plan: Plan,
+    on_part: Callable[[PartResult], None] | None = None,
+    stages: Mapping[str, StageStep] | None = None,
+) -> Plan:
     """Does the work of a plan, one part after the other; writes what the Ray job would write.
+
+    Args:
+        plan: the run.
+        on_part: hears of every part.
+        stages: loaded for this plan's config and device; none: they are loaded here.
 
     Returns:
         The plan as it stands afterwards; its ``work`` is empty if every shard is published.
@@ -27,7 +36,8 @@ def run_loop(plan: Plan, on_part: Callable[[PartResult], None] | None = None) ->
     write_run_folder(plan)
     plan = publish_staged(plan)
     config, output, context = plan.config, plan.output, finish_context(plan)
-    stages = load_fused(config, plan.device)
+    if stages is None:
+        stages = load_fused(config, plan.device)
     for work in plan.work:
         for part in read(work, config):
             part = prepared(part, config, plan.model.size_for(config.model))

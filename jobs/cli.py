@@ -84,6 +84,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage_option(report)
     report.set_defaults(command=_report)
 
+    refilter = commands.add_parser(
+        "refilter", help="apply other filters to an output; computes no picture again"
+    )
+    refilter.add_argument("output", help="folder or url of a run's output")
+    refilter.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="e.g. 'clip_directional >= 0.25'; takes the place of the one on that score",
+    )
+    refilter.add_argument("--preset", action="append", default=[], help="e.g. instruct_pix2pix")
+    refilter.add_argument("--drop", action="append", default=[], metavar="SCORE")
+    refilter.add_argument("--clear", action="store_true", help="begin without any filter")
+    refilter.add_argument("--dry-run", action="store_true", help="print what would change")
+    _add_storage_option(refilter)
+    refilter.set_defaults(command=_refilter)
+
     demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
     demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
@@ -156,6 +174,19 @@ def _report(options: argparse.Namespace) -> int:
     from jobs.report import report_output
 
     return report_output(options.output, options.storage_option, options.overrides)
+
+
+def _refilter(options: argparse.Namespace) -> int:
+    from jobs.refilter import refilter_output
+
+    return refilter_output(
+        options.output,
+        options.storage_option,
+        given=[*({"preset": name} for name in options.preset), *options.set],
+        dropped=options.drop,
+        clear=options.clear,
+        dry_run=options.dry_run,
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from jobs.screen import print_dry_run, print_summary
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
+from pipeline.plan.refilter import complete_refilter
 from pipeline.plan.republish import publish_staged, reopen_failed
 from pipeline.plan.run_folder import write_run_folder, write_summary
 from pipeline.plan.summary import summarise
@@ -60,6 +61,8 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
     if not plan.output.conditional:  # once, before the Store travels
         print(ONE_DRIVER, file=sys.stderr)
     write_run_folder(plan)
+    for line in complete_refilter(plan):
+        print(f"warning: {line}", file=sys.stderr)
     if retry_failed:
         plan = _reopened(plan)
     plan = publish_staged(plan)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.publish import publish_if_complete
@@ -84,14 +85,16 @@ def run(
     edit: Callable[[Part], Part] = invert,
     order: Callable[[Iterable[Part]], Iterable[Part]] = list,
 ) -> None:
-    """The whole job over all shards of the config, with a fingerprint in ``_run/``."""
+    """The whole job over all shards of the config, with fingerprint and filters in ``_run/``."""
     store.put_if_absent("_run/run.json", json.dumps({"fingerprint": "f00d"}).encode())
+    in_force = FiltersInForce(config.filtering.texts)
+    store.put_if_absent(FILTERS_FILE, in_force.to_json())
     context = make_context(config)
     for shard in expand_shards(config.input.shards, config.input.storage_options):
         for part in order(read_parts(shard, config.input, config.run.part_size)):
             part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
             write_part(store, part, finish(edit(prepared(part, config)), context))
-            publish_if_complete(store, shard.name, part.num_parts)
+            publish_if_complete(store, shard.name, part.num_parts, config.filtering)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

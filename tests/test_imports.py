@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each place may import: of this project, and of the libraries that the design rations.
 FILE_STEPS = (
     *("read", "texts", "prepare", "picture_files", "finish"),
-    *("output_keys", "write_part", "publish", "verify"),
+    *("output_keys", "write_part", "filter", "publish", "verify", "verify_members"),
 )
 ARRAY_STEPS = ("geometry", "composite")  # arrays in, arrays out: for steps of either kind
 ALLOWED: dict[str, set[str]] = {

@@ -14,6 +14,7 @@ from pipeline.plan.operators import (
     read,
 )
 from pipeline.plan.plan import Plan
+from pipeline.plan.refilter import complete_refilter
 from pipeline.plan.republish import publish_staged
 from pipeline.plan.run_folder import write_run_folder
 
@@ -34,6 +35,7 @@ def run_loop(
         The plan as it stands afterwards; its ``work`` is empty if every shard is published.
     """
     write_run_folder(plan)
+    complete_refilter(plan)
     plan = publish_staged(plan)
     config, output, context = plan.config, plan.output, finish_context(plan)
     if stages is None:

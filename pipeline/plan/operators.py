@@ -13,6 +13,7 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.steps.filter import apply_filters
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.publish import publish_if_complete
@@ -20,6 +21,7 @@ from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import failed_part, write_part
 from pipeline.storage.store import Store
 from pipeline.words.config import STAGES, Config
+from pipeline.words.filters import Filtering
 from pipeline.words.records import Part
 from pipeline.words.settings import resolved_settings
 
@@ -32,7 +34,7 @@ class PartResult:
 
     shard: str
     part: int
-    counts: dict[str, int]  # by status, as staged
+    counts: dict[str, int]  # by status, filters applied
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     published: bool = False  # this part completed its shard
 
@@ -105,19 +107,20 @@ def finish_context(plan: Plan) -> FinishContext:
 
 def finish_and_commit(part: Part, context: FinishContext, output: Store) -> PartResult:
     """The last steps: composite and encode pictures, stage the part, publish a complete shard."""
-    return commit(part, finish(part, context), output)
+    return commit(part, finish(part, context), output, context.config.filtering)
 
 
 def fail_and_commit(
     part: Part, context: FinishContext, output: Store, stage: str, error: str, message: str
 ) -> PartResult:
     """Stages a part that could not be computed: its rows say why."""
-    return commit(part, failed_part(part, context, stage, error, message), output)
+    table = failed_part(part, context, stage, error, message)
+    return commit(part, table, output, context.config.filtering)
 
 
-def commit(part: Part, table: pa.Table, output: Store) -> PartResult:
+def commit(part: Part, table: pa.Table, output: Store, filtering: Filtering) -> PartResult:
     """Puts the staged part if absent, and publishes its shard if it was the last one."""
     write_part(output, part, table)
-    stats = publish_if_complete(output, part.shard, part.num_parts)
-    counts = Counter(table.column("status").to_pylist())
+    stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
+    counts = Counter(apply_filters(table, filtering).column("status").to_pylist())
     return PartResult(part.shard, part.index, dict(counts), part.seconds, stats is not None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import ShardState, output_state
@@ -80,10 +81,15 @@ def make_plan(config: Config, device: str) -> Plan:
         output.check_reachable()
         state = output_state(output)
         saved = _saved_run(output)
+        saved_filters = read_filters(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     inputs = fingerprint_inputs(config, model.revision, device)
     _check_same_run(config.output.path, saved, inputs, bool(state))
+    try:
+        check_filters(config.output.path, saved_filters, config.filtering)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     work, published = _split(_limited(config, shards), state)
     return Plan(config, device, model, fingerprint(inputs), inputs, work, published)
 

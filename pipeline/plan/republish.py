@@ -8,35 +8,19 @@ stands in pipeline/README.md.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from pipeline.plan.generation import NotTheSameError, Rows, read_generation, stage_part
 from pipeline.plan.inputs import frozen_inputs
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
 from pipeline.steps.read import read_parts
-from pipeline.steps.write_part import to_ipc
-from pipeline.storage.archive import read_members
-from pipeline.storage.layout import (
-    PARTS,
-    marker_name,
-    parquet_name,
-    parse_part,
-    part_name,
-    tar_name,
-)
+from pipeline.storage.layout import PARTS, marker_name, parse_part
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 from pipeline.words.records import Part, Status
-from pipeline.words.rows import STAGED_SCHEMA
 
 # What fails in these stages fails for the machine's sake more often than for the row's own; in read
 # and prepare a row fails for what its bytes are, and would fail alike.
@@ -44,10 +28,6 @@ RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "finish"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
 TRANSIENT = frozenset({"MemoryError", "SystemExit"})  # whatever the stage
 READERS = 16  # threads that read markers
-
-
-class NotTheSameError(ValueError):
-    """A published shard cannot be taken apart: what is there is not what was published."""
 
 
 @dataclass
@@ -66,7 +46,12 @@ def publish_staged(plan: Plan) -> Plan:
     is left to compute, so no part would ever come by to publish them.
     """
     staged = [work.shard.name for work in plan.work if work.staged]
-    published = [name for name in staged if publish_if_complete(plan.output, name) is not None]
+    filtering = plan.config.filtering
+    published = [
+        name
+        for name in staged
+        if publish_if_complete(plan.output, name, filtering=filtering) is not None
+    ]
     return plan.still_to_do() if published else plan
 
 
@@ -121,7 +106,8 @@ def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
 
 def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
     """Stages the parts of a shard that stay, and removes its marker. Returns its number of rows."""
-    stats, rows, members = _published(output, shard.name)
+    generation = read_generation(output, shard.name)
+    stats, rows = generation.stats, generation.rows
     parts = list(_parts(plan, shard, stats, rows))
     failed = {
         part.index
@@ -135,38 +121,18 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
         found = parse_part(name)
         if found is not None and found[0] == shard.name and found[1] in failed:
             output.delete(name)
-    seconds, halvings = stats.seconds, stats.halvings
+    is_first = True
     for part, part_rows in parts:
         if part.index not in failed:
-            table = _staged_table(part, part_rows, members, stats, seconds, halvings)
-            output.put_if_absent(part_name(part.shard, part.index, part.num_parts), to_ipc(table))
-            seconds, halvings = {}, {}  # they are summed over the parts: once is enough
+            stage_part(output, generation, part.index, part_rows, with_totals=is_first)
+            is_first = False
     output.delete(marker_name(shard.name))
     return len(rows)
 
 
-def _published(
-    output: Store, shard: str
-) -> tuple[ShardStats, list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Marker, rows, and members by output key, all of one generation."""
-    stats = read_marker(output, shard)
-    if stats is None:
-        raise FileNotFoundError(marker_name(shard))
-    tar, parquet = output.get(tar_name(shard)), output.get(parquet_name(shard))
-    digests = hashlib.sha256(tar).hexdigest(), hashlib.sha256(parquet).hexdigest()
-    if digests != (stats.tar_sha256, stats.parquet_sha256):
-        raise NotTheSameError("tar or Parquet file are not what its marker says")
-    rows = pq.read_table(io.BytesIO(parquet)).to_pylist()
-    members: dict[str, list[dict[str, Any]]] = {}
-    for name, data in read_members(tar)[0]:
-        key, _, suffix = name.partition(".")
-        members.setdefault(key, []).append({"suffix": suffix, "data": data})
-    return stats, rows, members
-
-
 def _parts(
-    plan: Plan, shard: InputShard, stats: ShardStats, rows: list[dict[str, Any]]
-) -> Iterator[tuple[Part, list[dict[str, Any]]]]:
+    plan: Plan, shard: InputShard, stats: ShardStats, rows: Rows
+) -> Iterator[tuple[Part, Rows]]:
     """Each part of the shard as read anew, with its published rows.
 
     Raises:
@@ -190,29 +156,3 @@ def _parts(
         yield part, part_rows
     if start != len(rows):
         raise NotTheSameError(f"the input {shard.url} is no longer what was published")
-
-
-def _staged_table(
-    part: Part,
-    rows: list[dict[str, Any]],
-    members: dict[str, list[dict[str, Any]]],
-    stats: ShardStats,
-    seconds: dict[str, float],
-    halvings: dict[str, int],
-) -> pa.Table:
-    """The staged table of a part, as ``finish`` made it, of what was published of it."""
-    header = {
-        "shard": part.shard,
-        "index": part.index,
-        "num_parts": part.num_parts,
-        "num_rows": len(rows),
-        "fingerprint": stats.fingerprint,
-        "problem": stats.problem,
-        "seconds": seconds,
-        "hosts": stats.hosts,
-        "device": ", ".join(stats.devices) or None,  # which of them is known no more
-        "halvings": halvings,
-    }
-    staged = [row | {"members": members.get(row["output_key"], [])} for row in rows]
-    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
-    return pa.Table.from_pylist(staged, schema=schema)

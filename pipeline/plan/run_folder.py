@@ -10,11 +10,15 @@ from typing import Any
 import yaml
 
 from pipeline import __version__
+from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import INPUTS_FILE, inputs_record
 from pipeline.plan.plan import RUN_FILE, Plan
 from pipeline.storage.store import Store
 from pipeline.words.config import Config
+
+CONFIG_FILE = "_run/config.yaml"
+SUMMARY_FILE = "_run/summary.json"
 
 
 def write_run_folder(plan: Plan) -> None:
@@ -30,14 +34,16 @@ def write_run_folder(plan: Plan) -> None:
         "model_revision": plan.model.revision,
     }
     output.put_if_absent(RUN_FILE, _json(record))
+    in_force = FiltersInForce(plan.config.filtering.texts)
+    output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, _json(inputs_record(plan)))
-    output.put("_run/config.yaml", resolved_yaml(plan.config).encode())
+    output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
     output.put("_run/environment.json", _json(environment(plan.device)))
 
 
 def write_summary(output: Store, summary: dict[str, Any]) -> None:
     """Writes ``_run/summary.json``, replacing that of an earlier run."""
-    output.put("_run/summary.json", _json(summary))
+    output.put(SUMMARY_FILE, _json(summary))
 
 
 def resolved_yaml(config: Config) -> str:

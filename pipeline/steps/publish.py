@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.steps.filter import apply_filters
 from pipeline.steps.write_part import from_ipc, header_of
 from pipeline.storage.archive import tar_writer
 from pipeline.storage.layout import (
@@ -22,10 +23,12 @@ from pipeline.storage.layout import (
     output_state,
     parquet_name,
     parse_part,
+    rejected_name,
     sweep,
     tar_name,
 )
 from pipeline.storage.store import Store
+from pipeline.words.filters import Filtering
 from pipeline.words.records import Status
 from pipeline.words.rows import ROW_SCHEMA
 
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 ROW_GROUP_ROWS = 65536
+UNFILTERED = Filtering()
 
 
 @dataclass
@@ -61,6 +65,11 @@ class ShardStats:
     devices: list[str]
     halvings: dict[str, int]  # of the micro-batch after an out-of-memory error, by stage
     published_at: str  # UTC, ISO 8601
+    part_rows: list[int] = field(default_factory=list)  # rows of each part, in their order
+    filters: str = Filtering().fingerprint  # of the filters that it was published with
+    rejections: dict[str, int] = field(default_factory=dict)  # rejected rows by filter
+    rejected_bytes: int = 0
+    rejected_sha256: str | None = None  # of the tar of rejected pictures, where there is one
     version: int = 1
 
     @property
@@ -81,29 +90,33 @@ class _Shard:
     """A shard while it is built from its parts, in their order."""
 
     tar: io.BytesIO = field(default_factory=io.BytesIO)
+    rejected: io.BytesIO = field(default_factory=io.BytesIO)
+    num_rejected: int = 0  # of those whose pictures are in it
     tables: list[pa.Table] = field(default_factory=list)
     headers: list[dict[str, Any]] = field(default_factory=list)
 
 
 def publish_if_complete(
-    store: Store, shard: str, num_parts: int | None = None
+    store: Store, shard: str, num_parts: int | None = None, filtering: Filtering = UNFILTERED
 ) -> ShardStats | None:
     """Publishes a shard if all of its parts are staged.
 
-    Tar, then Parquet file (both replaced where a torn publish left them), then the marker if
-    absent, then the parts go. A shard is a function of its staged parts, so two tasks that do this
-    at once write the same bytes.
+    Tar, then the tar of rejected pictures, then Parquet file (all replaced where a torn publish
+    left them), then the marker if absent, then the parts go. A shard is a function of its staged
+    parts and the run's filters, so two tasks that do this at once write the same bytes.
 
     Args:
         store: of the output.
         shard: its name.
         num_parts: of the shard, checked against the staged parts' names.
+        filtering: what is published of the staged rows.
 
     Returns:
         The marker's content where the shard is published now, by this call or before; else None.
 
     Raises:
-        ValueError: the staged parts are not of one run.
+        ValueError: the staged parts are not of one run; or an edit passes the filters whose
+            picture an earlier run with other filters did not keep.
     """
     stats = read_marker(store, shard)
     if stats is None:
@@ -111,10 +124,10 @@ def publish_if_complete(
         if names is None:
             return None
         try:
-            built = _build(store, names)
+            built = _build(store, names, filtering)
         except FileNotFoundError:  # another task has published the shard meanwhile
             return read_marker(store, shard)
-        stats = _put(store, shard, built)
+        stats = _put(store, shard, built, filtering)
     for name in _part_names(store, shard):
         store.delete(name)
     return stats
@@ -146,27 +159,44 @@ def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None
     return names if names and len(names) == totals.pop() else None
 
 
-def _build(store: Store, names: list[str]) -> _Shard:
+def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
     built = _Shard()
-    with tar_writer(built.tar) as writer:
+    with tar_writer(built.tar) as kept, tar_writer(built.rejected) as rejected:
         for name in names:
-            table = from_ipc(store.get(name))
+            table = apply_filters(from_ipc(store.get(name)), filtering)
             built.headers.append(header_of(table))
             assert table.num_rows == built.headers[-1]["num_rows"], name
-            for row in table.select(["output_key", "members"]).to_pylist():
-                if row["members"]:
-                    members = {item["suffix"]: item["data"] for item in row["members"]}
-                    writer.write({"__key__": row["output_key"], **members})
+            for row in table.select(["status", "output_key", "members"]).to_pylist():
+                if row["output_key"] is None:
+                    continue
+                if not row["members"]:
+                    raise ValueError(
+                        f"{name}: {row['output_key']} passes the filters now, and its picture was "
+                        f"not kept when others rejected it (output.keep_rejected: false)"
+                    )
+                members = {item["suffix"]: item["data"] for item in row["members"]}
+                is_rejected = row["status"] == Status.REJECTED
+                built.num_rejected += is_rejected
+                writer = rejected if is_rejected else kept
+                writer.write({"__key__": row["output_key"], **members})
             built.tables.append(table.drop_columns(["members"]))
     return built
 
 
-def _put(store: Store, shard: str, built: _Shard) -> ShardStats:
-    """Puts tar, Parquet file and marker; returns what the marker says."""
+def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> ShardStats:
+    """Puts both tars, Parquet file and marker; returns what the marker says."""
     rows = pa.concat_tables(built.tables).cast(ROW_SCHEMA).replace_schema_metadata(None)
     tar, parquet = built.tar.getvalue(), to_parquet(rows)
+    rejected = built.rejected.getvalue() if built.num_rejected else None
     stats = _stats(shard, rows, built.headers, tar, parquet)
+    stats.filters = filtering.fingerprint
     store.put(tar_name(shard), tar)
+    if rejected is not None:
+        stats.rejected_bytes = len(rejected)
+        stats.rejected_sha256 = hashlib.sha256(rejected).hexdigest()
+        store.put(rejected_name(shard), rejected)
+    else:  # what other filters rejected before
+        store.delete(rejected_name(shard))
     store.put(parquet_name(shard), parquet)
     if not store.put_if_absent(marker_name(shard), stats.to_json()):
         return read_marker(store, shard) or stats
@@ -195,11 +225,11 @@ def _stats(
     for part in headers:
         seconds.update(part["seconds"])
         halvings.update(part["halvings"])
+    reasons = rows.select(["status", "stage", "error"]).to_pylist()
     failures = Counter(
-        f"{row['stage']}: {row['error']}"
-        for row in rows.select(["status", "stage", "error"]).to_pylist()
-        if row["status"] == Status.FAILED
+        f"{row['stage']}: {row['error']}" for row in reasons if row["status"] == Status.FAILED
     )
+    rejections = Counter(row["error"] for row in reasons if row["status"] == Status.REJECTED)
     return ShardStats(
         shard=shard,
         fingerprint=fingerprints.pop(),
@@ -220,4 +250,6 @@ def _stats(
         devices=sorted({part["device"] for part in headers if part["device"]}),
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        part_rows=[part["num_rows"] for part in headers],
+        rejections=dict(sorted(rejections.items())),
     )

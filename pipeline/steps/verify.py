@@ -7,34 +7,34 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
-from pipeline.storage.archive import read_members
+from pipeline.steps.verify_members import check_members
 from pipeline.storage.layout import (
     PROBE,
-    REJECTED,
     RUN,
     marked_shard,
     marker_name,
     parquet_name,
     parse_part,
+    rejected_name,
     tar_name,
 )
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
+from pipeline.words.filters import Filtering, filtering_of
 from pipeline.words.records import Status
 from pipeline.words.rows import ROW_SCHEMA
 
 RUN_FILE = f"{RUN}run.json"
-PICTURES = ("jpg", "png", "webp")
+FILTERS_FILE = f"{RUN}filters.json"
 
 
 @dataclass
@@ -65,10 +65,13 @@ def verify(store: Store) -> VerifyReport:
     report.problems += _unaccounted(listing, set(shards))
     fingerprint, problem = _fingerprint(store)
     report.problems += [problem] if problem else []
+    filtering, problem = _filtering(store)
+    report.problems += [problem] if problem else []
     counts: Counter[str] = Counter()
     for shard in shards:
         found: Counter[str] = Counter()
-        report.problems += [f"{shard}: {line}" for line in _audit(store, shard, fingerprint, found)]
+        lines = _audit(store, shard, fingerprint, filtering, found)
+        report.problems += [f"{shard}: {line}" for line in lines]
         counts += found
     report.num_shards, report.counts = len(shards), dict(sorted(counts.items()))
     if not shards and not report.problems:
@@ -86,12 +89,13 @@ def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
             yield f"{name}: a staged part is left, {state}; run again to finish or sweep it"
         elif PROBE.fullmatch(name):
             yield f"{name}: a probe is left; run again to sweep it"
-        elif name not in expected and not name.startswith((RUN, REJECTED)):
+        elif name not in expected and not name.startswith(RUN):
             yield f"{name}: belongs to no published shard"
 
 
-def _objects(shard: str) -> tuple[str, str, str]:
-    return tar_name(shard), parquet_name(shard), marker_name(shard)
+def _objects(shard: str) -> tuple[str, ...]:
+    """The audit of the shard itself says whether there should be a tar of rejected pictures."""
+    return tar_name(shard), rejected_name(shard), parquet_name(shard), marker_name(shard)
 
 
 def _fingerprint(store: Store) -> tuple[str | None, str | None]:
@@ -104,8 +108,26 @@ def _fingerprint(store: Store) -> tuple[str | None, str | None]:
         return None, f"{RUN_FILE}: holds no fingerprint"
 
 
+def _filtering(store: Store) -> tuple[Filtering, str | None]:
+    """The filters in force, and what is wrong with the file that holds them."""
+    try:
+        tree = json.loads(store.get(FILTERS_FILE))
+        filtering = filtering_of(tree["filters"])
+        if tree["applied"]:
+            return filtering, None
+        return filtering, f"{FILTERS_FILE}: not applied to all shards yet; run refilter again"
+    except FileNotFoundError:
+        return Filtering(), f"{FILTERS_FILE}: missing, so the filters in force are unknown"
+    except (ValueError, KeyError, TypeError):
+        return Filtering(), f"{FILTERS_FILE}: holds no filters"
+
+
 def _audit(
-    store: Store, shard: str, fingerprint: str | None, counts: Counter[str]
+    store: Store,
+    shard: str,
+    fingerprint: str | None,
+    filtering: Filtering,
+    counts: Counter[str],
 ) -> Iterator[str]:
     """The problems of one published shard; adds its rows to ``counts``."""
     try:
@@ -117,8 +139,15 @@ def _audit(
         yield f"the marker is that of shard {stats.shard!r}"
     if fingerprint is not None and stats.fingerprint != fingerprint:
         yield f"the marker's fingerprint {stats.fingerprint} is not the run's, {fingerprint}"
+    if stats.filters != filtering.fingerprint:
+        yield "it is published with other filters than those in force; refilter, or run again"
     objects: dict[str, bytes] = {}
-    for kind, name in (("tar", tar_name(shard)), ("parquet", parquet_name(shard))):
+    names = {"tar": tar_name(shard), "parquet": parquet_name(shard)}
+    if stats.rejected_sha256 is not None:
+        names["rejected"] = rejected_name(shard)
+    elif store.exists(rejected_name(shard)):
+        yield f"{rejected_name(shard)} is there, and the marker knows of none"
+    for kind, name in names.items():
         try:
             objects[kind] = store.get(name)
         except (FileNotFoundError, StorageError) as error:
@@ -138,8 +167,10 @@ def _audit(
                 rows = table.to_pylist()
                 counts.update(row["status"] for row in rows)
                 yield from _check_rows(rows, stats)
-    if "tar" in objects:
-        yield from _check_members(objects["tar"], rows)
+                yield from _check_filtered(table, stats, filtering)
+    for kind, status in (("tar", Status.EDITED), ("rejected", Status.REJECTED)):
+        if kind in objects:
+            yield from check_members(objects[kind], rows, status)
 
 
 def _same_object(name: str, data: bytes, stats: ShardStats, kind: str) -> Iterator[str]:
@@ -171,66 +202,23 @@ def _check_rows(rows: list[dict[str, Any]], stats: ShardStats) -> Iterator[str]:
             row["stage"] and row["error"]
         ):
             yield f"{edit} is {row['status']} without a reason"
-        edited = row["status"] == Status.EDITED
-        name = output_key(row["key"], row["edit_index"]) if edited else None
+        written = row["status"] == Status.EDITED or (
+            row["status"] == Status.REJECTED and stats.rejected_sha256 is not None
+        )
+        name = output_key(row["key"], row["edit_index"]) if written else None
         if row["output_key"] != name:
             yield f"{edit} is {row['status']} and has the output key {row['output_key']!r}"
 
 
-def _check_members(tar: bytes, rows: list[dict[str, Any]] | None) -> Iterator[str]:
-    """Every edited row has its members, they are what the row says, and there are no others."""
-    members, problem = read_members(tar)
-    if problem:
-        yield f"the tar is {problem}"
-    samples: dict[str, dict[str, bytes]] = {}
-    for name, data in members:
-        key, _, suffix = name.partition(".")
-        if suffix in samples.setdefault(key, {}):
-            yield f"the member {name} is there twice"
-        samples[key][suffix] = data
-    if rows is None:
-        return
-    for row in rows:
-        if row["status"] != Status.EDITED:
-            continue
-        sample = samples.pop(row["output_key"], None)
-        if sample is None:
-            yield f"{row['output_key']}: an edited row without members in the tar"
-        else:
-            yield from (f"{row['output_key']}: {line}" for line in _check_sample(sample, row))
-    for key in samples:
-        yield f"{key}: members in the tar without an edited row"
-
-
-def _check_sample(sample: dict[str, bytes], row: dict[str, Any]) -> Iterator[str]:
-    shape = (row["height"], row["width"])
-    digests = {
-        suffix: hashlib.sha256(sample[suffix]).hexdigest()
-        for suffix in PICTURES
-        if suffix in sample
-    }
-    pictures = [suffix for suffix, digest in digests.items() if digest == row["image_sha256"]]
-    if not pictures:
-        yield "no picture with the row's sha256"
-    elif _decoded_shape(sample[pictures[0]]) != (*shape, 3):
-        yield f"the picture does not decode to {shape[1]} x {shape[0]} pixels"
-    if sample.get("txt") != (row["edit_text"] or "").encode():
-        yield "the member .txt is missing or is not the row's edit text"
-    if "mask.png" not in sample or _decoded_shape(sample["mask.png"]) != shape:
-        yield "the member .mask.png is missing or has another size than the picture"
-    try:
-        record = json.loads(sample["json"])
-        same = all(record[name] == row[name] for name in ("key", "edit_index", "image_sha256"))
-    except (KeyError, ValueError, TypeError):
-        same = False
-    if not same:
-        yield "the member .json is missing or is not of this row"
-
-
-def _decoded_shape(data: bytes) -> tuple[int, ...] | None:
-    """The shape of a picture's pixels; None if it does not decode."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture).shape
-    except Exception:  # noqa: BLE001 - whatever a decoder raises on damaged bytes, it is damaged
-        return None
+def _check_filtered(table: pa.Table, stats: ShardStats, filtering: Filtering) -> Iterator[str]:
+    """Every row is kept or rejected as the filters in force say, for the reason that it gives."""
+    kept = replace(filtering, keep_rejected=stats.rejected_sha256 is not None)
+    judged = apply_filters(unfiltered(table), kept)
+    if not judged.equals(table):
+        pairs = zip(judged.to_pylist(), table.to_pylist(), strict=True)
+        wrong = [row for wanted, row in pairs if wanted != row]
+        row = wrong[0]
+        yield (
+            f"{len(wrong)} rows are not as the filters in force have them; the first is edit "
+            f"{row['edit_index']} of {row['key']!r}, which is {row['status']}"
+        )

@@ -31,6 +31,11 @@ def parquet_name(shard: str) -> str:
     return f"{shard}.parquet"
 
 
+def rejected_name(shard: str) -> str:
+    """The tar of the pictures that a filter rejected."""
+    return f"{REJECTED}{shard}.tar"
+
+
 def marker_name(shard: str) -> str:
     """The marker: written last, so that its existence means that the shard is done."""
     return f"{shard}_stats.json"

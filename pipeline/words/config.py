@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.words.filters import Filtering, canonical, check_computed, filtering_of
 from pipeline.words.report import Report
+from pipeline.words.scores import Scores
 from pipeline.words.section import Count, Ratio, Section
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
@@ -43,6 +45,7 @@ class Output(Section):
     format: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(95, ge=1, le=100)  # jpg and lossy webp
     lossless: bool = False  # webp only; png always is
+    keep_rejected: bool = True  # pictures that a filter rejects, in _rejected/<shard>.tar
     difference_map: bool = False  # write <key>_<edit>.difference.png, the map behind the mask
     storage_options: dict[str, Any] = Field(default={}, repr=False)
 
@@ -198,6 +201,23 @@ class Config(Section):
     stages: Stages = Stages()
     run: Run = Run()
     report: Report = Report()
+    scores: Scores = Scores()
+    filters: list[str] = []  # "name operator number"; {preset: name} is spelled out
+
+    @property
+    def filtering(self) -> Filtering:
+        """What is published of the computed parts."""
+        return filtering_of(self.filters, keep_rejected=self.output.keep_rejected)
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> list[str]:
+        return canonical(value)
+
+    @model_validator(mode="after")
+    def _filters_are_computed(self) -> Config:
+        check_computed(self.filters, self.scores.computed)
+        return self
 
     @property
     def pools(self) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> N
     assert list(store.list()) == [
         *("0.parquet", "0.tar", "0_stats.json"),
         *("1.parquet", "1.tar", "1_stats.json"),
-        "_run/run.json",
+        *("_run/filters.json", "_run/run.json"),
     ]
     stats = ShardStats.from_json(store.get("0_stats.json"))
     assert stats.counts == {"edited": 5, "unchanged": 1, "rejected": 0, "failed": 1}
@@ -173,7 +173,7 @@ def test_shards_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
     store.delete(part_name("a/b", 8, 9))
     run(config, store)
     assert [name for name in store.list() if name.endswith(".json")] == [
-        *("_run/run.json", "a/b_stats.json", "a_stats.json")
+        *("_run/filters.json", "_run/run.json", "a/b_stats.json", "a_stats.json")
     ]
     assert verify(store).num_rows == 6
 

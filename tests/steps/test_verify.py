@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.steps.publish import to_parquet
 from pipeline.steps.verify import verify
 from pipeline.storage.archive import read_members
@@ -63,6 +64,11 @@ def change_members(store: Store, change: Callable[[dict[str, bytes]], None]) -> 
     replace_object(store, "tar", shard_bytes([members]))
 
 
+def in_force(store: Store, filters: list[str], *, applied: bool = True) -> None:
+    """Says that other filters are in force."""
+    store.put(FILTERS_FILE, FiltersInForce(filters, applied).to_json())
+
+
 def change_rows(store: Store, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     rows = pq.read_table(io.BytesIO(store.get("0.parquet"))).to_pylist()
     change(rows)
@@ -90,6 +96,12 @@ def flip(store: Store, name: str) -> None:
         (lambda s: mark(s, counts={"edited": 9}), "the marker says"),
         (lambda s: s.delete("_run/run.json"), "_run/run.json: missing"),
         (lambda s: s.put("_run/run.json", b"[]"), "holds no fingerprint"),
+        (lambda s: s.delete("_run/filters.json"), "_run/filters.json: missing"),
+        (lambda s: s.put("_run/filters.json", b"[]"), "holds no filters"),
+        (lambda s: in_force(s, [], applied=False), "not applied to all shards yet"),
+        (lambda s: in_force(s, ["mask_area >= 2"]), "published with other filters"),
+        (lambda s: in_force(s, ["mask_area >= 2"]), "rows are not as the filters in force"),
+        (lambda s: s.put("_rejected/0.tar", b""), "the marker knows of none"),
         (lambda s: s.put("stray.tar", b""), "stray.tar: belongs to no published shard"),
         (lambda s: s.put(part_name("0", 0, 1), b""), "a staged part is left, its shard is pub"),
         (lambda s: s.put(part_name("9", 0, 1), b""), "its shard is not published"),
@@ -104,7 +116,7 @@ def flip(store: Store, name: str) -> None:
         (lambda s: change_rows(s, lambda r: r[0].update(status="odd")), "unknown status: odd"),
         (lambda s: change_rows(s, lambda r: r[3].update(error=None)), "failed without a reason"),
         (lambda s: change_rows(s, lambda r: r[0].update(output_key="x")), "the output key 'x'"),
-        (lambda s: change_rows(s, lambda r: r.pop(0)), "a_0: members in the tar without"),
+        (lambda s: change_rows(s, lambda r: r.pop(0)), "a_0: members in the tar of edited"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.png")), "no picture with the row's"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.txt")), ".txt is missing"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.json")), ".json is missing"),
@@ -115,7 +127,7 @@ def flip(store: Store, name: str) -> None:
         ),
         (
             lambda s: change_members(s, lambda m: [m.pop(n) for n in list(m) if n[:3] == "a_1"]),
-            "a_1: an edited row without members",
+            "a_1: the row is edited and has no",
         ),
         (lambda s: change_members(s, lambda m: m.update({"z_0.txt": b""})), "z_0: members in"),
         (lambda s: replace_object(s, "tar", s.get("0.tar").rstrip(b"\0")), "the tar is truncated"),

@@ -15,32 +15,50 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.plan.filters import read_filters
+from pipeline.plan.refilter import refilter
 from pipeline.plan.republish import reopen_failed
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
+from pipeline.words.filters import filtering_of
 from tests.committing import contents
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import sample, write_shard
 
 VARIES = ("_run/config.yaml", "_run/summary.json", "_run/environment.json")  # paths and seconds
-MODES = {  # the run that is killed, and the one that follows it
+# The run that is killed, and the one that follows it; where it may be either of two, the first
+# follows a kill before a call and the second one after it: what is stored is the same.
+MODES = {
     "edit": ("edit", "edit"),
     "retry": ("retry", "retry"),
     "retry, then edit": ("retry", "edit"),
+    "refilter": ("refilter", "refilter or edit"),
 }
+# By shard: one rejects nothing of 0 and all of 1, the other all but one of 0 and nothing of 1.
+OLD_FILTERS, NEW_FILTERS = ["edit_rms >= 0.39"], ["background_psnr_db >= 6.5"]
 
 
-def job(folder: Path, output: Path, *, retry: bool = False, failing: tuple[str, ...] = ()) -> None:
-    """What ``overpaint edit`` does, in its order, around the plain loop."""
-    plan = fake_plan(f"{folder}/in/*.tar", str(output))
+def job(
+    folder: Path,
+    output: Path,
+    kind: str = "edit",
+    *,
+    filters: Sequence[str] = (),
+    failing: tuple[str, ...] = (),
+) -> None:
+    """What ``overpaint edit`` does, in its order, around the plain loop; or ``refilter``."""
+    if kind == "refilter":
+        assert refilter(Store(str(output)), filtering_of(filters)).problems == []
+        return
+    plan = fake_plan(f"{folder}/in/*.tar", str(output), filters=list(filters))
     assert plan.output.conditional
     write_run_folder(plan)
-    if retry:
+    if kind == "retry":
         reopened = reopen_failed(plan)
         assert reopened.problems == []
         plan = reopened.plan
@@ -92,37 +110,54 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     """
     os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
     write_input(folder)
-    killed, following = (name == "retry" for name in MODES[mode])
-    clean, failed, output = folder / "clean", folder / "failed", folder / "out"
-    must(lambda: (job(folder, clean), (folder / "modules").write_text("\n".join(sys.modules))))
+    killed, followers = MODES[mode]
+    new, old = (NEW_FILTERS, OLD_FILTERS) if killed == "refilter" else ((), ())
+    clean, start, output = folder / "clean", folder / "start", folder / "out"
+    must(
+        lambda: (
+            job(folder, clean, filters=new),
+            (folder / "modules").write_text("\n".join(sys.modules)),
+        )
+    )
     for name in (folder / "modules").read_text().splitlines():
         with suppress(ImportError):  # what a job imports at its first use: 2 s less for each fork
             importlib.import_module(name)
-    must(lambda: job(folder, failed, failing=("bad",)))
-    allowed = [stable(clean)] + ([stable(failed)] if killed and not following else [])
-    assert stable(clean) != stable(failed)
+    failing = ("bad",) if killed == "retry" else ()
+    must(lambda: job(folder, start, filters=old, failing=failing))
+    # the run that follows a killed retry may find that it never began
+    allowed = [stable(clean)] + (
+        [stable(start)] if (killed, followers) == ("retry", "edit") else []
+    )
+    assert (stable(clean) != stable(start)) is (killed != "edit")
 
     def fresh() -> None:
         shutil.rmtree(output, ignore_errors=True)
-        if killed:
-            shutil.copytree(failed, output)
+        if killed != "edit":
+            shutil.copytree(start, output)
 
-    def check() -> None:
-        job(folder, output, retry=following)
+    def check(point: str) -> None:
+        first, _, second = followers.partition(" or ")
+        following = second if second and point.startswith("after") else first
+        begun = read_filters(Store(str(output)))  # a refilter may be killed before it has begun
+        if following == "edit" and begun is not None and begun.filters == old != new:
+            return
+        job(folder, output, following, filters=new)
         assert verify(Store(str(output))).problems == []
         assert stable(output) in allowed, sorted(stable(output))
 
     fresh()
     calls = folder / "calls"
-    must(lambda: (record(calls), job(folder, output, retry=killed)))  # type: ignore[func-returns-value]
+    must(lambda: (record(calls), job(folder, output, killed, filters=new)))  # type: ignore[func-returns-value]
     points = calls.read_text().splitlines()
     bad = []
     for number, point in enumerate(points):
         fresh()
-        code, said = in_child(lambda n=number: (kill_at(n), job(folder, output, retry=killed)))  # type: ignore[misc]
+        code, said = in_child(
+            lambda n=number: (kill_at(n), job(folder, output, killed, filters=new))
+        )  # type: ignore[misc]
         if code != -signal.SIGKILL:
             bad.append(f"{point}: was not killed: {said}")
-        code, said = in_child(check)
+        code, said = in_child(lambda p=point: check(p))  # type: ignore[misc]
         if code or said:
             bad.append(f"{point}: {code}: {said}")
     return {"points": points, "bad": bad}

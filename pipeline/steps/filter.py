@@ -1,0 +1,57 @@
+"""Filters applied to the rows of a shard, and taken off again: computed parts know no filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.steps.output_keys import output_key
+from pipeline.words.filters import Filtering
+from pipeline.words.records import Status
+
+STAGE = "filter"  # where a rejected row was rejected
+JUDGED = ("status", "stage", "error", "message", "output_key")
+
+
+def apply_filters(table: pa.Table, filtering: Filtering) -> pa.Table:
+    """The rows as they are published: what a filter rejects is ``rejected``, with the reason.
+
+    Args:
+        table: of staged parts, with or without their members; rows are edited, unchanged or failed.
+        filtering: the run's. Without ``keep_rejected`` a rejected row has no output key, since it
+            has no members.
+
+    Returns:
+        The same rows; nothing but status, stage, error, message and output key is changed.
+    """
+    if not filtering.filters:
+        return table
+    names = dict.fromkeys((*JUDGED, *(item.column for item in filtering.filters)))
+    rows = table.select(list(names)).to_pylist()
+    for row in rows:
+        verdict = filtering.verdict(row) if row["status"] == Status.EDITED else None
+        if verdict is not None:
+            row |= {"status": str(Status.REJECTED), "stage": STAGE}
+            row |= dict(zip(("error", "message"), verdict, strict=True))
+            if not filtering.keep_rejected:
+                row["output_key"] = None
+    for name in JUDGED:
+        place = table.schema.get_field_index(name)
+        column = pa.array([row[name] for row in rows], table.schema.field(name).type)
+        table = table.set_column(place, table.schema.field(name), column)
+    return table
+
+
+def without_filters(row: dict[str, Any]) -> dict[str, Any]:
+    """A published row as it was computed: the inverse of ``apply_filters``."""
+    if row["status"] != Status.REJECTED:
+        return row
+    computed = {"status": str(Status.EDITED), "stage": None, "error": None, "message": None}
+    return row | computed | {"output_key": output_key(row["key"], row["edit_index"])}
+
+
+def unfiltered(table: pa.Table) -> pa.Table:
+    """Published rows as they were computed."""
+    rows = [without_filters(row) for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=table.schema)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from jobs.metrics import tell_gpu_memory, tell_traffic
 from jobs.stop import StopFlag
 from pipeline.plan.operators import (
     PartResult,
@@ -128,6 +129,7 @@ class StageActor:
         part = _part_of(batch)
         for name, stage in self.stages.items():
             part = guarded(name, stage, part)
+            tell_gpu_memory(name)
         return _row_of(part)
 
 
@@ -136,6 +138,7 @@ def _read(
 ) -> Iterator[pa.Table]:
     for number in batch.column("number").to_pylist():
         for part in read(work[number], config):
+            tell_traffic()
             if stop is not None and stop.is_set():
                 return
             yield _row_of(part)
@@ -147,6 +150,7 @@ def _prepare(batch: pa.Table, config: Config, size: int) -> pa.Table:
 
 def _finish(batch: pa.Table, plan: Plan) -> pa.Table:
     result = finish_and_commit(_part_of(batch), finish_context(plan), plan.output)
+    tell_traffic()
     return pa.table({"result": [result.to_json()]})
 
 

@@ -36,6 +36,7 @@ def run_missing(plan: Plan, progress: RunProgress, stop: StopFlag) -> None:
                 progress.update(
                     fail_and_commit(part, context, output, "compute", "PartLost", message)
                 )
+                progress.metrics.lost.inc()
         except (StorageError, OSError, ValueError) as error:
             print(f"shard {work.shard.name} cannot be read: {error}", file=sys.stderr)
 

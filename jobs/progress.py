@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from jobs.graph import results_of
+from jobs.metrics import RunMetrics
 from pipeline.plan.operators import PartResult
 
 
@@ -37,6 +38,7 @@ class RunProgress:
         self.counts: Counter[str] = Counter()
         self.started = self.printed = time.monotonic()
         self.first_part_at: float | None = None
+        self.metrics = RunMetrics(num_shards, num_done)
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
@@ -67,6 +69,8 @@ class RunProgress:
         self.parts += 1
         self.num_done += result.published
         self.counts.update(result.counts)
+        self.metrics.count(result, self.counts.total() / max(now - self.started, 1e-9))
+        self.metrics.show_shards(self.num_shards, self.num_done)
         if self.bar is not None:
             self.bar.update(self.task, completed=self.num_done, rates=self.line())
         elif now - self.printed >= self.every_s:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.steps.filter import apply_filters
@@ -36,6 +37,8 @@ class PartResult:
     part: int
     counts: dict[str, int]  # by status, filters applied
     seconds: dict[str, float] = field(default_factory=dict)  # by step
+    num_evals: dict[str, int] = field(default_factory=dict)  # of the network, by stage
+    halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
     published: bool = False  # this part completed its shard
 
     @property
@@ -123,4 +126,13 @@ def commit(part: Part, table: pa.Table, output: Store, filtering: Filtering) -> 
     write_part(output, part, table)
     stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
     counts = Counter(apply_filters(table, filtering).column("status").to_pylist())
-    return PartResult(part.shard, part.index, dict(counts), part.seconds, stats is not None)
+    num_evals = {stage: pc.sum(table.column(f"num_evals_{stage}")).as_py() or 0 for stage in STAGES}
+    return PartResult(
+        shard=part.shard,
+        part=part.index,
+        counts=dict(counts),
+        seconds=part.seconds,
+        num_evals=num_evals,
+        halvings=part.halvings,
+        published=stats is not None,
+    )

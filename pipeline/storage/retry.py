@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.storage.traffic import note_traffic
+
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -157,5 +159,6 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
                 "%s: %s; attempt %d of %d follows in %.1f s",
                 what, type(error).__name__, attempt + 1, attempts, wait_s,
             )  # fmt: skip
+            note_traffic("retries", 1)
             time.sleep(wait_s)
     raise AssertionError("unreachable")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pipeline.storage.bucket import Bucket, open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
+from pipeline.storage.traffic import note_traffic
 
 LOCAL = ("file", "local")
 
@@ -102,6 +103,7 @@ class Store:
                 raise ShortReadError(f"{name}: read {len(data)} of {expected.size} bytes")
             if listed is not None:
                 self._check_unchanged(name, self.backend.stat(name), listed)
+            note_traffic("in", len(data))
             return data
 
         return self._call("get", name, attempt)
@@ -109,6 +111,7 @@ class Store:
     def put(self, name: str, data: bytes) -> None:
         """Writes or replaces the whole object; nobody ever sees a part of it."""
         self._call("put", name, lambda: self.backend.write(name, data))
+        note_traffic("out", len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Writes the whole object unless one is there. Returns whether this call wrote it.
@@ -125,6 +128,7 @@ class Store:
                 return False
             if not guaranteed:
                 self._conditional = False
+            note_traffic("out", len(data))
             return True
 
         return self._call("put_if_absent", name, attempt)

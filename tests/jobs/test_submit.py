@@ -1,27 +1,38 @@
-"""The run as a job of a real Ray cluster: submitted, stopped by force, submitted again."""
+"""The run as a job of a real Ray cluster: submitted, stopped by force, submitted again, scraped."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.jobs.conftest import ROOT, Job
 from tests.jobs.test_edit import staged
 
-pytest.importorskip("aiohttp_cors", reason="the job server needs ray[default]")
 pytestmark = pytest.mark.slow
+DASHBOARD = "infra/monitoring/grafana-dashboard.json"
+RARE = {
+    "ray_overpaint_gpu_memory_peak_bytes",
+    "ray_overpaint_micro_batch_halvings_total",
+    "ray_overpaint_parts_lost_total",
+    "ray_overpaint_storage_retries_total",
+}
 Digests = Callable[[Path], dict[str, str]]
 
 
@@ -33,16 +44,43 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
+@dataclass
+class Cluster:
+    """A Ray cluster of one node on the loopback interface, and what its exporter has shown."""
+
+    dashboard: str
+    exporter: str
+    samples: dict[str, float] = field(default_factory=dict)  # by name, the largest value seen
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def scrape(self) -> None:
+        """Looks at the exporter twice a second until the cluster ends."""
+        while not self.ended.wait(0.5):
+            with suppress(OSError), urllib.request.urlopen(self.exporter, timeout=5) as answer:
+                for family in text_string_to_metric_families(answer.read().decode()):
+                    for item in family.samples:
+                        self.samples[item.name] = max(
+                            item.value, self.samples.get(item.name, item.value)
+                        )
+
+
 @pytest.fixture(scope="module")
-def dashboard() -> Iterator[str]:
-    """The address of the dashboard of a cluster of one node on the loopback interface."""
-    port, dashboard_port = free_ports(2)
-    address = f"http://127.0.0.1:{dashboard_port}"
+def cluster() -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:  # as Ray does where a cluster is to be shared
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield from started_cluster()
+
+
+def started_cluster() -> Iterator[Cluster]:
+    port, dashboard_port, metrics_port = free_ports(3)
+    found = Cluster(f"http://127.0.0.1:{dashboard_port}", f"http://127.0.0.1:{metrics_port}")
     # A short path: Ray's sockets lie below it, and their names have a limit of 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}"]
         command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
+        command += [f"--metrics-export-port={metrics_port}"]
         environment = os.environ | {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # a job runs `python`
@@ -52,9 +90,11 @@ def dashboard() -> Iterator[str]:
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
             try:
-                wait_for(f"{address}/api/jobs/", head, Path(log.name))
-                yield address
+                wait_for(f"{found.dashboard}/api/jobs/", head, Path(log.name))
+                threading.Thread(target=found.scrape, daemon=True).start()
+                yield found
             finally:
+                found.ended.set()
                 head.send_signal(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     head.wait(timeout=10)
@@ -63,11 +103,18 @@ def dashboard() -> Iterator[str]:
                 head.wait(timeout=10)
 
 
+def ask(url: str) -> bytes:
+    """The body of an answer of the dashboard, asked with the cluster's token."""
+    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=token), timeout=10) as answer:
+        return bytes(answer.read())
+
+
 def wait_for(url: str, head: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 90
     while True:
         with suppress(OSError):
-            urllib.request.urlopen(url, timeout=5).close()
+            ask(url)
             return
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -81,32 +128,38 @@ def submit(job: Job, output: Path, dashboard: str, *more: str) -> list[str]:
 
 
 def running_job(dashboard: str) -> str:
-    with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=10) as answer:
-        jobs = json.load(answer)
+    jobs = json.loads(ask(f"{dashboard}/api/jobs/"))
     (name,) = [item["submission_id"] for item in jobs if item["status"] == "RUNNING"]
     return str(name)
 
 
 def test_job_stopped_by_force_is_submitted_again_to_the_same_bytes(
-    job: Job, plain: Path, digests: Digests, tmp_path: Path, dashboard: str
+    job: Job, plain: Path, digests: Digests, tmp_path: Path, cluster: Cluster
 ) -> None:
     """The driver of a submitted job is killed; a second submission ends as an undisturbed run."""
     output = tmp_path / "out"
     first = subprocess.Popen(
-        submit(job, output, dashboard), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        submit(job, output, cluster.dashboard),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 180
     while not staged(output):
         assert first.poll() is None, first.stdout.read().decode() if first.stdout else ""
         assert time.monotonic() < deadline, "no part was staged in three minutes"
         time.sleep(0.05)
-    kill_driver(running_job(dashboard))
+    kill_driver(running_job(cluster.dashboard))
     text = first.communicate(timeout=120)[0].decode()
     assert first.returncode not in (0, None), text
     assert digests(output) != digests(plain), "killed too late to show anything"
 
     again = subprocess.run(
-        submit(job, output, dashboard), cwd=ROOT, capture_output=True, text=True, timeout=300
+        submit(job, output, cluster.dashboard),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "3 shards" in again.stdout, "the job's own summary is followed"
@@ -129,10 +182,26 @@ def kill_driver(job_name: str) -> None:
         process.kill()
 
 
-def test_exit_code_is_the_jobs_own(job: Job, tmp_path: Path, dashboard: str) -> None:
+def test_exporter_shows_what_the_dashboard_asks_for(cluster: Cluster) -> None:
+    """Every metric in a query of the dashboard was exported by the runs of this module's cluster.
+
+    All but those of rare events, whose names are looked up where they are made.
+    """
+    assert cluster.samples["ray_overpaint_edits_total"] > 0, "the runs above were not scraped"
+    assert cluster.samples["ray_overpaint_storage_bytes_total"] > 0
+    assert cluster.samples["ray_overpaint_network_evaluations_total"] > 0
+    asked = set(re.findall(r"\bray_\w+", (ROOT / DASHBOARD).read_text()))
+    rare = {name for name in asked if name in RARE}
+    made = (ROOT / "jobs/metrics.py").read_text()
+    assert all(f'"{name[4:].removesuffix("_total")}"' in made for name in rare)
+    assert len(asked - rare) >= 12
+    assert asked - rare <= set(cluster.samples)
+
+
+def test_exit_code_is_the_jobs_own(job: Job, tmp_path: Path, cluster: Cluster) -> None:
     """A job that cannot start on the cluster ends this command as it ends there; its words show."""
     done = subprocess.run(
-        submit(job, tmp_path / "out", dashboard, f"input.shards={tmp_path}/nothing/*.tar"),
+        submit(job, tmp_path / "out", cluster.dashboard, f"input.shards={tmp_path}/nothing/*.tar"),
         cwd=ROOT,
         capture_output=True,
         text=True,

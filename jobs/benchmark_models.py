@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.models.loading import DTYPES
-from pipeline.models.probe import locate_model
+from pipeline.models.model_files import locate_model
 from pipeline.words.config import Model
 from pipeline.words.config_file import ConfigError
 

@@ -47,3 +47,23 @@ def tiny_model(tiny_model_folder: Path) -> LatentDiffusion:
     from pipeline.words.config import Model, Stage
 
     return load_model(Model(path=str(tiny_model_folder)), "cpu", Stage())
+
+
+@pytest.fixture(scope="session", params=["sdxl", "sd3", "sd3 without T5"])
+def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each family besides Stable Diffusion 1 and 2, with small random weights."""
+    from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
+
+    folder = tmp_path_factory.mktemp("families") / "model"
+    if request.param == "sdxl":
+        return make_tiny_sdxl(folder)
+    return make_tiny_sd3(folder, t5=request.param == "sd3")
+
+
+@pytest.fixture(scope="session")
+def family_model(family_folder: Path) -> LatentDiffusion:
+    """A model of each of those families, loaded on the CPU in float32."""
+    from pipeline.models.loading import load_model
+    from pipeline.words.config import Model, Stage
+
+    return load_model(Model(path=str(family_folder)), "cpu", Stage())

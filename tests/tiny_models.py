@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = "a an and the of on in with red green blue yellow dog cat circle square photo"
+BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 
 
 def make_tiny_stable_diffusion(
@@ -34,35 +61,11 @@ def make_tiny_stable_diffusion(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(_text_config(len(tokenizer)))
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            norm_num_groups=8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=32,
-            scaling_factor=4.0,  # latents of about unit variance; not 0.18215
-        )
-        _strengthen_texts(text_encoder, unet)
+        unet = _unet(cross_attention_dim=32)
+        vae = _vae(latent_channels=4, scaling_factor=4.0)
+        _strengthen_texts(unet, text_encoder)
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
+        **BETAS, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type
     )
     StableDiffusionPipeline(
         vae=vae,
@@ -77,7 +80,149 @@ def make_tiny_stable_diffusion(
     return folder
 
 
-def _tokenizer() -> CLIPTokenizer:
+def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True) -> Path:
+    """Writes an SDXL folder with random weights: two text encoders, size conditioning.
+
+    Pictures, latents and texts are those of ``make_tiny_stable_diffusion``.
+
+    Args:
+        folder: made if it does not exist.
+        seed: of the weights.
+        zero_empty: the model's ``force_zeros_for_empty_prompt``.
+
+    Returns:
+        The folder.
+    """
+    tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = CLIPTextModel(_text_config(len(tokenizers[0])))
+        second = CLIPTextModelWithProjection(_text_config(len(tokenizers[1]), projection_dim=24))
+        unet = _unet(
+            cross_attention_dim=64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 24,
+        )
+        vae = _vae(latent_channels=4, scaling_factor=4.0)
+        _strengthen_texts(unet, first, second)
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
+        force_zeros_for_empty_prompt=zero_empty,
+    ).save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path:
+    """Writes a Stable Diffusion 3 folder with random weights: a transformer, 16 latent channels.
+
+    Pictures of 32 x 32, latents of 16 x 8 x 8; a shifted VAE and a shifted schedule.
+
+    Args:
+        folder: made if it does not exist.
+        seed: of the weights.
+        t5: without it the third text encoder is left out, as users do to save memory.
+
+    Returns:
+        The folder.
+    """
+    tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first, second = (
+            CLIPTextModelWithProjection(_text_config(len(tokenizer), projection_dim=24))
+            for tokenizer in tokenizers
+        )
+        t5_tokenizer = _t5_tokenizer()
+        t5_encoder = T5EncoderModel(
+            T5Config(
+                vocab_size=len(t5_tokenizer),
+                d_model=80,
+                d_kv=16,
+                d_ff=64,
+                num_layers=1,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=80,
+            caption_projection_dim=32,
+            pooled_projection_dim=48,
+            pos_embed_max_size=16,
+            qk_norm="rms_norm",
+        )
+        vae = _vae(
+            latent_channels=16,
+            scaling_factor=4.0,
+            shift_factor=0.06,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        _strengthen_texts(transformer, first, second)
+    StableDiffusion3Pipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        text_encoder_3=t5_encoder if t5 else None,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        tokenizer_3=t5_tokenizer if t5 else None,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def load_pipeline(kind: Any, folder: Path) -> Any:
+    """A diffusers pipeline over a folder of these; what the folder leaves out is None."""
+    absent = {
+        name: None
+        for name in ("text_encoder_3", "tokenizer_3")
+        if (folder / "transformer").is_dir() and not (folder / name).is_dir()
+    }
+    pipeline = kind.from_pretrained(folder, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _unet(**settings: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **settings,
+    )
+
+
+def _vae(**settings: Any) -> AutoencoderKL:
+    """Its scaling factor, 4, gives latents of about unit variance; not 0.18215."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+        sample_size=32,
+        **settings,
+    )
+
+
+def _tokenizer(**settings: str) -> CLIPTokenizer:
     """A byte-level vocabulary with the merges that make each of ``WORDS`` one token."""
     letters = sorted(_byte_letters())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
@@ -95,7 +240,16 @@ def _tokenizer() -> CLIPTokenizer:
         vocab={token: number for number, token in enumerate(vocabulary)},
         merges=merges,
         model_max_length=77,
+        **settings,
     )
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    """Pieces of one letter, and each of ``WORDS`` whole."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    letters = [(chr(code), -6.0) for code in range(33, 127)]
+    words = [(f"\u2581{word}", -3.0) for word in WORDS.split() if len(word) > 1]
+    return T5Tokenizer(vocab=[*special, *letters, *words], extra_ids=0, model_max_length=512)
 
 
 def _byte_letters() -> list[str]:
@@ -104,7 +258,7 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
-def _text_config(vocab_size: int) -> CLIPTextConfig:
+def _text_config(vocab_size: int, **settings: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=32,
@@ -115,13 +269,16 @@ def _text_config(vocab_size: int) -> CLIPTextConfig:
         bos_token_id=vocab_size - 2,
         eos_token_id=vocab_size - 1,
         pad_token_id=vocab_size - 1,
+        **settings,
     )
 
 
-def _strengthen_texts(text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
-    """Scales the token embeddings and the cross-attention, which random weights leave faint."""
+def _strengthen_texts(network: nn.Module, *text_encoders: nn.Module) -> None:
+    """Scales the token embeddings and what reads them, which random weights leave faint."""
+    readers = ("attn2.to_", "context_embedder", "text_embedder", "norm1.linear")
     with torch.no_grad():
-        text_encoder.get_input_embeddings().weight.mul_(50.0)
-        for name, parameter in unet.named_parameters():
-            if "attn2.to_" in name and name.endswith("weight"):
+        for encoder in text_encoders:
+            encoder.get_input_embeddings().weight.mul_(50.0)
+        for name, parameter in network.named_parameters():
+            if name.endswith("weight") and any(reader in name for reader in readers):
                 parameter.mul_(3.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,12 +40,28 @@ class Level:
         return self.sigma / self.alpha
 
 
+class NoiseSchedule(Protocol):
+    """What the stages know of a schedule, whatever the model's family."""
+
+    @property
+    def num_timesteps(self) -> int:
+        """How finely the schedule is divided; at most so many steps can be made."""
+        ...
+
+    def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
+        """The levels from clean to the share ``ratio`` of the schedule, ascending."""
+        ...
+
+    def level_at(self, share: float) -> Level:
+        """The level at a share of the schedule."""
+        ...
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A variance-preserving schedule: alpha^2 + sigma^2 = 1, with alpha^2 = alphas_cumprod[t].
 
-    Another family (flow matching: alpha = 1 - s, sigma = s, timestep = 1000 s) is another class
-    with the same ``levels`` and ``level_at``.
+    Flow matching has a class of its own, ``FlowSchedule``; both are a ``NoiseSchedule``.
 
     Attributes:
         alphas_cumprod: (T,) float64, descending.

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    ModelMixin,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
-from pipeline.diffusion.schedule import Schedule
+from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.device import device_kind, make_deterministic
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.network import UNetDenoiser, in_micro_batches
-from pipeline.models.probe import ModelInfo, probe_model, read_json, weights_variant
-from pipeline.models.text import TextEncoder
+from pipeline.models.model_files import read_json, weights_variant
+from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
+from pipeline.models.probe import ModelInfo, load_schedule, probe_model
+from pipeline.models.text import TextEncoder, Tower
+from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
 from pipeline.words.config import Model, Stage
 
 DTYPES = {
@@ -46,7 +52,7 @@ class LatentDiffusion:
     info: ModelInfo
     device: torch.device
     dtype: torch.dtype
-    schedule: Schedule
+    schedule: NoiseSchedule
     unbatched: TrainableDenoiser
     denoiser: Denoiser
     text: TextEncoder
@@ -64,7 +70,7 @@ class LatentDiffusion:
         return replace(
             self,
             denoiser=in_micro_batches(self.unbatched, micro_batch),
-            text=TextEncoder(self.text.tokenizer, self.text.encoder, micro_batch),
+            text=self.text.with_micro_batch(micro_batch),
             pictures=PictureCoder(self.pictures.vae, micro_batch),
             micro_batch=micro_batch,
         )
@@ -100,15 +106,17 @@ def load_model(
             local_files_only=True,
             torch_dtype=dtype,
         )
+        if isinstance(network, ModelMixin):
+            # diffusers 0.42 looks at the first tensor alone to see whether it need convert, and
+            # the transformer's first is a table that is float32 anyway: the rest stayed so too
+            network.to(dtype)
         return network.to(device).eval().requires_grad_(False)
 
-    unet = load(UNet2DConditionModel, "unet").to(memory_format=torch.channels_last)
+    schedule = load_schedule(info, info.size_for(model))
+    denoiser = _load_denoiser(info, load, schedule)
     vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
-    tokenizer = CLIPTokenizer.from_pretrained(info.folder / "tokenizer", local_files_only=True)
-    schedule = Schedule.from_config(read_json(info.folder / "scheduler/scheduler_config.json"))
     micro_batch = MicroBatch(stage.micro_batch)
-    denoiser = UNetDenoiser(unet, info.prediction_type, schedule.level_at(0.0).sigma)
     return LatentDiffusion(
         info=info,
         device=torch.device(device),
@@ -116,15 +124,57 @@ def load_model(
         schedule=schedule,
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
-        text=TextEncoder(tokenizer, load(CLIPTextModel, "text_encoder"), micro_batch),
+        text=_load_text(info, load, micro_batch),
         pictures=PictureCoder(vae, micro_batch),
         micro_batch=micro_batch,
     )
 
 
+def _load_denoiser(
+    info: ModelInfo, load: Callable[..., Any], schedule: NoiseSchedule
+) -> UNetDenoiser | FlowDenoiser:
+    if info.family == "stable-diffusion-3":
+        return FlowDenoiser(load(SD3Transformer2DModel, "transformer"))
+    unet = load(UNet2DConditionModel, "unet").to(memory_format=torch.channels_last)
+    smallest_sigma = schedule.level_at(0.0).sigma
+    return UNetDenoiser(unet, info.prediction_type, smallest_sigma, info.latent_scale)
+
+
+def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch) -> TextEncoder:
+    """The family's text encoders; T5, the third of Stable Diffusion 3, may be left out."""
+    towers = []
+    for (encoder_class, tokenizer_class), suffix in zip(
+        TOWERS[info.family], ("", "_2", "_3"), strict=False
+    ):
+        name = f"text_encoder{suffix}"
+        if name not in info.components:
+            continue
+        tokenizer = tokenizer_class.from_pretrained(
+            info.folder / f"tokenizer{suffix}", local_files_only=True
+        )
+        encoder = load(encoder_class, name)
+        positions = getattr(encoder.config, "max_position_embeddings", T5_TOKENS)  # T5 has no limit
+        max_tokens = min(int(tokenizer.model_max_length), int(positions))
+        towers.append(Tower(name, tokenizer, encoder, max_tokens))
+    network = read_json(info.folder / info.components[0] / "config.json")
+    index = read_json(info.folder / "model_index.json")
+    return TextEncoder(
+        towers,
+        join_for(info.family, int(network.get("joint_attention_dim", 0))),
+        micro_batch,
+        empty_is_zero=bool(
+            index.get("force_zeros_for_empty_prompt", info.family == "stable-diffusion-xl")
+        ),
+    )
+
+
 def _vae_dtype(info: ModelInfo, dtype: torch.dtype) -> torch.dtype:
-    """SDXL's VAE overflows in float16, and its config says so."""
-    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", False)
+    """SDXL's VAE overflows in float16, and its config says so; where it is silent, diffusers does.
+
+    Stable Diffusion 1 and 2 are silent too, and fit.
+    """
+    silent = info.family != "stable-diffusion"
+    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", silent)
     return torch.float32 if upcast and dtype == torch.float16 else dtype
 
 

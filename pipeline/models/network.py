@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoiser import Condition, Denoiser
@@ -13,10 +13,14 @@ from pipeline.models.micro_batch import MicroBatch
 
 
 class UNetDenoiser:
-    """Stable Diffusion's UNet as a ``Denoiser``."""
+    """Stable Diffusion's UNet as a ``Denoiser``, SDXL's included."""
 
     def __init__(
-        self, unet: UNet2DConditionModel, prediction_type: str, smallest_sigma: float
+        self,
+        unet: UNet2DConditionModel,
+        prediction_type: str,
+        smallest_sigma: float,
+        latent_scale: int = 8,
     ) -> None:
         """
         Args:
@@ -24,10 +28,12 @@ class UNetDenoiser:
             prediction_type: epsilon, v_prediction or sample.
             smallest_sigma: of timestep 0, the cleanest that the network knows. Level 0 may be
                 cleaner still, and an eps from a predicted x0 is divided by sigma.
+            latent_scale: pixels a side of one latent cell; SDXL is told the picture's size.
         """
         self.unet = unet
         self.prediction_type = prediction_type
         self.smallest_sigma = smallest_sigma
+        self.latent_scale = latent_scale
 
     @property
     def network(self) -> nn.Module:
@@ -39,6 +45,7 @@ class UNetDenoiser:
             latent.to(self.unet.dtype),
             level.timestep,
             condition.tokens.to(self.unet.dtype),
+            added_cond_kwargs=self._added(latent, condition),
             return_dict=False,
         )[0].float()
         if self.prediction_type == "epsilon":
@@ -46,6 +53,53 @@ class UNetDenoiser:
         if self.prediction_type == "v_prediction":
             return eps_from_v(predicted, latent, level)
         return eps_from_x0(predicted, latent, level, self.smallest_sigma)
+
+    def _added(self, latent: Tensor, condition: Condition) -> dict[str, Tensor] | None:
+        """SDXL's further conditions: the text's summary, and six numbers about the size.
+
+        The numbers are the original size, the crop's corner and the target size. The picture that
+        the model is given counts as the original, uncropped: a smaller one would ask for the blur
+        of an enlarged picture, which the picture to edit, as prepared, may not have.
+
+        Source: SDXL, arXiv:2307.01952, section 2.2, micro-conditioning.
+        """
+        if condition.pooled is None:
+            return None
+        height, width = (side * self.latent_scale for side in latent.shape[-2:])
+        sizes = [height, width, 0, 0, height, width]
+        return {
+            "text_embeds": condition.pooled.to(self.unet.dtype),
+            "time_ids": latent.new_tensor(sizes).expand(len(latent), -1),
+        }
+
+
+class FlowDenoiser:
+    """Stable Diffusion 3's transformer, trained by flow matching, as a ``Denoiser``."""
+
+    def __init__(self, transformer: SD3Transformer2DModel) -> None:
+        """
+        Args:
+            transformer: on its device, in the dtype to compute in.
+        """
+        self.transformer = transformer
+
+    @property
+    def network(self) -> nn.Module:
+        """The transformer."""
+        return self.transformer
+
+    def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
+        assert condition.pooled is not None, "this family's text encoders give a summary"
+        dtype = self.transformer.dtype
+        timestep = torch.as_tensor(level.timestep, dtype=torch.float32, device=latent.device)
+        velocity = self.transformer(
+            hidden_states=latent.to(dtype),
+            timestep=timestep.expand(len(latent)),
+            encoder_hidden_states=condition.tokens.to(dtype),
+            pooled_projections=condition.pooled.to(dtype),
+            return_dict=False,
+        )[0].float()
+        return eps_from_velocity(velocity, latent, level)
 
 
 def eps_from_v(v: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
@@ -60,6 +114,14 @@ def eps_from_x0(
     if isinstance(level, RowLevels):
         return (latent - level.alpha * x0) / level.sigma.clamp(min=smallest_sigma)
     return (latent - level.alpha * x0) / max(level.sigma, smallest_sigma)
+
+
+def eps_from_velocity(velocity: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
+    """velocity = eps - x0 and latent = (1 - s) * x0 + s * eps, solved for eps; alpha = 1 - s.
+
+    Source: Esser et al., arXiv:2403.03206, rectified flow.
+    """
+    return latent + level.alpha * velocity
 
 
 def in_micro_batches(denoiser: Denoiser, micro_batch: MicroBatch) -> Denoiser:

@@ -5,30 +5,42 @@ Every error is one line that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
-import json
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.diffusion.flow_schedule import FlowSchedule
+from pipeline.diffusion.schedule import NoiseSchedule, Schedule
+from pipeline.models.model_files import (
+    PICKLES,
+    folder_sha256,
+    locate_model,
+    model_error,
+    read_json,
+    weights_variant,
+)
 from pipeline.words.config import Model
 
-BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder that stands for "bundled", in development
 FAMILIES = {  # pipeline class in model_index.json -> family
     "StableDiffusionPipeline": "stable-diffusion",
     "StableDiffusionImg2ImgPipeline": "stable-diffusion",
     "StableDiffusionDiffEditPipeline": "stable-diffusion",
+    "StableDiffusionXLPipeline": "stable-diffusion-xl",
+    "StableDiffusionXLImg2ImgPipeline": "stable-diffusion-xl",
+    "StableDiffusion3Pipeline": "stable-diffusion-3",
+    "StableDiffusion3Img2ImgPipeline": "stable-diffusion-3",
 }
-COMPONENTS = {"stable-diffusion": ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-HASH_CHUNK_BYTES = 8 << 20
+NETWORKS = {  # family -> folder and class of the network
+    "stable-diffusion": ("unet", "UNet2DConditionModel"),
+    "stable-diffusion-xl": ("unet", "UNet2DConditionModel"),
+    "stable-diffusion-3": ("transformer", "SD3Transformer2DModel"),
+}
+NUM_TEXT_ENCODERS = {"stable-diffusion": 1, "stable-diffusion-xl": 2, "stable-diffusion-3": 3}
+OPTIONAL = {"stable-diffusion-3": ("text_encoder_3", "tokenizer_3")}  # T5: left out to save memory
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of a UNet
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"}  # of a UNet
 
 
 @dataclass(frozen=True)
@@ -39,10 +51,11 @@ class ModelInfo:
         folder: where its files lie.
         revision: the hub's commit, or sha256 of the local folder's files.
         family: of networks that are adapted alike.
-        prediction_type: what the network was trained to predict.
+        prediction_type: what the network was trained to predict; "flow" is a velocity.
         native_size: pixels a side of the pictures it was trained on.
         latent_scale: pixels a side of one latent cell.
         latent_channels: C.
+        components: the folders that make it.
     """
 
     folder: Path
@@ -52,10 +65,21 @@ class ModelInfo:
     native_size: int
     latent_scale: int
     latent_channels: int
+    components: tuple[str, ...] = ()
 
     def size_for(self, model: Model) -> int:
         """Pixels a side of the pictures to edit: ``model.size``, or the model's own."""
         return self.native_size if model.size is None else model.size
+
+
+def components_of(family: str) -> tuple[str, ...]:
+    """The folders that a model of a family has, optional ones included."""
+    texts = [
+        f"{kind}{suffix}"
+        for suffix in ("", "_2", "_3")[: NUM_TEXT_ENCODERS[family]]
+        for kind in ("text_encoder", "tokenizer")
+    ]
+    return (NETWORKS[family][0], "vae", *texts, "scheduler")
 
 
 def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
@@ -69,163 +93,149 @@ def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
 
     Raises:
         FileNotFoundError: no such folder, and no such model on the hub.
-        ValueError: the folder isn't a model, has pickled weights only, or is of a family or
-            prediction type that isn't supported; or ``model.size`` does not suit it.
+        ValueError: the folder isn't a model, has pickled weights only, or is of a family, network
+            or schedule that isn't supported; or ``model.size`` does not suit it.
     """
-    folder, commit = locate_model(model)
-    family = _family(model.path, folder)
-    for component in COMPONENTS[family]:
-        if not (folder / component).is_dir():
-            raise _error(model.path, f"{folder} has no {component}/; its {family} model needs one")
-    for component in WITH_WEIGHTS:
-        weights_variant(folder / component, model.path)
-    unet, vae, scheduler = (
-        read_json(folder / name)
-        for name in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-    )
-    latent_channels = int(vae.get("latent_channels", 4))
-    if unet.get("in_channels", 4) != latent_channels:
-        raise _error(
-            model.path,
-            f"its network takes {unet['in_channels']} channels where the VAE has "
-            f"{latent_channels} (an inpainting model?); allowed are text-to-image models",
-        )
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        allowed = ", ".join(PREDICTION_TYPES)
-        raise _error(model.path, f"prediction_type={prediction_type!r}; allowed are {allowed}")
+    every = {component for family in NETWORKS for component in components_of(family)}
+    folder, commit = locate_model(model, every)
+    index = _index(model.path, folder)
+    family = FAMILIES[index["_class_name"]]
+    components = _components(model.path, folder, family, index)
+    network_folder, network_class = NETWORKS[family]
+    network = read_json(folder / network_folder / "config.json")
+    vae = read_json(folder / "vae/config.json")
+    scheduler = read_json(folder / "scheduler/scheduler_config.json")
+    _check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
+    _check_network(model.path, family, network, vae)
     latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-    if model.size is not None and model.size % latent_scale:
-        raise ValueError(
-            f"model.size={model.size}: for this model allowed are multiples of {latent_scale}"
-        )
-    if commit is None and hash_files:
-        revision = folder_sha256(folder, COMPONENTS[family])
-    else:
-        revision = commit or ""
-    return ModelInfo(
+    _check_size(model, network, latent_scale)
+    info = ModelInfo(
         folder=folder,
-        revision=revision,
+        revision=commit or (folder_sha256(folder, components) if hash_files else ""),
         family=family,
-        prediction_type=prediction_type,
-        native_size=int(unet.get("sample_size") or 64) * latent_scale,
+        prediction_type=_prediction_type(model.path, family, scheduler),
+        native_size=int(network.get("sample_size") or 64) * latent_scale,
         latent_scale=latent_scale,
-        latent_channels=latent_channels,
+        latent_channels=int(vae.get("latent_channels", 4)),
+        components=components,
     )
-
-
-def locate_model(model: Model) -> tuple[Path, str | None]:
-    """The folder of a model's files, and the commit if it comes from the hub."""
-    if model.path == "bundled":
-        override = os.environ.get(BUNDLED_OVERRIDE)
-        folder = Path(override or str(importlib.resources.files("pipeline.demo") / "model"))
-        if not folder.is_dir():
-            hint = f"{BUNDLED_OVERRIDE}={override}" if override else "this installation lacks it"
-            raise FileNotFoundError(f"model.path='bundled': {hint}: no folder {folder}")
-        return folder, None
-    folder = Path(model.path).expanduser()
-    if folder.is_dir():
-        return folder, None
-    if folder.exists():
-        raise _error(model.path, "a file; allowed is a folder in diffusers' format or a hub id")
-    if not HUB_ID.fullmatch(model.path):
-        raise FileNotFoundError(
-            f"model.path={model.path!r}: no such folder; allowed are 'bundled', a folder in "
-            "diffusers' format, or a hub id such as 'owner/name'"
-        )
-    return _from_hub(model)
-
-
-def weights_variant(folder: Path, model_path: str) -> str | None:
-    """Which weights a component's folder holds: None for the plain ones, else e.g. "fp16".
-
-    Raises:
-        ValueError: there are no safetensors weights; the message names the pickle, if any.
-    """
-    names = sorted(file.name for file in folder.iterdir())
-    tensors = [name for name in names if name.endswith(".safetensors")]
-    plain = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
-    if any(plain.fullmatch(name) for name in tensors):
-        return None
-    variant = re.compile(r"(diffusion_pytorch_model|model)\.(\w+)(-\d+-of-\d+)?\.safetensors")
-    for name in tensors:
-        if match := variant.fullmatch(name):
-            return match[2]
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    found = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
-    raise _error(model_path, f"{folder.name}/ {found}; allowed are safetensors weights")
-
-
-def folder_sha256(folder: Path, components: tuple[str, ...]) -> str:
-    """sha256 over names and bytes of the files that make the model, read in pieces.
-
-    A model card or a picture beside them does not count.
-    """
-    files = [folder / "model_index.json"]
-    for component in components:
-        files += (path for path in (folder / component).rglob("*") if path.is_file())
-    total = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        total.update(f"{path.relative_to(folder).as_posix()}\0{digest.hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a model's folder.
-
-    Raises:
-        ValueError: it is absent, or no JSON object.
-    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"model.path: {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"model.path: {path}: not a JSON object")
-    return value
+        load_schedule(info, info.size_for(model))
+    except ValueError as error:
+        raise model_error(model.path, str(error)) from None
+    return info
 
 
-def _family(model_path: str, folder: Path) -> str:
+def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
+    """The model's noise schedule.
+
+    Args:
+        info: of a probed model.
+        size: pixels a side; some flow-matching models shift their schedule with it.
+
+    Raises:
+        ValueError: the scheduler's config asks for what is not supported.
+    """
+    config = read_json(info.folder / "scheduler/scheduler_config.json")
+    if info.prediction_type != "flow":
+        return Schedule.from_config(config)
+    network = read_json(info.folder / NETWORKS[info.family][0] / "config.json")
+    tokens_a_side = size // (info.latent_scale * int(network.get("patch_size", 1)))
+    return FlowSchedule.from_config(config, tokens_a_side**2)
+
+
+def _index(model_path: str, folder: Path) -> Mapping[str, Any]:
+    """What ``model_index.json`` says, of a pipeline that is supported."""
     if not (folder / "model_index.json").is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         found = f" (but {pickles[0]})" if pickles else ""
-        raise _error(
+        raise model_error(
             model_path,
             f"{folder} has no model_index.json{found}; allowed is a folder in diffusers' format",
         )
-    name = read_json(folder / "model_index.json").get("_class_name")
+    index = read_json(folder / "model_index.json")
+    name = index.get("_class_name")
     if name not in FAMILIES:
-        raise _error(model_path, f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+        raise model_error(model_path, f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
+    if index.get("requires_aesthetics_score"):
+        raise model_error(model_path, "an SDXL refiner; allowed are base models")
+    return index
 
 
-def _from_hub(model: Model) -> tuple[Path, str]:
-    """Downloads what is needed of a hub model, pinned to the commit its revision stands for."""
-    from huggingface_hub import snapshot_download  # here: a local model needs no hub client
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _components(
+    model_path: str, folder: Path, family: str, index: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The folders that make this model, each checked to hold what is needed of it."""
+    left_out = {name for name in OPTIONAL.get(family, ()) if not (index.get(name) or [None])[0]}
+    components = tuple(name for name in components_of(family) if name not in left_out)
+    for name in components:
+        if not (folder / name).is_dir():
+            raise model_error(model_path, f"{folder} has no {name}/; its {family} model needs one")
+    for name in components:
+        if not name.startswith(("tokenizer", "scheduler")):
+            weights_variant(folder / name, model_path)
+            if read_json(folder / name / "config.json").get("quantization_config"):
+                raise model_error(model_path, f"{name}/ is quantized; allowed are plain weights")
+    return components
 
-    patterns = ["model_index.json"]
-    for component in COMPONENTS["stable-diffusion"]:
-        patterns += [f"{component}/{kind}" for kind in ("*.json", "*.txt", "*.safetensors")]
-    try:
-        folder = snapshot_download(
-            model.path,
-            revision=model.revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*.fp16.*", "*non_ema*"],
+
+def _check_classes(model_path: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, config in wanted.items():
+        if config.get("_class_name", name) != name:
+            raise model_error(
+                model_path, f"network class {config['_class_name']}; allowed is {name}"
+            )
+
+
+def _check_network(
+    model_path: str, family: str, network: Mapping[str, Any], vae: Mapping[str, Any]
+) -> None:
+    """Refuses networks that ask for inputs which nothing here gives them."""
+    latent_channels = int(vae.get("latent_channels", 4))
+    if network.get("in_channels", latent_channels) != latent_channels:
+        raise model_error(
+            model_path,
+            f"its network takes {network['in_channels']} channels where the VAE has "
+            f"{latent_channels} (an inpainting model?); allowed are text-to-image models",
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"model.path={model.path!r}, model.revision={model.revision!r}: no such folder, and "
-            f"the hub says: {reason}"
-        ) from None
-    return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
+    if vae.get("latents_mean") or vae.get("latents_std"):
+        raise model_error(model_path, "its VAE has latents_mean or latents_std: not supported")
+    if network.get("time_cond_proj_dim"):
+        raise model_error(
+            model_path,
+            f"time_cond_proj_dim={network['time_cond_proj_dim']}: its guidance is distilled into "
+            "the network; allowed are models with classifier-free guidance",
+        )
+    added, wanted = network.get("addition_embed_type"), ADDED_CONDITIONS.get(family)
+    if added != wanted:
+        raise model_error(model_path, f"addition_embed_type={added!r}; allowed is {wanted!r}")
 
 
-def _error(model_path: str, reason: str) -> ValueError:
-    return ValueError(f"model.path={model_path!r}: {reason}")
+def _check_size(model: Model, network: Mapping[str, Any], latent_scale: int) -> None:
+    """The picture must fall into latent cells, and those into the network's patches."""
+    multiple = latent_scale * int(network.get("patch_size", 1))
+    largest = multiple * int(network.get("pos_embed_max_size") or 2**16)
+    if model.size is not None and (model.size % multiple or model.size > largest):
+        bound = f" up to {largest}" if network.get("pos_embed_max_size") else ""
+        raise ValueError(
+            f"model.size={model.size}: for this model allowed are multiples of {multiple}{bound}"
+        )
+
+
+def _prediction_type(model_path: str, family: str, scheduler: Mapping[str, Any]) -> str:
+    name = str(scheduler.get("_class_name", ""))
+    if family == "stable-diffusion-3":
+        if name not in FLOW_SCHEDULERS:
+            raise model_error(
+                model_path, f"scheduler class {name}; allowed are {', '.join(FLOW_SCHEDULERS)}"
+            )
+        return "flow"
+    if name.startswith(("FlowMatch", "EDM")):
+        raise model_error(
+            model_path, f"scheduler class {name}; allowed are those of a schedule of betas"
+        )
+    prediction_type = str(scheduler.get("prediction_type", "epsilon"))
+    if prediction_type not in PREDICTION_TYPES:
+        allowed = ", ".join(PREDICTION_TYPES)
+        raise model_error(model_path, f"prediction_type={prediction_type!r}; allowed are {allowed}")
+    return prediction_type

@@ -105,7 +105,7 @@ def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
 def test_texts_are_embedded_once_a_reading(tiny_model: LatentDiffusion) -> None:
     """Rows come in the order asked for; texts with equal tokens are one row of one call."""
     calls = []
-    hook = tiny_model.text.encoder.register_forward_pre_hook(
+    hook = tiny_model.text.towers[0].encoder.register_forward_pre_hook(
         lambda module, args: calls.append(len(args[0]))
     )
     rows = tiny_model.text.encode(["a dog", "a cat", "A  DOG", "a dog", ""]).tokens
@@ -120,10 +120,11 @@ def test_texts_are_embedded_once_a_reading(tiny_model: LatentDiffusion) -> None:
 
 def test_text_is_padded_as_stable_diffusion_does(tiny_model: LatentDiffusion) -> None:
     """Start, tokens, and the end mark up to the model's length; longer texts are cut to it."""
-    start, end = tiny_model.text.tokenizer.bos_token_id, tiny_model.text.tokenizer.eos_token_id
-    ids = tiny_model.text.token_ids("a dog")
+    tokenizer = tiny_model.text.towers[0].tokenizer
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    (ids,) = tiny_model.text.token_ids("a dog")
     assert (len(ids), ids[0], set(ids[3:])) == (77, start, {end})
-    long = tiny_model.text.token_ids("dog " * 10_000)
+    (long,) = tiny_model.text.token_ids("dog " * 10_000)
     assert (len(long), long[-1]) == (77, end)
     assert tiny_model.text.truncation_note("caption", "dog " * 75) is None
     note = tiny_model.text.truncation_note("caption", "dog " * 10_000)

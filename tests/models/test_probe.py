@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.probe import BUNDLED_OVERRIDE, probe_model
+from pipeline.models.model_files import BUNDLED_OVERRIDE
+from pipeline.models.probe import probe_model
 from pipeline.words.config import Model
 
 

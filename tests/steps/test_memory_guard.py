@@ -33,7 +33,7 @@ def starve(
     owner: Any
     owner, name = {
         "unet": (model.unbatched.unet, "forward"),  # type: ignore[attr-defined]
-        "text": (model.text.encoder, "forward"),
+        "text": (model.text.towers[0].encoder, "forward"),
         "vae.encode": (model.pictures.vae, "encode"),
         "vae.decode": (model.pictures.vae, "decode"),
     }[network]

@@ -1,0 +1,134 @@
+"""Where a model's files lie, and what they are: folder or hub, safetensors or pickle, a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.words.config import Model
+
+BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder that stands for "bundled", in development
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HASH_CHUNK_BYTES = 8 << 20
+WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a component's folder on the hub
+UNWANTED = ("*.fp16*", "*non_ema*")  # the same weights, rounded or not averaged
+
+
+def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, str | None]:
+    """The folder of a model's files, and the commit if it comes from the hub.
+
+    Args:
+        model: the configuration's section.
+        components: folders to download of a hub model, where it has them.
+
+    Raises:
+        FileNotFoundError: no such folder, and no such model on the hub.
+        ValueError: the path is a file.
+    """
+    if model.path == "bundled":
+        override = os.environ.get(BUNDLED_OVERRIDE)
+        folder = Path(override or str(importlib.resources.files("pipeline.demo") / "model"))
+        if not folder.is_dir():
+            hint = f"{BUNDLED_OVERRIDE}={override}" if override else "this installation lacks it"
+            raise FileNotFoundError(f"model.path='bundled': {hint}: no folder {folder}")
+        return folder, None
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        return folder, None
+    if folder.exists():
+        raise model_error(
+            model.path, "a file; allowed is a folder in diffusers' format or a hub id"
+        )
+    if not HUB_ID.fullmatch(model.path):
+        raise FileNotFoundError(
+            f"model.path={model.path!r}: no such folder; allowed are 'bundled', a folder in "
+            "diffusers' format, or a hub id such as 'owner/name'"
+        )
+    return _from_hub(model, components)
+
+
+def weights_variant(folder: Path, model_path: str) -> str | None:
+    """Which weights a component's folder holds: None for the plain ones, else e.g. "fp16".
+
+    Raises:
+        ValueError: there are no safetensors weights; the message names the pickle, if any.
+    """
+    names = sorted(file.name for file in folder.iterdir())
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    plain = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
+    if any(plain.fullmatch(name) for name in tensors):
+        return None
+    variant = re.compile(r"(diffusion_pytorch_model|model)\.(\w+)(-\d+-of-\d+)?\.safetensors")
+    for name in tensors:
+        if match := variant.fullmatch(name):
+            return match[2]
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    found = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
+    raise model_error(model_path, f"{folder.name}/ {found}; allowed are safetensors weights")
+
+
+def folder_sha256(folder: Path, components: Iterable[str]) -> str:
+    """sha256 over names and bytes of the files that make the model, read in pieces.
+
+    A model card or a picture beside them does not count.
+    """
+    files = [folder / "model_index.json"]
+    for component in components:
+        files += (path for path in (folder / component).rglob("*") if path.is_file())
+    total = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a model's folder.
+
+    Raises:
+        ValueError: it is absent, or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"model.path: {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"model.path: {path}: not a JSON object")
+    return value
+
+
+def model_error(model_path: str, reason: str) -> ValueError:
+    """What is said of a model that cannot be used: key, value and reason in one line."""
+    return ValueError(f"model.path={model_path!r}: {reason}")
+
+
+def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
+    """Downloads what is needed of a hub model, pinned to the commit its revision stands for."""
+    from huggingface_hub import snapshot_download  # here: a local model needs no hub client
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [f"{component}/{kind}" for component in sorted(set(components)) for kind in WANTED]
+    try:
+        folder = snapshot_download(
+            model.path,
+            revision=model.revision,
+            allow_patterns=["model_index.json", *patterns],
+            ignore_patterns=list(UNWANTED),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"model.path={model.path!r}, model.revision={model.revision!r}: no such folder, and "
+            f"the hub says: {reason}"
+        ) from None
+    return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit

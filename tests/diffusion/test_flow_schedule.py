@@ -1,0 +1,124 @@
+"""Flow matching's levels: the sampler's own grid, and the same ODE in other coordinates."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA, FlowSchedule
+from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solvers import ddim, encode_trajectory
+from pipeline.models.network import eps_from_velocity
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 28, 50])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"shift": 3.0},
+        {"shift": 3.0, "num_train_timesteps": 500},
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 3.0},
+    ],
+)
+def test_levels_are_the_samplers(settings: dict, num_steps: int) -> None:
+    """Every s and timestep is that of diffusers' scheduler, whose pipeline counts 1024 tokens."""
+    scheduler = FlowMatchEulerDiscreteScheduler(**settings)
+    config = dict(scheduler.config)
+    few, many = config["base_image_seq_len"], config["max_image_seq_len"]
+    low, high = config["base_shift"], config["max_shift"]
+    mu = low + (high - low) / (many - few) * (1024 - few)
+    dynamic = settings.get("use_dynamic_shifting", False)
+    scheduler.set_timesteps(num_steps, **({"mu": mu} if dynamic else {}))
+    levels = FlowSchedule.from_config(config, 1024).levels(num_steps)
+    sigmas = np.array([level.sigma for level in levels[::-1]])
+    timesteps = [level.timestep for level in levels[:0:-1]]
+    np.testing.assert_allclose(sigmas[1:], scheduler.sigmas[1:].numpy(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(timesteps, scheduler.timesteps.numpy(), rtol=1e-5)
+    assert sigmas[0] == 1.0 - SMALLEST_ALPHA
+    assert [level.index for level in levels] == list(range(num_steps + 1))
+
+
+def test_levels_begin_clean_and_end_short_of_pure_noise() -> None:
+    """Level 0 is the picture itself; at ratio 1 tau is finite, and the network hears of s = 1."""
+    schedule = FlowSchedule.from_config({"shift": 3.0}, 64)
+    levels = schedule.levels(50)
+    assert (levels[0].alpha, levels[0].sigma, levels[0].timestep) == (1.0, 0.0, 0.0)
+    assert levels[-1].timestep == 1000.0
+    assert levels[-1].tau == pytest.approx(2.0**15, rel=1e-3)
+    assert schedule.levels(50, 0.8) == levels[:41]
+    assert all(level.alpha + level.sigma == 1.0 for level in levels)
+    taus = [level.tau for level in levels]
+    assert taus == sorted(taus)
+
+
+def test_half_of_the_schedule_is_shifted_as_the_sampler_is() -> None:
+    """By hand: 3 * 0.5 / (1 + 2 * 0.5) = 0.75 at shift 3, and 0.5 without a shift."""
+    level = FlowSchedule.from_config({"shift": 3.0}, 64).level_at(0.5)
+    assert (level.sigma, level.alpha, level.timestep) == (0.75, 0.25, 750.0)
+    assert FlowSchedule.from_config({}, 64).level_at(0.5).sigma == 0.5
+    assert 0.0 < FlowSchedule.from_config({}, 64).level_at(0.0).sigma < 0.01
+
+
+@pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas", "shift_terminal"])
+def test_an_unknown_grid_is_refused(name: str) -> None:
+    """What would bend the grid is an error that names the key."""
+    with pytest.raises(ValueError, match=f"{name}=0.1 in the scheduler's config"):
+        FlowSchedule.from_config({name: 0.1}, 64)
+
+
+def test_steps_have_a_range() -> None:
+    """No more steps than the model has timesteps."""
+    with pytest.raises(ValueError, match=r"method\.steps=1001: the model allows 1 to 1000"):
+        FlowSchedule().levels(1001)
+
+
+def velocity(x: Tensor, s: float) -> Tensor:
+    """Stands for a network: smooth, and not linear in x or s."""
+    return torch.sin(3.0 * x) + (1.0 + s) * x.roll(1, dims=-1) - 0.3
+
+
+def flow_eps(latent: Tensor, level: Level) -> Tensor:
+    return eps_from_velocity(velocity(latent, level.sigma), latent, level)
+
+
+def test_ddim_is_an_euler_step_in_s(generator: torch.Generator) -> None:
+    """Over a whole decode and a whole encode, x moves as x + (s' - s) * v moves it, in float64."""
+    levels = FlowSchedule(shift=3.0, lowest=0.003).levels(50, 0.8)
+    start = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
+    for path in (levels, levels[::-1]):
+        x = start
+        for level, reached in pairwise(path):
+            x = x + (reached.sigma - level.sigma) * velocity(x, level.sigma)
+        ours = ddim(flow_eps, start, path)
+        torch.testing.assert_close(ours, x, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8, 0.98])
+def test_encoding_is_undone_by_decoding_the_finer_the_steps(
+    generator: torch.Generator, ratio: float
+) -> None:
+    """The error of going there and back falls with the steps, as of an integrator of order one."""
+    schedule = FlowSchedule(shift=3.0, lowest=0.003)
+    clean = torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
+    errors = []
+    for num_steps in (50, 100, 200):
+        levels = schedule.levels(num_steps, ratio)
+        back = ddim(flow_eps, encode_trajectory(flow_eps, clean, levels)[:, -1], levels[::-1])
+        errors.append(float((back - clean).square().mean().sqrt()))
+    assert errors[0] / errors[1] > 1.6
+    assert errors[1] / errors[2] > 1.6
+
+
+def test_noise_from_a_velocity(generator: torch.Generator, tolerance: dict) -> None:
+    """From x = (1 - s) x0 + s eps and v = eps - x0 the very eps comes back."""
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=generator, dtype=torch.float64)
+    level = FlowSchedule().level_at(0.7)
+    back = eps_from_velocity(eps - x0, 0.3 * x0 + 0.7 * eps, level)
+    torch.testing.assert_close(back, eps, rtol=tolerance[torch.float64], atol=1e-12)

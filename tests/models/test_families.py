@@ -1,0 +1,160 @@
+"""SDXL and Stable Diffusion 3, loaded: texts, sizes and dtypes as their own pipelines have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.words.config import Model, Stage
+from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
+
+TEXTS = ["a cat", "a red dog on the circle", "dog " * 100, "a cat", "A Cat"]
+
+
+def encode_prompt(folder: Path, texts: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens and summary of the texts, then of a negative prompt that is not given."""
+    pipeline = load_pipeline(DiffusionPipeline, folder)
+    others: dict[str, Any] = {"prompt_2": None}
+    if hasattr(pipeline, "transformer"):
+        others["prompt_3"] = None
+    with torch.inference_mode():
+        tokens, negative_tokens, pooled, negative_pooled = pipeline.encode_prompt(
+            texts, do_classifier_free_guidance=True, **others
+        )
+    return tokens, pooled, negative_tokens, negative_pooled
+
+
+def test_texts_are_read_as_the_familys_pipeline_reads_them(family_model: LatentDiffusion) -> None:
+    """Tokens and summary equal encode_prompt's, for texts and for the empty negative text."""
+    tokens, pooled, no_tokens, no_pooled = encode_prompt(family_model.info.folder, TEXTS)
+    ours, empty = family_model.text.encode(TEXTS), family_model.text.encode([""] * len(TEXTS))
+    assert ours.pooled is not None
+    assert empty.pooled is not None
+    for mine, theirs in (
+        (ours.tokens, tokens),
+        (ours.pooled, pooled),
+        (empty.tokens, no_tokens),
+        (empty.pooled, no_pooled),
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.tokens[0], ours.tokens[3])
+    assert not torch.equal(ours.pooled[0], ours.pooled[1])
+
+
+def test_empty_text_is_zero_where_the_model_says_so(tmp_path: Path) -> None:
+    """force_zeros_for_empty_prompt decides it, for a blank text too; others are untouched."""
+    model = load_model(Model(path=str(make_tiny_sdxl(tmp_path / "zero"))), "cpu", Stage())
+    other = make_tiny_sdxl(tmp_path / "encoded", zero_empty=False)
+    encoded = load_model(Model(path=str(other)), "cpu", Stage()).text.encode(["", "a cat"])
+    zero = model.text.encode(["", "  ", "a cat"])
+    assert zero.pooled is not None
+    assert encoded.pooled is not None
+    assert not zero.tokens[:2].any()
+    assert not zero.pooled[:2].any()
+    assert torch.equal(zero.tokens[2], encoded.tokens[1])
+    assert torch.equal(zero.pooled[2], encoded.pooled[1])
+    assert encoded.tokens[0].any()
+    assert encoded.pooled[0].any()
+
+
+def test_a_cut_text_is_noted_with_who_cut_it(
+    family_model: LatentDiffusion, family_folder: Path
+) -> None:
+    """Both CLIPs read 77 tokens; T5, where there is one, still reads a text of a hundred."""
+    note = family_model.text.truncation_note
+    assert note("caption", "a dog") is None
+    medium, long = note("caption", "dog " * 100), note("caption", "dog " * 300)
+    if len(family_model.text.towers) == 2:
+        assert medium == "caption cut at 77 of 102 tokens"
+    else:
+        assert medium == "caption cut at 77 of 102 tokens by text_encoder, text_encoder_2"
+        assert long is not None
+        assert long.endswith("; caption cut at 256 of 301 tokens by text_encoder_3")
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "日本語 🐕", "<|endoftext|>", "</s>", "\0"])
+def test_any_text_can_be_read(family_model: LatentDiffusion, text: str) -> None:
+    """No text is an error for any tokenizer."""
+    condition = family_model.text.encode([text])
+    assert condition.tokens.isfinite().all()
+    assert condition.pooled is not None
+    assert condition.pooled.isfinite().all()
+
+
+def test_sdxl_is_told_the_size_of_the_models_picture(tmp_path: Path) -> None:
+    """Original and target size are those of the latent's picture, height first; no crop."""
+    model = load_model(Model(path=str(make_tiny_sdxl(tmp_path / "model"))), "cpu", Stage())
+    seen: list[dict[str, Tensor]] = []
+    unet = model.unbatched.unet  # type: ignore[attr-defined]
+    unet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
+    text = model.text.encode(["a cat", "a dog"])
+    model.denoiser(torch.zeros(2, 4, 8, 12), model.schedule.level_at(0.5), text)
+    assert seen[0]["time_ids"].tolist() == [[32.0, 48.0, 0.0, 0.0, 32.0, 48.0]] * 2
+    assert text.pooled is not None
+    assert torch.equal(seen[0]["text_embeds"], text.pooled)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_runs_near_float32(
+    family_model: LatentDiffusion, dtype: str, tolerance: dict
+) -> None:
+    """Weights are in the dtype asked for, answers are float32 and close to the full ones."""
+    model = load_model(
+        Model(path=str(family_model.info.folder), dtype=dtype),
+        "cpu",
+        Stage(),  # type: ignore[arg-type]
+    )
+    network = model.unbatched.network  # type: ignore[attr-defined]
+    assert network.dtype == model.text.towers[0].encoder.dtype == getattr(torch, dtype)
+    shape = (2, model.info.latent_channels, 8, 8)
+    latent = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    level = model.schedule.level_at(0.5)
+    answers = []
+    with torch.inference_mode():
+        for each in (family_model, model):
+            text = each.text.encode(["a cat", "a dog"])
+            answers.append((each.denoiser(latent, level, text), each.pictures.encode([image])))
+            assert each.pictures.decode(latent).shape == (2, 32, 32, 3)
+    for full, half in zip(*answers, strict=True):
+        assert half.dtype == torch.float32
+        error = float((half - full).norm() / full.norm())
+        assert error < 8.0 * tolerance[getattr(torch, dtype)]
+
+
+def test_vae_stays_in_float32_where_float16_overflows(family_folder: Path) -> None:
+    """force_upcast is for float16 alone: bfloat16 has float32's range."""
+    dtypes = {
+        dtype: load_model(
+            Model(path=str(family_folder), dtype=dtype),
+            "cpu",
+            Stage(),  # type: ignore[arg-type]
+        ).pictures.vae.dtype
+        for dtype in ("float16", "bfloat16")
+    }
+    assert dtypes == {"float16": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def test_flow_models_are_asked_at_rows_of_their_own(tmp_path: Path) -> None:
+    """Each row of a batch gets the level's timestep, and its own text."""
+    model = load_model(Model(path=str(make_tiny_sd3(tmp_path / "model"))), "cpu", Stage())
+    latent = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    level = model.schedule.level_at(0.5)
+    text = model.text.encode(["a cat", "a red dog"])
+    with torch.inference_mode():
+        both = model.denoiser(latent, level, text)
+        one = model.denoiser(latent[1:], level, text[1:])
+        raw = model.unbatched.transformer(  # type: ignore[attr-defined]
+            latent, text.tokens, text.pooled, torch.tensor([750.0, 750.0])
+        ).sample
+    torch.testing.assert_close(both[1:], one, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both, latent + 0.25 * raw, rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from jobs.evaluate_options import add_arguments as add_evaluate_arguments
 from jobs.loopback import keep_local_ray_on_loopback
 from pipeline import __version__
 from pipeline.words.config_file import ConfigError, load_config
@@ -102,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage_option(refilter)
     refilter.set_defaults(command=_refilter)
 
+    evaluate = commands.add_parser("evaluate", help="edit and measure a public benchmark")
+    add_evaluate_arguments(evaluate)
+    evaluate.set_defaults(command=_evaluate)
+
     demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
     demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
@@ -187,6 +192,12 @@ def _refilter(options: argparse.Namespace) -> int:
         clear=options.clear,
         dry_run=options.dry_run,
     )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from jobs.evaluate import evaluate
+
+    return evaluate(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -53,6 +53,10 @@ ALLOWED: dict[str, set[str]] = {
         *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),
         *("torch", "diffusers", "transformers"),
     },
+    "pipeline.evaluation": {
+        *("pipeline.words", "pipeline.storage", "pipeline.scores", "pipeline.steps(files)"),
+        *("pipeline.demo", "pipeline.evaluation"),
+    },
 }
 RATIONED = ("torch", "diffusers", "transformers", "ray")
 

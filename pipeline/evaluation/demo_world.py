@@ -1,0 +1,59 @@
+"""The demo world as a benchmark: every edit's truth is known, and a small network reads pictures.
+
+Agreement with the text is the share of edits whose picture shows what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.demo.edits import sample_edit, true_mask
+from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
+from pipeline.demo.samples import edit_sample
+from pipeline.evaluation.tasks import Task
+
+KINDS = ("color", "shape")
+SEED = 1  # another one than the evaluation of the bundled model uses for its figures
+PUBLISHED: dict[str, dict[str, float]] = {}
+COLUMNS = ("confirmed_e2", "rest_confirmed_e2", "psnr_db", "ssim_e2", "mask_iou")
+
+
+def read_tasks(seed: int = SEED) -> Iterator[Task]:
+    """Edits of colour and of shape of scenes that the bundled model has never seen, without end."""
+    number = 0
+    while True:
+        edit = sample_edit(seed, "heldout", number, kinds=KINDS)
+        sample = edit_sample(edit, f"{number:05d}", image_format="png")
+        yield Task(
+            key=f"{number:05d}",
+            picture=sample["png"],
+            suffix="png",
+            caption=edit.caption,
+            edit_text=edit.edit_text,
+            group=edit.kind,
+            truth=true_mask(edit),
+            facts={"world_seed": seed, "number": number},
+        )
+        number += 1
+
+
+def agreement(
+    facts: Sequence[dict[str, int]], pictures: Sequence[NDArray[np.uint8]]
+) -> list[dict[str, float]]:
+    """For each picture whether the edit, and what it leaves alone, is read back: 0 or 100."""
+    if not pictures:
+        return []
+    edits = [
+        sample_edit(fact["world_seed"], "heldout", fact["number"], kinds=KINDS) for fact in facts
+    ]
+    readings = read_pictures(load_reader(), np.stack(pictures))
+    return [
+        {
+            "confirmed_e2": 100.0 * confirms_edit(reading, edit),
+            "rest_confirmed_e2": 100.0 * confirms_rest(reading, edit),
+        }
+        for reading, edit in zip(readings, edits, strict=True)
+    ]

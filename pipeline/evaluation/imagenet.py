@@ -1,0 +1,69 @@
+"""Semantic image translation on ImageNet (Couairon et al., FlexIT, arXiv:2203.04705).
+
+    DATA/queries.csv                          path, source, source_id, target, target_id, is_test
+    DATA/<path>, or DATA/val/<path>           the pictures of ImageNet's validation set
+
+The texts are the classes' names as the file has them. Half of the 2,184 queries are for choosing
+settings ("dev"), half are for reporting ("test").
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pipeline.evaluation.tasks import BenchmarkError, Task, picture_of
+
+QUERIES = "queries.csv"
+NAMES = ("path", "source", "source_id", "target", "target_id", "is_test")
+# FlexIT's repository (its README), and DiffEdit's paper for its own row.
+PUBLISHED: dict[str, dict[str, float]] = {
+    "copy of the input": {"lpips_e2": 0.0, "csfid": 106.0},
+    "retrieved picture": {"lpips_e2": 72.4, "csfid": 27.2},
+    "FlexIT, 5 networks, 160 steps": {"lpips_e2": 25.5, "csfid": 52.0},
+    "DiffEdit, r = 0.8": {"lpips_e2": 30.5, "csfid": 23.6},
+}
+COLUMNS = ("lpips_e2", "csfid", "edit_rms")
+
+Split = Literal["dev", "test", "all"]
+
+
+def read_tasks(data: Path, split: Split = "test") -> Iterator[Task]:
+    """The queries of a split, in the order of the file; the key is the query's number.
+
+    Raises:
+        BenchmarkError: a file is missing, or a row is not of the format.
+    """
+    path = data / QUERIES
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+    missing = [name for name in NAMES if not rows or name not in rows[0]]
+    if missing:
+        raise BenchmarkError(f"{path}: has no column {', '.join(missing)}")
+    for line, row in enumerate(rows, start=2):
+        where = f"{path}: line {line}"
+        if row["is_test"] not in ("True", "False"):
+            raise BenchmarkError(f"{where}: is_test is {row['is_test']!r}, not True or False")
+        if split != "all" and (row["is_test"] == "True") != (split == "test"):
+            continue
+        picture, suffix = picture_of(_found(data, row["path"], where), where)
+        yield Task(
+            key=str(row.get("") or line - 2),
+            picture=picture,
+            suffix=suffix,
+            caption=row["source"],
+            edit_text=row["target"],
+            group=row["target"],
+            facts={"source_id": row["source_id"], "target_id": row["target_id"]},
+        )
+
+
+def _found(data: Path, path: str, where: str) -> Path:
+    if ".." in Path(path).parts or Path(path).is_absolute():
+        raise BenchmarkError(f"{where}: the path {path!r} leads out of the folder")
+    return data / path if (data / path).is_file() else data / "val" / path

@@ -1,0 +1,207 @@
+"""What became of a benchmark's tasks in an output: figures for each edit, and their means."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.evaluation.tasks import TRUTH, BenchmarkError
+from pipeline.scores.background import background_scores
+from pipeline.steps.output_keys import output_key
+from pipeline.steps.picture_files import decode_mask, decode_picture
+from pipeline.steps.prepare import prepare
+from pipeline.steps.read import read_shard
+from pipeline.storage.archive import read_members
+from pipeline.storage.layout import REJECTED, parquet_name, tar_name
+from pipeline.storage.shards import expand_shards
+from pipeline.storage.store import Store
+from pipeline.words.config import Config
+from pipeline.words.records import Part, Picture, Status
+
+# Columns of the rows that are shown by another name, and the factor of the published tables.
+OF_ROW = {
+    "score_lpips": (("lpips_e3", 1e3), ("lpips_e2", 1e2)),
+    "score_clip_text_after": (("clip_whole", 1e2),),
+    "score_clip_image": (("clip_image", 1e2),),
+    "score_dino_structure": (("structure_e3", 1e3),),
+    "score_edit_rms": (("edit_rms", 1.0),),
+}
+DISTANCES = {"score_lpips", "score_dino_structure", "score_edit_rms"}
+
+Image = NDArray[np.uint8]
+Agreement = Callable[[Sequence[dict[str, Any]], Sequence[Image]], list[dict[str, float]]]
+
+
+@dataclass
+class Measured:
+    """One task after its edit."""
+
+    key: str
+    group: str
+    status: str
+    facts: dict[str, Any]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def measure(config: Config, size: int, agreement: Agreement | None = None) -> list[Measured]:
+    """Compares every edit of a finished run with its input, as the model saw it.
+
+    An ``unchanged`` edit counts with its input as its result; a rejected one with its picture,
+    where that was kept; a failed one has a status and no figures.
+
+    Args:
+        config: of the run; ``output.resolution`` is "model".
+        size: pixels a side of the model's pictures.
+        agreement: further figures of the pictures after, from each task's facts.
+
+    Raises:
+        BenchmarkError: an input shard is not published.
+    """
+    assert config.output.resolution == "model"
+    output = Store(config.output.path, config.output.storage_options)
+    measured: list[Measured] = []
+    for shard in expand_shards(config.input.shards, config.input.storage_options):
+        pictures = read_shard(shard.read(config.input.storage_options), config.input).pictures
+        measured += _measure_shard(output, shard.name, pictures, config, size, agreement)
+    return measured
+
+
+def _measure_shard(
+    output: Store,
+    shard: str,
+    pictures: list[Picture],
+    config: Config,
+    size: int,
+    agreement: Agreement | None,
+) -> list[Measured]:
+    try:
+        rows = pq.read_table(io.BytesIO(output.get(parquet_name(shard)))).to_pylist()
+        members = dict(read_members(output.get(tar_name(shard)))[0])
+    except FileNotFoundError as error:
+        raise BenchmarkError(f"shard {shard} is not published in {output.url}") from error
+    rejected = f"{REJECTED}{tar_name(shard)}"
+    if any(row["status"] == Status.REJECTED for row in rows) and output.exists(rejected):
+        members |= dict(read_members(output.get(rejected))[0])
+    by_key = {picture.key: picture for picture in pictures}
+    scored = {column for column in OF_ROW if any(row.get(column) is not None for row in rows)}
+    made, afters = [], []
+    for row in rows:
+        picture = by_key.get(row["key"])
+        if picture is None:  # input.limit, or an input that changed
+            continue
+        facts = dict(picture.metadata)
+        result = Measured(row["key"], str(facts.pop("group", "")), row["status"], facts)
+        made.append(result)
+        before, truth = _prepared(picture, config, size)
+        after, mask = _after(row, members, before)
+        if before is None or after is None:
+            continue
+        if row["status"] == Status.UNCHANGED:  # a picture is at no distance from itself
+            row |= dict.fromkeys(scored & DISTANCES, 0.0)
+        result.figures = _figures(row, before, after, truth, mask)
+        afters.append((result, after))
+    if agreement is not None:
+        found = agreement([result.facts for result, _ in afters], [after for _, after in afters])
+        for (result, _), figures in zip(afters, found, strict=True):
+            result.figures |= figures
+    return made
+
+
+def _prepared(
+    picture: Picture, config: Config, size: int
+) -> tuple[Image | None, NDArray[np.bool_] | None]:
+    """The picture and the annotated region as the model saw them, or would have."""
+    picture.encoded_mask = picture.extras.get(TRUTH)
+    prepare(
+        Part("", 0, 1, [picture]),
+        size=size,
+        resize=config.model.resize,
+        resolution="model",
+        max_pixels=config.input.max_pixels,
+        suffixes=config.input.image,
+    )
+    truth = picture.supplied_mask
+    return picture.image, None if truth is None else truth >= 128
+
+
+def _after(
+    row: dict[str, Any], members: dict[str, bytes], before: Image | None
+) -> tuple[Image | None, NDArray[np.bool_] | None]:
+    """The picture after and the method's mask; of an unchanged edit the input and no mask."""
+    if before is None or row["status"] == Status.FAILED:
+        return None, None
+    if row["status"] == Status.UNCHANGED:
+        return before, np.zeros(before.shape[:2], np.bool_)
+    key = output_key(row["key"], row["edit_index"])
+    files = [data for name in ("png", "webp", "jpg") if (data := members.get(f"{key}.{name}"))]
+    mask = members.get(f"{key}.mask.png")
+    if not files or mask is None:
+        return None, None
+    limit = before.shape[0] * before.shape[1]
+    decoded, _ = decode_picture(files[0], max_pixels=limit, suffixes=("png", "webp", "jpg"))
+    return np.asarray(decoded), np.asarray(decode_mask(mask, max_pixels=limit)) >= 128
+
+
+def _figures(
+    row: dict[str, Any],
+    before: Image,
+    after: Image,
+    truth: NDArray[np.bool_] | None,
+    mask: NDArray[np.bool_] | None,
+) -> dict[str, float]:
+    """The figures of one edit; those of the background only where any is annotated as such."""
+    figures = {
+        name: factor * row[column]
+        for column, names in OF_ROW.items()
+        for name, factor in names
+        if row.get(column) is not None
+    }
+    if truth is None:
+        return figures
+    if mask is not None:
+        union = (mask | truth).sum()
+        figures["mask_iou"] = float((mask & truth).sum() / union) if union else 1.0
+    if truth.all():  # PIE-Bench leaves these out too: no pixel is background
+        return figures
+    scores = background_scores(before, after, truth)
+    found = {
+        "psnr_db": scores.psnr_db,
+        "ssim_e2": None if scores.ssim is None else 100 * scores.ssim,
+        "mse_e4": None if scores.mse is None else 1e4 * scores.mse,
+        "psnr_frame_db": scores.psnr_frame_db,
+        "ssim_frame_e2": None if scores.ssim_frame is None else 100 * scores.ssim_frame,
+        "mse_frame_e4": 1e4 * scores.mse_frame,
+    }
+    return figures | {name: value for name, value in found.items() if value is not None}
+
+
+def means(measured: Sequence[Measured]) -> dict[str, float]:
+    """The mean of each figure over the edits that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for item in measured:
+        for name, value in item.figures.items():
+            values[name].append(value)
+    return {name: float(np.mean(values[name])) for name in sorted(values)}
+
+
+def summary(measured: Sequence[Measured]) -> dict[str, Any]:
+    """JSON-able: counts by status, means over all and over each group, how many edits each has."""
+    groups = sorted({item.group for item in measured})
+    counted: Counter[str] = Counter(name for item in measured for name in item.figures)
+    return {
+        "counts": dict(sorted(Counter(item.status for item in measured).items())),
+        "figures": means(measured),
+        "edits_with_figure": dict(sorted(counted.items())),
+        "groups": {
+            group: {"edits": len(items), "figures": means(items)}
+            for group in groups
+            if (items := [item for item in measured if item.group == group])
+        },
+    }

@@ -34,14 +34,17 @@ class InputShard:
     size: int  # bytes
     etag: str | None = None  # or the modification time
 
-    def read(self, storage_options: dict[str, Any] | None = None) -> bytes:
-        """The whole tar.
+    def read(
+        self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
+    ) -> bytes:
+        """The whole tar; unless ``as_listed``, whatever it is by now.
 
         Raises:
             ChangedError: it is no longer the object that was listed.
         """
         folder, name = _split(self.url)
-        return Store(folder, storage_options).get(name, listed=Stat(self.size, self.etag))
+        listed = Stat(self.size, self.etag) if as_listed else None
+        return Store(folder, storage_options).get(name, listed=listed)
 
 
 def expand_shards(

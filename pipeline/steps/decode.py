@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.ddim import ancestral_ddim
-from pipeline.diffusion.denoiser import Counted
+from pipeline.diffusion.denoiser import Condition, Counted
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import blend, from_numpy
 from pipeline.diffusion.noise import add_noise
@@ -39,30 +39,39 @@ class DecodeStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        groups: dict[tuple[int, bool], list[Pair]] = defaultdict(list)
-        for picture in part.pictures:
-            for edit in picture.pending:
-                scale = method_for(self.method, picture).guidance_scale
-                groups[len(from_numpy(picture.trajectory)) - 1, scale > 1.0].append((picture, edit))
-        for (num_steps, is_guided), pairs in sorted(groups.items(), key=lambda item: item[0]):
-            self._decode(part.shard, num_steps, is_guided, pairs)
+        pairs = [(picture, edit) for picture in part.pictures for edit in picture.pending]
+        if pairs:
+            self._decode_groups(part.shard, pairs)
         for picture in part.pictures:
             picture.latent = picture.trajectory = None
         return part
 
-    def _decode(self, shard: str, num_steps: int, is_guided: bool, pairs: list[Pair]) -> None:
-        """Decodes edits from the same level, under guidance or not."""
-        device = self.model.device
-        text = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
-        negative = self.model.text.encode([self.method.negative_text] * len(pairs))
+    def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
+        """Decodes together what starts at the same level, and is or is not under guidance."""
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for place, (picture, _) in enumerate(pairs):
+            is_guided = method_for(self.method, picture).guidance_scale > 1.0
+            groups[len(from_numpy(picture.trajectory)) - 1, is_guided].append(place)
+        # each distinct text of the part once, whichever groups ask for it
+        texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
+        conditions = self.model.text.encode(texts)
+        for (num_steps, _), places in sorted(groups.items()):
+            rows = torch.tensor(places, device=self.model.device)
+            text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
+            self._decode(shard, num_steps, [pairs[place] for place in places], text, negative)
+
+    def _decode(
+        self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
+    ) -> None:
+        """Decodes edits from the same level, all under guidance or none."""
         scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
-        scale = torch.tensor(scales, device=device)
+        scale = torch.tensor(scales, device=self.model.device)
         denoise = Counted(guided(self.model.denoiser, text, negative, scale))
         levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
         for (_, edit), latent in zip(pairs, latents, strict=True):
             self._note(edit)
-            edit.num_evals_decode = denoise.num_calls * (2 if is_guided else 1)
+            edit.num_evals_decode = denoise.num_calls * (2 if scales[0] > 1.0 else 1)
             if not bool(latent.isfinite().all()):
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]

@@ -7,11 +7,11 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Counted
+from pipeline.diffusion.denoiser import Condition, Counted
 from pipeline.diffusion.guidance import conditioned
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.noise import add_noise, draw_noise
-from pipeline.diffusion.schedule import num_levels
+from pipeline.diffusion.schedule import Level, num_levels
 from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
 from pipeline.models.loading import LatentDiffusion
 from pipeline.words.config import Method
@@ -34,30 +34,38 @@ class EncodeStage:
             if picture.pending:
                 method = method_for(self.method, picture)
                 groups[num_levels(method.steps, method.ratio)].append(picture)
+        # the empty text, which all pictures are inverted with, is read once a part
+        inverts = self.method.encode == "ddim" and bool(groups)
+        empty = self.model.text.encode([""]) if inverts else None
         for num_steps, pictures in sorted(groups.items()):
             levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
             latents = torch.stack([from_numpy(picture.latent) for picture in pictures])
-            if self.method.encode == "ddim":
-                empty = self.model.text.encode([""] * len(pictures))
-                denoise = Counted(conditioned(self.model.denoiser, empty))
-                solver = SOLVERS[self.method.solver]
-                trajectories = encode_trajectory(
-                    denoise, latents.to(self.model.device), levels, solver=solver
-                )
-                for picture in pictures:
-                    picture.pending[0].num_evals_encode = denoise.num_calls
+            if empty is None:
+                self._keep(pictures, self._noised(part.shard, pictures, latents, levels))
             else:
-                noises = torch.stack(
-                    [
-                        noise_for(self.run_seed, part.shard, picture, "encode")
-                        for picture in pictures
-                    ]
-                )
-                trajectories = torch.stack(
-                    [add_noise(latents, noises, level) for level in levels], dim=1
-                )
-            self._keep(pictures, trajectories)
+                self._keep(pictures, self._inverted(pictures, latents, levels, empty))
         return part
+
+    def _inverted(
+        self, pictures: list[Picture], latents: Tensor, levels: list[Level], empty: Condition
+    ) -> Tensor:
+        """(N, K + 1, C, h, w): the latents encoded with the empty text, without guidance."""
+        device = self.model.device
+        rows = torch.zeros(len(pictures), dtype=torch.long, device=device)
+        denoise = Counted(conditioned(self.model.denoiser, empty[rows]))
+        solver = SOLVERS[self.method.solver]
+        trajectories = encode_trajectory(denoise, latents.to(device), levels, solver=solver)
+        for picture in pictures:
+            picture.pending[0].num_evals_encode = denoise.num_calls
+        return trajectories
+
+    def _noised(
+        self, shard: str, pictures: list[Picture], latents: Tensor, levels: list[Level]
+    ) -> Tensor:
+        """(N, K + 1, C, h, w): the latents under one noise a picture, taken to each level."""
+        noises = [noise_for(self.run_seed, shard, picture, "encode") for picture in pictures]
+        noise = torch.stack(noises)
+        return torch.stack([add_noise(latents, noise, level) for level in levels], dim=1)
 
     def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
         trajectories = trajectories.to(self.model.dtype)  # float16 may overflow

@@ -129,3 +129,21 @@ def test_ablations_are_settings(tiny_model: LatentDiffusion) -> None:
         images.append(part.edits[0].image.astype(int))
     assert np.abs(images[0] - images[1]).max() > 1
     assert np.abs(images[0] - images[2]).max() > 1
+
+
+def test_each_stage_reads_a_text_once_a_part(tiny_model: LatentDiffusion) -> None:
+    """However many pictures, edits, ratios and guidance scales of a part share it."""
+    pictures = [make_picture(n, "a cat", "A  CAT", "a red dog", caption="a dog") for n in range(4)]
+    pictures[1].settings = {"guidance_scale": 1.0}
+    pictures[2].settings = {"encode_ratio": 0.4}
+    part, texts = make_part(*pictures), {}
+    for name in STAGES:
+        rows: list[int] = []
+        hook = tiny_model.text.towers[0].encoder.register_forward_pre_hook(
+            lambda module, args, options, rows=rows: rows.append(len(args[0])), with_kwargs=True
+        )
+        run_stages(tiny_model, part, make_config(negative_text="photo"), [name])
+        hook.remove()
+        texts[name] = sum(rows)
+    assert texts == {"mask": 3, "encode": 1, "decode": 3}
+    assert {edit.num_evals_decode for edit in part.edits} == {8, 4}

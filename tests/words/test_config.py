@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.plan.fingerprint import differences
 from pipeline.words.config import Method
 from pipeline.words.config_file import ConfigError, load_config, parse_config
 
@@ -113,3 +114,30 @@ def test_sdedit_noises_and_edits_everywhere() -> None:
     """SDEdit is its own default of encode and mask, and its strength is the ratio."""
     method = Method.model_validate({"name": "sdedit", "strength": 0.4})
     assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (
+            "diffedit_no_mask_sd15_512",
+            "mask.source: the output has 'infer', this run asks for 'full'",
+        ),
+        (
+            "diffedit_no_encoding_sd15_512",
+            "encode: the output has 'ddim', this run asks for 'noise'",
+        ),
+    ],
+)
+def test_an_ablation_is_diffedit_but_for_one_setting(name: str, change: str) -> None:
+    """The method of its configuration differs from DiffEdit's in what it leaves out."""
+    whole, ablation = (load_config(each).method for each in ("diffedit_sd15_512", name))
+    assert differences(whole.model_dump(), ablation.model_dump()) == [change]
+
+
+def test_sdedit_config_has_the_papers_settings() -> None:
+    """Noise, no inversion and no inferred mask; K = 1 and a strength in the useful range."""
+    method = load_config("sdedit_sd15_512").method
+    assert (method.name, method.encode, method.mask.source) == ("sdedit", "noise", "full")
+    assert (method.repeats, method.ddim_eta) == (1, 0.0)
+    assert 0.3 <= method.strength <= 0.6

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.steps.composite import (
@@ -25,6 +26,7 @@ from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.words.records import Edit, Part, Picture
 from pipeline.words.rows import STAGED_SCHEMA
 from tests.committing import SIZE, invert, make_config, make_context, prepared
+from tests.reference import composite as reference
 from tests.samples import encode, pixels
 
 
@@ -56,6 +58,21 @@ def members(row: dict[str, Any]) -> dict[str, bytes]:
 
 def decoded(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("feather", [0, 1, 3])
+def test_composite_agrees_with_float64(feather: int, tolerance: dict) -> None:
+    """Ramp and picture equal the transcription, for a hard mask and for a soft one."""
+    random = np.random.default_rng(0)
+    before, edited = random.integers(0, 256, (2, 12, 15, 3), dtype=np.uint8)
+    soft = random.random((12, 15)).astype(np.float32)
+    hard = np.kron(soft[:4, :5] > 0.4, np.ones((3, 3))).astype(np.float32)
+    for mask in (hard, soft):
+        ramp = reference.inward_ramp(mask.astype(np.float64), max(1, feather))
+        assert np.abs(inward_ramp(mask, feather) - ramp).max() < tolerance[torch.float32]
+        theirs = reference.composite(before.astype(np.float64), edited.astype(np.float64), ramp)
+        made = composite(before, edited, mask, feather=feather)
+        assert np.abs(made.pixels - theirs).max() <= 0.5 + 255 * tolerance[torch.float32]
 
 
 def test_the_ramp_rises_inwards_by_hand() -> None:

@@ -1,0 +1,68 @@
+"""Encode then decode on the bundled model: how close the latent comes back to what it was."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.demo.editor import load_demo_model
+from pipeline.demo.world import paint, sample_scene
+from pipeline.models.loading import LatentDiffusion
+from pipeline.words.records import Edit, Part, Picture
+from tests.parts import decoded_latents, make_config, run_stages
+
+NUM_PICTURES = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return load_demo_model(threads=torch.get_num_threads())
+
+
+@pytest.fixture(scope="module")
+def masked(model: LatentDiffusion) -> Part:
+    """Held-out pictures with full masks and the empty text as their edit text."""
+    pictures = [
+        Picture(
+            key=str(number),
+            caption="",
+            image=paint(sample_scene(5, "heldout", number)),
+            edits=[Edit(0, "")],
+        )
+        for number in range(NUM_PICTURES)
+    ]
+    return run_stages(model, Part("heldout", 0, 1, pictures), plain(50), ["mask"])
+
+
+def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
+    """r = 0.8, no mask, no guidance."""
+    return make_config(
+        steps=steps, encode_ratio=0.8, guidance_scale=1.0, solver=solver, mask={"source": "full"}
+    )
+
+
+def rmse(model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim") -> float:
+    """Of the latents that come back, in standard deviations of the latents."""
+    part = copy.deepcopy(masked)
+    config = plain(steps, solver)
+    clean = np.stack([picture.latent for picture in part.pictures])
+    run_stages(model, part, config, ["encode"])
+    latents = decoded_latents(model, part, config).numpy()
+    return float(np.sqrt(np.mean((latents - clean) ** 2)) / clean.std())
+
+
+def test_ddim_comes_back_by_half_with_twice_the_steps(model: LatentDiffusion, masked: Part) -> None:
+    """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4."""
+    errors = [rmse(model, masked, steps) for steps in (12, 25, 50, 100)]
+    assert errors[2] <= 0.10, errors
+    ratios = [coarse / fine for coarse, fine in pairwise(errors)]
+    assert all(1.6 <= ratio <= 2.4 for ratio in ratios), (errors, ratios)
+
+
+def test_bdia_comes_back_exactly(model: LatentDiffusion, masked: Part) -> None:
+    """To 1e-4 in float32, at the paper's 50 steps."""
+    assert rmse(model, masked, 50, "bdia") <= 1e-4

@@ -16,9 +16,8 @@ from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.noise import draw_noise
+from pipeline.methods import stage_class
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.steps.decode import DecodeStage
-from pipeline.steps.encode import EncodeStage
 from pipeline.steps.mask import MaskStage
 from pipeline.words.config import Method, Model, Stage
 from pipeline.words.records import Edit as Row
@@ -67,7 +66,9 @@ def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -
     Raises:
         RuntimeError: an edit failed.
     """
-    done = DecodeStage(model, method, seed)(EncodeStage(model, method, seed)(copy.deepcopy(part)))
+    done = copy.deepcopy(part)
+    for name in ("encode", "decode"):
+        done = stage_class(method, name)(model, method, seed)(done)
     results = []
     for picture in done.pictures:
         row = picture.edits[0]

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
+from pipeline.steps.imagic_decode import ImagicDecodeStage
+from pipeline.steps.imagic_fit import ImagicFitStage
 from pipeline.steps.mask import MaskStage
 from pipeline.steps.memory_guard import MemoryGuard
-from pipeline.words.config import STAGES, Config
+from pipeline.words.config import STAGES, Config, Method
 from pipeline.words.records import Part
 
 StageStep = Callable[[Part], Part]
@@ -20,13 +22,18 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
     stage: StageStep
     if name == "mask":
         stage = MaskStage(model, config.method, config.run.seed)
-    elif name == "encode":
-        stage = EncodeStage(model, config.method, config.run.seed)
-    elif name == "decode":
-        stage = DecodeStage(model, config.method, config.run.seed)
+    elif name in ("encode", "decode"):
+        stage = stage_class(config.method, name)(model, config.method, config.run.seed)
     else:
         raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     return MemoryGuard(name, stage, model)
+
+
+def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
+    """What a method does in the stage ``encode`` or ``decode``; takes model, method, run's seed."""
+    if method.name == "imagic":
+        return ImagicFitStage if name == "encode" else ImagicDecodeStage
+    return EncodeStage if name == "encode" else DecodeStage
 
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:

@@ -39,7 +39,9 @@ class MicroBatch:
         """Back to the configured size: what one part could not hold says nothing of the next."""
         self.size, self.halvings = self.configured, 0
 
-    def over(self, num_rows: int, compute: Callable[[slice], Result]) -> list[Result]:
+    def over(
+        self, num_rows: int, compute: Callable[[slice], Result], *, weight: int = 1
+    ) -> list[Result]:
         """Calls ``compute`` for consecutive rows, at most ``size`` at a time.
 
         Rows are shared out evenly (33 rows at size 32 go as 17 and 16), so that a part of a given
@@ -49,6 +51,7 @@ class MicroBatch:
         Args:
             num_rows: in all, at least 1.
             compute: the result for some of the rows.
+            weight: what a row counts as, where the network is given several for it at once.
 
         Raises:
             OutOfMemory: one row alone does not fit.
@@ -57,7 +60,7 @@ class MicroBatch:
         start = 0
         while start < num_rows:
             left = num_rows - start
-            num_calls = -(-left // self.size)
+            num_calls = -(-left // max(1, self.size // weight))
             rows = slice(start, start + -(-left // num_calls))
             reason = None
             try:
@@ -69,12 +72,12 @@ class MicroBatch:
             if reason is None:
                 start = rows.stop
             else:  # the error is gone, and with it the frames that held on to tensors
-                self._halve(reason)
+                self._halve(reason, weight)
         return results
 
-    def _halve(self, reason: str) -> None:
+    def _halve(self, reason: str, weight: int) -> None:
         release_memory()
-        if self.size == 1:
+        if self.size < 2 * weight:
             raise OutOfMemory(
                 f"one row at a time is too much (micro_batch {self.configured}, halved "
                 f"{self.halvings} times): {reason}"

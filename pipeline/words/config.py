@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.words.filters import Filtering, canonical, check_computed, filtering_of
+from pipeline.words.imagic import Imagic
 from pipeline.words.report import Report
 from pipeline.words.scores import Scores
 from pipeline.words.section import Count, Ratio, Section
@@ -99,7 +100,7 @@ class Composite(Section):
 class Method(Section):
     """Which mask, encode and decode are composed, and their settings."""
 
-    name: Literal["diffedit", "sdedit"] = "diffedit"
+    name: Literal["diffedit", "sdedit", "imagic"] = "diffedit"
     steps: Count = 50
     encode_ratio: Ratio = 0.8  # DiffEdit's r
     strength: Ratio = 0.5  # SDEdit's t0
@@ -113,15 +114,18 @@ class Method(Section):
     repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()
     composite: Composite = Composite()
+    imagic: Imagic | None = None  # of name: imagic only
 
     @model_validator(mode="before")
     @classmethod
-    def _sdedit_defaults(cls, values: Any) -> Any:
-        """SDEdit adds noise instead of encoding and infers no mask."""
-        if isinstance(values, dict) and values.get("name") == "sdedit":
+    def _defaults_without_encoding(cls, values: Any) -> Any:
+        """SDEdit and Imagic add noise instead of encoding and infer no mask."""
+        if isinstance(values, dict) and values.get("name") in ("sdedit", "imagic"):
             values = {"encode": "noise", "mask": {}, **values}
             if isinstance(values["mask"], dict):
                 values["mask"] = {"source": "full", **values["mask"]}
+            if values["name"] == "imagic":
+                values = {"imagic": {}, **values}
         return values
 
     @model_validator(mode="after")
@@ -135,10 +139,21 @@ class Method(Section):
             raise ValueError(f"repeats={self.repeats}: more than 1 is for encode: noise (sdedit)")
         return self
 
+    @model_validator(mode="after")
+    def _imagic_is_complete(self) -> Method:
+        if (self.imagic is not None) != (self.name == "imagic"):
+            raise ValueError(f"method.imagic is for method.name: imagic, not for {self.name}")
+        if self.name == "imagic":
+            own = {"encode": "noise", "ddim_eta": 0.0, "repeats": 1}
+            for key, allowed in own.items():
+                if getattr(self, key) != allowed:
+                    raise ValueError(f"{key}={getattr(self, key)!r}: imagic allows {allowed!r}")
+        return self
+
     @property
     def ratio(self) -> float:
         """The share of the schedule that is encoded and decoded, whatever the method calls it."""
-        return self.strength if self.name == "sdedit" else self.encode_ratio
+        return {"sdedit": self.strength, "imagic": 1.0}.get(self.name, self.encode_ratio)
 
 
 class Stage(Section):
@@ -228,4 +243,10 @@ class Config(Section):
     def _lossless_only_where_there_is_loss(self) -> Config:
         if self.output.lossless and self.output.format != "webp":
             raise ValueError("output.lossless is for output.format: webp (png always is lossless)")
+        return self
+
+    @model_validator(mode="after")
+    def _imagic_can_be_fitted(self) -> Config:
+        if self.method.imagic is not None:
+            self.method.imagic.check_fits(self.model.dtype, self.stages.encode.micro_batch)
         return self

@@ -47,6 +47,9 @@ class Edit:
     mask: np.ndarray | None = None  # (h, w) float32 in [0, 1] on the latent grid, 1 = edit
     difference: np.ndarray | None = None  # (h, w) float32 in [0, 1], the map the mask was cut from
     image: np.ndarray | None = None  # (H, W, 3) uint8, decoded, before the pixel composite
+    embedding: np.ndarray | None = None  # Imagic: (L, D) float32, the fitted tokens
+    adapter: np.ndarray | None = None  # Imagic, form lora: (P,) the fitted factors
+    candidates: np.ndarray | None = None  # Imagic, form full: (S, C, h, w) float32, one a seed
 
     def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
         """Ends the edit as failed. ``error`` is an exception, or the kind of error by name."""
@@ -192,6 +195,9 @@ EDIT_SCHEMA = pa.schema(
         ("mask", TENSOR),
         ("difference", TENSOR),
         ("image", TENSOR),
+        ("embedding", TENSOR),
+        ("adapter", TENSOR),
+        ("candidates", TENSOR),
     ]
 )
 

@@ -13,6 +13,11 @@ from pipeline.words.config_file import ConfigError, load_config, parse_config
 MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
 
 
+def imagic(**settings: object) -> dict:
+    """The sections of a run with Imagic."""
+    return {"method": {"name": "imagic", "imagic": settings}}
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [
@@ -35,6 +40,19 @@ MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
         ({"method": {"mask": {"noise_level": []}}}, ["method.mask.noise_level=[]"]),
         ({"output": {"path": "o", "lossless": True}}, ["output.lossless", "webp"]),
         ({"output": {}}, ["output.path", "must be given"]),
+        (imagic(interp_eta=1.2), ["method.imagic.interp_eta=1.2", "less than or equal to 1"]),
+        (imagic(interp_eta=-0.1), ["method.imagic.interp_eta=-0.1", "greater than or equal to 0"]),
+        (imagic(seeds=0), ["method.imagic.seeds=0", "greater than or equal to 1"]),
+        (imagic(noise_range=[0.5, 0.5]), ["method.imagic.noise_range=", "the lower one first"]),
+        (imagic(rank=0), ["method.imagic.rank=0", "greater than or equal to 1"]),
+        (imagic(form="full", rank=4), ["method.imagic", "rank=4", "form: full takes none"]),
+        (imagic(model_learning_rate=0), ["model_learning_rate=0", "greater than 0"]),
+        (imagic(draws=33), ["method.imagic.draws=33", "stages.encode.micro_batch=32"]),
+        (imagic() | {"model": {"dtype": "float16"}}, ["model.dtype='float16'", "bfloat16"]),
+        (imagic(form="full") | {"model": {"dtype": "bfloat16"}}, ["model.dtype=", "float32"]),
+        ({"method": {"imagic": {}}}, ["method.imagic", "method.name: imagic"]),
+        ({"method": {"name": "imagic", "encode": "ddim"}}, ["encode='ddim'", "'noise'"]),
+        ({"method": {"name": "imagic", "repeats": 2}}, ["repeats=2", "imagic allows 1"]),
     ],
 )
 def test_bad_config_is_explained(section: dict, words: list[str]) -> None:
@@ -141,3 +159,13 @@ def test_sdedit_config_has_the_papers_settings() -> None:
     assert (method.name, method.encode, method.mask.source) == ("sdedit", "noise", "full")
     assert (method.repeats, method.ddim_eta) == (1, 0.0)
     assert 0.3 <= method.strength <= 0.6
+
+
+@pytest.mark.parametrize(("form", "steps", "seeds"), [("lora", 200, 1), ("full", 1500, 8)])
+def test_imagic_has_its_forms_own_defaults(form: str, steps: int, seeds: int) -> None:
+    """The paper's for the full form, and what was saved can be read again."""
+    method = Method.model_validate({"name": "imagic", "imagic": {"form": form}})
+    assert method.imagic is not None
+    assert (method.imagic.model_steps, method.imagic.seeds) == (steps, seeds)
+    assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 1.0)
+    assert Method.model_validate(method.model_dump()) == method

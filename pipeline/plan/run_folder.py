@@ -38,7 +38,7 @@ def write_run_folder(plan: Plan) -> None:
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, _json(inputs_record(plan)))
     output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
-    output.put("_run/environment.json", _json(environment(plan.device)))
+    output.put("_run/environment.json", _json(environment(plan)))
 
 
 def write_summary(output: Store, summary: dict[str, Any]) -> None:
@@ -54,13 +54,19 @@ def resolved_yaml(config: Config) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions and machine, for whoever asks later how the output was made."""
+def environment(plan: Plan) -> dict[str, Any]:
+    """Versions, machine and model, for whoever asks later how the output was made."""
     return {
         "overpaint": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device,
+        "device": plan.device,
+        "model": {
+            "path": plan.config.model.path,
+            "revision": plan.model.revision,
+            "family": plan.model.family,
+            "prediction_type": plan.model.prediction_type,
+        },
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 

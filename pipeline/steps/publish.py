@@ -66,6 +66,7 @@ class ShardStats:
     halvings: dict[str, int]  # of the micro-batch after an out-of-memory error, by stage
     published_at: str  # UTC, ISO 8601
     part_rows: list[int] = field(default_factory=list)  # rows of each part, in their order
+    model_revision: str = ""  # hub commit, or sha256 of a local folder's files
     filters: str = Filtering().fingerprint  # of the filters that it was published with
     rejections: dict[str, int] = field(default_factory=dict)  # rejected rows by filter
     rejected_bytes: int = 0
@@ -251,5 +252,6 @@ def _stats(
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         part_rows=[part["num_rows"] for part in headers],
+        model_revision=next(iter(rows.column("model_revision").unique().to_pylist()), ""),
         rejections=dict(sorted(rejections.items())),
     )

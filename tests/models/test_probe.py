@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
 from pipeline.words.config import Model
+from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
 
 
 @pytest.fixture
@@ -128,3 +130,113 @@ def test_broken_json_is_named(folder: Path) -> None:
     (folder / "unet/config.json").write_text("{")
     with pytest.raises(ValueError, match=r"model\.path: .*unet/config\.json"):
         probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "family", "prediction_type", "channels"),
+    [
+        (make_tiny_sdxl, "stable-diffusion-xl", "epsilon", 4),
+        (make_tiny_sd3, "stable-diffusion-3", "flow", 16),
+    ],
+)
+def test_other_families_are_described(
+    tmp_path: Path, make: Callable[[Path], Path], family: str, prediction_type: str, channels: int
+) -> None:
+    """Each family by its pipeline class; the size of its pictures comes from its own network."""
+    info = probe_model(Model(path=str(make(tmp_path / "model"))))
+    assert (info.family, info.prediction_type) == (family, prediction_type)
+    assert (info.native_size, info.latent_scale, info.latent_channels) == (32, 4, channels)
+    assert info.components == tuple(
+        name for name in info.components if (info.folder / name).is_dir()
+    )
+    assert len(info.revision) == 64
+
+
+def test_sd3_without_t5_is_a_model_of_its_own(tmp_path: Path) -> None:
+    """T5 may be left out, then it is no component; one that is listed and absent is an error."""
+    with_t5, without = make_tiny_sd3(tmp_path / "t5"), make_tiny_sd3(tmp_path / "no", t5=False)
+    infos = [probe_model(Model(path=str(folder))) for folder in (with_t5, without)]
+    assert [set(info.components) & {"text_encoder_3", "tokenizer_3"} for info in infos] == [
+        {"text_encoder_3", "tokenizer_3"},
+        set(),
+    ]
+    assert infos[0].revision != infos[1].revision
+    shutil.rmtree(with_t5 / "text_encoder_3")
+    with pytest.raises(ValueError, match="has no text_encoder_3/; its stable-diffusion-3 model"):
+        probe(with_t5)
+
+
+@pytest.mark.parametrize(
+    ("make", "file", "values", "message"),
+    [
+        (make_tiny_sdxl, "model_index.json", {"requires_aesthetics_score": True}, "SDXL refiner"),
+        (
+            make_tiny_sdxl,
+            "unet/config.json",
+            {"addition_embed_type": None},
+            "addition_embed_type=None; allowed is 'text_time'",
+        ),
+        (make_tiny_sdxl, "unet/config.json", {"time_cond_proj_dim": 8}, "guidance is distilled"),
+        (make_tiny_sdxl, "vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean"),
+        (make_tiny_sdxl, "vae/config.json", {"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
+        (
+            make_tiny_sdxl,
+            "scheduler/scheduler_config.json",
+            {"_class_name": "EDMEulerScheduler"},
+            "scheduler class EDMEulerScheduler; allowed are those of a schedule of betas",
+        ),
+        (
+            make_tiny_sdxl,
+            "scheduler/scheduler_config.json",
+            {"beta_schedule": "exp"},
+            "beta_schedule='exp'.*allowed are linear",
+        ),
+        (
+            make_tiny_sd3,
+            "scheduler/scheduler_config.json",
+            {"_class_name": "DDIMScheduler"},
+            "DDIMScheduler; allowed are FlowMatchEuler",
+        ),
+        (
+            make_tiny_sd3,
+            "scheduler/scheduler_config.json",
+            {"use_karras_sigmas": True},
+            "use_karras_sigmas=True",
+        ),
+        (
+            make_tiny_sd3,
+            "transformer/config.json",
+            {"quantization_config": {"load_in_4bit": True}},
+            "transformer/ is quantized",
+        ),
+    ],
+)
+def test_what_other_families_cannot_do_is_said_at_the_start(
+    tmp_path: Path, make: Callable[[Path], Path], file: str, values: dict, message: str
+) -> None:
+    """A model that asks for what nothing here gives it is refused before a weight is loaded."""
+    folder = make(tmp_path / "model")
+    edit_json(folder / file, **values)
+    with pytest.raises(ValueError, match=message) as caught:
+        probe(folder)
+    assert str(caught.value).startswith("model.path=")
+    assert "\n" not in str(caught.value)
+
+
+def test_size_must_suit_the_transformers_patches(tmp_path: Path) -> None:
+    """Two latent cells a patch, and no more patches than the network has positions for."""
+    folder = make_tiny_sd3(tmp_path / "model")
+    assert probe_model(Model(path=str(folder), size=128)).native_size == 32
+    for size in (36, 136):
+        with pytest.raises(ValueError, match=rf"size={size}: .* multiples of 8 up to 128$"):
+            probe(folder, size=size)
+
+
+def test_pickles_are_refused_in_every_text_encoder(tmp_path: Path) -> None:
+    """The second and third text encoder are looked at like the first."""
+    for component in ("text_encoder_2", "text_encoder_3", "transformer"):
+        folder = make_tiny_sd3(tmp_path / component)
+        for weights in (folder / component).glob("*.safetensors"):
+            weights.rename(weights.with_suffix(".bin"))
+        with pytest.raises(ValueError, match=rf"{component}/ has pickled weights only"):
+            probe(folder)

@@ -65,6 +65,7 @@ def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> N
     assert (stats.num_parts, stats.problem, stats.fingerprint) == (4, None, "f00d")
     assert stats.num_evals == {"mask": 120, "encode": 0, "decode": 480}
     assert (stats.hosts, stats.devices) == (["here"], ["cpu"])
+    assert stats.model_revision == "r1"
     assert stats.seconds["read"] == 1.0
     empty = ShardStats.from_json(store.get("1_stats.json"))
     assert (empty.num_rows, empty.num_parts) == (0, 1)

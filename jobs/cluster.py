@@ -37,6 +37,23 @@ def connect(config: Config, verbose: bool) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
+def check_stores(config: Config) -> None:
+    """Refuses stores that only one process sees.
+
+    Raises:
+        ConfigError: input or output is memory://.
+    """
+    shards = config.input.shards
+    urls = [("input.shards", url) for url in ([shards] if isinstance(shards, str) else shards)]
+    for key, url in [*urls, ("output.path", config.output.path)]:
+        if url.startswith("memory://"):
+            raise ConfigError(
+                f"{key}={url!r}: memory:// is the memory of one process, and Ray works in several; "
+                "give a path or the url of a bucket (the plain loop, pipeline/plan/loop.py, can "
+                "use it)"
+            )
+
+
 def device_of(config: Config) -> str:
     """What ``model.device: auto`` stands for: CUDA where the connected cluster has a GPU."""
     if config.model.device != "auto":

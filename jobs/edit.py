@@ -7,7 +7,7 @@ import time
 
 import ray
 
-from jobs.cluster import check_pools, connect, device_of
+from jobs.cluster import check_pools, check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
 from jobs.loopback import cluster_address
 from jobs.missing import run_missing
@@ -33,6 +33,7 @@ ONE_DRIVER = (
 
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
+    check_stores(config)
     print_dry_run(make_plan(config, device_of(config)))
     return EXIT_OK
 
@@ -53,6 +54,7 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
         ConfigError: the run cannot start; nothing was computed.
     """
     started = time.monotonic()
+    check_stores(config)
     if config.model.device == "auto" and cluster_address(config):
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))

@@ -78,7 +78,7 @@ def make_plan(config: Config, device: str) -> Plan:
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
         output = Store(config.output.path, config.output.storage_options)
-        output.check_reachable()
+        _check_reachable(output)
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
@@ -92,6 +92,13 @@ def make_plan(config: Config, device: str) -> Plan:
         raise ConfigError(str(error)) from None
     work, published = _split(_limited(config, shards), state)
     return Plan(config, device, model, fingerprint(inputs), inputs, work, published)
+
+
+def _check_reachable(output: Store) -> None:
+    try:
+        output.check_reachable()
+    except OSError as error:
+        raise ConfigError(f"output.path={output.url!r}: {error}") from error
 
 
 def _split(

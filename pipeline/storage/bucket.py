@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import fsspec
@@ -128,9 +129,13 @@ class Bucket:
 
 
 def etag_of(info: dict[str, Any]) -> str | None:
+    """The same for an object, whether a listing or a request for it alone gave the mapping."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "created"):
-        if info.get(name) is not None:
-            return str(info[name]).strip('"')
+        value = info.get(name)
+        if isinstance(value, datetime):  # memory:// lists seconds, and tells a time when asked
+            value = value.timestamp()
+        if value is not None:
+            return str(value).strip('"')
     return None
 
 

@@ -144,7 +144,11 @@ def _matches(pattern: str, storage_options: dict[str, Any] | None) -> dict[str, 
     try:
         stat = backend.stat(name)
     except (FileNotFoundError, NotADirectoryError):
-        return _globbed(url, storage_options) if MAGIC.search(url) else _below(url, storage_options)
+        search = _globbed if MAGIC.search(url) else _below
+        try:
+            return search(url, storage_options)
+        except FileNotFoundError:  # there is no such bucket
+            return {}
     if not name.endswith(".tar"):
         raise ValueError(f"input.shards: {pattern!r} does not end in .tar; allowed is {ALLOWED}")
     return {url: stat}

@@ -111,3 +111,13 @@ def test_a_shard_that_changed_is_noticed(folder: Path) -> None:
     (folder / "a.tar").write_bytes(b"another")
     with pytest.raises(ChangedError):
         shard.read()
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_shard_is_the_same_however_it_was_found(scheme: str, tmp_path: Path) -> None:
+    """A glob, a folder and its own name freeze the same size and etag, and each can be read."""
+    url = f"{scheme}{tmp_path}/{uuid.uuid4().hex}"
+    Store(url).put("a.tar", b"some bytes")
+    found = [expand_shards(f"{url}{rest}") for rest in ("/*.tar", "", "/a.tar", "/**/*.tar")]
+    assert found == [found[0]] * 4
+    assert found[0][0].read() == b"some bytes"

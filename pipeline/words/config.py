@@ -10,7 +10,7 @@ from pipeline.words.filters import Filtering, canonical, check_computed, filteri
 from pipeline.words.imagic import Imagic
 from pipeline.words.report import Report
 from pipeline.words.scores import Scores
-from pipeline.words.section import Count, Ratio, Section
+from pipeline.words.section import Count, Ratio, Section, Share
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
 
@@ -63,7 +63,7 @@ class Model(Section):
 
 
 class Mask(Section):
-    """DiffEdit, step 1. Defaults are the paper's where it gives one (PAPERS.md, 1)."""
+    """DiffEdit, step 1. Defaults are the paper's where it gives one."""
 
     source: Literal["infer", "full"] = "infer"  # full: edit everywhere (a supplied mask still wins)
     noise_level: list[Ratio] = [0.5]  # shares of the schedule; the maps of several are averaged
@@ -108,9 +108,7 @@ class Method(Section):
     negative_text: str = ""
     encode: Literal["ddim", "noise"] = "ddim"  # inversion by the solver, or plain noise
     solver: Literal["ddim", "dpmpp_2m", "bdia"] = "ddim"  # of encoding and decoding alike
-    ddim_eta: float = Field(
-        0.0, ge=0.0, le=1.0
-    )  # fresh noise at each step of decoding, as in DDPM at 1
+    ddim_eta: Share = 0.0  # fresh noise at each step of decoding, as in DDPM at 1
     repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()
     composite: Composite = Composite()

@@ -86,9 +86,10 @@ def test_every_rule_finds_the_spot(rule: str, generator: torch.Generator) -> Non
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_no_difference_masks_nothing(rule: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"smooth_sigma": 1.0}, {"dilate": 2}, {"soft": True}])
+def test_no_difference_masks_nothing(rule: str, options: dict) -> None:
     """A map of zeros gives an empty mask, even without a floor; diffusers' rule gives all ones."""
-    mask, values = cut_mask(torch.zeros(8, 8), rule=rule, floor=0.0)
+    mask, values = cut_mask(torch.zeros(8, 8), rule=rule, floor=0.0, **options)
     assert not mask.any()
     assert torch.equal(values, torch.zeros(8, 8))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
+from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion
 from pipeline.words.config import Config
 from tests.parts import counted, decoded_latents, encoded_part, make_config, make_picture
@@ -64,6 +68,29 @@ def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion, solver
     assert 0.0 < mask.mean() < 1.0
     np.testing.assert_array_equal(latent[:, mask == 0], clean[:, mask == 0])
     assert np.abs(latent[:, mask == 1] - clean[:, mask == 1]).max() > 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_background_has_the_latents_own_level(tiny_model: LatentDiffusion, solver: str) -> None:
+    """Whenever decoding asks the network, outside the mask stands the encoded latent of that level.
+
+    So the background is never blended in at another level than that of the edit beside it.
+    """
+    config = make_config(steps=10, guidance_scale=1.0, solver=solver)
+    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    trajectory = part.pictures[0].trajectory
+    keep = part.edits[0].mask == 0
+    asked: list[int] = []
+
+    def watched(latent: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
+        asked.append(level.index)
+        encoded = trajectory[level.index]
+        np.testing.assert_array_equal(latent[0].numpy()[:, keep], encoded[:, keep])
+        return tiny_model.denoiser(latent, level, condition)
+
+    decoded_latents(replace(tiny_model, denoiser=watched), part, config)
+    assert asked == list(range(7 if solver == "bdia" else 8, 0, -1))
+    assert 0 < keep.sum() < keep.size
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -18,7 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder
-from pipeline.models.device import device_kind, make_deterministic
+from pipeline.models.compiled import compile_network, warm_up
+from pipeline.models.device import device_kind, make_deterministic, memory_format_for
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json, weights_variant
 from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
@@ -66,7 +67,7 @@ class LatentDiffusion:
 
     def with_micro_batch(self, size: int) -> LatentDiffusion:
         """The same networks, called with another number of rows at a time."""
-        micro_batch = MicroBatch(size)
+        micro_batch = MicroBatch(size, static=self.micro_batch.static)
         return replace(
             self,
             denoiser=in_micro_batches(self.unbatched, micro_batch),
@@ -113,11 +114,14 @@ def load_model(
         return network.to(device).eval().requires_grad_(False)
 
     schedule = load_schedule(info, info.size_for(model))
-    denoiser = _load_denoiser(info, load, schedule)
+    compiled = model.compile != "off"
+    layout = memory_format_for(device, dtype, compiled=compiled)
+    denoiser = _load_denoiser(info, load, schedule, layout)
+    compile_network(denoiser.network, model)
     vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
-    micro_batch = MicroBatch(stage.micro_batch)
-    return LatentDiffusion(
+    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
+    loaded = LatentDiffusion(
         info=info,
         device=torch.device(device),
         dtype=dtype,
@@ -128,14 +132,22 @@ def load_model(
         pictures=PictureCoder(vae, micro_batch),
         micro_batch=micro_batch,
     )
+    if compiled:
+        cells = info.size_for(model) // info.latent_scale
+        shape = (stage.micro_batch, info.latent_channels, cells, cells)
+        warm_up(loaded.denoiser, loaded.text, schedule.level_at(0.5), shape, device)
+    return loaded
 
 
 def _load_denoiser(
-    info: ModelInfo, load: Callable[..., Any], schedule: NoiseSchedule
+    info: ModelInfo,
+    load: Callable[..., Any],
+    schedule: NoiseSchedule,
+    layout: torch.memory_format,
 ) -> UNetDenoiser | FlowDenoiser:
     if info.family == "stable-diffusion-3":
         return FlowDenoiser(load(SD3Transformer2DModel, "transformer"))
-    unet = load(UNet2DConditionModel, "unet").to(memory_format=torch.channels_last)
+    unet = load(UNet2DConditionModel, "unet").to(memory_format=layout)
     smallest_sigma = schedule.level_at(0.0).sigma
     return UNetDenoiser(unet, info.prediction_type, smallest_sigma, info.latent_scale)
 

@@ -31,13 +31,26 @@ class MicroBatch:
     One object is shared by all networks of a stage: the UNet, the text encoder and the VAE.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, static: bool = False) -> None:
+        """
+        Args:
+            size: rows at most.
+            static: few shapes instead of even ones, for a network that is compiled for each:
+                whole micro-batches, and a tail that ``padded`` says how to fill up.
+        """
         self.configured = self.size = size
+        self.static = static
         self.halvings = 0  # since ``restore``
 
     def restore(self) -> None:
         """Back to the configured size: what one part could not hold says nothing of the next."""
         self.size, self.halvings = self.configured, 0
+
+    def padded(self, num_rows: int) -> int:
+        """How many rows a call of so many is to have: as many, or the next power of two."""
+        if not self.static:
+            return num_rows
+        return min(self.size, 1 << (num_rows - 1).bit_length())
 
     def over(
         self, num_rows: int, compute: Callable[[slice], Result], *, weight: int = 1
@@ -60,8 +73,10 @@ class MicroBatch:
         start = 0
         while start < num_rows:
             left = num_rows - start
-            num_calls = -(-left // max(1, self.size // weight))
-            rows = slice(start, start + -(-left // num_calls))
+            most = max(1, self.size // weight)
+            num_calls = -(-left // most)
+            rows_now = min(left, most) if self.static else -(-left // num_calls)
+            rows = slice(start, start + rows_now)
             reason = None
             try:
                 results.append(compute(rows))

@@ -43,11 +43,14 @@ class UNetDenoiser:
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
         predicted = self.unet(
             latent.to(self.unet.dtype),
-            level.timestep,
+            # a tensor: to a compiled network each number would be code of its own
+            torch.as_tensor(level.timestep, device=latent.device),
             condition.tokens.to(self.unet.dtype),
             added_cond_kwargs=self._added(latent, condition),
             return_dict=False,
-        )[0].float()
+        )[0]
+        # a copy: CUDA graphs write the next answer where this one lies
+        predicted = predicted.to(torch.float32, copy=True)
         if self.prediction_type == "epsilon":
             return predicted
         if self.prediction_type == "v_prediction":
@@ -98,7 +101,8 @@ class FlowDenoiser:
             encoder_hidden_states=condition.tokens.to(dtype),
             pooled_projections=condition.pooled.to(dtype),
             return_dict=False,
-        )[0].float()
+        )[0]
+        velocity = velocity.to(torch.float32, copy=True)  # see UNetDenoiser
         return eps_from_velocity(velocity, latent, level)
 
 
@@ -129,7 +133,13 @@ def in_micro_batches(denoiser: Denoiser, micro_batch: MicroBatch) -> Denoiser:
 
     def call(latent: Tensor, level: Level, condition: Condition) -> Tensor:
         def some(rows: slice) -> Tensor:
-            return denoiser(latent[rows], level, condition[rows])
+            num_rows = rows.stop - rows.start
+            padded = micro_batch.padded(num_rows)
+            if padded == num_rows:
+                return denoiser(latent[rows], level, condition[rows])
+            filled = torch.arange(rows.start, rows.start + padded, device=latent.device)
+            filled = filled.clamp(max=rows.stop - 1)  # the last row again, until the shape is full
+            return denoiser(latent[filled], level, condition[filled])[:num_rows]
 
         return torch.cat(micro_batch.over(len(latent), some))
 

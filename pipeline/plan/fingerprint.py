@@ -34,7 +34,7 @@ def fingerprint_inputs(config: Config, model_revision: str, device: str) -> dict
     return {
         "input": _without(tree["input"], "shards", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _without(tree["model"], "path", "revision", "device")
+        "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
         | {"content": model_revision},
         "method": tree["method"],
         "stages": stages,

@@ -60,6 +60,8 @@ class Model(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     size: int | None = Field(None, ge=8)  # pixels a side; none: the model's own
     resize: Literal["crop", "pad", "stretch"] = "crop"
+    compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile over the network
+    compile_cache: str | None = None  # a folder for compiled code; none: torch's own
 
 
 class Mask(Section):

@@ -1,0 +1,113 @@
+"""The compiled network, the padded tail and the memory format: the same answers, faster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.schedule import Level
+from pipeline.models.compiled import CACHE_VARIABLE, compile_network
+from pipeline.models.device import memory_format_for
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.network import in_micro_batches
+from pipeline.plan.fingerprint import fingerprint_inputs
+from pipeline.words.config import Model, Stage
+from tests.parts import make_config
+
+LEVEL = Level(20, 381, 0.6, 0.8)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 5, 8, 11, 16, 17])
+def test_a_padded_tail_gives_every_row_its_own_answer(num_rows: int) -> None:
+    """Whole micro-batches, then the tail at the next power of two; the filling is dropped."""
+    calls: list[int] = []
+
+    def network(latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        calls.append(len(latent))
+        return latent * condition.tokens[:, :1, :1, None]
+
+    latent = torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1, 1) + 1.0
+    condition = Condition(torch.arange(num_rows, dtype=torch.float32).view(-1, 1, 1) + 10.0)
+    eps = in_micro_batches(network, MicroBatch(8, static=True))(latent, LEVEL, condition)
+    assert eps.flatten().tolist() == [(n + 1.0) * (n + 10.0) for n in range(num_rows)]
+    assert set(calls) <= {1, 2, 4, 8}
+    assert len(calls) == -(-num_rows // 8)
+
+
+def test_a_tail_is_never_larger_than_a_micro_batch() -> None:
+    """Sizes that are no power of two bound the padding; without it nothing is padded."""
+    assert [MicroBatch(6, static=True).padded(n) for n in (1, 3, 5, 6)] == [1, 4, 6, 6]
+    assert MicroBatch(6).padded(5) == 5
+
+
+def test_the_last_answer_is_not_overwritten(tiny_model: LatentDiffusion) -> None:
+    """What the denoiser gives is a copy: CUDA graphs write the next answer to the same place."""
+    network = tiny_model.unbatched.network
+    seen: list[Tensor] = []
+    hook = network.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    with torch.inference_mode():
+        text = tiny_model.text.encode(["a dog"])
+        eps = tiny_model.denoiser(torch.zeros(1, 4, 8, 8), LEVEL, text)
+        before = eps.clone()
+        seen[0].zero_()
+    hook.remove()
+    assert torch.equal(eps, before)
+
+
+def test_half_precision_on_a_cpu_is_contiguous() -> None:
+    """Channels last everywhere but where the norm of torch's CPU is slow over them."""
+    assert memory_format_for("cpu", torch.float32, compiled=False) is torch.channels_last
+    assert memory_format_for("cpu", torch.bfloat16, compiled=False) is torch.contiguous_format
+    assert memory_format_for("cpu", torch.bfloat16, compiled=True) is torch.channels_last
+    assert memory_format_for("cuda", torch.bfloat16, compiled=False) is torch.channels_last
+
+
+def test_modes_and_cache_reach_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """off compiles nothing, default and cuda_graphs do, static; the cache's folder is set."""
+    asked: list[dict] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append(options))
+    monkeypatch.setenv(CACHE_VARIABLE, "before")
+    for mode in ("off", "default", "cuda_graphs"):
+        compile_network(nn.Linear(1, 1), Model(compile=mode, compile_cache=str(tmp_path)))
+    assert asked == [
+        {"dynamic": False, "mode": None},
+        {"dynamic": False, "mode": "reduce-overhead"},
+    ]
+    assert os.environ[CACHE_VARIABLE] == str(tmp_path)
+
+
+def test_compiling_is_in_the_fingerprint_and_its_cache_is_not() -> None:
+    """Fused kernels round differently; where their code lies moves no byte."""
+
+    def inputs(**model: str) -> dict:
+        config = make_config()
+        changed = config.model.model_copy(update=model)
+        return fingerprint_inputs(config.model_copy(update={"model": changed}), "revision", "cpu")
+
+    assert inputs(compile="default") != inputs()
+    assert inputs(compile_cache="somewhere") == inputs()
+
+
+@pytest.mark.slow
+def test_compiled_network_answers_as_the_plain_one(
+    tiny_model: LatentDiffusion, tiny_model_folder: Path, tolerance: dict, tmp_path: Path
+) -> None:
+    """Three rows, padded to the micro-batch of four, at two timesteps: one shape is compiled."""
+    settings = Model(
+        path=str(tiny_model_folder), compile="default", compile_cache=str(tmp_path), size=32
+    )
+    compiled = load_model(settings, "cpu", Stage(micro_batch=4))
+    latent = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        text = tiny_model.text.encode(["a dog", "a cat", ""])
+        for level in (LEVEL, Level(1, 1, 0.99, 0.14)):
+            plain, fused = (m.denoiser(latent, level, text) for m in (tiny_model, compiled))
+            error = float((plain - fused).abs().max() / plain.abs().max())
+            assert error < 10 * tolerance[torch.float32]
+    assert any(tmp_path.rglob("*.cpp")), "compiled code is kept where the config says"

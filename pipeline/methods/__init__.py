@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.suitability import check_suits
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
 from pipeline.steps.imagic_decode import ImagicDecodeStage
@@ -19,6 +20,7 @@ StageStep = Callable[[Part], Part]
 
 def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
     """One stage over a loaded model. The config's method says how it masks, encodes, decodes."""
+    check_suits(model.info, config)
     stage: StageStep
     if name == "mask":
         stage = MaskStage(model, config.method, config.run.seed)

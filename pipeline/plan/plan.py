@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.steps.read import count_edits
@@ -77,6 +78,7 @@ def make_plan(config: Config, device: str) -> Plan:
         shards = expand_shards(config.input.shards, config.input.storage_options)
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
+        check_suits(model, config)
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
         state = output_state(output)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
 from pipeline.steps.encode import noise_for
+from pipeline.steps.region import Region, decoded_shape, region_for
 from pipeline.words.config import Method
 from pipeline.words.records import Edit, Part, Picture
 from pipeline.words.settings import method_for
@@ -47,15 +49,17 @@ class DecodeStage:
         return part
 
     def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
-        """Decodes together what starts at the same level, and is or is not under guidance."""
-        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
-        for place, (picture, _) in enumerate(pairs):
+        """Decodes together what starts at one level, guided or not, in regions of one shape."""
+        groups: dict[tuple[int, bool, tuple[int, int]], list[int]] = defaultdict(list)
+        for place, (picture, edit) in enumerate(pairs):
             is_guided = method_for(self.method, picture).guidance_scale > 1.0
-            groups[len(from_numpy(picture.trajectory)) - 1, is_guided].append(place)
+            num_steps = len(from_numpy(picture.trajectory)) - 1
+            shape = decoded_shape(_mask_of(edit), self.method.decode)
+            groups[num_steps, is_guided, shape].append(place)
         # each distinct text of the part once, whichever groups ask for it
         texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
         conditions = self.model.text.encode(texts)
-        for (num_steps, _), places in sorted(groups.items()):
+        for (num_steps, _, _), places in sorted(groups.items()):
             rows = torch.tensor(places, device=self.model.device)
             text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
             self._decode(shard, num_steps, [pairs[place] for place in places], text, negative)
@@ -63,7 +67,7 @@ class DecodeStage:
     def _decode(
         self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
     ) -> None:
-        """Decodes edits from the same level, all under guidance or none."""
+        """Decodes edits of one group: one level, one shape, all under guidance or none."""
         scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
         scale = torch.tensor(scales, device=self.model.device)
         denoise = Counted(guided(self.model.denoiser, text, negative, scale))
@@ -94,10 +98,12 @@ class DecodeStage:
         Source: SDEdit, arXiv:2108.01073, its K repeats and its masked form.
         """
         device = self.model.device
+        region = region_for([_mask_of(edit) for _, edit in pairs], self.method.decode)
         trajectory = torch.stack([from_numpy(picture.trajectory) for picture, _ in pairs])
-        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
-        edit_mask = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs])[:, None]
-        trajectory, edit_mask = trajectory.to(device), edit_mask.to(device)
+        whole = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
+        edit_mask = torch.stack([torch.from_numpy(_mask_of(edit)) for _, edit in pairs])[:, None]
+        trajectory = region.of(trajectory).to(device)
+        clean, edit_mask = region.of(whole), region.of(edit_mask).to(device)
 
         def encoded(level: Level) -> Tensor:
             return trajectory[:, level.index].float()
@@ -111,25 +117,26 @@ class DecodeStage:
         background: AtLevel = encoded
         for number in range(1, self.method.repeats + 1):
             if number > 1:
-                noise = self._noise(shard, pairs, f"encode {number}")
+                noise = region.of(self._noise(shard, pairs, f"encode {number}"))
                 start = partial(add_noise, latents, noise)
                 background = partial(add_noise, clean, noise)
-            latents = self._solver(shard, pairs, number)(
+            latents = self._solver(shard, pairs, number, region)(
                 denoise,
                 start(levels[0]),
                 levels,
                 partial(masked, background),
                 neighbour=start(levels[1]),
             )
-        return latents
+        return region.into(whole, latents)
 
-    def _solver(self, shard: str, pairs: list[Pair], number: int) -> Solver:
+    def _solver(self, shard: str, pairs: list[Pair], number: int, region: Region) -> Solver:
         """The integrator of a round; an ancestral one draws for each edit and step."""
         if not self.method.ddim_eta:
             return SOLVERS[self.method.solver]
 
         def draw(level: Level) -> Tensor:
-            return self._noise(shard, pairs, f"decode {number} {level.index}", each_edit=True)
+            purpose = f"decode {number} {level.index}"
+            return region.of(self._noise(shard, pairs, purpose, each_edit=True))
 
         return partial(ancestral_ddim, ddim_eta=self.method.ddim_eta, draw=draw)
 
@@ -148,3 +155,8 @@ class DecodeStage:
         note = self.model.text.truncation_note("edit text", edit.edit_text or "")
         if note and note not in edit.notes:
             edit.notes.append(note)
+
+
+def _mask_of(edit: Edit) -> np.ndarray:
+    assert edit.mask is not None, "the mask stage sets it for every edit that is in flight"
+    return edit.mask

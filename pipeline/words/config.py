@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.words.decode import Decode
 from pipeline.words.filters import Filtering, canonical, check_computed, filtering_of
 from pipeline.words.imagic import Imagic
 from pipeline.words.report import Report
@@ -113,6 +114,7 @@ class Method(Section):
     ddim_eta: Share = 0.0  # fresh noise at each step of decoding, as in DDPM at 1
     repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()
+    decode: Decode = Decode()
     composite: Composite = Composite()
     imagic: Imagic | None = None  # of name: imagic only
 

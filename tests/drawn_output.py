@@ -24,6 +24,7 @@ from pipeline.steps.write_part import header_of, to_ipc
 from pipeline.storage.layout import part_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
+from pipeline.words.filters import Filtering
 from pipeline.words.records import Part
 from tests.committing import make_config, make_context
 from tests.samples import encode, write_shard
@@ -60,9 +61,8 @@ def make_output(
     output = Store(str(folder / "out"))
     for shard, first in enumerate(range(0, num_edits, shard_edits)):
         numbers = range(first, min(first + shard_edits, num_edits))
-        _publish(
-            folder, output, f"{shard:05d}", [_edit(number, size) for number in numbers], change
-        )
+        rows = [_edit(number, size) for number in numbers]
+        _publish(folder, output, f"{shard:05d}", rows, change, config.filtering)
     run = {"fingerprint": "f00d", "model": "bundled", "model_revision": "r1", "inputs": {}}
     output.put("_run/run.json", json.dumps(run).encode())
     output.put("_run/config.yaml", resolved_yaml(config).encode())
@@ -151,7 +151,12 @@ def textured(seed: int, size: int) -> np.ndarray:
 
 
 def _publish(
-    folder: Path, output: Store, shard: str, rows: list[dict[str, Any]], change: Change | None
+    folder: Path,
+    output: Store,
+    shard: str,
+    rows: list[dict[str, Any]],
+    change: Change | None,
+    filtering: Filtering,
 ) -> None:
     """Writes the input tar of the rows, stages them as one part, and publishes the shard."""
     samples: dict[str, dict[str, Any]] = {}
@@ -172,4 +177,4 @@ def _publish(
     schema = empty.schema.with_metadata({"part": json.dumps(header)})
     staged = to_ipc(pa.Table.from_pylist(rows, schema=schema))
     output.put_if_absent(part_name(shard, 0, 1), staged)
-    assert publish_if_complete(output, shard) is not None
+    assert publish_if_complete(output, shard, 1, filtering) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.plan.operators import TIMED
 from pipeline.report.outputs import Output, Score
 from pipeline.report.packing import Row, reason_of
+from pipeline.steps.filter import STAGE as FILTER_STAGE
 from pipeline.words.config import STAGES, Config, Report
 from pipeline.words.records import Status
 
@@ -164,27 +165,31 @@ def _binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def reasons(found: Output) -> list[Reason]:
-    """Failed and rejected rows by reason, most frequent first, with examples.
+    """Failed and rejected edits by reason, most frequent first, with examples.
 
-    Failures are counted in the markers, so in all shards; rejections in the rows that were read.
+    They are counted in the markers, so in all shards; examples come from the rows that were read.
     """
-    table = found.rows
-    groups: dict[tuple[str, str], list[int]] = {}
-    columns = (table.column(name).to_pylist() for name in ("status", "stage", "error"))
+    counted: Counter[tuple[str, str]] = Counter()
+    for marker in found.markers.values():
+        for kind, count in marker.failures.items():
+            counted[str(Status.FAILED), kind] += count
+        for name, count in marker.rejections.items():
+            counted[str(Status.REJECTED), f"{FILTER_STAGE}: {name}"] += count
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    columns = (found.rows.column(name).to_pylist() for name in ("status", "stage", "error"))
     for place, (status, stage, error) in enumerate(zip(*columns, strict=True)):
         reason = reason_of({"status": status, "stage": stage, "error": error})
         if reason is not None:
-            groups.setdefault((status, reason), []).append(place)
-    exact: Counter[str] = Counter()
-    for marker in found.markers.values():
-        exact.update(marker.failures)
-    made = []
-    for (status, reason), places in groups.items():
-        examples = table.take(places[:NUM_EXAMPLES]).to_pylist()
-        count = exact.get(reason, 0) if status == Status.FAILED else 0
-        made.append(Reason(status, reason, max(count, len(places)), examples))
-    for reason, count in exact.items():
-        if (str(Status.FAILED), reason) not in groups:
-            made.append(Reason(str(Status.FAILED), reason, count, []))
-    made.sort(key=lambda group: (-group.count, group.status, group.reason))
-    return made[:MAX_REASONS]
+            places[status, reason].append(place)
+    groups = [
+        Reason(
+            status=status,
+            reason=reason,
+            count=max(counted[status, reason], len(places[status, reason])),
+            examples=found.rows.take(places[status, reason][:NUM_EXAMPLES]).to_pylist(),
+        )
+        for status, reason in {**counted, **places}
+    ]
+    return sorted(groups, key=lambda group: (-group.count, group.status, group.reason))[
+        :MAX_REASONS
+    ]

@@ -68,7 +68,9 @@ def picture_shards(found: Output, inputs: dict[str, dict[str, Any]], read_bytes:
     """The shards whose pictures are read: all, or evenly spaced ones within ``read_bytes``."""
     names = sorted(set(found.rows.column("shard").to_pylist()))
     sizes = {
-        name: found.markers[name].tar_bytes + int(inputs.get(name, {}).get("size", 0))
+        name: found.markers[name].tar_bytes
+        + found.markers[name].rejected_bytes
+        + int(inputs.get(name, {}).get("size", 0))
         for name in names
     }
     if sum(sizes.values()) <= read_bytes:

@@ -98,10 +98,10 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
 
 
 def shards_to_read(markers: dict[str, ShardStats], max_rows: int = MAX_ROWS_READ) -> list[str]:
-    """All shards; of too many, evenly spaced ones, and one with each kind of failure.
+    """All shards; of too many, evenly spaced ones, and one with each kind of failure or rejection.
 
     Returns:
-        Names, sorted. Their rows are at most ``max_rows`` and those of a shard for each failure.
+        Names, sorted. Their rows are at most ``max_rows`` and those of a shard for each kind.
     """
     names = sorted(markers)
     total = sum(marker.num_rows for marker in markers.values())
@@ -110,12 +110,12 @@ def shards_to_read(markers: dict[str, ShardStats], max_rows: int = MAX_ROWS_READ
     largest = max(marker.num_rows for marker in markers.values())
     places = np.linspace(0, len(names) - 1, max(1, max_rows // largest)).round().astype(int)
     chosen = {names[place] for place in places}
-    seen = {reason for name in chosen for reason in markers[name].failures}
+    kinds = {name: {*markers[name].failures, *markers[name].rejections} for name in names}
+    seen = set().union(*(kinds[name] for name in chosen))
     for name in names:
-        new = set(markers[name].failures) - seen
-        if new:
+        if kinds[name] - seen:
             chosen.add(name)
-            seen |= new
+            seen |= kinds[name]
     return sorted(chosen)
 
 

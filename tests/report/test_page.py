@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from pipeline.report.gallery import picture_shards
 from pipeline.report.outputs import read_output, shards_to_read
 from pipeline.report.page import REPORT_FILE, write_report
 from pipeline.report.pictures import ShardPictures
@@ -128,6 +129,19 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     assert "Over all 60 edits" in page  # histograms do not need pictures
 
 
+def test_large_shards_do_not_break_the_bound_of_bytes(tmp_path: Path) -> None:
+    """Shards of unequal size: what is read stays below the bound, unless one alone is above it."""
+    store = make_output(tmp_path, 60, shard_edits=10, size=16)
+    found = read_output(store)
+    sizes = dict(zip(sorted(found.markers), (100, 900, 100, 900, 100, 900), strict=True))
+    for name, marker in found.markers.items():
+        marker.tar_bytes = sizes[name]
+    for bound in (150, 500, 1500, 2500):
+        chosen = picture_shards(found, {}, bound)
+        assert chosen
+        assert len(chosen) == 1 or sum(sizes[name] for name in chosen) <= bound
+
+
 def test_rows_of_too_many_shards_are_sampled_with_every_kind_of_failure(tmp_path: Path) -> None:
     """Evenly spaced shards, and one for each kind of failure that those do not have."""
 
@@ -146,10 +160,8 @@ def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
     """Where the input is gone, or holds other pictures now, the page says so."""
     store = make_output(tmp_path, 40, shard_edits=20, size=32)
     (tmp_path / "in/00000.tar").unlink()
-    other = [
-        {"__key__": f"{name}", "jpg": encode(textured(99, 32), "jpg"), "txt": "a dog"}
-        for name in ("dog-000005",)
-    ]
+    picture = encode(textured(99, 32), "jpg")
+    other = [{"__key__": "sheep-000005", "jpg": picture, "txt": "a sheep", "edit.txt": "an owl"}]
     (tmp_path / "in/00001.tar").write_bytes(shard_bytes(other))
     write_report(store)
     rows = data_of(store)["rows"]

@@ -80,7 +80,7 @@ def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] 
     high = min(curve[-1][0] for curve in curves)
     if low > high:
         return None
-    at = sorted({x for curve in curves for x, _ in curve if low <= x <= high} | {low, high})
+    at = sorted({x for curve in curves for x, _ in curve if low <= x <= high})
     first, second = (
         np.interp(at, [x for x, _ in curve], [y for _, y in curve]) for curve in curves
     )

@@ -33,7 +33,7 @@ FIXED = ("output.resolution=model", "output.format=png")
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Runs and measures one method, or with ``--sweep`` every method over its ratios.
+    """Runs and measures one method, or with ``--sweep`` several methods over their ratios.
 
     Writes ``evaluation.json``, ``evaluation.md`` and, of a sweep, ``evaluation.png``. Edits that
     are published already are not computed again.
@@ -85,7 +85,7 @@ def _one(options: argparse.Namespace, benchmark: Any, home: Path) -> dict[str, A
 
 
 def _sweep(options: argparse.Namespace, benchmark: Any, home: Path) -> dict[str, Any]:
-    """Every method at every ratio, the pixel composite off."""
+    """Each method at each ratio, the pixel composite off."""
     points, ours = [], {}
     method: dict[str, Any] = {}
     for name in options.methods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.evaluation.curves import METHODS, RATIOS
+from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo")
 
@@ -18,9 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="default: runs/evaluate/BENCHMARK")
     parser.add_argument("--limit", type=int, default=0, help="tasks; 0 = all")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="test", help="imagenet")
-    parser.add_argument("--sweep", action="store_true", help="every method over its ratios")
+    parser.add_argument("--sweep", action="store_true", help="several methods over their ratios")
     parser.add_argument("--ratios", type=_numbers, default=list(RATIOS), metavar="R,R,...")
-    parser.add_argument("--methods", type=_names, default=list(METHODS), metavar="NAME,NAME,...")
+    parser.add_argument(
+        "--methods", type=_names, default=list(UNLESS_NAMED), metavar="NAME,NAME,..."
+    )
 
 
 def _numbers(text: str) -> list[float]:

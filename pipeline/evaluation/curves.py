@@ -15,7 +15,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "without mask": ("method.name=diffedit", "method.mask.source=full"),
     "without encoding": ("method.name=diffedit", "method.encode=noise"),
     "SDEdit": ("method.name=sdedit", "method.encode=noise", "method.mask.source=full"),
+    "Imagic": ("method.name=imagic", "method.mask.source=full"),
 }
+# Which setting is a method's ratio; Imagic's goes from the input's embedding to the text's.
+RATIO_OF = {"SDEdit": "strength", "Imagic": "imagic.interp_eta"}
+UNLESS_NAMED = ("DiffEdit", "without mask", "without encoding", "SDEdit")  # Imagic fits a network
 IN_ALL = ("method.composite.enabled=false",)
 RATIOS = (0.3, 0.45, 0.6, 0.8, 1.0)
 # Which figures are the axes: the first pair that every point has.
@@ -47,7 +51,7 @@ def overrides_for(method: str, ratio: float) -> list[str]:
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    of_ratio = "strength" if method == "SDEdit" else "encode_ratio"
+    of_ratio = RATIO_OF.get(method, "encode_ratio")
     return [*METHODS[method], *IN_ALL, f"method.{of_ratio}={ratio}"]
 
 

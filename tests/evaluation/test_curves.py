@@ -63,8 +63,11 @@ def test_curves_apart_or_without_common_figures_are_not_compared() -> None:
 def test_every_method_is_a_configuration(name: str) -> None:
     """The ratio is the one that the method uses, and the pixel composite is off."""
     config = load_config("demo", overrides_for(name, 0.35))
-    assert config.method.ratio == 0.35
     assert not config.method.composite.enabled
+    if name == "Imagic":
+        assert config.method.imagic.interp_eta == 0.35
+        return
+    assert config.method.ratio == 0.35
     masked = config.method.mask.source == "infer"
     assert masked == (name in ("DiffEdit", "without encoding"))
     assert (config.method.encode == "ddim") == (name in ("DiffEdit", "without mask"))

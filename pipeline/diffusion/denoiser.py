@@ -43,6 +43,27 @@ class Condition:
         )
 
 
+@dataclass(frozen=True)
+class Repeated(Condition):
+    """A condition each of whose rows stands for several latents, one after the other.
+
+    The copies are made for those rows that are asked for, and not for all at once: Stable Diffusion
+    3 has 5 MB a text, and a mask asks about each text with ten noises.
+
+    Attributes:
+        times: how many latents a row stands for.
+    """
+
+    times: int = 1
+
+    def __len__(self) -> int:
+        return len(self.tokens) * self.times
+
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        places = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
+        return Condition(self.tokens, self.pooled)[places]
+
+
 class Counted:
     """A denoiser that counts its calls, so that rows tell what was spent."""
 

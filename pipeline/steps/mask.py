@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoiser import Repeated
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_difference
 from pipeline.diffusion.noise import add_noise, draw_noise
@@ -135,8 +136,7 @@ class MaskStage:
         for number, share in enumerate(self.method.mask.noise_level):
             level = self.model.schedule.level_at(share)
             rows = torch.stack([levels[number] for levels in noisy])
-            repeats = torch.arange(len(rows), device=rows.device)
-            repeated = condition[repeats.repeat_interleave(rows.shape[1])]
+            repeated = Repeated(condition.tokens, condition.pooled, times=rows.shape[1])
             eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
             by_level.append(eps.unflatten(0, rows.shape[:2]))
         return torch.stack(by_level, dim=1)

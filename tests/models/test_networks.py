@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.denoiser import Condition, Repeated
 from pipeline.diffusion.schedule import Level
 from pipeline.methods import load_stage
 from pipeline.models.loading import LatentDiffusion, load_model
@@ -54,6 +54,21 @@ def test_micro_batches_change_nothing_but_the_calls(num_rows: int) -> None:
     assert sum(calls) == num_rows
     assert max(calls) <= 4
     assert max(calls) - min(calls) <= 1
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_repeated_condition_is_copied_as_it_is_asked_for(pooled: bool) -> None:
+    """Any rows of it are those of the condition repeated as a whole, with or without a summary."""
+    tokens = torch.arange(3.0).view(3, 1, 1).expand(3, 2, 4)
+    summary = torch.arange(3.0).view(3, 1) if pooled else None
+    repeated = Repeated(tokens, summary, times=4)
+    assert len(repeated) == 12
+    whole = tokens.repeat_interleave(4, dim=0)
+    for rows in (slice(0, 12), slice(2, 9), slice(11, 12), torch.tensor([7, 3, 3])):
+        assert torch.equal(repeated[rows].tokens, whole[rows])
+        assert (repeated[rows].pooled is not None) == pooled
+        if pooled:
+            assert torch.equal(repeated[rows].pooled, whole[rows][:, 0, :1])
 
 
 def test_encoding_a_picture_draws_nothing(tiny_model: LatentDiffusion) -> None:

@@ -119,16 +119,30 @@ def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
 
     patterns = [f"{component}/{kind}" for component in sorted(set(components)) for kind in WANTED]
     try:
-        folder = snapshot_download(
-            model.path,
-            revision=model.revision,
-            allow_patterns=["model_index.json", *patterns],
-            ignore_patterns=list(UNWANTED),
+        folder = Path(
+            snapshot_download(
+                model.path,
+                revision=model.revision,
+                allow_patterns=["model_index.json", *patterns],
+                ignore_patterns=list(UNWANTED),
+            )
         )
+        if bare := _without_weights(folder):  # it has rounded ones only, so those it must be
+            snapshot_download(
+                model.path,
+                revision=folder.name,
+                allow_patterns=[f"{component}/*.safetensors*" for component in bare],
+            )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"model.path={model.path!r}, model.revision={model.revision!r}: no such folder, and "
             f"the hub says: {reason}"
         ) from None
-    return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
+    return folder, folder.name  # the snapshot's folder is named by its commit
+
+
+def _without_weights(folder: Path) -> list[str]:
+    """The components that have a configuration of a network and no weights."""
+    networks = {path.parent for path in folder.glob("*/config.json")}
+    return sorted(path.name for path in networks if not any(path.glob("*.safetensors")))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
 from pipeline.words.config import Model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -240,3 +243,63 @@ def test_pickles_are_refused_in_every_text_encoder(tmp_path: Path) -> None:
             weights.rename(weights.with_suffix(".bin"))
         with pytest.raises(ValueError, match=rf"{component}/ has pickled weights only"):
             probe(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], str]:
+    """A cache of the hub that holds a model's files as commit ``COMMIT``, the head of main."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def fill(folder: Path) -> str:
+        cached = tmp_path / "hub/models--owner--name"
+        shutil.copytree(folder, cached / "snapshots" / COMMIT)
+        (cached / "refs").mkdir()
+        (cached / "refs/main").write_text(COMMIT)
+        return "owner/name"
+
+    return fill
+
+
+def test_a_branch_of_a_hub_model_is_resolved_to_its_commit(
+    hub: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """Whatever the revision is called, the commit is recorded; any family is found."""
+    name = hub(make_tiny_sd3(tmp_path / "model"))
+    for revision in ("main", None, COMMIT):
+        info = probe_model(Model(path=name, revision=revision))
+        assert (info.revision, info.family) == (COMMIT, "stable-diffusion-3")
+        assert info.folder.name == COMMIT
+    with pytest.raises(FileNotFoundError, match=r"revision='v2': no such folder, and the hub says"):
+        probe_model(Model(path=name, revision="v2"))
+
+
+def test_rounded_weights_are_fetched_where_there_are_no_others(
+    hub: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a component with plain weights their fp16 variant is not asked for, of others it is."""
+    folder = make_tiny_sdxl(tmp_path / "model")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+    name = hub(folder)
+    asked: list[tuple[str | None, list[str], list[str] | None]] = []
+    rounded = tmp_path / f"hub/models--owner--name/snapshots/{COMMIT}/unet"
+    rounded.rename(tmp_path / "unet")
+    rounded.mkdir()
+    shutil.copy(tmp_path / "unet/config.json", rounded)
+
+    def download(path: str, **settings: Any) -> str:
+        patterns = settings["allow_patterns"]
+        asked.append((settings["revision"], patterns, settings.get("ignore_patterns")))
+        if patterns == ["unet/*.safetensors*"]:
+            shutil.copytree(tmp_path / "unet", rounded, dirs_exist_ok=True)
+        return str(rounded.parent)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert probe_model(Model(path=name)).family == "stable-diffusion-xl"
+    (_, patterns, ignored), again = asked
+    assert {"model_index.json", "text_encoder_2/*.safetensors", "tokenizer_3/*.model"} <= {
+        *patterns
+    }
+    assert ignored is not None
+    assert "*.fp16*" in ignored
+    assert again == (COMMIT, ["unet/*.safetensors*"], None)

@@ -24,9 +24,10 @@ from pipeline.plan.loop import run_loop
 from pipeline.plan.plan import make_plan
 from pipeline.steps.verify import verify
 from pipeline.words.config import Model, Stage
-from pipeline.words.records import Part, Status
+from pipeline.words.records import Part, Picture, Status
 from pipeline.words.seeds import noise_seed
 from tests.committing import make_config as job_config
+from tests.conftest import TOLERANCE
 from tests.parts import make_config, make_part, make_picture, run_stages
 from tests.samples import sample, write_shard
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
@@ -194,6 +195,26 @@ def test_a_micro_batch_changes_no_more_than_rounding(
         masks.append([edit.mask for edit in part.edits])
     assert np.array_equal(*masks)
     assert relative_error(*latents) <= RELATIVE
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_a_picture_does_not_meet_its_neighbours(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """First, in the middle or last in a batch of others: the same mask, and latent to 1e-5."""
+
+    def edited(*pictures: Picture) -> tuple[list[np.ndarray], Tensor]:
+        part = run_stages(family_model, make_part(*pictures), make_config(), ["mask"])
+        latents = decoded_latents(family_model, part, make_config(), monkeypatch)
+        return [edit.mask for edit in part.edits], latents
+
+    (mask,), (latent,) = edited(make_picture(0))
+    for index in (0, size // 2, size - 1):
+        others = [make_picture(10 * index + n, "a red dog", "photo") for n in range(1, size)]
+        masks, latents = edited(*others[:index], make_picture(0), *others[index:])
+        place = 2 * index  # each of the others has two edits
+        assert np.array_equal(masks[place], mask)
+        assert relative_error(latents[place], latent) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -95,6 +95,8 @@ def _walk(data: bytes, start: int) -> tuple[int, int]:
         with tarfile.open(fileobj=source, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                if member.issparse():  # 512 bytes may stand for as many as the archive has
+                    return end, stop
                 if member.isreg() and member.offset_data + member.size > len(data):
                     return end, len(data)  # the content is cut: nothing can follow it
                 if tar.offset <= stop or member.size < 0:  # CPython before 3.11.14 would loop

@@ -1,0 +1,124 @@
+"""What the README says of trust: a shard's bytes run nothing, leave no folder, fill no memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.steps.read import read_shard
+from pipeline.steps.verify import verify
+from pipeline.storage.archive import read_members
+from pipeline.storage.store import Store
+from pipeline.words.config import Input
+from pipeline.words.config_file import ConfigError
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, shard_bytes, write_shard
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def members_of(tar: bytes) -> dict[str, bytes]:
+    members, problem = read_members(tar)
+    assert problem is None
+    return dict(members)
+
+
+def test_pickles_in_a_shard_pass_through_and_are_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under every suffix that webdataset or torch would load: the bytes go out as they came in."""
+    evil = pickle.dumps(Bomb(tmp_path / "ran"))
+    suffixes = ("pkl", "pyd", "pickle", "pth", "pt", "npy", "npz", "ten", "tb", "bin")
+    extra = dict.fromkeys(suffixes, evil)
+    write_shard(tmp_path / "in/0.tar", [sample("a", **extra), sample("b", png=evil), sample("c")])
+    run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out"))
+    members = members_of((tmp_path / "out/0.tar").read_bytes())
+    assert [members[f"a_0.{suffix}"] for suffix in suffixes] == [evil] * len(suffixes)
+    assert "c_0.png" in members
+    assert not (tmp_path / "ran").exists()
+    assert verify(Store(f"{tmp_path}/out")).problems == []
+    pickle.loads(evil)
+    assert (tmp_path / "ran").exists()  # it would have shown
+
+
+@pytest.mark.parametrize("key", ["input.shards", "output.path"])
+@pytest.mark.parametrize("url", ["pipe:touch {}", "simplecache::pipe:touch {}"])
+def test_no_url_runs_a_command(key: str, url: str, tmp_path: Path) -> None:
+    """Refused with the url's name, before anything is read."""
+    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    places = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
+    places[key] = url.format(tmp_path / "ran")
+    with pytest.raises(ConfigError, match="refused"):
+        fake_plan(places["input.shards"], places["output.path"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_key_leaves_the_folder_that_a_tar_is_unpacked_to(tmp_path: Path) -> None:
+    """Keys that climb, or begin at a root: their files lie below, even for a careless reader."""
+    keys = ["../up", "a/../../up", "/abs", "//abs", "a\\..\\..\\up", "..", "~/x", "C:\\x", "a/./b"]
+    write_shard(tmp_path / "in/0.tar", [sample(key, seed=n) for n, key in enumerate(keys)])
+    run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out", input={"key_split": "suffix"}))
+    inside = tmp_path / "a/b/inside"
+    with tarfile.open(tmp_path / "out/0.tar") as tar:
+        names = tar.getnames()
+        tar.extractall(inside, filter="fully_trusted")  # what careless readers do
+    assert len(names) >= 4 * (len(keys) - 1)
+    below = {str(path.relative_to(inside)) for path in inside.rglob("*") if path.is_file()}
+    assert {name.removeprefix("./") for name in names} == below
+    assert {path for path in (tmp_path / "a").rglob("*") if path.is_file()} == {
+        inside / name for name in below
+    }
+
+
+def test_links_and_devices_in_a_shard_are_no_members() -> None:
+    """Nothing is followed: the name of a file here is not its content there."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo("k.txt")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert read_members(sink.getvalue()) == ([], None)
+
+
+def test_sparse_members_do_not_multiply() -> None:
+    """512 bytes that stand for a megabyte, a thousand times: not read, and the shard says so."""
+    size = 2**20
+    whole = shard_bytes([sample("a")]).rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    data = whole + sparse_header(size) * 1000 + shard_bytes([sample("b", text="x" * size)])
+    tracemalloc.start()
+    contents = read_shard(data, Input(shards="x"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [picture.key for picture in contents.pictures] == ["a", "b"]
+    assert all(picture.pending for picture in contents.pictures)
+    assert str(contents.problem).startswith("truncated: ")
+    assert peak < 20 * size
+
+
+def sparse_header(size: int) -> bytes:
+    """The header of a GNU sparse member without any data, of that many zeros."""
+    info = tarfile.TarInfo("bomb.bin")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:482] = bytes(96)  # the map of what is no hole: nothing
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import time
 from typing import Any
 
 import ray
@@ -12,6 +14,8 @@ from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
 from jobs.loopback import cluster_address
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
+
+_LOOK_EVERY_S = 2.0
 
 
 def connect(config: Config, verbose: bool) -> None:
@@ -68,8 +72,12 @@ def device_of(config: Config) -> str:
 def check_pools(config: Config, device: str) -> None:
     """Refuses pools that the cluster cannot hold: Ray would accept them and starve.
 
+    On a cluster that was started elsewhere the nodes may still be joining, so they are waited for;
+    a local Ray has what it will ever have.
+
     Raises:
-        ConfigError: the smallest pools need more CPUs or GPUs than there are.
+        ConfigError: the smallest pools need more CPUs or GPUs than there are, or than came within
+            ``run.cluster_wait_s``.
     """
     pools = [pool_stage(config, name) for name in config.pools]
     needed = {
@@ -77,11 +85,31 @@ def check_pools(config: Config, device: str) -> None:
         "CPU": sum(stage.actors * stage.cpus for stage in pools) + 2 * TASK_CPUS,
         "GPU": sum(stage.actors * gpus_per_actor(stage, device) for stage in pools),
     }
-    available = ray.cluster_resources()
-    for kind, amount in needed.items():
-        if amount > available.get(kind, 0.0):
-            raise ConfigError(
-                f"stages: the smallest pools need {amount:g} {kind}s and the cluster has "
-                f"{available.get(kind, 0.0):g}; lower stages.*.actors, stages.*."
-                f"{kind.lower()}s, or set run.layout=fused"
-            )
+    wait_s = config.run.cluster_wait_s if cluster_address(config) else 0.0
+    deadline = time.monotonic() + wait_s
+    while missing := _missing(needed):
+        if time.monotonic() >= deadline:
+            raise ConfigError(_too_small(missing, needed, wait_s))
+        if deadline - time.monotonic() > wait_s - _LOOK_EVERY_S:  # the first look
+            print(f"waiting for nodes: {_too_small(missing, needed, wait_s)}", file=sys.stderr)
+        time.sleep(min(_LOOK_EVERY_S, wait_s))
+
+
+def _missing(needed: dict[str, float]) -> list[str]:
+    """The kinds of resource of which the cluster has too little at present."""
+    there = ray.cluster_resources()
+    return [kind for kind, amount in needed.items() if amount > there.get(kind, 0.0)]
+
+
+def _too_small(missing: list[str], needed: dict[str, float], wait_s: float) -> str:
+    there = ray.cluster_resources()
+    amounts = " and ".join(
+        f"{needed[kind]:g} {kind}s, where the cluster has {there.get(kind, 0.0):g}"
+        for kind in missing
+    )
+    waited = f" (run.cluster_wait_s={wait_s:g})" if wait_s else ""
+    keys = " or ".join(f"stages.*.{kind.lower()}s" for kind in missing)
+    return (
+        f"stages: the smallest pools need {amounts}{waited}; lower stages.*.actors, {keys}, or "
+        "set run.layout=fused"
+    )

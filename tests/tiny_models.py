@@ -57,7 +57,7 @@ def make_tiny_stable_diffusion(
         The folder.
     """
     folder = Path(folder)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(_text_config(len(tokenizer)))
@@ -93,7 +93,7 @@ def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True
     Returns:
         The folder.
     """
-    tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+    tokenizers = tiny_tokenizer(), tiny_tokenizer(pad_token="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         first = CLIPTextModel(_text_config(len(tokenizers[0])))
@@ -132,7 +132,7 @@ def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path
     Returns:
         The folder.
     """
-    tokenizers = _tokenizer(), _tokenizer(pad_token="!")
+    tokenizers = tiny_tokenizer(), tiny_tokenizer(pad_token="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         first, second = (
@@ -222,7 +222,7 @@ def _vae(**settings: Any) -> AutoencoderKL:
     )
 
 
-def _tokenizer(**settings: str) -> CLIPTokenizer:
+def tiny_tokenizer(**settings: str) -> CLIPTokenizer:
     """A byte-level vocabulary with the merges that make each of ``WORDS`` one token."""
     letters = sorted(_byte_letters())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]

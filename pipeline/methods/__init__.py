@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.scorers import load_scorers
 from pipeline.models.suitability import check_suits
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
@@ -12,7 +13,8 @@ from pipeline.steps.imagic_decode import ImagicDecodeStage
 from pipeline.steps.imagic_fit import ImagicFitStage
 from pipeline.steps.mask import MaskStage
 from pipeline.steps.memory_guard import MemoryGuard
-from pipeline.words.config import STAGES, Config, Method
+from pipeline.steps.score import ScoreStage
+from pipeline.words.config import SCORE_STAGE, STAGES, Config, Method
 from pipeline.words.records import Part
 
 StageStep = Callable[[Part], Part]
@@ -40,6 +42,8 @@ def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:
     """One stage with a network of its own, for an actor of a pool."""
+    if name == SCORE_STAGE:
+        return load_score_stage(config, device)
     halves = {"mask": ["encoder"], "encode": [], "decode": ["decoder"]}[name]
     model = load_model(config.model, device, getattr(config.stages, name), halves)
     return build_stage(config, name, model)
@@ -49,10 +53,20 @@ def load_fused(config: Config, device: str) -> dict[str, StageStep]:
     """All stages in their order over one network, for an actor of layout fused."""
     model = load_model(config.model, device, config.stages.decode)
     stages = {name: getattr(config.stages, name) for name in STAGES}
-    return {
+    loaded = {
         name: build_stage(config, name, model.with_micro_batch(stage.micro_batch))
         for name, stage in stages.items()
     }
+    if SCORE_STAGE in config.stage_names:
+        loaded[SCORE_STAGE] = load_score_stage(config, device)
+    return loaded
+
+
+def load_score_stage(config: Config, device: str) -> StageStep:
+    """The stage ``score`` with its networks."""
+    scorers = load_scorers(config.scores, device, config.stages.score)
+    stage = ScoreStage(scorers, config.method.composite)
+    return MemoryGuard(SCORE_STAGE, stage, scorers)
 
 
 def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import __version__
@@ -14,22 +15,29 @@ from pipeline.words.config import Config
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
 
 
-def fingerprint_inputs(config: Config, model_revision: str, device: str) -> dict[str, Any]:
+def fingerprint_inputs(
+    config: Config,
+    model_revision: str,
+    device: str,
+    score_revisions: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """What the fingerprint is a hash of, as a JSON-able mapping that is kept in ``_run/``.
 
     Left out is what moves no byte: where input and output lie, how many actors there are, in which
-    layout they work, and everything of ``run`` except the seed and the size of a part.
+    layout they work, the filters, and everything of ``run`` except the seed and the size of a part.
 
     Args:
         config: the resolved configuration.
         model_revision: commit of a hub model, or sha256 of a local folder's files.
         device: "cpu" or "cuda"; threads count on a CPU only.
+        score_revisions: of the networks of ``scores``, by scorer.
     """
     tree = config.model_dump(mode="json")
     stages = {
         name: {"micro_batch": stage["micro_batch"]}
         | ({"threads": stage["threads"]} if device == "cpu" else {})
         for name, stage in tree["stages"].items()
+        if name in config.stage_names
     }
     return {
         "input": _without(tree["input"], "shards", "storage_options"),
@@ -39,6 +47,7 @@ def fingerprint_inputs(config: Config, model_revision: str, device: str) -> dict
         "method": tree["method"],
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
+        "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": __version__}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
@@ -60,6 +69,16 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
         elif old != new:
             lines.append(f"{prefix}{name}: the output has {old!r}, this run asks for {new!r}")
     return lines
+
+
+def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
+    """The scorers of a run; nothing where it has none."""
+    chosen = {
+        name: weights.model_dump(mode="json", exclude={"path", "revision"})
+        | {"content": revisions.get(name, "")}
+        for name, weights in config.scores.chosen.items()
+    }
+    return {"dtype": config.scores.dtype, **chosen} if chosen else {}
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

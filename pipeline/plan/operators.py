@@ -21,12 +21,12 @@ from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import failed_part, write_part
 from pipeline.storage.store import Store
-from pipeline.words.config import STAGES, Config
+from pipeline.words.config import SCORE_STAGE, STAGES, Config
 from pipeline.words.filters import Filtering
 from pipeline.words.records import Part
 from pipeline.words.settings import resolved_settings
 
-TIMED = ("read", "prepare", *STAGES, "finish")  # in the order of the flow
+TIMED = ("read", "prepare", *STAGES, SCORE_STAGE, "finish")  # in the order of the flow
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.models.score_weights import probe_scores
 from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
@@ -79,6 +80,7 @@ def make_plan(config: Config, device: str) -> Plan:
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
         check_suits(model, config)
+        scorers = probe_scores(config.scores)
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
         state = output_state(output)
@@ -86,7 +88,8 @@ def make_plan(config: Config, device: str) -> Plan:
         saved_filters = read_filters(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    inputs = fingerprint_inputs(config, model.revision, device)
+    revisions = {name: files.revision for name, files in scorers.items()}
+    inputs = fingerprint_inputs(config, model.revision, device, revisions)
     _check_same_run(config.output.path, saved, inputs, bool(state))
     try:
         check_filters(config.output.path, saved_filters, config.filtering)

@@ -24,7 +24,7 @@ from pipeline.words.records import Part, Status
 
 # What fails in these stages fails for the machine's sake more often than for the row's own; in read
 # and prepare a row fails for what its bytes are, and would fail alike.
-RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "finish"})
+RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
 TRANSIENT = frozenset({"MemoryError", "SystemExit"})  # whatever the stage
 READERS = 16  # threads that read markers

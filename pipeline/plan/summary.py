@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.plan.operators import TIMED
 from pipeline.plan.plan import Plan
+from pipeline.words.config import SCORE_STAGE
 from pipeline.words.records import Status
 
 
@@ -43,10 +44,15 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         "counts": dict(counts),
         "edits": counts.total(),
         "problems": {name: m["problem"] for name, m in markers.items() if m.get("problem")},
-        "seconds": {name: round(seconds[name], 3) for name in TIMED},
+        "seconds": {name: round(seconds[name], 3) for name in TIMED if _ran(name, seconds)},
         "num_evals": dict(evals),
         "halvings": dict(halvings),
         "wall_s": round(wall_s, 3),
         "images_per_s": round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         "edits_computed_now": num_edits_now,
     }
+
+
+def _ran(step: str, seconds: Counter[str]) -> bool:
+    """Every run has every step but the score stage."""
+    return step != SCORE_STAGE or step in seconds

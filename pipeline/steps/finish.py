@@ -132,6 +132,7 @@ def _write_members(
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
     row |= _background(picture, edit, mask > 0)
+    row |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.micro_batch import OutOfMemory, first_line, is_out_of_memory, release_memory
+from pipeline.models.scorers import Scorers
 from pipeline.words.records import Part
 
 
@@ -18,7 +19,9 @@ class MemoryGuard:
     a part, and every row says so.
     """
 
-    def __init__(self, name: str, stage: Callable[[Part], Part], model: LatentDiffusion) -> None:
+    def __init__(
+        self, name: str, stage: Callable[[Part], Part], model: LatentDiffusion | Scorers
+    ) -> None:
         self.name, self.stage, self.model = name, stage, model
 
     def __call__(self, part: Part) -> Part:

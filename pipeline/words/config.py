@@ -14,6 +14,7 @@ from pipeline.words.scores import Scores
 from pipeline.words.section import Count, Ratio, Section, Share
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
+SCORE_STAGE = "score"  # a fourth one, after decode, where a score needs a network
 
 
 class Input(Section):
@@ -177,11 +178,12 @@ class Stage(Section):
 
 
 class Stages(Section):
-    """The three pools; ``layout: fused`` takes the decode pool's size for its one pool."""
+    """The pools; ``layout: fused`` takes the decode pool's size for its one pool."""
 
     mask: Stage = Stage()
     encode: Stage = Stage()
     decode: Stage = Stage()
+    score: Stage = Stage()  # only where ``scores`` names a network
 
     @model_validator(mode="after")
     def _equal_threads(self) -> Stages:
@@ -237,10 +239,25 @@ class Config(Section):
         check_computed(self.filters, self.scores.computed)
         return self
 
+    @model_validator(mode="after")
+    def _equal_threads_in_score(self) -> Config:
+        threads, others = self.stages.score.threads, self.stages.decode.threads
+        if SCORE_STAGE in self.stage_names and threads != others:
+            raise ValueError(
+                f"stages.score.threads={threads}: must be that of the other stages, {others}, so "
+                "that layouts pools and fused write the same bytes"
+            )
+        return self
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages of this run, in the order of the flow."""
+        return (*STAGES, SCORE_STAGE) if self.scores.chosen else STAGES
+
     @property
     def pools(self) -> tuple[str, ...]:
         """The names of the pools of actors that the layout has."""
-        return STAGES if self.run.layout == "pools" else ("fused",)
+        return self.stage_names if self.run.layout == "pools" else ("fused",)
 
     @model_validator(mode="after")
     def _lossless_only_where_there_is_loss(self) -> Config:

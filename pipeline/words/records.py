@@ -50,6 +50,7 @@ class Edit:
     embedding: np.ndarray | None = None  # Imagic: (L, D) float32, the fitted tokens
     adapter: np.ndarray | None = None  # Imagic, form lora: (P,) the fitted factors
     candidates: np.ndarray | None = None  # Imagic, form full: (S, C, h, w) float32, one a seed
+    scores: dict[str, float | None] = field(default_factory=dict)  # of the score stage, by name
 
     def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
         """Ends the edit as failed. ``error`` is an exception, or the kind of error by name."""
@@ -198,6 +199,7 @@ EDIT_SCHEMA = pa.schema(
         ("embedding", TENSOR),
         ("adapter", TENSOR),
         ("candidates", TENSOR),
+        ("scores", pa.string()),
     ]
 )
 
@@ -208,7 +210,7 @@ def _to_row(record: Picture | Edit, schema: pa.Schema) -> dict[str, Any]:
         if isinstance(value, np.ndarray):
             data = np.ascontiguousarray(value)
             row[name] = {"dtype": data.dtype.str, "shape": data.shape, "data": data.tobytes()}
-        elif name in ("metadata", "settings"):
+        elif name in ("metadata", "settings", "scores"):
             row[name] = json.dumps(value)
         elif name == "extras":
             row[name] = [{"suffix": suffix, "data": data} for suffix, data in value.items()]
@@ -221,7 +223,7 @@ def _from_row(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             array = np.frombuffer(value["data"], dtype=np.dtype(value["dtype"]))
             row[name] = array.reshape(value["shape"]).copy()
-        elif name in ("metadata", "settings"):
+        elif name in ("metadata", "settings", "scores"):
             row[name] = json.loads(value)
         elif name == "extras":
             row[name] = {member["suffix"]: member["data"] for member in value}

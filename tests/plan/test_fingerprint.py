@@ -32,6 +32,8 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["model.size=64"],
         ["input.limit=10"],
         ["stages.mask.micro_batch=7"],
+        ["scores.lpips.path=x"],
+        ["output.keep_rejected=false"],
         THREADS,
     ],
     ids=lambda overrides: overrides[0],
@@ -57,6 +59,9 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["output.path=d"],
         ["run.grace_s=1"],
         ["input.storage_options={key: secret}"],
+        ["filters=[mask_area <= 0.5]"],  # they have a fingerprint of their own
+        ["stages.score.micro_batch=7"],  # there is no such stage without a scorer
+        ["scores.dtype=bfloat16"],
         ["model.path=elsewhere"],  # the content counts, not where it lies
     ],
     ids=lambda overrides: overrides[0],
@@ -69,6 +74,19 @@ def test_what_moves_no_byte_keeps_the_fingerprint(overrides: list[str]) -> None:
 def test_model_content_changes_the_fingerprint() -> None:
     """Other weights under the same path are another run."""
     assert of(revision="other") != of()
+
+
+def test_scorers_change_the_fingerprint_by_what_they_compute() -> None:
+    """Their content, settings, dtype and micro-batch count; where they lie does not."""
+    lpips = "scores.lpips={path: x}"
+    assert of(lpips) == of("scores.lpips={path: y, revision: main}")
+    for change in ("scores.lpips.net=vgg", "scores.dtype=bfloat16", "stages.score.micro_batch=7"):
+        assert of(lpips, change) != of(lpips)
+    config = parse_config(
+        {"input": {"shards": "a"}, "output": {"path": "b"}, "scores": {"lpips": {"path": "x"}}}
+    )
+    first, second = (fingerprint_inputs(config, "r", "cpu", {"lpips": name}) for name in "ab")
+    assert fingerprint(first) != fingerprint(second)
 
 
 def test_threads_count_on_a_cpu_only() -> None:

@@ -1,0 +1,200 @@
+"""Where the weights of the scorers lie, found and checked before any work, without torch.
+
+Every error is one line that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from pipeline.models.lpips_layers import telling_shapes
+from pipeline.models.probe import HASH_CHUNK_BYTES, HUB_ID, PICKLES
+from pipeline.words.scores import Dino, Lpips, Nsfw, Scores, Weights
+
+# The files that a scorer needs besides safetensors; one of a tuple's is enough.
+NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "clip": (("config.json",), ("preprocessor_config.json",), ("tokenizer.json", "vocab.json")),
+    "lpips": (),
+    "dino": (("config.json",),),
+    "dinov2": (("config.json",), ("preprocessor_config.json",)),
+    "aesthetic": (),
+    "nsfw": (("config.json",), ("preprocessor_config.json",)),
+}
+MODEL_TYPES = {"clip": "clip", "dino": "vit", "dinov2": "dinov2"}
+PATTERNS = ("*.json", "*.txt", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class ScorerFiles:
+    """A scorer's files, found."""
+
+    folder: Path
+    weights: tuple[Path, ...]  # safetensors
+    revision: str  # the hub's commit, or sha256 of the local files
+
+
+def probe_scores(scores: Scores, *, hash_files: bool = True) -> dict[str, ScorerFiles]:
+    """Finds the weights of every scorer that is asked for.
+
+    Args:
+        scores: the configuration's section. Hub ids are resolved to a commit, and what is not
+            cached is downloaded.
+        hash_files: without it the revision of local files stays empty.
+
+    Raises:
+        FileNotFoundError: no such file or folder, and no such model on the hub.
+        ValueError: no safetensors among them, another kind of model, or a layer or label that it
+            does not have.
+    """
+    found = {}
+    for name, weights in scores.chosen.items():
+        found[name] = _locate(name, weights, hash_files)
+        _check(name, weights, found[name])
+    if "aesthetic" in found:
+        _check_width(scores, found)
+    return found
+
+
+def tensor_shapes(files: ScorerFiles) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of a scorer's files, from their headers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files.weights:
+        with safe_open(path, framework="numpy") as tensors:
+            shapes |= {n: tuple(tensors.get_slice(n).get_shape()) for n in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def linear_layers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names of a head's linear layers, without ".weight", in their order."""
+    names = [
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if name.endswith("weight") and len(shape) == 2
+    ]
+    return sorted((name if name != "weight" else "" for name in names), key=_number)
+
+
+def _locate(name: str, weights: Weights, hash_files: bool) -> ScorerFiles:
+    path = Path(weights.path).expanduser()
+    commit = None
+    if path.is_file():
+        if path.suffix != ".safetensors" or NEEDED[name]:
+            kind = "a folder" if NEEDED[name] else "safetensors"
+            raise _error(name, weights, f"a file of another kind; allowed is {kind} or a hub id")
+        files = [path]
+        folder = path.parent
+    else:
+        if path.is_dir():
+            folder = path
+        elif HUB_ID.fullmatch(weights.path):
+            folder, commit = _from_hub(name, weights)
+        else:
+            raise FileNotFoundError(
+                f"scores.{name}.path={weights.path!r}: no such file or folder; allowed are "
+                "safetensors weights or a hub id such as 'owner/name'"
+            )
+        files = sorted(file for pattern in PATTERNS for file in folder.glob(pattern))
+    tensors = tuple(file for file in files if file.suffix == ".safetensors")
+    if not tensors:
+        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+        held = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
+        raise _error(name, weights, f"{held}; allowed are safetensors weights")
+    revision = commit or (_sha256(files) if hash_files else "")
+    return ScorerFiles(folder, tensors, revision)
+
+
+def _check(name: str, weights: Weights, files: ScorerFiles) -> None:
+    for alternatives in NEEDED[name]:
+        if not any((files.folder / file).is_file() for file in alternatives):
+            raise _error(name, weights, f"{files.folder} has no {' or '.join(alternatives)}")
+    try:
+        shapes = tensor_shapes(files)
+    except (SafetensorError, OSError) as error:
+        raise _error(name, weights, f"not safetensors: {error}") from None
+    if isinstance(weights, Lpips):
+        for tensor, wanted_shape in telling_shapes(weights.net).items():
+            if shapes.get(tensor) != wanted_shape:
+                held = shapes.get(tensor, "missing")
+                reason = f"{tensor} is {held}, and {weights.net} needs {wanted_shape}"
+                raise _error(name, weights, reason)
+    config = _config(name, weights, files) if NEEDED[name] else {}
+    wanted = MODEL_TYPES.get(name)
+    if wanted is not None and config.get("model_type") != wanted:
+        kind = config.get("model_type")
+        raise _error(name, weights, f"a model of type {kind!r}; allowed is {wanted!r}")
+    if isinstance(weights, Dino) and weights.layer >= int(config.get("num_hidden_layers", 12)):
+        most = int(config.get("num_hidden_layers", 12)) - 1
+        raise ValueError(f"scores.dino.layer={weights.layer}: this network has layers 0 to {most}")
+    labels = list(config.get("id2label", {}).values())
+    if isinstance(weights, Nsfw) and weights.label not in labels:
+        raise ValueError(f"scores.nsfw.label={weights.label!r}: this network knows {labels}")
+
+
+def _check_width(scores: Scores, found: dict[str, ScorerFiles]) -> None:
+    assert scores.aesthetic is not None
+    assert scores.clip is not None
+    shapes = tensor_shapes(found["aesthetic"])
+    layers = linear_layers(shapes)
+    width = _config("clip", scores.clip, found["clip"]).get("projection_dim", 512)
+    shape = shapes[f"{layers[0]}.weight".lstrip(".")] if layers else ()
+    if not layers or shape[1] != width:
+        raise _error(
+            "aesthetic",
+            scores.aesthetic,
+            f"its first linear layer is {shape or 'missing'}; scores.clip gives {width} features",
+        )
+
+
+def _config(name: str, weights: Weights, files: ScorerFiles) -> dict[str, Any]:
+    try:
+        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _error(name, weights, f"config.json: {error}") from None
+    if not isinstance(config, dict):
+        raise _error(name, weights, "config.json is no JSON object")
+    return config
+
+
+def _from_hub(name: str, weights: Weights) -> tuple[Path, str]:
+    """Downloads what is needed, pinned to the commit that the revision stands for."""
+    from huggingface_hub import snapshot_download  # here: local weights need no hub client
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            weights.path, revision=weights.revision, allow_patterns=list(PATTERNS)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"scores.{name}.path={weights.path!r}, scores.{name}.revision={weights.revision!r}: no "
+            f"such file or folder, and the hub says: {reason}"
+        ) from None
+    return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
+
+
+def _sha256(files: list[Path]) -> str:
+    """Over names and bytes, read in pieces."""
+    total = hashlib.sha256()
+    for path in files:
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while chunk := stream.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+        total.update(f"{path.name}\0{digest.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _number(layer: str) -> int:
+    return int("".join(character for character in layer if character.isdigit()) or 0)
+
+
+def _error(name: str, weights: Weights, reason: str) -> ValueError:
+    return ValueError(f"scores.{name}.path={weights.path!r}: {reason}")

@@ -1,0 +1,188 @@
+"""The scorers of a run, loaded: from pictures before and after an edit to its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+    Dinov2Model,
+    ViTModel,
+)
+from transformers import AutoModelForImageClassification as Classifier
+from transformers.utils.logging import disable_progress_bar
+
+from pipeline.models.device import device_kind, make_deterministic
+from pipeline.models.embeddings import Clip, DinoStructure, PictureNetwork, clip_scores
+from pipeline.models.loading import DTYPES
+from pipeline.models.lpips import Lpips
+from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.score_weights import ScorerFiles, linear_layers, probe_scores
+from pipeline.words.config import Stage
+from pipeline.words.scores import Scores
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One edit as the scorers see it."""
+
+    picture: int  # which of the pictures before an edit
+    after: np.ndarray  # (H, W, 3) uint8, as it is written, before any lossy encoding
+    caption: str
+    edit_text: str
+
+
+class Scorers:
+    """All networks that a run's scores need, on one device."""
+
+    def __init__(self, scores: Scores, device: str, micro_batch: int) -> None:
+        """Raises FileNotFoundError and ValueError as ``probe_scores`` does."""
+        self.device, self.dtype = torch.device(device), DTYPES[scores.dtype]
+        self.micro_batch = MicroBatch(micro_batch)
+        files = probe_scores(scores, hash_files=False)
+        self.clip = self._clip(files["clip"]) if "clip" in files else None
+        self.aesthetic = self._head(files["aesthetic"]) if "aesthetic" in files else None
+        self.lpips = (
+            self._lpips(scores.lpips.net, files["lpips"]) if scores.lpips is not None else None
+        )
+        self.dino: DinoStructure | None = None
+        if scores.dino is not None:
+            network = self._network(ViTModel, files["dino"], add_pooling_layer=False)
+            self.dino = DinoStructure(network, scores.dino.layer, self.micro_batch)
+        self.dinov2 = self._pictures(Dinov2Model, files["dinov2"]) if "dinov2" in files else None
+        self.nsfw = self._pictures(Classifier, files["nsfw"]) if "nsfw" in files else None
+        self.nsfw_label = scores.nsfw.label if scores.nsfw is not None else ""
+
+    @property
+    def device_kind(self) -> str:
+        return device_kind(self.device)
+
+    @torch.inference_mode()
+    def __call__(
+        self, before: Sequence[np.ndarray], edits: Sequence[Judged]
+    ) -> list[dict[str, float]]:
+        """The scores of each edit, as columns are named without "score_".
+
+        What belongs to a picture before its edits is computed once, however many edits it has.
+
+        Args:
+            before: (H, W, 3) uint8 each.
+            edits: at least one.
+        """
+        place = [edit.picture for edit in edits]
+        after = [edit.after for edit in edits]
+        pairs = [before[number] for number in place], after
+        found: dict[str, Tensor] = {}
+        if self.clip is not None:
+            captions = self.clip.texts([edit.caption for edit in edits])
+            wanted = self.clip.texts([edit.edit_text for edit in edits])
+            features = self.clip.images(after)
+            found |= clip_scores(self.clip.images(before)[place], features, captions, wanted)
+            if self.aesthetic is not None:
+                found["aesthetic"] = self.aesthetic(features)[:, 0]
+        if self.lpips is not None:
+            found["lpips"] = self._perceptual(*pairs)
+        if self.dino is not None:
+            found["dino_structure"] = self.dino.distance(*pairs)
+        if self.dinov2 is not None:
+            one, other = (self._class_tokens(images) for images in (before, after))
+            found["dinov2_image"] = torch.cosine_similarity(one[place], other)
+        if self.nsfw is not None:
+            found["nsfw"] = self._probability(after)
+        columns = {name: values.cpu().tolist() for name, values in found.items()}
+        return [{name: columns[name][row] for name in columns} for row in range(len(edits))]
+
+    def _perceptual(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Tensor:
+        assert self.lpips is not None
+        network = self.lpips
+        rows = self.micro_batch.over(
+            len(before),
+            lambda chosen: network(self._signed(before[chosen]), self._signed(after[chosen])),
+        )
+        return torch.cat(rows)
+
+    def _signed(self, images: Sequence[np.ndarray]) -> Tensor:
+        """(N, 3, H, W) in [-1, 1]."""
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.device)
+        return (pixels.float() / 127.5 - 1.0).to(self.dtype)
+
+    def _class_tokens(self, images: Sequence[np.ndarray]) -> Tensor:
+        """(N, D): DINOv2's embedding of a picture, its class token after the last norm."""
+        assert self.dinov2 is not None
+        network = self.dinov2.network
+        return self.dinov2.over(images, lambda pixels: network(pixels).pooler_output)
+
+    def _probability(self, images: Sequence[np.ndarray]) -> Tensor:
+        """(N,) the classifier's probability of the label."""
+        assert self.nsfw is not None
+        network = self.nsfw.network
+        logits = self.nsfw.over(images, lambda pixels: network(pixels).logits)
+        labels = {name: int(number) for number, name in network.config.id2label.items()}
+        return logits.softmax(1)[:, labels[self.nsfw_label]]
+
+    def _network(self, kind: Any, files: ScorerFiles, **options: Any) -> Any:
+        network = kind.from_pretrained(
+            files.folder,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=self.dtype,
+            **options,
+        )
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def _pictures(self, kind: Any, files: ScorerFiles) -> PictureNetwork:
+        return PictureNetwork(self._network(kind, files), _processor(files), self.micro_batch)
+
+    def _clip(self, files: ScorerFiles) -> Clip:
+        tokenizer = CLIPTokenizer.from_pretrained(files.folder, local_files_only=True)
+        network = self._network(CLIPModel, files)
+        return Clip(network, _processor(files), tokenizer, self.micro_batch)
+
+    def _lpips(self, net: str, files: ScorerFiles) -> Lpips:
+        network = Lpips(net, _tensors(files))
+        return network.to(self.device, self.dtype).eval().requires_grad_(False)
+
+    def _head(self, files: ScorerFiles) -> nn.Sequential:
+        """Linear layers one after the other, without activations: both of LAION's heads."""
+        tensors = _tensors(files)
+        layers = []
+        for name in linear_layers({name: tuple(t.shape) for name, t in tensors.items()}):
+            weight = tensors[f"{name}.weight".lstrip(".")].float()
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            bias = tensors.get(f"{name}.bias".lstrip("."), torch.zeros(len(weight)))
+            layer.load_state_dict({"weight": weight, "bias": bias.float()})
+            layers.append(layer)
+        return nn.Sequential(*layers).to(self.device).eval().requires_grad_(False)
+
+
+def load_scorers(scores: Scores, device: str, stage: Stage) -> Scorers:
+    """Loads the scorers for one actor, and sets what this process computes with.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``probe_scores``.
+    """
+    make_deterministic()
+    disable_progress_bar()
+    if device == "cpu":
+        torch.set_num_threads(stage.threads)
+    return Scorers(scores, device, stage.micro_batch)
+
+
+def _processor(files: ScorerFiles) -> Any:
+    """Pillow's backend: the other one needs torchvision."""
+    return AutoImageProcessor.from_pretrained(files.folder, local_files_only=True, backend="pil")
+
+
+def _tensors(files: ScorerFiles) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in files.weights:
+        tensors |= load_file(path)
+    return tensors

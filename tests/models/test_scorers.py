@@ -1,0 +1,183 @@
+"""The scorers over tiny random weights: references, neighbours, and what each one looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPModel, ViTForImageClassification, ViTModel
+
+from pipeline.models.embeddings import clip_scores
+from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.scorers import Judged, Scorers
+from pipeline.words.scores import COMPUTED_BY, Scores
+from tests.reference import scores as reference
+from tests.samples import pixels
+from tests.tiny_scorers import WIDTH, aesthetic_weights, make_tiny_scorers
+
+TEXTS = ["a red circle", "a blue dog", "a cat on a square", "green"]
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_tiny_scorers(tmp_path_factory.mktemp("scorers"))
+
+
+@pytest.fixture(scope="module")
+def scorers(section: dict[str, Any]) -> Scorers:
+    return Scorers(Scores.model_validate(section), "cpu", 2)
+
+
+def picture(number: int) -> np.ndarray:
+    return pixels(number, 48, 48)
+
+
+def judged(picture_number: int, number: int) -> Judged:
+    return Judged(picture_number, picture(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
+
+
+BEFORE = [picture(100), picture(101)]
+EDITS = [judged(0, 1), judged(0, 2), judged(1, 3)]
+
+
+def test_every_score_that_is_configured_is_there(scorers: Scorers) -> None:
+    """All of ``COMPUTED_BY``, finite, and different for different edits."""
+    found = scorers(BEFORE, EDITS)
+    assert {name for names in COMPUTED_BY.values() for name in names} == set(found[0])
+    for name in found[0]:
+        values = [scores[name] for scores in found]
+        assert np.isfinite(values).all()
+        assert len(set(values)) == 3, name
+
+
+def test_scores_do_not_depend_on_neighbours_nor_on_the_micro_batch(
+    scorers: Scorers, section: dict[str, Any]
+) -> None:
+    """Alone, among others, at every index, one or many at once: the same to float32's precision."""
+    together = scorers(BEFORE, EDITS)
+    others = [judged(1, 7), judged(1, 8)]
+    for index, edit in enumerate(EDITS):
+        (alone,) = scorers(
+            [BEFORE[edit.picture]], [Judged(0, edit.after, edit.caption, edit.edit_text)]
+        )
+        moved = scorers(BEFORE, [*others[:index], edit, *others[index:]])[min(index, 2)]
+        for name, value in together[index].items():
+            assert alone[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            assert moved[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    many = Scorers(Scores.model_validate(section), "cpu", 32)(BEFORE, EDITS)
+    for one, other in zip(together, many, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_clip_scores_agree_with_the_definition(section: dict[str, Any], scorers: Scorers) -> None:
+    """From the network's own projected features, directional similarity included, in float64."""
+    network = CLIPModel.from_pretrained(section["clip"]["path"])
+    assert scorers.clip is not None
+    with torch.inference_mode():
+
+        def image(pixels: np.ndarray) -> np.ndarray:
+            prepared = scorers.clip.prepared([pixels])  # type: ignore[union-attr]
+            return network.get_image_features(prepared).pooler_output[0].numpy()
+
+        def text(words: str) -> np.ndarray:
+            ids = scorers.clip.tokenizer(words, return_tensors="pt")  # type: ignore[union-attr]
+            return network.get_text_features(**ids).pooler_output[0].numpy()
+
+        expected = [
+            reference.clip(
+                image(BEFORE[edit.picture]),
+                image(edit.after),
+                text(edit.caption),
+                text(edit.edit_text),
+            )
+            for edit in EDITS
+        ]
+    for scores, wanted in zip(scorers(BEFORE, EDITS), expected, strict=True):
+        assert {name: scores[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
+
+
+def test_seeded_features_agree_with_the_definition() -> None:
+    """The formula alone, on features of length 1; the same text twice has no direction."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(4, 5, 16, generator=generator), dim=2)
+    found = clip_scores(*features)
+    for row in range(5):
+        wanted = reference.clip(*features[:, row].numpy())
+        assert {name: float(found[name][row]) for name in wanted} == pytest.approx(wanted, abs=1e-5)
+    before, after, caption, _ = features
+    assert clip_scores(before, after, caption, caption)["clip_directional"].tolist() == [0.0] * 5
+
+
+def test_structure_distance_agrees_with_the_definition(
+    section: dict[str, Any], scorers: Scorers
+) -> None:
+    """From the keys that the layer's own projection makes of the hidden states before it."""
+    network = ViTModel.from_pretrained(section["dino"]["path"])
+    assert scorers.dino is not None
+    layer = network.layers[2]
+
+    @torch.inference_mode()
+    def keys(image: np.ndarray) -> np.ndarray:
+        prepared = scorers.dino._prepared([image])  # type: ignore[union-attr]
+        states = network(prepared, output_hidden_states=True).hidden_states[2]
+        return layer.attention.k_proj(layer.layernorm_before(states))[0].numpy()
+
+    for edit, scores in zip(EDITS, scorers(BEFORE, EDITS), strict=True):
+        wanted = reference.structure_distance(keys(BEFORE[edit.picture]), keys(edit.after))
+        assert scores["dino_structure"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_edit_that_changes_nothing(scorers: Scorers) -> None:
+    """Distances are 0, similarities of pictures 1, and there is no direction."""
+    (scores,) = scorers([BEFORE[0]], [Judged(0, BEFORE[0], TEXTS[0], TEXTS[1])])
+    assert scores["lpips"] == 0
+    assert scores["dino_structure"] == pytest.approx(0, abs=1e-9)
+    assert scores["clip_image"] == pytest.approx(1, abs=1e-5)
+    assert scores["dinov2_image"] == pytest.approx(1, abs=1e-5)
+    assert scores["clip_directional"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_aesthetic_head_is_its_linear_layers_in_order(scorers: Scorers) -> None:
+    """Layer 10 after layer 0, no activation between, on features of length 1."""
+    assert scorers.clip is not None
+    with torch.inference_mode():
+        features = scorers.clip.images([edit.after for edit in EDITS]).double()
+    assert features.shape == (3, WIDTH)
+    weights = {name: tensor.double() for name, tensor in aesthetic_weights().items()}
+    hidden = features @ weights["layers.0.weight"].T + weights["layers.0.bias"]
+    wanted = (hidden @ weights["layers.10.weight"].T + weights["layers.10.bias"])[:, 0]
+    found = [scores["aesthetic"] for scores in scorers(BEFORE, EDITS)]
+    assert found == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+def test_nsfw_is_the_probability_of_the_label(section: dict[str, Any], scorers: Scorers) -> None:
+    """The classifier's own softmax."""
+    network = ViTForImageClassification.from_pretrained(section["nsfw"]["path"])
+    assert scorers.nsfw is not None
+    with torch.inference_mode():
+        logits = network(scorers.nsfw.prepared([edit.after for edit in EDITS])).logits
+    found = [scores["nsfw"] for scores in scorers(BEFORE, EDITS)]
+    assert found == pytest.approx(logits.softmax(1)[:, 1].tolist(), abs=1e-6)
+
+
+def test_the_picture_before_is_encoded_once(scorers: Scorers, monkeypatch: Any) -> None:
+    """However many edits it has."""
+    seen: list[int] = []
+    assert scorers.clip is not None
+    images = scorers.clip.images
+    monkeypatch.setattr(
+        scorers.clip, "images", lambda given: (seen.append(len(given)), images(given))[1]
+    )
+    scorers(BEFORE, EDITS)
+    assert sorted(seen) == [2, 3]
+
+
+def test_only_what_is_configured_is_loaded(section: dict[str, Any]) -> None:
+    """LPIPS alone gives one score."""
+    scorers = Scorers(Scores.model_validate({"lpips": section["lpips"]}), "cpu", 2)
+    assert [set(scores) for scores in scorers(BEFORE, EDITS)] == [{"lpips"}] * 3
+    assert isinstance(scorers.micro_batch, MicroBatch)
+    assert Path(section["lpips"]["path"]).is_file()

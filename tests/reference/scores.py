@@ -1,0 +1,43 @@
+"""The scores of CLIP and DINO written out in float64, one pair at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """The cosine of two vectors; 0 where one of them has no length."""
+    lengths = np.sqrt((one * one).sum()) * np.sqrt((other * other).sum())
+    return float((one * other).sum() / lengths) if lengths else 0.0
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.sqrt((vector * vector).sum())
+
+
+def clip(
+    before: np.ndarray, after: np.ndarray, caption: np.ndarray, edit_text: np.ndarray
+) -> dict[str, float]:
+    """InstructPix2Pix's four similarities of CLIP's projected features, of any length."""
+    before, after, caption, edit_text = (
+        unit(np.asarray(features, np.float64)) for features in (before, after, caption, edit_text)
+    )
+    return {
+        "clip_text_before": cosine(before, caption),
+        "clip_text_after": cosine(after, edit_text),
+        "clip_image": cosine(before, after),
+        "clip_directional": cosine(after - before, edit_text - caption),
+    }
+
+
+def structure_distance(keys: np.ndarray, other_keys: np.ndarray) -> float:
+    """Splice's: the mean over all pairs of tokens of the squared difference of their cosines."""
+    total, count = 0.0, len(keys)
+    for row in range(count):
+        for column in range(count):
+            one = cosine(keys[row].astype(np.float64), keys[column].astype(np.float64))
+            other = cosine(
+                other_keys[row].astype(np.float64), other_keys[column].astype(np.float64)
+            )
+            total += (one - other) ** 2
+    return total / count**2

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.models.lpips_layers import telling_shapes
-from pipeline.models.probe import HASH_CHUNK_BYTES, HUB_ID, PICKLES
+from pipeline.models.model_files import HASH_CHUNK_BYTES, HUB_ID, PICKLES
 from pipeline.words.scores import Dino, Lpips, Nsfw, Scores, Weights
 
 # The files that a scorer needs besides safetensors; one of a tuple's is enough.

@@ -32,13 +32,14 @@ def connect(config: Config, verbose: bool) -> None:
     # The progress line is ours; without this Ray warns that it will stop reserving zero GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
-        address=address,
+        address=address or "local",  # none: Ray would join any that it finds on this machine
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
         **local,
     )
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Its tracebacks of lost parts: jobs/missing.py says what became of each, in a line.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def check_stores(config: Config) -> None:

@@ -9,12 +9,14 @@ import ray
 
 from jobs.cluster import check_pools, check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
+from jobs.journal import Journal
 from jobs.loopback import cluster_address
 from jobs.missing import run_missing
 from jobs.progress import RunProgress
 from jobs.report import report_run
 from jobs.screen import print_dry_run, print_summary
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
+from jobs.watch import Guard
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.refilter import complete_refilter
@@ -103,16 +105,16 @@ def _reopened(plan: Plan) -> Plan:
 def _compute(plan: Plan) -> tuple[int, bool]:
     """All waves, then what they left missing. Returns edits computed and whether it was stopped."""
     configure_context()
-    flag = StopFlag()
+    flag, guard = StopFlag(), Guard(Journal(), plan.config.run.part_timeout_s)
     stop = GracefulStop(flag, plan.config.run.grace_s)
     every_s = plan.config.run.progress_every_s
     with RunProgress(plan.num_shards, len(plan.published), every_s) as progress:
         for wave in _waves(plan.work, plan.config.run.shards_per_wave):
             if stop.requested:
                 break
-            progress.follow(edit_dataset(plan, wave, flag))
+            progress.follow(edit_dataset(plan, wave, guard, flag))
         if not stop.requested:
-            run_missing(plan, progress, flag)
+            run_missing(plan, progress, guard, flag)
     return progress.counts.total(), stop.requested
 
 

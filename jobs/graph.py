@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.metrics import tell_gpu_memory, tell_traffic
 from jobs.stop import StopFlag
+from jobs.watch import Guard, end_process
 from pipeline.plan.operators import (
     PartResult,
     finish_and_commit,
@@ -38,42 +40,41 @@ PART_SCHEMA = pa.schema(
 )
 
 
-def edit_dataset(
-    plan: Plan, work: list[ShardWork], stop: StopFlag | None, *, alone: bool = False
-) -> Dataset:
+def edit_dataset(plan: Plan, work: list[ShardWork], guard: Guard, stop: StopFlag | None) -> Dataset:
     """The lazy Dataset of a wave; its rows are the JSON of ``PartResult``.
 
     Args:
         plan: the run.
         work: the shards of this wave.
+        guard: watches over each step on a part.
         stop: once set, readers yield no further part and the first stage drops what waits for
             it, so that the stream drains.
-        alone: one part in flight in a pool, so that a part that kills its actor hurts no other.
     """
     config = plan.config
     dataset = ray.data.from_items(
         [{"number": number} for number in range(len(work))], override_num_blocks=len(work)
     )
     options = {"batch_size": 1, "batch_format": "pyarrow"}
+    # Ray Data's own number of retries is without end: a part that kills its worker would stay.
+    task = {"num_cpus": TASK_CPUS, "max_retries": config.run.max_task_retries}
     size = plan.model.size_for(config.model)
-    read_step = partial(_read, work=work, config=config, stop=stop)
-    dataset = dataset.map_batches(read_step, num_cpus=TASK_CPUS, **options)
-    dataset = dataset.map_batches(
-        partial(_prepare, config=config, size=size), num_cpus=TASK_CPUS, **options
-    )
+    read_step = partial(_read, work=work, config=config, guard=guard, stop=stop)
+    dataset = dataset.map_batches(read_step, **options, **task)
+    prepare_step = partial(_prepare, config=config, size=size, guard=guard)
+    dataset = dataset.map_batches(prepare_step, **options, **task)
     for name in config.pools:
         first = stop if name == config.pools[0] else None
         dataset = dataset.map_batches(
             StageActor,
-            fn_constructor_args=(config, name, plan.device, first),
+            fn_constructor_args=(config, name, plan.device, guard, first),
             **options,
-            **pool_options(config, name, plan.device, alone),
+            **pool_options(config, name, plan.device),
         )
-    return dataset.map_batches(partial(_finish, plan=plan), num_cpus=TASK_CPUS, **options)
+    return dataset.map_batches(partial(_finish, plan=plan, guard=guard), **options, **task)
 
 
-def pool_options(config: Config, name: str, device: str, alone: bool) -> dict[str, Any]:
-    """What Ray reserves for the actors of a pool, and how often it brings one back."""
+def actor_resources(config: Config, name: str, device: str) -> dict[str, Any]:
+    """What Ray reserves for an actor of a pool."""
     stage = pool_stage(config, name)
     resources: dict[str, Any] = {"num_cpus": stage.cpus}
     gpus = gpus_per_actor(stage, device)
@@ -81,6 +82,12 @@ def pool_options(config: Config, name: str, device: str, alone: bool) -> dict[st
         resources["num_gpus"] = gpus
     if stage.memory_bytes:
         resources["memory"] = stage.memory_bytes
+    return resources
+
+
+def pool_options(config: Config, name: str, device: str) -> dict[str, Any]:
+    """The size of a pool, what its actors reserve, and how often Ray brings one back."""
+    stage = pool_stage(config, name)
     faults = {
         "max_restarts": config.run.max_restarts,
         "max_task_retries": config.run.max_task_retries,
@@ -89,10 +96,9 @@ def pool_options(config: Config, name: str, device: str, alone: bool) -> dict[st
         "compute": ActorPoolStrategy(
             min_size=stage.actors,
             max_size=stage.max_actors or stage.actors,
-            max_tasks_in_flight_per_actor=1 if alone else None,
         ),
         "ray_remote_args_fn": lambda: faults,
-        **resources,
+        **actor_resources(config, name, device),
     }
 
 
@@ -112,11 +118,13 @@ def gpus_per_actor(stage: Stage, device: str) -> float:
 class StageActor:
     """An actor of a pool: one loaded network and one stage, or all three in layout fused."""
 
-    def __init__(self, config: Config, name: str, device: str, stop: StopFlag | None) -> None:
+    def __init__(
+        self, config: Config, name: str, device: str, guard: Guard, stop: StopFlag | None
+    ) -> None:
         # Here, and not above: readers and writers import this module too, and need no torch.
         from pipeline.methods import load_fused, load_stage
 
-        self.stop = stop
+        self.device, self.guard, self.stop = device, guard, stop
         self.stages: dict[str, Callable[[Part], Part]] = (
             load_fused(config, device)
             if name == "fused"
@@ -128,30 +136,65 @@ class StageActor:
             return PART_SCHEMA.empty_table()
         part = _part_of(batch)
         for name, stage in self.stages.items():
-            part = guarded(name, stage, part)
+            part = run_stage(name, stage, part, self.guard, self.device)
             tell_gpu_memory(name)
         return _row_of(part)
 
 
+def run_stage(
+    name: str, stage: Callable[[Part], Part], part: Part, guard: Guard, device: str
+) -> Part:
+    """A stage over a part, watched over. A process whose device is lost with it is ended.
+
+    Otherwise every later part of this process would fail for the fault of one.
+    """
+    from pipeline.models.device import device_fault  # here: it loads torch
+
+    with guard.watch(part.shard, part.index, name):
+        part = guarded(name, stage, part)
+        fault = device_fault(device)
+    if fault is not None:
+        end_process(f"part {part.index} of shard {part.shard}: {name}: {fault}")
+    return part
+
+
 def _read(
-    batch: pa.Table, work: list[ShardWork], config: Config, stop: StopFlag | None
+    batch: pa.Table, work: list[ShardWork], config: Config, guard: Guard, stop: StopFlag | None
 ) -> Iterator[pa.Table]:
     for number in batch.column("number").to_pylist():
-        for part in read(work[number], config):
+        shard = work[number].shard.name
+        parts = read(work[number], config)
+        while True:
+            with guard.watch(shard, None, "read"), no_exit():
+                part = next(parts, None)
             tell_traffic()
-            if stop is not None and stop.is_set():
-                return
+            if part is None or (stop is not None and stop.is_set()):
+                break
             yield _row_of(part)
 
 
-def _prepare(batch: pa.Table, config: Config, size: int) -> pa.Table:
-    return _row_of(prepared(_part_of(batch), config, size))
+def _prepare(batch: pa.Table, config: Config, size: int, guard: Guard) -> pa.Table:
+    part = _part_of(batch)
+    with guard.watch(part.shard, part.index, "prepare"):
+        return _row_of(prepared(part, config, size))
 
 
-def _finish(batch: pa.Table, plan: Plan) -> pa.Table:
-    result = finish_and_commit(_part_of(batch), finish_context(plan), plan.output)
+def _finish(batch: pa.Table, plan: Plan, guard: Guard) -> pa.Table:
+    part = _part_of(batch)
+    with guard.watch(part.shard, part.index, "finish"), no_exit():
+        result = finish_and_commit(part, finish_context(plan), plan.output)
+    guard.journal.end(part.shard, part.index)
     tell_traffic()
     return pa.table({"result": [result.to_json()]})
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Turns SystemExit into an error: in an operator it would wedge the run (DESIGN.md, Ray)."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r}) in an operator") from error
 
 
 def results_of(batch: pa.Table) -> list[PartResult]:
@@ -161,11 +204,15 @@ def results_of(batch: pa.Table) -> list[PartResult]:
 
 def configure_context() -> None:
     """Ray Data's settings that the contract relies on; they hold for this driver."""
-    # max_restarts and max_task_retries have no named parameter in Ray 2.60; they need one by 2.64.
-    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
+    # max_restarts, max_task_retries and max_retries have no named parameter in Ray 2.60; they need
+    # one by 2.64.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
     context = DataContext.get_current()
     context.target_max_block_size = 1
     context.max_errored_blocks = -1  # a part that is lost is found missing, and run again alone
+    # Ray ends a run that gave no output for half an hour. Here a slow part may take longer and a
+    # hung one is ended by jobs/watch.py; this stays as the last resort, a day.
+    context.execution_no_progress_timeout_s = 86_400.0
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 

@@ -5,50 +5,133 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from jobs.graph import edit_dataset
+from jobs.alone import Failure, Runner, RunnerLostError
+from jobs.journal import Journal
 from jobs.progress import RunProgress
 from jobs.stop import StopFlag
-from pipeline.plan.operators import fail_and_commit, finish_context, read
-from pipeline.plan.plan import Plan
+from jobs.watch import Guard
+from pipeline.plan.plan import Plan, ShardWork
 from pipeline.plan.republish import publish_staged
-from pipeline.storage.retry import StorageError
 
 
-def run_missing(plan: Plan, progress: RunProgress, stop: StopFlag) -> None:
+class CannotLoadError(RuntimeError):
+    """No runner can load the networks: a fault of the machine, and of no part."""
+
+
+def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag) -> None:
     """Runs what the waves left, one part at a time, and stages the rows of what is lost again.
 
     A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
     operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
+    for reason in guard.journal.take_reasons():
+        print(f"{reason}; its worker was ended", file=sys.stderr)
     left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return
     print(f"{len(left.work)} shards miss parts; running those again alone", file=sys.stderr)
-    progress.follow(edit_dataset(_alone(left), left.work, stop, alone=True))
-    if stop.is_set():
-        return
-    left = publish_staged(plan.still_to_do())
-    context, output = finish_context(plan), plan.output
-    for work in left.work:
+    runners = _Runners(_fused(left), guard)
+    try:
+        for work in left.work:
+            try:
+                _run_shard(work, runners, progress, guard.journal, stop)
+            except RunnerLostError as error:
+                print(f"shard {work.shard.name} stays unpublished: {error}", file=sys.stderr)
+    except CannotLoadError as error:
+        print(f"the worker for parts that run alone {error}", file=sys.stderr)
+    finally:
+        runners.end()
+
+
+class _Runners:
+    """One runner, and another one after each loss."""
+
+    def __init__(self, plan: Plan, guard: Guard) -> None:
+        self.plan, self.guard = plan, guard
+        self.runner: Runner | None = None
+
+    def ask(self, method: str, *arguments: object) -> object:
+        """
+        Raises:
+            RunnerLostError: the runner died or raised; the next question goes to a new one.
+        """
+        if self.runner is None:
+            self.runner = Runner(self.plan, self.guard)
         try:
-            for part in read(work, plan.config):
-                message = "the worker that computed this part died or raised, twice"
-                progress.update(
-                    fail_and_commit(part, context, output, "compute", "PartLost", message)
-                )
-                progress.metrics.lost.inc()
-        except (StorageError, OSError, ValueError) as error:
-            print(f"shard {work.shard.name} cannot be read: {error}", file=sys.stderr)
+            return self.runner.ask(method, *arguments)
+        except RunnerLostError:
+            self.runner = None
+            raise
+
+    def load(self) -> None:
+        try:
+            self.ask("load")
+        except RunnerLostError as error:
+            raise CannotLoadError(f"{error} while it loaded the model") from error
+
+    def end(self) -> None:
+        if self.runner is not None:
+            self.runner.end()
 
 
-def _alone(plan: Plan) -> Plan:
-    """The same computation in one fused actor; a layout moves no byte."""
-    stages = plan.config.stages
-    decode = stages.decode.model_copy(update={"actors": 1, "max_actors": 1})
-    config = plan.config.model_copy(
-        update={
-            "run": plan.config.run.model_copy(update={"layout": "fused"}),
-            "stages": stages.model_copy(update={"decode": decode}),
-        }
-    )
-    return replace(plan, config=config)
+def _run_shard(
+    work: ShardWork, runners: _Runners, progress: RunProgress, journal: Journal, stop: StopFlag
+) -> None:
+    """Computes the missing parts of a shard in their order; a part that is lost here fails.
+
+    Raises:
+        RunnerLostError: the shard cannot be read, or not even the rows of a failed part be staged.
+        CannotLoadError: see there.
+    """
+    failures: dict[int, Failure] = {}
+    opened = False
+    while not stop.is_set():
+        try:
+            if not opened:
+                runners.ask("open", work)
+                opened = True
+            index = runners.ask("next")
+        except RunnerLostError as error:
+            raise RunnerLostError(f"reading it {_how(journal, work.shard.name, error)}") from error
+        if index is None:
+            return
+        assert isinstance(index, int)
+        if index not in failures:
+            runners.load()
+        try:
+            if index in failures:
+                result = runners.ask("fail", failures[index])
+            else:
+                result = runners.ask("compute")
+        except RunnerLostError as error:
+            if index in failures:
+                raise RunnerLostError(f"staging part {index} {error}") from error
+            failures[index] = failure(journal, work.shard.name, index, error)
+            opened = False
+            continue
+        if index in failures:
+            progress.metrics.lost.inc()
+        work = replace(work, staged=work.staged | {index})
+        progress.update(result)  # type: ignore[arg-type]
+
+
+def failure(journal: Journal, shard: str, part: int, error: RunnerLostError) -> Failure:
+    """What the rows of a lost part say: the step that it was lost in, the kind, and a sentence."""
+    entry = journal.entry(shard, part)
+    step = entry.step if entry else "compute"
+    if entry and entry.timed_out_s is not None:
+        return step, "TimedOut", f"timed out after {entry.timed_out_s:g} s, also when it ran alone"
+    return step, "PartLost", f"the worker that computed this part {error}, also when it ran alone"
+
+
+def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:
+    entry = journal.entry(shard, None)
+    if entry and entry.timed_out_s is not None:
+        return f"timed out after {entry.timed_out_s:g} s"
+    return str(error)
+
+
+def _fused(plan: Plan) -> Plan:
+    """The same computation in one actor; a layout moves no byte."""
+    run = plan.config.run.model_copy(update={"layout": "fused"})
+    return replace(plan, config=plan.config.model_copy(update={"run": run}))

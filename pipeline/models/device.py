@@ -23,6 +23,23 @@ def memory_format_for(device: str, dtype: torch.dtype, *, compiled: bool) -> tor
     return torch.channels_last
 
 
+def device_fault(device: str) -> str | None:
+    """Why this process can compute nothing more on its device; None where it can.
+
+    After some errors (an illegal access, a lost GPU) every later call of CUDA fails too, until the
+    process ends.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:  # torch.AcceleratorError is one
+            return str(error).partition("\n")[0]
+    return None
+
+
 def make_deterministic() -> None:
     """Chooses, for the whole process, the algorithms that give the same bits every time."""
     # cuBLAS needs a fixed workspace, named before its first use

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.words.signs_of_life import alive
+
 Result = TypeVar("Result")
 
 # What an allocator says where it raises a plain RuntimeError: torch's own for the CPU, CUDA's
@@ -84,6 +86,7 @@ class MicroBatch:
                 if not is_out_of_memory(error):
                     raise
                 reason = first_line(error)
+            alive()
             if reason is None:
                 start = rows.stop
             else:  # the error is gone, and with it the frames that held on to tensors

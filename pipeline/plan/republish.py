@@ -26,7 +26,7 @@ from pipeline.words.records import Part, Status
 # and prepare a row fails for what its bytes are, and would fail alike.
 RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
-TRANSIENT = frozenset({"MemoryError", "SystemExit"})  # whatever the stage
+TRANSIENT = frozenset({"MemoryError", "SystemExit", "PartLost", "TimedOut"})  # whatever the stage
 READERS = 16  # threads that read markers
 
 

@@ -19,6 +19,7 @@ from pipeline.steps.picture_files import decode_picture, encode_grey, encode_pic
 from pipeline.words.config import Config
 from pipeline.words.records import Edit, Part, Picture, Status
 from pipeline.words.rows import SCORE, STAGED_SCHEMA
+from pipeline.words.signs_of_life import alive
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
 # Columns that say what became of the edit stand in the row alone; the rest is provenance.
@@ -71,6 +72,7 @@ def finish(part: Part, context: FinishContext) -> pa.Table:
 
 def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) -> dict[str, Any]:
     """The row of an edit, with its members."""
+    alive()
     settings, seed = _settings(picture, edit, context)
     row = {
         "shard": shard,

@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.steps.geometry import Box, fit
 from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
 from pipeline.words.records import Part, Picture
+from pipeline.words.signs_of_life import alive
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -40,6 +41,7 @@ def prepare(
         ``supplied_mask`` (size, size) uint8 with 0 in the padding.
     """
     for picture in part.pictures:
+        alive()
         if not picture.pending or picture.encoded is None:
             _drop(picture)
             continue

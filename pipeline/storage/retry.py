@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.storage.traffic import note_traffic
+from pipeline.words.signs_of_life import alive
 
 Result = TypeVar("Result")
 
@@ -143,6 +144,7 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
     """
     start = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
+        alive()
         try:
             return call()
         except Exception as error:

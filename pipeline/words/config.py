@@ -173,7 +173,10 @@ class Run(Section):
     grace_s: float = Field(120.0, ge=0.0)  # after SIGTERM
     progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
     max_restarts: int = Field(100, ge=-1)  # of an actor, in a wave; -1 = without end
-    max_task_retries: int = Field(1, ge=0)  # of a part whose actor died
+    max_task_retries: int = Field(1, ge=0)  # of a part whose worker died
+    # seconds of one step on a part, after which its worker is ended; none: an hour without a sign
+    # of life (a network call, a picture, a storage call)
+    part_timeout_s: float | None = Field(None, gt=0.0)
 
 
 class Config(Section):

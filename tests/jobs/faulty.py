@@ -1,66 +1,163 @@
-"""Faults for whole runs: patches a stage in every process that imports it, by the sample's key.
+"""Faults for whole runs: in every process of a run, by the key of the sample that meets them.
 
-A run is started with the folder that ``install`` makes at the head of PYTHONPATH; a sample whose
-key is ``<fault>-<stage>`` then meets that fault when the stage takes its part.
+A run is started with the environment that ``install`` makes. A sample whose key is
+``<fault>-<step>`` then meets that fault in that step: read, prepare, mask, encode, decode, finish
+or write. The three stages are replaced by arithmetic on pixels that needs no torch, so that a
+process that dies is replaced within a second.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-FAULTS = ("raise", "exit", "kill", "segv", "nan")
+import numpy as np
+
+from pipeline.words.records import Part, Picture, Status
+from tests.jobs.killer import on_storage_call
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = "OVERPAINT_TEST_FAULTS"  # where faults leave what they remember; no folder: no faults
+FAULTS = ("raise", "exit", "memory", "die", "hang")
 
 _SITE = """
-import importlib.abc, importlib.machinery, os, signal, sys
+import importlib.abc, importlib.machinery, importlib.util, sys
 
-STAGES = {"pipeline.steps.mask": ("mask", "MaskStage"), "pipeline.steps.encode": ("encode",
-    "EncodeStage"), "pipeline.steps.decode": ("decode", "DecodeStage")}
-
-
-def patched(stage, call):
-    def faulty(self, part):
-        for picture in part.pictures:
-            fault = picture.key.removesuffix("-" + stage)
-            if not picture.pending:
-                continue
-            if fault == "raise":
-                raise RuntimeError("planted")
-            if fault == "exit":
-                sys.exit(3)
-            if fault in ("kill", "segv"):
-                os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGSEGV)
-            if fault == "nan":
-                for name in ("latent", "trajectory"):
-                    if getattr(picture, name) is not None:
-                        getattr(picture, name)[...] = float("nan")
-        return call(self, part)
-    return faulty
+PLANTED = ("pipeline.steps.read", "pipeline.steps.prepare", "pipeline.steps.finish",
+    "pipeline.plan.operators", "pipeline.methods", "jobs.metrics",
+    "pipeline.storage.store", "pipeline.models.device")
 
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in STAGES:
+        if name == "torch":  # webdataset does without, and starts in a tenth of the time
+            raise ModuleNotFoundError(name)
+        if name not in PLANTED:
             return None
+        if name in ("pipeline.methods", "pipeline.models.device"):  # these load torch
+            return importlib.util.spec_from_loader(name, Replaced())
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
 
         def exec_module(module):
             run(module)
-            stage, kind = STAGES[name]
-            cls = getattr(module, kind)
-            cls.__call__ = patched(stage, cls.__call__)
+            from tests.jobs.faulty import plant
+            plant(module)
         spec.loader.exec_module = exec_module
         return spec
+
+
+class Replaced(importlib.abc.Loader):
+    def exec_module(self, module):
+        from tests.jobs.faulty import plant
+        plant(module)
 
 
 sys.meta_path.insert(0, Finder())
 """
 
 
-def install(folder: Path) -> dict[str, str]:
+def install(folder: Path, *, faults: bool = True) -> dict[str, str]:
     """Writes the patch below ``folder``; returns the environment to run with."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_SITE)
     inherited = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": os.pathsep.join([str(folder), *([inherited] if inherited else [])])}
+    paths = [str(folder), str(ROOT), *([inherited] if inherited else [])]
+    return {"PYTHONPATH": os.pathsep.join(paths), FOLDER: str(folder) if faults else ""}
+
+
+def meet(key: str, step: str) -> None:
+    """What a sample of this key meets in this step; most of them nothing."""
+    folder = os.environ.get(FOLDER)
+    fault, _, where = key.partition("-")
+    if not folder or where != step or fault not in FAULTS:
+        return
+    if fault == "raise":
+        raise RuntimeError("planted")
+    if fault == "exit":
+        sys.exit(3)
+    if fault == "memory":
+        raise MemoryError("planted")
+    if fault == "hang":
+        ctypes.CDLL(None).sleep(1000)  # in native code, where no exception can reach
+    before = Path(folder, key)
+    died_before = before.exists()
+    before.touch()
+    os.kill(os.getpid(), signal.SIGSEGV if died_before else signal.SIGKILL)
+
+
+def plant(module: ModuleType) -> None:
+    """Puts the faults of its step into a module that was just loaded."""
+    names: dict[str, tuple[str, str, Callable[..., str]]] = {
+        "pipeline.steps.read": ("to_picture", "read", lambda sample, *rest: sample.key),
+        "pipeline.steps.prepare": ("_prepare", "prepare", lambda picture, **rest: picture.key),
+        "pipeline.steps.finish": ("_write_members", "finish", lambda picture, *rest: picture.key),
+        "pipeline.plan.operators": ("write_part", "write", _key_of_computed),
+    }
+    if module.__name__ == "pipeline.methods":
+        stages = {"mask": _mask, "encode": _encode, "decode": _decode}
+        module.load_fused = lambda *config: {  # type: ignore[attr-defined]
+            name: partial(_stage, name, step) for name, step in stages.items()
+        }
+        module.StageStep = Callable  # type: ignore[attr-defined]
+        module.load_stage = lambda config, name, device: module.load_fused()[name]  # type: ignore[attr-defined]
+        return
+    if module.__name__ == "pipeline.storage.store":
+        module.Store.hook = staticmethod(on_storage_call)  # type: ignore[attr-defined]
+        return
+    if module.__name__ == "pipeline.models.device":
+        module.device_fault = lambda device: None  # type: ignore[attr-defined]
+        return
+    if module.__name__ == "jobs.metrics":
+        module.tell_gpu_memory = lambda stage: None  # type: ignore[attr-defined]
+        return
+    name, step, key_of = names[module.__name__]
+    call = getattr(module, name)
+
+    def faulty(*arguments: Any, **options: Any) -> Any:
+        meet(key_of(*arguments, **options), step)
+        return call(*arguments, **options)
+
+    setattr(module, name, faulty)
+
+
+def _key_of_computed(store: object, part: Part, table: object) -> str:
+    """Of a part that was computed: one that is staged as failed meets no fault."""
+    lost = all(edit.status == Status.FAILED for edit in part.edits)
+    return "" if lost else part.pictures[0].key
+
+
+def _stage(name: str, step: Callable[[Picture], None], part: Part) -> Part:
+    part.device = "cpu"
+    for picture in part.pictures:
+        if picture.pending:
+            meet(picture.key, name)
+            step(picture)
+    return part
+
+
+def _mask(picture: Picture) -> None:
+    picture.latent = np.full((4, 4, 4), len(picture.key), np.float32)
+    for edit in picture.pending:
+        edit.mask = np.zeros((4, 4), np.float32)
+        edit.mask[1:3, 1:4] = 1.0
+
+
+def _encode(picture: Picture) -> None:
+    picture.trajectory = np.stack([picture.latent, picture.latent])  # type: ignore[list-item]
+    picture.pending[0].num_evals_encode = 1
+
+
+def _decode(picture: Picture) -> None:
+    assert picture.image is not None
+    assert picture.trajectory is not None
+    for edit in picture.pending:
+        edit.image = 255 - picture.image // int(picture.trajectory[1, 0, 0, 0])
+    picture.latent = picture.trajectory = None

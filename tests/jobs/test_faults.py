@@ -1,48 +1,139 @@
-"""What goes wrong in an actor costs its own part and nothing else."""
+"""What goes wrong in a worker costs its own part and nothing else, and can be tried again."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
-from tests.jobs.conftest import Job
+from tests.jobs.conftest import ROOT, Job
 from tests.jobs.faulty import install
 from tests.samples import sample, write_shard
 
 pytestmark = pytest.mark.slow
+Digests = Callable[[Path], dict[str, str]]
 
-# One part each: fault and stage, and the kind of error that its row must name.
-EXPECTED = {
-    "raise-mask": "RuntimeError",
-    "raise-decode": "RuntimeError",
-    "exit-encode": "SystemExit",
-    "kill-mask": "PartLost",
-    "segv-decode": "PartLost",
-    "nan-encode": "NonFinite",
-    "nan-decode": "NonFinite",
+LIMIT_S = 4
+STAGES = ("mask", "encode", "decode")
+# One part each: what its rows must say. A fault of "write" strikes when the part is staged.
+EXPECTED: dict[str, tuple[str, str]] = {
+    **{f"raise-{step}": (step, "RuntimeError") for step in ("prepare", *STAGES, "finish")},
+    **{f"exit-{step}": (step, "SystemExit") for step in ("prepare", *STAGES, "finish")},
+    **{f"memory-{step}": (step, "MemoryError") for step in ("prepare", *STAGES, "finish")},
+    **{f"die-{step}": (step, "PartLost") for step in ("prepare", *STAGES, "finish")},
+    **{f"hang-{step}": (step, "TimedOut") for step in ("prepare", *STAGES, "finish")},
+    **{f"{fault}-write": ("finish", "PartLost") for fault in ("raise", "exit", "memory", "die")},
+    "hang-write": ("finish", "TimedOut"),
 }
+READ = ("raise-read", "exit-read", "memory-read", "die-read", "hang-read")
+HEALTHY = [f"healthy{number}" for number in range(6)]
 
 
-def test_faults_fail_their_own_part_alone(job: Job, tmp_path: Path) -> None:
-    """Exceptions, sys.exit, SIGKILL, SIGSEGV and NaN: the run ends well, and the rest is right."""
-    healthy = [f"healthy{number}" for number in range(4)]
-    keys = [*EXPECTED, *healthy]
-    keys.sort(key=lambda key: key[::-1])  # healthy ones between the others
-    write_shard(tmp_path / "in/0.tar", [sample(key, ["a cat"], seed=1) for key in keys])
-    output = tmp_path / "out"
-    done = job.run(
-        output,
-        f"input.shards={tmp_path}/in/*.tar",
-        "run.part_size=1",
-        **install(tmp_path / "site"),
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A job with a fault of every kind at every step, and the same one without."""
+
+    job: Job
+    shards: str
+    output: Path
+    disturbed: subprocess.CompletedProcess[str]
+    undisturbed: Path
+
+    def again(self, *more: str) -> subprocess.CompletedProcess[str]:
+        env = install(self.output.parent / "site", faults=False)
+        return self.job.run(self.output, self.shards, *OVERRIDES, *more, **env)
+
+
+OVERRIDES = (
+    *("run.part_size=1", "model.device=cpu", "run.num_cpus=2"),
+    *("run.max_task_retries=0", f"run.part_timeout_s={LIMIT_S}"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Parts of one edit; prepare's faults, which Ray meets as it reads, have a shard of theirs."""
+    folder = tmp_path_factory.mktemp("faults")
+    keys = sorted([*EXPECTED, *HEALTHY], key=lambda key: hashlib.sha256(key.encode()).digest())
+    write = lambda name, keys: write_shard(  # noqa: E731
+        folder / f"in/{name}.tar", [sample(key, ["a cat"], seed=1) for key in keys]
     )
+    write("main", [key for key in keys if "prepare" not in key])
+    write("prepare", [key for key in keys if "prepare" in key and "raise" not in key] + ["after"])
+    write("stays", ["raise-prepare", "other"])
+    for key in READ:
+        write(key, [key])
+    shards = f"input.shards={folder}/in/*.tar"
+    clean = folder / "clean"
+    plain = [
+        sys.executable,
+        "-m",
+        "tests.jobs.plain",
+        *job.arguments(clean, shards, *OVERRIDES)[1:],
+    ]
+
+    subprocess.run(
+        plain, cwd=ROOT, env=os.environ | install(folder / "site", faults=False), check=True
+    )
+    output = folder / "out"
+    disturbed = job.run(output, shards, *OVERRIDES, **install(folder / "site"))
+    return Run(job, shards, output, disturbed, clean)
+
+
+def rows_of(output: Path) -> dict[str, dict[str, Any]]:
+    files = output.glob("*.parquet")
+    return {row["key"]: row for file in files for row in pq.read_table(file).to_pylist()}
+
+
+def test_every_fault_fails_its_own_part_alone(run: Run) -> None:
+    """Exceptions, exits, deaths, hangs: each row names step and kind, all others are right."""
+    rows, clean = rows_of(run.output), rows_of(run.undisturbed)
+    found = {key: (rows[key]["stage"], rows[key]["error"]) for key in EXPECTED if key in rows}
+    assert found == EXPECTED, run.disturbed.stderr
+    others = {key: row for key, row in clean.items() if key not in {*EXPECTED, *READ}}
+    assert {key: rows[key] for key in others} == others
+    assert set(rows) == {*EXPECTED, *others}
+    for key in EXPECTED:
+        if key.startswith("hang"):
+            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when it ran alone"
+    assert not verify(Store(str(run.output))).problems
+
+
+def test_a_shard_whose_reader_is_lost_stays_unpublished_and_is_named(run: Run) -> None:
+    """Exit code 1 and a line for each; nobody knows its samples, so it can have no rows."""
+    assert run.disturbed.returncode == 1
+    for key, reason in {
+        "raise-read": "reading it raised RuntimeError: planted",
+        "exit-read": "reading it raised RuntimeError: sys.exit(3) in an operator",
+        "memory-read": "reading it raised MemoryError: planted",
+        "die-read": "reading it died",
+        "hang-read": f"reading it timed out after {LIMIT_S} s",
+    }.items():
+        assert f"shard {key} stays unpublished: {reason}" in run.disturbed.stderr
+    assert f"mask timed out after {LIMIT_S} s; its worker was ended" in run.disturbed.stderr
+    assert "Traceback" not in run.disturbed.stderr
+
+
+def test_retry_failed_ends_in_the_bytes_of_an_undisturbed_run(run: Run, digests: Digests) -> None:
+    """Under Ray, without the faults: every failed row is computed; what prepare refused stays."""
+    before = digests(run.output)
+    done = run.again("--retry-failed")
     assert done.returncode == 0, done.stderr + done.stdout
-    rows = {row["key"]: row for row in pq.read_table(output / "0.parquet").to_pylist()}
-    assert {key: rows[key]["error"] for key in EXPECTED} == EXPECTED
-    assert {rows[key]["status"] for key in EXPECTED} == {"failed"}
-    assert {rows[key]["status"] for key in healthy} == {"edited"}
-    assert not verify(Store(str(output))).problems
+    assert "2 published shards have failed edits to compute again" in done.stdout
+    after, clean = digests(run.output), digests(run.undisturbed)
+    assert {name: after[name] for name in after if "stays" not in name} == {
+        name: clean[name] for name in clean if "stays" not in name
+    }
+    assert after["stays.parquet"] == before["stays.parquet"] != clean["stays.parquet"]
+    assert not verify(Store(str(run.output))).problems
+    assert not list(run.output.glob("_parts/**/*.arrow"))

@@ -74,6 +74,8 @@ def test_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path
                 os.kill(os.getpid(), signal.SIGKILL)
             return batch
 
+    from ray.data import ActorPoolStrategy
+
     from jobs.graph import pool_options
     from pipeline.words.config import Config
 
@@ -83,7 +85,8 @@ def test_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path
         fn_constructor_args=(str(tmp_path),),
         batch_size=1,
         batch_format="pyarrow",
-        **pool_options(config, "mask", "cpu", alone=True),
+        **pool_options(config, "mask", "cpu")
+        | {"compute": ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1)},
     )
     rows = [row for batch in dataset.iter_batches(batch_size=1) for row in batch["id"].tolist()]
     assert sorted(rows) == [0, 1, 3, 4]

@@ -1,0 +1,81 @@
+"""What workers were at, kept outside of them: a process that dies can tell nothing afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+# A journal that does not answer in this time is gone, and the run goes on without it.
+ANSWER_S = 10.0
+Place = tuple[str, int | None]  # shard and part; None: the reader, between two parts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a part that is being worked on."""
+
+    step: str
+    timed_out_s: float | None = None  # the limit that its worker was ended for, if so
+
+
+class _Book:
+    def __init__(self) -> None:
+        self.entries: dict[Place, Entry] = {}
+        self.reasons: list[str] = []
+
+    def begin(self, place: Place, step: str) -> None:
+        self.entries[place] = Entry(step)
+
+    def end(self, place: Place) -> None:
+        self.entries.pop(place, None)
+
+    def timed_out(self, place: Place, step: str, limit_s: float, reason: str) -> None:
+        self.entries[place] = Entry(step, limit_s)
+        self.reasons.append(reason)
+
+    def entry(self, place: Place) -> Entry | None:
+        return self.entries.get(place)
+
+    def take_reasons(self) -> list[str]:
+        taken, self.reasons = self.reasons, []
+        return taken
+
+
+class Journal:
+    """A small actor beside the driver; workers write into it before each step on a part."""
+
+    def __init__(self) -> None:
+        self._book = ray.remote(num_cpus=0)(_Book).remote()
+
+    def begin(self, shard: str, part: int | None, step: str) -> None:
+        """A worker starts with this step. Waits for the answer: it may die the next moment."""
+        self._ask("begin", (shard, part), step)
+
+    def end(self, shard: str, part: int | None) -> None:
+        """The part is staged; nothing of it needs to be known any more."""
+        self._book.end.remote((shard, part))
+
+    def timed_out(self, shard: str, part: int | None, step: str, limit_s: float) -> str:
+        """A worker is about to end itself. Returns the reason in words."""
+        where = f"part {part} of shard {shard}" if part is not None else f"shard {shard}"
+        reason = f"{where}: {step} timed out after {limit_s:g} s"
+        self._ask("timed_out", (shard, part), step, limit_s, reason)
+        return reason
+
+    def entry(self, shard: str, part: int | None) -> Entry | None:
+        """The last that was heard of a part."""
+        entry: Entry | None = self._ask("entry", (shard, part))
+        return entry
+
+    def take_reasons(self) -> list[str]:
+        """Why workers were ended since this was asked last."""
+        reasons: list[str] = self._ask("take_reasons") or []
+        return reasons
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        try:
+            return ray.get(getattr(self._book, method).remote(*arguments), timeout=ANSWER_S)
+        except ray.exceptions.RayError:
+            return None

@@ -1,0 +1,106 @@
+"""A worker that hangs in a part is ended, so that the part can be retried and then fails alone."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pipeline.words.signs_of_life import listen
+
+if TYPE_CHECKING:
+    from jobs.journal import Journal
+
+# Where run.part_timeout_s is not given. A network call, a picture or a storage call that takes an
+# hour is taken for a hang; a part may take days as long as these go on.
+SILENCE_S = 3600.0
+# What holds Python's lock in native code stops the watching thread too; faulthandler's own thread
+# needs no lock, but can tell nobody. So it comes second.
+BACKSTOP_S = 5.0
+STDERR = 2  # the worker's log; sys.stderr may be no file
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the operators of a run need to watch over their parts; travels to every worker."""
+
+    journal: Journal
+    part_timeout_s: float | None
+
+    def watch(self, shard: str, part: int | None, step: str) -> Watch:
+        """A context manager around one step on one part (None: the reader looks for the next)."""
+        self.journal.begin(shard, part, step)
+        return Watch(self.journal, self.part_timeout_s, shard, part, step)
+
+
+class Watch:
+    """Ends this process when the block takes longer than it may.
+
+    An exception could not interrupt native code, so the process ends: Ray starts another, and the
+    part is retried as after any other death. A limit that was given is one of the whole block; else
+    it is one of the time since the last sign of life.
+    """
+
+    def __init__(
+        self, journal: Journal, timeout_s: float | None, shard: str, part: int | None, step: str
+    ) -> None:
+        self.journal = journal
+        self.limit_s = SILENCE_S if timeout_s is None else timeout_s
+        self.renewed = timeout_s is None
+        self.shard, self.part, self.step = shard, part, step
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self._wait, name="overpaint-watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self.since = self.armed = time.monotonic()
+        self._arm_backstop()
+        if self.renewed:
+            listen(self._renew)
+        self.thread.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        listen(None)
+        faulthandler.cancel_dump_traceback_later()
+        with self.lock:
+            self.over.set()
+
+    def _renew(self) -> None:
+        self.since = time.monotonic()
+        if self.since - self.armed > BACKSTOP_S / 2:  # arming starts a thread: not at every call
+            self.armed = self.since
+            self._arm_backstop()
+
+    def _arm_backstop(self) -> None:
+        with contextlib.suppress(ValueError, RuntimeError):  # no stderr: then without
+            faulthandler.dump_traceback_later(self.limit_s + BACKSTOP_S, exit=True, file=STDERR)
+
+    def _wait(self) -> None:
+        while not self.over.wait(max(0.0, self.since + self.limit_s - time.monotonic())):
+            with self.lock:
+                if not self.over.is_set() and time.monotonic() - self.since >= self.limit_s:
+                    self._end()
+
+    def _end(self) -> None:
+        """Says why in this worker's log and in the journal, and ends the process."""
+        reason = self.journal.timed_out(self.shard, self.part, self.step, self.limit_s)
+        end_process(reason)
+
+
+def end_process(reason: str) -> None:
+    """Says why, and what each thread was at, in this worker's log, and kills this process."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(STDERR, f"overpaint: {reason}; this worker is ended\n".encode())
+        faulthandler.dump_traceback(STDERR)
+    os.kill(os.getpid(), signal.SIGKILL)

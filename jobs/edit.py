@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 
 import ray
 
@@ -25,6 +26,7 @@ from pipeline.plan.run_folder import write_run_folder, write_summary
 from pipeline.plan.summary import summarise
 from pipeline.storage.layout import sweep
 from pipeline.words.config import Config
+from pipeline.words.settings import warnings_for
 
 EXIT_OK = 0
 EXIT_INCOMPLETE = 1
@@ -36,6 +38,7 @@ ONE_DRIVER = (
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
     check_stores(config)
+    _warn(warnings_for(config.method))
     print_dry_run(make_plan(config, device_of(config)))
     return EXIT_OK
 
@@ -60,13 +63,11 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
     if config.model.device == "auto" and cluster_address(config):
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
-    for line in changed_inputs(plan):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn([*warnings_for(config.method), *changed_inputs(plan)])
     if not plan.output.conditional:  # once, before the Store travels
         print(ONE_DRIVER, file=sys.stderr)
     write_run_folder(plan)
-    for line in complete_refilter(plan):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(complete_refilter(plan))
     if retry_failed:
         plan = _reopened(plan)
     plan = publish_staged(plan)
@@ -93,11 +94,15 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
     return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
 
 
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def _reopened(plan: Plan) -> Plan:
     """The plan with the shards whose failed rows are computed again; says which."""
     reopened = reopen_failed(plan)
-    for line in reopened.problems:
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(reopened.problems)
     print(f"{len(reopened.shards)} published shards have failed edits to compute again")
     return reopened.plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -54,3 +55,17 @@ def test_retry_failed_says_how_many(finished: Plan, capsys: pytest.CaptureFixtur
     """Nothing to retry is said too, and is no error."""
     assert again(finished, retry_failed=True) == 0
     assert "0 published shards have failed edits to compute again" in capsys.readouterr().out
+
+
+def test_bdia_under_guidance_is_warned_of(
+    finished: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run with it starts with one line that says what to choose; without guidance with none."""
+    for guidance_scale, num_lines in ((7.5, 1), (1.0, 0)):
+        update = {"solver": "bdia", "guidance_scale": guidance_scale}
+        method = finished.config.method.model_copy(update=update)
+        config = finished.config.model_copy(update={"method": method})
+        assert again(replace(finished, config=config)) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == num_lines
+        assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)

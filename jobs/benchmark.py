@@ -14,7 +14,8 @@ from jobs.benchmark_baseline import DiffusersLoop
 from jobs.benchmark_loops import BareLoop, Timing, model_flops, run_whole, stage_flops
 from jobs.benchmark_machine import describe_machine, matrix_rate
 from jobs.benchmark_models import model_folder
-from jobs.benchmark_plot import plot_report
+from jobs.benchmark_plot import plot_curves, plot_report
+from jobs.benchmark_sweep import SWEEPS, run_sweep
 from jobs.benchmark_work import Sample, draw_samples
 from jobs.cluster import device_of
 from pipeline.models.probe import probe_model
@@ -48,6 +49,7 @@ class Options:
         repeats: of every loop, interleaved.
         whole: measure the whole job in one process as well.
         compiled: torch.compile for a further baseline.
+        sweep: names of ``SWEEPS``: curves of the cost, instead of the loops beside the baseline.
         out: JSON and PNG are written to this path with .json and .png.
     """
 
@@ -61,18 +63,25 @@ class Options:
     repeats: int
     whole: bool
     compiled: bool
+    sweep: tuple[str, ...]
     out: Path
 
 
 def benchmark(options: Options) -> int:
     """Measures, writes the report and its picture, prints the figures."""
     config, device = benchmark_config(options)
-    report = measure(options, config, device)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    report = (
+        measure_curves(options, config, device)
+        if options.sweep
+        else measure(options, config, device)
+    )
     path = options.out.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
-    plot_report(report, options.out.with_suffix(".png"))
-    print_report(report)
+    draw = plot_curves if options.sweep else plot_report
+    draw(report, options.out.with_suffix(".png"))
+    if not options.sweep:
+        print_report(report)
     print(f"written: {path}")
     return 0
 
@@ -83,8 +92,11 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
     Raises:
         ConfigError: a key or value is not allowed, or the numbers of edits do not fit.
     """
+    for name in options.sweep:
+        if name not in SWEEPS:
+            raise ConfigError(f"--sweep {name}: allowed are {', '.join(SWEEPS)}")
     for name in ("edits", "baseline_edits"):
-        if getattr(options, name) % 4:
+        if getattr(options, name) % 4 and not options.sweep:
             raise ConfigError(
                 f"--{name.replace('_', '-')} {getattr(options, name)}: allowed are multiples of 4"
             )
@@ -103,6 +115,18 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
     )
     config = parse_config(tree)
     return config, device_of(config)
+
+
+def measure_curves(options: Options, config: Config, device: str) -> dict[str, Any]:
+    """The report of sweeps: the cost of an edit along each."""
+    size = probe_model(config.model).size_for(config.model)
+    loop = BareLoop(config, device)
+    rows = [
+        row
+        for name in options.sweep
+        for row in run_sweep(name, loop, size, options.edits, options.repeats)
+    ]
+    return _circumstances(options, config, device, size) | {"points": rows}
 
 
 def measure(options: Options, config: Config, device: str) -> dict[str, Any]:
@@ -126,15 +150,23 @@ def measure(options: Options, config: Config, device: str) -> dict[str, Any]:
         runs[f"bare_{name}"]["stages"] = _stages(
             timings[f"bare_{name}"], flops, rate, options.edits // edits
         )
-    return {
-        "machine": describe_machine(device, options.threads),
-        "options": asdict(options) | {"out": options.out.name},
-        "config": config.model_dump(mode="json", include={"model", "method", "stages", "run"}),
-        "size": size,
+    return _circumstances(options, config, device, size) | {
         "matrix_flop_per_s": rate,
         "flop": flops,
         "runs": runs,
         "ratio": _ratios(runs),
+    }
+
+
+def _circumstances(options: Options, config: Config, device: str, size: int) -> dict[str, Any]:
+    """Where and how a report came to be."""
+    tree = config.model_dump(mode="json", include={"model", "method", "stages", "run"})
+    tree["model"]["path"] = options.model  # not where a random model was written
+    return {
+        "machine": describe_machine(device, options.threads),
+        "options": asdict(options) | {"out": options.out.name},
+        "config": tree,
+        "size": size,
     }
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from jobs.benchmark_machine import memory_peak_bytes, reset_memory_peak
 from jobs.benchmark_work import Sample, parts_of, write_input
-from pipeline.methods import StageStep, load_fused
+from pipeline.methods import StageStep, build_stage, load_fused
 from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.loop import run_loop
 from pipeline.plan.operators import PartResult, guarded
@@ -65,17 +65,32 @@ class Clock:
 class BareLoop:
     """The stages over parts in memory: no files, no Ray. What a GPU could do at best."""
 
-    def __init__(self, config: Config, device: str) -> None:
+    def __init__(
+        self, config: Config, device: str, stages: dict[str, StageStep] | None = None
+    ) -> None:
         self.config, self.device = config, device
-        self.stages: dict[str, StageStep] = load_fused(config, device)
+        self.stages = load_fused(config, device) if stages is None else stages
+
+    def with_config(self, config: Config) -> BareLoop:
+        """Another method or micro-batch over the same networks."""
+        stages = {
+            name: build_stage(
+                config, name, self.model.with_micro_batch(getattr(config.stages, name).micro_batch)
+            )
+            for name in STAGES
+        }
+        return BareLoop(config, self.device, stages)
 
     def run(self, samples: list[Sample]) -> Timing:
+        """Times every stage over every part of the samples; see ``run_parts``."""
+        return self.run_parts(parts_of(samples, self.config.run.part_size))
+
+    def run_parts(self, parts: list[Part]) -> Timing:
         """Times every stage over every part; work that failed is an error here, not a row.
 
         Raises:
             RuntimeError: an edit failed.
         """
-        parts = parts_of(samples, self.config.run.part_size)
         reset_memory_peak(self.device)
         clock = Clock()
         for part in parts:

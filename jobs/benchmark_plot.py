@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+AXES = {
+    "batch": "rows of a micro-batch",
+    "size": "pixels of the picture",
+    "steps": "steps of the schedule (r = 0.8)",
+    "edits": "edits of a picture",
+    "region": "share of the picture inside the mask",
+}
+
 
 def plot_report(report: Mapping[str, Any], path: Path) -> bool:
     """Bars of edits per second with their spread, and where each stage's seconds go.
@@ -13,24 +21,71 @@ def plot_report(report: Mapping[str, Any], path: Path) -> bool:
     Returns:
         Whether it was drawn: without matplotlib (the extra ``train``) a line says so.
     """
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    _plot_rates(left, report)
+    _plot_stages(right, report)
+    _finish(plt, figure, report, path)
+    return True
+
+
+def plot_curves(report: Mapping[str, Any], path: Path) -> bool:
+    """One pair of axes a sweep: seconds an edit, and beside them what linear growth would be.
+
+    Returns:
+        As ``plot_report``.
+    """
+    plt = _pyplot()
+    if plt is None:
+        return False
+    names = list(dict.fromkeys(point["sweep"] for point in report["points"]))
+    figure, every = plt.subplots(
+        1, len(names), figsize=(4.2 * len(names), 4), layout="constrained", squeeze=False
+    )
+    for axes, name in zip(every[0], names, strict=True):
+        points = [point for point in report["points"] if point["sweep"] == name]
+        _plot_curve(axes, name, points)
+    _finish(plt, figure, report, path)
+    return True
+
+
+def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]]) -> None:
+    key = "decode_s_per_edit" if name == "region" else "s_per_edit"
+    for series in dict.fromkeys(point["series"] for point in points):
+        chosen = [point for point in points if point["series"] == series]
+        xs, ys = [point["x"] for point in chosen], [point[key] for point in chosen]
+        axes.plot(xs, ys, marker="o", label="measured" if series == "full" else series)
+        if name in ("size", "steps"):
+            axes.plot(xs, [ys[0] * x / xs[0] for x in xs], "--", color="#999999", label="linear")
+    if name == "batch":
+        axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(AXES[name])
+    axes.set_ylabel("decode stage, seconds an edit" if name == "region" else "seconds an edit")
+    axes.legend()
+
+
+def _pyplot() -> Any:
+    """matplotlib without a screen, or None and a line that says how to get it."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
         print("no picture: pip install 'overpaint[train]' brings matplotlib")
-        return False
+        return None
     plt.switch_backend("agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    _plot_rates(left, report)
-    _plot_stages(right, report)
-    machine = report["machine"]
+    return plt
+
+
+def _finish(plt: Any, figure: Any, report: Mapping[str, Any], path: Path) -> None:
+    machine, model = report["machine"], report["config"]["model"]
     place = machine.get("gpu") or f"{machine['cpu']}, {machine.get('threads')} threads"
-    model = report["config"]["model"]
     figure.suptitle(
         f"{report['options']['model']}, {report['size']} px, {model['dtype']}: {place}", fontsize=11
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
-    return True
 
 
 def _plot_rates(axes: Any, report: Mapping[str, Any]) -> None:

@@ -131,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
     bench.add_argument("--whole", action="store_true", help="the whole job in one process too")
     bench.add_argument("--compiled", action="store_true", help="a compiled baseline too")
+    bench.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        help="a curve instead: batch, size, steps, edits or region; several times for several",
+    )
     bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
     bench.set_defaults(command=_benchmark)
     return parser
@@ -220,7 +226,9 @@ def _benchmark(options: argparse.Namespace) -> int:
     from jobs.benchmark import Options, benchmark
 
     values = {name: value for name, value in vars(options).items() if name != "command"}
-    return benchmark(Options(**values | {"overrides": tuple(options.overrides)}))
+    for name in ("overrides", "sweep"):
+        values[name] = tuple(values[name])
+    return benchmark(Options(**values))
 
 
 def _add_storage_option(parser: argparse.ArgumentParser) -> None:

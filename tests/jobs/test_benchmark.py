@@ -13,6 +13,7 @@ from jobs.benchmark_baseline import DiffusersLoop
 from jobs.benchmark_loops import BareLoop, model_flops, stage_flops
 from jobs.benchmark_models import model_folder
 from jobs.benchmark_plot import plot_report
+from jobs.benchmark_sweep import square_mask
 from jobs.benchmark_work import draw_samples, parts_of
 from jobs.cli import main
 from pipeline.models.loading import LatentDiffusion
@@ -137,6 +138,7 @@ def test_report_has_every_figure(
     [
         ("--edits=6", "--edits 6: allowed are multiples of 4"),
         ("--model=random:sd9", "--model random:sd9: allowed are random:sd15"),
+        ("--sweep=time", "--sweep time: allowed are batch, size, steps, edits, region"),
         ("method.stepz=3", "did you mean 'steps'?"),
     ],
 )
@@ -163,3 +165,27 @@ def test_without_matplotlib_a_line_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     assert not plot_report({}, tmp_path / "x.png")
     assert "overpaint[train]" in capsys.readouterr().out
+
+
+def test_sweeps_have_every_point(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Costs by edits of a picture and by mask area; a box of a small mask is decoded in less."""
+    out = tmp_path / "curves"
+    words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 8 --repeats 1"
+    words += f" --sweep edits --sweep region --out {out} method.steps=2 method.mask.num_noises=1"
+    assert main([*words.split(), "method.decode.context=0", "method.decode.multiple=2"]) == 0
+    report = json.loads(out.with_suffix(".json").read_text())
+    points = {(row["sweep"], row["series"], row["x"]): row for row in report["points"]}
+    assert {key[2] for key in points if key[0] == "edits"} == {1, 2, 4, 8}
+    assert {key[1:] for key in points if key[0] == "region"} == {
+        (series, area) for series in ("full", "box") for area in (0.1, 0.2, 0.5)
+    }
+    assert all(row["s_per_edit"] > 0 and row["edits"] == 8 for row in points.values())
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_square_masks_cover_their_share() -> None:
+    """In the middle, to within a pixel's row."""
+    for area in (0.1, 0.2, 0.5):
+        mask = square_mask(area, 512)
+        assert abs((mask > 0).mean() - area) < 0.003
+        assert (mask[256, 256], mask[0, 0]) == (255, 0)

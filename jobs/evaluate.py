@@ -138,9 +138,8 @@ def _tables(benchmark: Any, report: dict[str, Any]) -> str:
         )
     for name, found in report["ours"].items():
         counts = ", ".join(f"{number} {status}" for status, number in found["counts"].items())
-        lines.append(
-            f"{name}: {counts}; unchanged edits count with their input, failed ones do not."
-        )
+        lines.append(f"{name}: {counts}.")
+    lines.append("Unchanged edits count with their input as the result; failed ones do not count.")
     for item in report.get("compared", []):
         where = "wherever they overlap" if item["above_everywhere"] else "not everywhere"
         low, high = item["overlap"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.row_levels import RowLevels
+from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import load_model
 from pipeline.words.config import Model, Stage
 from tests.tiny_models import make_tiny_stable_diffusion
@@ -20,7 +21,8 @@ def test_rows_at_levels_of_their_own_are_as_if_asked_alone(
     """One call at three levels gives what three calls give, down to the cleanest timestep."""
     folder = make_tiny_stable_diffusion(tmp_path / "model", prediction_type)
     model = load_model(Model(path=str(folder)), "cpu", Stage())
-    levels = [model.schedule.level_at(share) for share in (0.0, 0.3, 1.0)]
+    levels = [Level(0, 0, 1.0, 0.0)]  # perfectly clean: no sigma to divide by
+    levels += [model.schedule.level_at(share) for share in (0.3, 1.0)]
     latent = torch.randn(3, 4, 8, 8, generator=generator)
     with torch.no_grad():
         text = model.text.encode(["a cat", "a dog", "a red dog"])

@@ -152,6 +152,8 @@ class Method(Section):
             for key, allowed in own.items():
                 if getattr(self, key) != allowed:
                     raise ValueError(f"{key}={getattr(self, key)!r}: imagic allows {allowed!r}")
+            if self.decode.region != "full":
+                raise ValueError(f"decode.region={self.decode.region!r}: imagic allows 'full'")
         return self
 
     @property
@@ -236,5 +238,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _imagic_can_be_fitted(self) -> Config:
         if self.method.imagic is not None:
-            self.method.imagic.check_fits(self.model.dtype, self.stages.encode.micro_batch)
+            model = self.model
+            batch = self.stages.encode.micro_batch
+            self.method.imagic.check_fits(model.dtype, batch, compiled=model.compile != "off")
         return self

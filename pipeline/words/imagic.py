@@ -66,8 +66,8 @@ class Imagic(Section):
             )
         return self
 
-    def check_fits(self, dtype: str, micro_batch: int) -> None:
-        """Whether the fit can be computed as ``model.dtype`` and the encode stage's batch say.
+    def check_fits(self, dtype: str, micro_batch: int, *, compiled: bool) -> None:
+        """Whether the fit can be computed as the model's section and the encode stage's batch say.
 
         Raises:
             ValueError: it cannot; the message names key, value and what is allowed.
@@ -77,6 +77,10 @@ class Imagic(Section):
             raise ValueError(
                 f"model.dtype={dtype!r}: for method.imagic.form: {self.form} allowed is "
                 f"{' or '.join(allowed)}; steps this small vanish in fewer bits"
+            )
+        if compiled:
+            raise ValueError(
+                "model.compile: for method.name: imagic allowed is off; a fit changes the network"
             )
         if self.draws > micro_batch:
             raise ValueError(

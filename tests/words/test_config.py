@@ -50,6 +50,8 @@ def imagic(**settings: object) -> dict:
         (imagic(draws=33), ["method.imagic.draws=33", "stages.encode.micro_batch=32"]),
         (imagic() | {"model": {"dtype": "float16"}}, ["model.dtype='float16'", "bfloat16"]),
         (imagic(form="full") | {"model": {"dtype": "bfloat16"}}, ["model.dtype=", "float32"]),
+        (imagic() | {"model": {"compile": "default"}}, ["model.compile", "allowed is off"]),
+        ({"method": {"name": "imagic", "decode": {"region": "box"}}}, ["region='box'", "'full'"]),
         ({"method": {"imagic": {}}}, ["method.imagic", "method.name: imagic"]),
         ({"method": {"name": "imagic", "encode": "ddim"}}, ["encode='ddim'", "'noise'"]),
         ({"method": {"name": "imagic", "repeats": 2}}, ["repeats=2", "imagic allows 1"]),

@@ -113,9 +113,10 @@ def test_lora_fit_ignores_its_neighbours(
     for place in places:
         crowd = [make_picture(10 * place + n) for n in range(1, max(batch, 3))]
         crowd.insert(place, make_picture(0))
-        tree = config.model_dump()
-        tree["stages"]["encode"]["micro_batch"] = batch * config.method.imagic.draws  # type: ignore[union-attr]
-        among = fitted(tiny_model, Config.model_validate(tree), *crowd)[place]
+        some = tiny_model.with_micro_batch(batch * FAST["draws"])
+        with counted(some) as rows:
+            among = fitted(some, config, *crowd)[place]
+        assert max(rows) == batch * FAST["draws"]
         (latent,) = generated(tiny_model, config, among)
         for ours, theirs in ((among.embedding, alone.embedding), (latent, alone_latent)):
             error = np.abs(ours - theirs).max() / np.abs(theirs).max()

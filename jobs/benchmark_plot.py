@@ -46,13 +46,17 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> bool:
     )
     for axes, name in zip(every[0], names, strict=True):
         points = [point for point in report["points"] if point["sweep"] == name]
-        _plot_curve(axes, name, points)
+        _plot_curve(axes, name, points, report["machine"]["device"])
     _finish(plt, figure, report, path)
     return True
 
 
-def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]]) -> None:
-    key = "decode_s_per_edit" if name == "region" else "s_per_edit"
+def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]], device: str) -> None:
+    # on a CPU the seconds of its threads, which other work on the machine hardly changes
+    key = "cpu_s_per_edit" if device == "cpu" else "s_per_edit"
+    label = "CPU seconds an edit, of all threads" if device == "cpu" else "seconds an edit"
+    if name == "region":
+        key, label = "decode_s_per_edit", "decode stage, seconds an edit"
     for series in dict.fromkeys(point["series"] for point in points):
         chosen = [point for point in points if point["series"] == series]
         xs, ys = [point["x"] for point in chosen], [point[key] for point in chosen]
@@ -63,7 +67,7 @@ def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]]) -> None:
         axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(AXES[name])
-    axes.set_ylabel("decode stage, seconds an edit" if name == "region" else "seconds an edit")
+    axes.set_ylabel(label)
     axes.legend()
 
 

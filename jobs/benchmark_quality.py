@@ -24,10 +24,11 @@ from pipeline.demo.measures import psnr
 from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
 from pipeline.demo.world import paint
 from pipeline.models.loading import LatentDiffusion
+from pipeline.models.probe import probe_model
 from pipeline.steps.decode import DecodeStage
 from pipeline.steps.encode import EncodeStage
 from pipeline.steps.region import decoded_shape
-from pipeline.words.config import Method
+from pipeline.words.config import Method, Model
 from pipeline.words.records import Part
 
 KINDS = ("color", "shape", "object")  # edits of one object: what a box is for
@@ -51,7 +52,7 @@ def main() -> None:
     rows = measure_regions(model, method, options.edits, options.contexts, options.seed)
     report = {
         "machine": describe_machine("cpu", options.threads),
-        "model_revision": model.info.revision or options.model,
+        "model_revision": probe_model(Model(path=options.model)).revision,
         "edits": options.edits,
         "kinds": KINDS,
         "method": method.model_dump(mode="json"),

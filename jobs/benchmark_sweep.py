@@ -55,7 +55,7 @@ def run_sweep(
         best = min(results, key=lambda timing: timing.seconds)
         row = {"sweep": name, "series": point.series, "x": point.x, "edits": best.edits}
         row["s_per_edit"] = best.seconds / best.edits
-        row["cpu_s_per_edit"] = best.cpu_seconds / best.edits
+        row["cpu_s_per_edit"] = min(one.cpu_seconds for one in results) / best.edits
         row |= {
             f"{stage}_s_per_edit": min(one.stage_seconds[stage] for one in results) / best.edits
             for stage in STAGES

@@ -53,7 +53,7 @@ def test_the_last_answer_is_not_overwritten(tiny_model: LatentDiffusion) -> None
     hook = network.register_forward_hook(lambda module, args, output: seen.append(output[0]))
     with torch.inference_mode():
         text = tiny_model.text.encode(["a dog"])
-        eps = tiny_model.denoiser(torch.zeros(1, 4, 8, 8), LEVEL, text)
+        eps = tiny_model.unbatched(torch.zeros(1, 4, 8, 8), LEVEL, text)
         before = eps.clone()
         seen[0].zero_()
     hook.remove()

@@ -52,7 +52,9 @@ def overrides_for(method: str, ratio: float) -> list[str]:
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
     of_ratio = RATIO_OF.get(method, "encode_ratio")
-    return [*METHODS[method], *IN_ALL, f"method.{of_ratio}={ratio}"]
+    # one configuration may hold Imagic's settings beside the others'
+    no_imagic = () if method == "Imagic" else ("method.imagic=null",)
+    return [*METHODS[method], *no_imagic, *IN_ALL, f"method.{of_ratio}={ratio}"]
 
 
 def axes_of(points: Sequence[Point]) -> tuple[str, str] | None:

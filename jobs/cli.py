@@ -1,15 +1,16 @@
-"""The command ``overpaint``: parses arguments, prints errors in a line, returns exit codes."""
+"""The command ``overpaint``: runs what is asked, prints errors in a line, returns exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from jobs.evaluate_options import add_arguments as add_evaluate_arguments
+from jobs.arguments import parse_arguments
 from jobs.loopback import keep_local_ray_on_loopback
-from pipeline import __version__
 from pipeline.words.config_file import ConfigError, load_config
 
 EXIT_INCOMPLETE = 1
@@ -18,128 +19,23 @@ EXIT_BAD_CONFIG = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``overpaint``."""
-    options = _parse(arguments)
+    options = parse_arguments(arguments)
+    if not getattr(options, "verbose", False):
+        _quieten_libraries()
     try:
-        return int(options.command(options))
+        return COMMANDS[options.command](options)
     except ConfigError as error:
         print(f"overpaint: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; key=value may stand before and after them, which argparse alone refuses."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    late = [text for text in rest if "=" in text and not text.startswith("-")]
-    if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
-        unknown = [text for text in rest if text not in late] or late
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if late:
-        options.overrides.extend(late)
-    return options
+def _quieten_libraries() -> None:
+    """Read by diffusers and transformers when they are imported, here and in local workers.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="overpaint", description="Edits image datasets at dataset scale."
-    )
-    parser.add_argument("--version", action="version", version=f"overpaint {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    edit = commands.add_parser("edit", help="edit the shards that a config names")
-    edit.add_argument("config", help="a YAML file, or the name of a bundled config")
-    edit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
-    edit.add_argument("--dry-run", action="store_true", help="print the plan, compute nothing")
-    edit.add_argument(
-        "--retry-failed", action="store_true", help="compute failed edits of published shards again"
-    )
-    edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
-    edit.set_defaults(command=_edit)
-
-    submit = commands.add_parser("submit", help="run edit as a job of a Ray cluster")
-    submit.add_argument("config", help="a YAML file, or the name of a bundled config")
-    submit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
-    submit.add_argument("--address", required=True, help="of the dashboard: http://HOST:8265")
-    submit.add_argument(
-        "--packages", action="store_true", help="let Ray install the libraries on the nodes"
-    )
-    submit.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
-    submit.set_defaults(command=_submit)
-
-    verify = commands.add_parser("verify", help="read everything published again and check it")
-    verify.add_argument("output", help="folder or url of a run's output")
-    _add_storage_option(verify)
-    verify.set_defaults(command=_verify)
-
-    status = commands.add_parser("status", help="what is done, staged, to do and failed, by shard")
-    status.add_argument("output", help="folder or url of a run's output")
-    status.add_argument("--json", action="store_true", help="for a program to read")
-    _add_storage_option(status)
-    status.set_defaults(command=_status)
-
-    report = commands.add_parser("report", help="write one HTML page to look at the output with")
-    report.add_argument("output", help="folder or url of a run's output")
-    report.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. report.price_per_device_hour=2.5"
-    )
-    _add_storage_option(report)
-    report.set_defaults(command=_report)
-
-    refilter = commands.add_parser(
-        "refilter", help="apply other filters to an output; computes no picture again"
-    )
-    refilter.add_argument("output", help="folder or url of a run's output")
-    refilter.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help="e.g. 'clip_directional >= 0.25'; takes the place of the one on that score",
-    )
-    refilter.add_argument("--preset", action="append", default=[], help="e.g. instruct_pix2pix")
-    refilter.add_argument("--drop", action="append", default=[], metavar="SCORE")
-    refilter.add_argument("--clear", action="store_true", help="begin without any filter")
-    refilter.add_argument("--dry-run", action="store_true", help="print what would change")
-    _add_storage_option(refilter)
-    refilter.set_defaults(command=_refilter)
-
-    evaluate = commands.add_parser("evaluate", help="edit and measure a public benchmark")
-    add_evaluate_arguments(evaluate)
-    evaluate.set_defaults(command=_evaluate)
-
-    demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
-    demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
-    demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
-    demo.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
-    demo.set_defaults(command=_demo)
-
-    data = commands.add_parser("demo-data", help="draw shards of the demo world")
-    data.add_argument("output", help="a folder")
-    data.add_argument("--shards", type=_positive, default=4)
-    data.add_argument("--samples", type=_positive, default=64, help="a shard")
-    data.add_argument("--seed", type=int, default=0)
-    data.set_defaults(command=_demo_data)
-
-    bench = commands.add_parser("benchmark", help="time the loops beside diffusers' own DiffEdit")
-    bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
-    bench.add_argument("--model", default="bundled", help="a folder, bundled or random:sd15")
-    bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
-    bench.add_argument("--edits", type=_positive, default=16, help="of a run; default: 16")
-    bench.add_argument("--baseline-edits", type=_positive, default=4, help="likewise; default: 4")
-    bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
-    bench.add_argument("--whole", action="store_true", help="the whole job in one process too")
-    bench.add_argument("--compiled", action="store_true", help="a compiled baseline too")
-    bench.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        help="a curve instead: batch, size, steps, edits or region; several times for several",
-    )
-    bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
-    bench.set_defaults(command=_benchmark)
-    return parser
+    At each load of a model they advise on packages and dtypes that were chosen on purpose.
+    """
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
 # Imports stand in the commands: torch and Ray take seconds, and a mistyped key should not.
@@ -231,21 +127,18 @@ def _benchmark(options: argparse.Namespace) -> int:
     return benchmark(Options(**values))
 
 
-def _add_storage_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for fsspec, e.g. endpoint_url=http://localhost:9000; credentials: the environment",
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "edit": _edit,
+    "submit": _submit,
+    "demo": _demo,
+    "demo_data": _demo_data,
+    "verify": _verify,
+    "status": _status,
+    "report": _report,
+    "refilter": _refilter,
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+}
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ class RunProgress:
     """
 
     def __init__(self, num_shards: int, num_done: int, every_s: float) -> None:
-        self.num_shards, self.num_done = num_shards, num_done
+        self.num_shards = num_shards
         self.num_done_before = num_done
+        self.published: set[str] = set()  # two parts may both find their shard complete
         self.every_s = every_s
         self.parts = 0
         self.counts: Counter[str] = Counter()
@@ -43,6 +44,11 @@ class RunProgress:
         if sys.stderr.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
             self.bar = Progress(*columns, console=Console(stderr=True))
+
+    @property
+    def num_done(self) -> int:
+        """Shards published, by this invocation and before."""
+        return self.num_done_before + len(self.published)
 
     def __enter__(self) -> RunProgress:
         if self.bar is not None:
@@ -67,7 +73,8 @@ class RunProgress:
         now = time.monotonic()
         self.first_part_at = self.first_part_at or now
         self.parts += 1
-        self.num_done += result.published
+        if result.published:
+            self.published.add(result.shard)
         self.counts.update(result.counts)
         self.metrics.count(result, self.counts.total() / max(now - self.started, 1e-9))
         self.metrics.show_shards(self.num_shards, self.num_done)
@@ -86,9 +93,8 @@ class RunProgress:
             f"{edits} edits",
             f"{edits / max(elapsed, 1e-9):.2f} images/s",
         ]
-        done_now = self.num_done - self.num_done_before
-        if done_now:
-            left_s = elapsed / done_now * (self.num_shards - self.num_done)
+        if self.published:
+            left_s = elapsed / len(self.published) * (self.num_shards - self.num_done)
             words.append(f"{duration(left_s)} left")
         words.append(f"{self.counts['failed']} failed")
         return ", ".join(words)

@@ -87,9 +87,10 @@ def test_progress_says_what_a_person_wants_to_know() -> None:
     with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:
         progress.update(PartResult("a", 0, {"edited": 3}, published=False))
         progress.update(PartResult("a", 1, {"edited": 2, "failed": 1}, published=True))
+        progress.update(PartResult("a", 2, {}, published=True))  # it too found the shard complete
         line = progress.line()
     assert progress.num_done == 2
-    assert "2 parts, 6 edits" in line
+    assert "3 parts, 6 edits" in line
     assert "1 failed" in line
     assert "left" in line
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jobs import train_demo
 from jobs.train_demo_loop import MovingAverage, train
 from jobs.train_demo_progress import Progress, StageSettings
-from jobs.train_demo_unet import build_scheduler, min_snr_weights
+from jobs.train_demo_unet import build_networks, build_scheduler, load_weights, min_snr_weights
 from jobs.train_demo_vae import build_vae, center_latents, encode_means
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_demo.yaml"
@@ -116,3 +116,14 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
     image = pipeline("a red star on the sea", num_inference_steps=2).images[0]
     assert image.size == (128, 128)
     assert (tmp_path / "readback.safetensors").stat().st_size < 1_000_000
+
+
+def test_training_starts_from_a_saved_model(tmp_path: Path) -> None:
+    """`unet.start_from` takes UNet and text encoder as they were saved, whatever their dtype."""
+    settings = yaml.safe_load(CONFIG.read_text())["unet"] | {"channels": [16, 16, 32]}
+    saved, fresh = (build_networks(settings, 4) for _ in range(2))
+    saved.unet.save_pretrained(tmp_path / "unet")
+    saved.text_encoder.save_pretrained(tmp_path / "text_encoder")
+    load_weights(fresh, tmp_path)
+    wanted = saved.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in fresh.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from jobs.benchmark_machine import memory_peak_bytes, reset_memory_peak
 from jobs.benchmark_work import Sample, parts_of, write_input
@@ -180,12 +181,24 @@ def _timing(clock: Clock, parts: list[Part], peak: int | None) -> Timing:
 
 
 def _flops(call: Any) -> int:
-    # torch 2.13's table lacks the attention that CPUs run.
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-    def attention(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))
-
-    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
+    # torch 2.13's table lacks what CPUs run: this attention, and oneDNN's operators.
+    mapping = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten.mkldnn_convolution: _convolution_flops,
+        torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         call()
     return int(counter.get_total_flops())
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _convolution_flops(x: Any, weight: Any, *rest: Any, out_shape: Any, **more: Any) -> int:
+    return int(conv_flop_count(x, weight, out_shape))
+
+
+def _linear_flops(x: Any, weight: Any, *rest: Any, **more: Any) -> int:
+    return 2 * math.prod(x) * int(weight[0])

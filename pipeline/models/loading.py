@@ -19,6 +19,7 @@ from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.compiled import compile_network, warm_up
+from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json, weights_variant
@@ -111,6 +112,8 @@ def load_model(
             # diffusers 0.42 looks at the first tensor alone to see whether it need convert, and
             # the transformer's first is a table that is float32 anyway: the rest stayed so too
             network.to(dtype)
+        if device == "cpu" and dtype == torch.float32 and model.compile == "off":
+            use_onednn(network)
         return network.to(device).eval().requires_grad_(False)
 
     schedule = load_schedule(info, info.size_for(model))

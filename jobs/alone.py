@@ -78,6 +78,13 @@ class RunnerLostError(RuntimeError):
     """The runner's process died, or raised, in what it was asked for; the message says which."""
 
 
+def _death(error: ray.exceptions.RayError) -> str:
+    """How a process ended, as far as Ray says it."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
+        return "was ended by Ray, since its node ran low on memory"
+    return "died"
+
+
 class Runner:
     """A ``PartRunner`` in a process of its own, as the driver sees it."""
 
@@ -99,7 +106,7 @@ class Runner:
             raise RunnerLostError(f"raised {type(cause).__name__}: {cause}") from error
         except ray.exceptions.RayError as error:
             self.end()
-            raise RunnerLostError("died") from error
+            raise RunnerLostError(_death(error)) from error
 
     def end(self) -> None:
         """Ends the process, which gives back its memory and its GPU."""

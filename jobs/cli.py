@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.arguments import parse_arguments
-from jobs.loopback import keep_local_ray_on_loopback
+from jobs.ray_environment import set_ray_environment
 from pipeline.words.config_file import ConfigError, load_config
 
 EXIT_INCOMPLETE = 1
@@ -43,14 +43,15 @@ def _quieten_libraries() -> None:
 
 def _edit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
-    keep_local_ray_on_loopback(config)
+    set_ray_environment(config)
     from jobs.edit import dry_run, edit
+    from jobs.starts import CannotStartError
 
     if options.dry_run:
         return dry_run(config)
     try:
         code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
-    except OSError as error:  # the store, in the middle of a run
+    except (OSError, CannotStartError) as error:  # the store or a node, in the middle of a run
         if options.verbose:
             traceback.print_exc()
         print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
@@ -106,7 +107,7 @@ def _demo(options: argparse.Namespace) -> int:
     folder = options.folder
     places = [f"input.shards={folder}/in/*.tar", f"output.path={folder}/out"]
     config = load_config("demo", [*places, *options.overrides])
-    keep_local_ray_on_loopback(config)
+    set_ray_environment(config)
     from jobs.demo import demo
 
     return demo(config, Path(folder), verbose=options.verbose)

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
-from jobs.loopback import cluster_address
+from jobs.ray_environment import cluster_address
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 

@@ -11,11 +11,12 @@ import ray
 from jobs.cluster import check_pools, check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
 from jobs.journal import Journal
-from jobs.loopback import cluster_address
 from jobs.missing import run_missing
 from jobs.progress import RunProgress
+from jobs.ray_environment import cluster_address
 from jobs.report import report_run
 from jobs.screen import print_dry_run, print_summary
+from jobs.starts import StartWatch
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
 from jobs.watch import Guard
 from pipeline.plan.inputs import changed_inputs
@@ -57,6 +58,7 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
+        CannotStartError: a worker did not start; what is staged stays.
     """
     started = time.monotonic()
     check_stores(config)
@@ -110,10 +112,14 @@ def _reopened(plan: Plan) -> Plan:
 def _compute(plan: Plan) -> tuple[int, bool]:
     """All waves, then what they left missing. Returns edits computed and whether it was stopped."""
     configure_context()
-    flag, guard = StopFlag(), Guard(Journal(), plan.config.run.part_timeout_s)
-    stop = GracefulStop(flag, plan.config.run.grace_s)
-    every_s = plan.config.run.progress_every_s
-    with RunProgress(plan.num_shards, len(plan.published), every_s) as progress:
+    run = plan.config.run
+    flag, guard = StopFlag(), Guard(Journal(run.max_start_retries), run.part_timeout_s)
+    stop = GracefulStop(flag, run.grace_s)
+    every_s = run.progress_every_s
+    with (
+        StartWatch(guard.journal),
+        RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
+    ):
         for wave in _waves(plan.work, plan.config.run.shards_per_wave):
             if stop.requested:
                 break

@@ -18,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.metrics import tell_gpu_memory, tell_traffic
+from jobs.starts import starting
 from jobs.stop import StopFlag
 from jobs.watch import Guard, end_process
 from pipeline.plan.operators import (
@@ -125,11 +126,12 @@ class StageActor:
         from pipeline.methods import load_fused, load_stage
 
         self.device, self.guard, self.stop = device, guard, stop
-        self.stages: dict[str, Callable[[Part], Part]] = (
-            load_fused(config, device)
-            if name == "fused"
-            else {name: load_stage(config, name, device)}
-        )
+        with starting(guard.journal, name):
+            self.stages: dict[str, Callable[[Part], Part]] = (
+                load_fused(config, device)
+                if name == "fused"
+                else {name: load_stage(config, name, device)}
+            )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.stop is not None and self.stop.is_set():

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.starts import StartBook
 
 # A journal that does not answer in this time is gone, and the run goes on without it.
 ANSWER_S = 10.0
@@ -21,9 +24,10 @@ class Entry:
 
 
 class _Book:
-    def __init__(self) -> None:
+    def __init__(self, start_retries: int) -> None:
         self.entries: dict[Place, Entry] = {}
         self.reasons: list[str] = []
+        self.starts = StartBook(start_retries)
 
     def begin(self, place: Place, step: str) -> None:
         self.entries[place] = Entry(step)
@@ -42,12 +46,31 @@ class _Book:
         taken, self.reasons = self.reasons, []
         return taken
 
+    def start_begins(self, worker: str, pool: str, host: str) -> None:
+        self.starts.begin(worker, pool, host)
+
+    def start_failed(self, worker: str, reason: str) -> None:
+        self.starts.fail(worker, reason)
+
+    def start_done(self, worker: str) -> None:
+        self.starts.done(worker)
+
+    def start_problems(self) -> tuple[str | None, str | None]:
+        return self.starts.given_up, self.starts.last
+
 
 class Journal:
     """A small actor beside the driver; workers write into it before each step on a part."""
 
-    def __init__(self) -> None:
-        self._book = ray.remote(num_cpus=0)(_Book).remote()
+    def __init__(self, start_retries: int = 0) -> None:
+        """
+        Args:
+            start_retries: of a worker that does not start, before the run is to end.
+        """
+        # On the driver's own node, which is there for as long as the run: others may be taken away.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Book)
+        self._book = actor.remote(start_retries)
 
     def begin(self, shard: str, part: int | None, step: str) -> None:
         """A worker starts with this step. Waits for the answer: it may die the next moment."""
@@ -73,6 +96,30 @@ class Journal:
         """Why workers were ended since this was asked last."""
         reasons: list[str] = self._ask("take_reasons") or []
         return reasons
+
+    def start_begins(self, worker: str, pool: str, host: str) -> None:
+        """A worker loads what it needs. Waits for the answer: it may die the next moment."""
+        self._ask("start_begins", worker, pool, host)
+
+    def start_failed(self, worker: str, reason: str) -> None:
+        """It could not, and is about to end its process."""
+        self._ask("start_failed", worker, reason)
+
+    def start_done(self, worker: str) -> None:
+        """It could."""
+        self._book.start_done.remote(worker)
+
+    def given_up(self) -> str | None:
+        """Why a worker did not start, more often than it may; None as long as none did."""
+        return self._start_problems()[0]
+
+    def start_problem(self) -> str | None:
+        """The latest failure of a worker to start."""
+        return self._start_problems()[1]
+
+    def _start_problems(self) -> tuple[str | None, str | None]:
+        problems: tuple[str | None, str | None] = self._ask("start_problems") or (None, None)
+        return problems
 
     def _ask(self, method: str, *arguments: object) -> Any:
         try:

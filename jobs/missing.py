@@ -49,6 +49,7 @@ class _Runners:
     def __init__(self, plan: Plan, guard: Guard) -> None:
         self.plan, self.guard = plan, guard
         self.runner: Runner | None = None
+        self.load_failures = 0  # in a row
 
     def ask(self, method: str, *arguments: object) -> object:
         """
@@ -63,11 +64,21 @@ class _Runners:
             self.runner = None
             raise
 
-    def load(self) -> None:
+    def load(self) -> bool:
+        """Whether the runner has its networks. If not, the next one is new and has opened nothing.
+
+        Raises:
+            CannotLoadError: it failed ``run.max_start_retries`` times more.
+        """
         try:
             self.ask("load")
         except RunnerLostError as error:
-            raise CannotLoadError(f"{error} while it loaded the model") from error
+            self.load_failures += 1
+            if self.load_failures > self.plan.config.run.max_start_retries:
+                raise CannotLoadError(f"{error} while it loaded the model") from error
+            return False
+        self.load_failures = 0
+        return True
 
     def end(self) -> None:
         if self.runner is not None:
@@ -96,8 +107,9 @@ def _run_shard(
         if index is None:
             return
         assert isinstance(index, int)
-        if index not in failures:
-            runners.load()
+        if index not in failures and not runners.load():
+            opened = False
+            continue
         try:
             if index in failures:
                 result = runners.ask("fail", failures[index])

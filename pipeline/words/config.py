@@ -176,6 +176,8 @@ class Run(Section):
     progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
     max_restarts: int = Field(100, ge=-1)  # of an actor, in a wave; -1 = without end
     max_task_retries: int = Field(1, ge=0)  # of a part whose worker died
+    max_start_retries: int = Field(3, ge=0)  # of an actor that cannot load its model, in a row
+    max_memory_retries: int = Field(3, ge=0)  # of reading or finishing that Ray ended for memory
     # seconds of one step on a part, after which its worker is ended; none: an hour without a sign
     # of life (a network call, a picture, a storage call)
     part_timeout_s: float | None = Field(None, gt=0.0)

@@ -25,6 +25,7 @@ from tests.jobs.killer import on_storage_call
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "OVERPAINT_TEST_FAULTS"  # where faults leave what they remember; no folder: no faults
+LOADS = "OVERPAINT_TEST_LOADS"  # see _load
 FAULTS = ("raise", "exit", "memory", "die", "hang")
 
 _SITE = """
@@ -107,7 +108,7 @@ def plant(module: ModuleType) -> None:
             name: partial(_stage, name, step) for name, step in stages.items()
         }
         module.StageStep = Callable  # type: ignore[attr-defined]
-        module.load_stage = lambda config, name, device: module.load_fused()[name]  # type: ignore[attr-defined]
+        module.load_stage = lambda config, name, device: _load(module, name)  # type: ignore[attr-defined]
         return
     if module.__name__ == "pipeline.storage.store":
         module.Store.hook = staticmethod(on_storage_call)  # type: ignore[attr-defined]
@@ -126,6 +127,18 @@ def plant(module: ModuleType) -> None:
         return call(*arguments, **options)
 
     setattr(module, name, faulty)
+
+
+def _load(module: ModuleType, name: str) -> Any:
+    """A stage; that of mask may fail to load: LOADS is a fault, how often, and a folder."""
+    fault, times, folder = (os.environ.get(LOADS) or "none 0 .").split(" ")
+    tries = list(Path(folder).glob("load-*"))
+    if name == "mask" and len(tries) < int(times):
+        Path(folder, f"load-{len(tries)}").touch()
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("CUDA error: no device\nCompile with ...")
+    return module.load_fused()[name]
 
 
 def _key_of_computed(store: object, part: Part, table: object) -> str:

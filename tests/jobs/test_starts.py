@@ -1,0 +1,83 @@
+"""Workers that do not start: a few tries, then the run ends and says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobs.starts import CRASHED, StartBook
+from tests.jobs.conftest import Job
+from tests.jobs.faulty import LOADS, install
+from tests.jobs.test_faults import OVERRIDES
+
+
+def failing(book: StartBook, worker: str, times: int) -> None:
+    for _ in range(times):
+        book.begin(worker, "mask", "host1")
+        book.fail(worker, "OSError: no such file")
+
+
+def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
+    """Each worker counts for itself: a pool of many may fail once each for one passing reason."""
+    book = StartBook(retries=2)
+    for worker in ("a", "b", "c", "d"):
+        failing(book, worker, 2)
+    assert book.given_up is None
+    failing(book, "b", 1)
+    assert book.given_up == (
+        "a worker of the pool mask cannot start on host1, 3 times in a row: OSError: no such file"
+    )
+
+
+def test_a_start_that_succeeds_clears_what_went_before() -> None:
+    """Failures in a row count, so a long run on bad nodes is not added up."""
+    book = StartBook(retries=1)
+    for _ in range(5):
+        failing(book, "a", 1)
+        book.begin("a", "mask", "host1")
+        book.done("a")
+    assert book.given_up is None
+    assert not book.open
+
+
+def test_a_process_that_dies_while_it_loads_is_counted() -> None:
+    """It can tell nothing; the next process of the same worker shows that it died."""
+    book = StartBook(retries=0)
+    book.begin("a", "decode", "host1")
+    assert book.last is None
+    book.begin("a", "decode", "host2")
+    assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
+
+
+def load_faults(folder: Path, what: str) -> dict[str, str]:
+    """The environment of a run whose mask stage meets faults when it is loaded."""
+    return install(folder, faults=False) | {LOADS: f"{what} {folder}"}
+
+
+def edit(job: Job, output: Path, what: str, *more: str) -> subprocess.CompletedProcess[str]:
+    overrides = (*OVERRIDES, "run.max_start_retries=2", *more)
+    return job.run(output, *overrides, **load_faults(output.parent / "site", what))
+
+
+@pytest.mark.slow
+def test_a_model_that_loads_at_the_third_try_runs(job: Job, tmp_path: Path) -> None:
+    """Two deaths of a worker while it loads cost nothing but their time."""
+    done = edit(job, tmp_path / "out", "die 2")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert len(list((tmp_path / "out").glob("*_stats.json"))) == 3
+
+
+@pytest.mark.slow
+def test_a_model_that_never_loads_ends_the_run_with_the_reason(job: Job, tmp_path: Path) -> None:
+    """Exit code 1 and one line that names pool, host and reason; no part fails for it."""
+    done = edit(job, tmp_path / "out", "raise 1000")
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("overpaint:")]
+    assert len(lines) == 1, done.stderr
+    assert f"a worker of the pool mask cannot start on {os.uname().nodename}, 3 times" in lines[0]
+    assert "RuntimeError: CUDA error: no device" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("**/*.tar"))

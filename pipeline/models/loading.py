@@ -16,11 +16,12 @@ from diffusers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
-from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.diffusion.schedule import Level, NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.compiled import compile_network, warm_up
 from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
+from pipeline.models.feature_reuse import denoiser_for
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json, weights_variant
 from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
@@ -28,6 +29,7 @@ from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
 from pipeline.words.config import Model, Stage
+from pipeline.words.reuse import Reuse
 
 DTYPES = {
     "float32": torch.float32,
@@ -65,6 +67,15 @@ class LatentDiffusion:
     def device_kind(self) -> str:
         """What a marker calls the device: "cpu" or a GPU's name."""
         return device_kind(self.device)
+
+    def denoiser_from(self, first: Level, settings: Reuse) -> Denoiser:
+        """The denoiser for one loop that begins at a level, with deep features used again or not.
+
+        Args:
+            first: the loop's first level.
+            settings: of ``method.reuse``.
+        """
+        return denoiser_for(self.denoiser, self.unbatched, self.micro_batch, settings, first)
 
     def with_micro_batch(self, size: int) -> LatentDiffusion:
         """The same networks, called with another number of rows at a time."""

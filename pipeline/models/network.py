@@ -41,14 +41,26 @@ class UNetDenoiser:
         return self.unet
 
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
-        predicted = self.unet(
+        sample, timestep, tokens, added = self.inputs(latent, level, condition)
+        predicted = self.unet(sample, timestep, tokens, added_cond_kwargs=added, return_dict=False)[
+            0
+        ]
+        return self.eps_from(predicted, latent, level)
+
+    def inputs(
+        self, latent: Tensor, level: Level | RowLevels, condition: Condition
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor] | None]:
+        """What the UNet is given: sample, timestep, tokens, further conditions."""
+        return (
             latent.to(self.unet.dtype),
             # a tensor: to a compiled network each number would be code of its own
             torch.as_tensor(level.timestep, device=latent.device),
             condition.tokens.to(self.unet.dtype),
-            added_cond_kwargs=self._added(latent, condition),
-            return_dict=False,
-        )[0]
+            self._added(latent, condition),
+        )
+
+    def eps_from(self, predicted: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
+        """(N, C, h, w) float32: eps from what the UNet was trained to predict."""
         # a copy: CUDA graphs write the next answer where this one lies
         predicted = predicted.to(torch.float32, copy=True)
         if self.prediction_type == "epsilon":

@@ -70,8 +70,9 @@ class DecodeStage:
         """Decodes edits of one group: one level, one shape, all under guidance or none."""
         scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
         scale = torch.tensor(scales, device=self.model.device)
-        denoise = Counted(guided(self.model.denoiser, text, negative, scale))
         levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+        denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
+        denoise = Counted(guided(denoiser, text, negative, scale))
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
         for (_, edit), latent in zip(pairs, latents, strict=True):
             self._note(edit)

@@ -16,6 +16,7 @@ from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
 from pipeline.models.loading import LatentDiffusion
 from pipeline.words.config import Method
 from pipeline.words.records import Part, Picture
+from pipeline.words.reuse import Reuse
 from pipeline.words.seeds import noise_seed
 from pipeline.words.settings import method_for, seed_for
 
@@ -52,7 +53,9 @@ class EncodeStage:
         """(N, K + 1, C, h, w): the latents encoded with the empty text, without guidance."""
         device = self.model.device
         rows = torch.zeros(len(pictures), dtype=torch.long, device=device)
-        denoise = Counted(conditioned(self.model.denoiser, empty[rows]))
+        reuse = self.method.reuse if self.method.reuse.encode else Reuse()
+        denoiser = self.model.denoiser_from(levels[0], reuse)
+        denoise = Counted(conditioned(denoiser, empty[rows]))
         solver = SOLVERS[self.method.solver]
         trajectories = encode_trajectory(denoise, latents.to(device), levels, solver=solver)
         for picture in pictures:

@@ -10,6 +10,7 @@ from pipeline.words.decode import Decode
 from pipeline.words.filters import Filtering, canonical, check_computed, filtering_of
 from pipeline.words.imagic import Imagic
 from pipeline.words.report import Report
+from pipeline.words.reuse import Reuse
 from pipeline.words.scores import Scores
 from pipeline.words.section import Count, Ratio, Section, Share
 from pipeline.words.stages import SCORE_STAGE as SCORE_STAGE
@@ -117,6 +118,7 @@ class Method(Section):
     repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()
     decode: Decode = Decode()
+    reuse: Reuse = Reuse()
     composite: Composite = Composite()
     imagic: Imagic | None = None  # of name: imagic only
 
@@ -154,6 +156,8 @@ class Method(Section):
                     raise ValueError(f"{key}={getattr(self, key)!r}: imagic allows {allowed!r}")
             if self.decode.region != "full":
                 raise ValueError(f"decode.region={self.decode.region!r}: imagic allows 'full'")
+            if self.reuse.interval > 1:
+                raise ValueError(f"reuse.interval={self.reuse.interval}: imagic allows 1")
         return self
 
     @property
@@ -235,6 +239,15 @@ class Config(Section):
     def _lossless_only_where_there_is_loss(self) -> Config:
         if self.output.lossless and self.output.format != "webp":
             raise ValueError("output.lossless is for output.format: webp (png always is lossless)")
+        return self
+
+    @model_validator(mode="after")
+    def _reuse_is_not_compiled(self) -> Config:
+        if self.method.reuse.interval > 1 and self.model.compile != "off":
+            raise ValueError(
+                f"method.reuse.interval={self.method.reuse.interval}: allowed with model.compile: "
+                f"off, not with {self.model.compile}, which compiles whole evaluations"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,147 @@
+"""Deep features used again: right where nothing changed, by rows, and only where it can work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models.feature_reuse import ReusingDenoiser, evaluate, evaluate_outermost
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.network import UNetDenoiser
+from pipeline.models.suitability import check_suits
+from pipeline.words.config import Model, Stage
+from pipeline.words.reuse import Reuse
+from tests.parts import (
+    counted,
+    decoded_latents,
+    encoded_part,
+    make_config,
+    make_part,
+    make_picture,
+    run_stages,
+)
+from tests.tiny_models import make_tiny_sdxl, make_tiny_stable_diffusion
+
+
+@contextmanager
+def grids(model: LatentDiffusion) -> Iterator[list[int]]:
+    """The rows of every call of the outermost layers, of whole evaluations too."""
+    rows: list[int] = []
+    unet = model.unbatched.unet  # type: ignore[attr-defined]
+    hook = unet.conv_in.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+@pytest.fixture(params=[make_tiny_stable_diffusion, make_tiny_sdxl])
+def unet_model(request: pytest.FixtureRequest, tmp_path: Path) -> LatentDiffusion:
+    """A model of each family that has a UNet."""
+    return load_model(Model(path=str(request.param(tmp_path / "model"))), "cpu", Stage())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_own_features_give_the_whole_answer(
+    unet_model: LatentDiffusion, tolerance: dict, generator: torch.Generator, layers: int
+) -> None:
+    """Outermost layers on features of the same evaluation equal the network."""
+    denoiser = unet_model.unbatched
+    assert isinstance(denoiser, UNetDenoiser)
+    level = unet_model.schedule.level_at(0.5)
+    latent = torch.randn(3, 4, 8, 8, generator=generator)
+    with torch.inference_mode():
+        condition = unet_model.text.encode(["a dog", "a red cat", ""])
+        plain = denoiser(latent, level, condition)
+        whole, deep = evaluate(denoiser, latent, level, condition, layers)
+        again = evaluate_outermost(denoiser, latent, level, condition, layers, deep)
+        other = evaluate_outermost(denoiser, latent, level, condition, layers, deep + 1.0)
+    assert torch.equal(whole, plain)
+    assert float((again - plain).abs().max() / plain.abs().max()) < tolerance[torch.float32]
+    assert not torch.allclose(other, plain)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 2, 1), (3, 1, 4)])
+def test_features_belong_to_rows(
+    tiny_model: LatentDiffusion, generator: torch.Generator, sizes: tuple[int, ...]
+) -> None:
+    """A micro-batch of another size at each step changes no answer beyond last bits."""
+    levels = tiny_model.schedule.levels(3, 1.0)[::-1]
+    latent = torch.randn(5, 4, 8, 8, generator=generator)
+
+    def answers(sizes: tuple[int, ...]) -> list[Tensor]:
+        micro_batch = MicroBatch(8)
+        unet = tiny_model.unbatched
+        assert isinstance(unet, UNetDenoiser)
+        denoise = ReusingDenoiser(unet, micro_batch, Reuse(interval=3), levels[0])
+        found = []
+        for size, level in zip(sizes, levels, strict=False):
+            micro_batch.size = size
+            found.append(denoise(latent, level, condition))
+        return found
+
+    with torch.inference_mode():
+        condition = tiny_model.text.encode(["a dog", "a cat", "a red dog", "", "photo"])
+        for ours, plain in zip(answers(sizes), answers((5, 5, 5)), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("interval", "whole"), [(1, 4), (2, 2), (3, 2), (9, 1)])
+def test_every_so_many_steps_are_whole(
+    tiny_model: LatentDiffusion, interval: int, whole: int
+) -> None:
+    """The first one and each ``interval``-th after it; encoding is left whole unless asked."""
+    config = make_config(reuse={"interval": interval})
+    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    with counted(tiny_model) as rows, grids(tiny_model) as steps:
+        run_stages(tiny_model, part, config, ["decode"])
+    assert (len(rows), len(steps)) == (whole, 4)
+    for encode, expected in ((False, 4), (True, whole)):
+        config = make_config(reuse={"interval": interval, "encode": encode})
+        part = run_stages(tiny_model, make_part(make_picture(0, "a cat")), config, ["mask"])
+        with counted(tiny_model) as rows:
+            run_stages(tiny_model, part, config, ["encode"])
+        assert len(rows) == expected
+
+
+def test_a_further_round_begins_whole(tiny_model: LatentDiffusion) -> None:
+    """SDEdit's second round starts at the first one's level, where old features are no use."""
+    config = make_config(name="sdedit", repeats=2, reuse={"interval": 9})
+    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    with counted(tiny_model) as rows:
+        run_stages(tiny_model, part, config, ["decode"])
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "bdia"])
+def test_edit_ignores_batch_neighbours(tiny_model: LatentDiffusion, solver: str) -> None:
+    """Alone or between others, with features used again: the same latent but for rounding."""
+    guidance = 1.0 if solver == "bdia" else 3.0
+    config = make_config(reuse={"interval": 2}, solver=solver, guidance_scale=guidance)
+    picture = make_picture(0, "a cat")
+    alone = decoded_latents(tiny_model, encoded_part(tiny_model, config, picture), config)[0]
+    crowd = [make_picture(1, "a blue square"), make_picture(0, "a cat"), make_picture(2, "a cat")]
+    among = decoded_latents(tiny_model, encoded_part(tiny_model, config, *crowd), config)[1]
+    torch.testing.assert_close(among, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_work_is_refused(tiny_model: LatentDiffusion) -> None:
+    """One line that names key, value and what is allowed."""
+    reuse = make_config(reuse={"interval": 3, "layers": 2})
+    check_suits(tiny_model.info, reuse)
+    with pytest.raises(ValueError, match=r"reuse.layers=3: this model allows 1 to 2"):
+        check_suits(tiny_model.info, make_config(reuse={"interval": 3, "layers": 3}))
+    with pytest.raises(ValueError, match=r"interval=3: not for stable-diffusion-3; .*interval: 1"):
+        check_suits(replace(tiny_model.info, family="stable-diffusion-3"), reuse)
+    with pytest.raises(ValueError, match=r"reuse.interval=3: imagic allows 1"):
+        make_config(name="imagic", reuse={"interval": 3})
+    tree = reuse.model_dump() | {"model": {"compile": "default"}}
+    with pytest.raises(ValueError, match=r"reuse.interval=3: allowed with model.compile: off"):
+        type(reuse).model_validate(tree)

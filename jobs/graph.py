@@ -19,17 +19,13 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.metrics import tell_gpu_memory, tell_traffic
 from jobs.starts import starting
+from jobs.steps import STEPS, Steps
 from jobs.stop import StopFlag
 from jobs.watch import Guard, end_process
-from pipeline.plan.operators import (
-    PartResult,
-    finish_and_commit,
-    finish_context,
-    guarded,
-    prepared,
-    read,
-)
+from pipeline.plan.operators import PartResult, finish_context, guarded
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.steps.finish import FinishContext
+from pipeline.storage.store import Store
 from pipeline.words.config import Config, Stage
 from pipeline.words.records import Part
 
@@ -41,7 +37,9 @@ PART_SCHEMA = pa.schema(
 )
 
 
-def edit_dataset(plan: Plan, work: list[ShardWork], guard: Guard, stop: StopFlag | None) -> Dataset:
+def edit_dataset(
+    plan: Plan, work: list[ShardWork], guard: Guard, stop: StopFlag | None, steps: Steps = STEPS
+) -> Dataset:
     """The lazy Dataset of a wave; its rows are the JSON of ``PartResult``.
 
     Args:
@@ -50,6 +48,7 @@ def edit_dataset(plan: Plan, work: list[ShardWork], guard: Guard, stop: StopFlag
         guard: watches over each step on a part.
         stop: once set, readers yield no further part and the first stage drops what waits for
             it, so that the stream drains.
+        steps: what is done with a part.
     """
     config = plan.config
     dataset = ray.data.from_items(
@@ -59,19 +58,23 @@ def edit_dataset(plan: Plan, work: list[ShardWork], guard: Guard, stop: StopFlag
     # Ray Data's own number of retries is without end: a part that kills its worker would stay.
     task = {"num_cpus": TASK_CPUS, "max_retries": config.run.max_task_retries}
     size = plan.model.size_for(config.model)
-    read_step = partial(_read, work=work, config=config, guard=guard, stop=stop)
+    read_step = partial(_read, work=work, config=config, guard=guard, stop=stop, steps=steps)
     dataset = dataset.map_batches(read_step, **options, **task)
-    prepare_step = partial(_prepare, config=config, size=size, guard=guard)
+    prepare_step = partial(_prepare, config=config, size=size, guard=guard, steps=steps)
     dataset = dataset.map_batches(prepare_step, **options, **task)
     for name in config.pools:
         first = stop if name == config.pools[0] else None
         dataset = dataset.map_batches(
             StageActor,
-            fn_constructor_args=(config, name, plan.device, guard, first),
+            fn_constructor_args=(config, name, plan.device, guard, first, steps),
             **options,
             **pool_options(config, name, plan.device),
         )
-    return dataset.map_batches(partial(_finish, plan=plan, guard=guard), **options, **task)
+    # Not the plan: it lists every shard of the run, and each worker would get that list.
+    finish_step = partial(
+        _finish, context=finish_context(plan), output=plan.output, guard=guard, steps=steps
+    )
+    return dataset.map_batches(finish_step, **options, **task)
 
 
 def actor_resources(config: Config, name: str, device: str) -> dict[str, Any]:
@@ -120,18 +123,17 @@ class StageActor:
     """An actor of a pool: one loaded network and one stage, or all three in layout fused."""
 
     def __init__(
-        self, config: Config, name: str, device: str, guard: Guard, stop: StopFlag | None
+        self,
+        config: Config,
+        name: str,
+        device: str,
+        guard: Guard,
+        stop: StopFlag | None,
+        steps: Steps,
     ) -> None:
-        # Here, and not above: readers and writers import this module too, and need no torch.
-        from pipeline.methods import load_fused, load_stage
-
         self.device, self.guard, self.stop = device, guard, stop
         with starting(guard.journal, name):
-            self.stages: dict[str, Callable[[Part], Part]] = (
-                load_fused(config, device)
-                if name == "fused"
-                else {name: load_stage(config, name, device)}
-            )
+            self.stages = steps.load(config, name, device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.stop is not None and self.stop.is_set():
@@ -150,22 +152,33 @@ def run_stage(
 
     Otherwise every later part of this process would fail for the fault of one.
     """
-    from pipeline.models.device import device_fault  # here: it loads torch
-
     with guard.watch(part.shard, part.index, name):
         part = guarded(name, stage, part)
-        fault = device_fault(device)
+        fault = _device_fault(device)
     if fault is not None:
         end_process(f"part {part.index} of shard {part.shard}: {name}: {fault}")
     return part
 
 
+def _device_fault(device: str) -> str | None:
+    if device != "cuda":
+        return None
+    from pipeline.models.device import device_fault  # here: it loads torch
+
+    return device_fault(device)
+
+
 def _read(
-    batch: pa.Table, work: list[ShardWork], config: Config, guard: Guard, stop: StopFlag | None
+    batch: pa.Table,
+    work: list[ShardWork],
+    config: Config,
+    guard: Guard,
+    stop: StopFlag | None,
+    steps: Steps,
 ) -> Iterator[pa.Table]:
     for number in batch.column("number").to_pylist():
         shard = work[number].shard.name
-        parts = read(work[number], config)
+        parts = steps.read(work[number], config)
         while True:
             with guard.watch(shard, None, "read"), no_exit():
                 part = next(parts, None)
@@ -173,18 +186,21 @@ def _read(
             if part is None or (stop is not None and stop.is_set()):
                 break
             yield _row_of(part)
+        guard.journal.end(shard, None)
 
 
-def _prepare(batch: pa.Table, config: Config, size: int, guard: Guard) -> pa.Table:
+def _prepare(batch: pa.Table, config: Config, size: int, guard: Guard, steps: Steps) -> pa.Table:
     part = _part_of(batch)
     with guard.watch(part.shard, part.index, "prepare"):
-        return _row_of(prepared(part, config, size))
+        return _row_of(steps.prepare(part, config, size))
 
 
-def _finish(batch: pa.Table, plan: Plan, guard: Guard) -> pa.Table:
+def _finish(
+    batch: pa.Table, context: FinishContext, output: Store, guard: Guard, steps: Steps
+) -> pa.Table:
     part = _part_of(batch)
     with guard.watch(part.shard, part.index, "finish"), no_exit():
-        result = finish_and_commit(part, finish_context(plan), plan.output)
+        result = steps.finish(part, context, output)
     guard.journal.end(part.shard, part.index)
     tell_traffic()
     return pa.table({"result": [result.to_json()]})

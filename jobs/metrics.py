@@ -7,6 +7,7 @@ it tells itself. Ray puts ``ray_`` before each name, and ``_total`` behind a cou
 
 from __future__ import annotations
 
+import sys
 from collections import Counter as Counts
 from functools import lru_cache
 
@@ -80,7 +81,6 @@ def tell_traffic() -> None:
 
 def tell_gpu_memory(stage: str) -> None:
     """Sets the most that this process has held on its GPU; nothing where it has none."""
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # a stage that has not loaded it uses no GPU
+    if torch is not None and torch.cuda.is_available():
         _worker_metrics()[2].set(torch.cuda.max_memory_allocated(), {"stage": stage})

@@ -146,5 +146,4 @@ def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:
 def _fused(plan: Plan) -> Plan:
     """The same computation in one actor; a layout moves no byte. It travels without its shards."""
     run = plan.config.run.model_copy(update={"layout": "fused"})
-    config = plan.config.model_copy(update={"run": run})
-    return replace(plan, config=config, work=[], published=[])
+    return replace(plan.without_shards(), config=plan.config.model_copy(update={"run": run}))

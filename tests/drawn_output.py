@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def make_output(
     run = {"fingerprint": "f00d", "model": "bundled", "model_revision": "r1", "inputs": {}}
     output.put("_run/run.json", json.dumps(run).encode())
     output.put("_run/config.yaml", resolved_yaml(config).encode())
-    entries = [vars(shard) for shard in expand_shards(config.input.shards)]
+    entries = [asdict(shard) for shard in expand_shards(config.input.shards)]
     output.put(INPUTS_FILE, json.dumps(entries).encode())
     return output
 

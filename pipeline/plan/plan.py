@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.models.probe import ModelInfo, probe_model
@@ -21,7 +21,7 @@ from pipeline.words.config_file import ConfigError
 RUN_FILE = "_run/run.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a run may hold a million of them
 class ShardWork:
     """One input shard that is not published yet, and what of it is staged already."""
 
@@ -41,6 +41,7 @@ class Plan:
     fingerprint_inputs: dict[str, Any]
     work: list[ShardWork]
     published: list[str]
+    inputs: dict[str, InputShard] = field(default_factory=dict)  # of all shards, by name, as listed
 
     @property
     def output(self) -> Store:
@@ -54,15 +55,11 @@ class Plan:
         """The same run, its work listed anew from storage."""
         every = {item.shard.name: item for item in self.work}
         work, done = _split(every, output_state(self.output))
-        return Plan(
-            self.config,
-            self.device,
-            self.model,
-            self.fingerprint,
-            self.fingerprint_inputs,
-            work,
-            sorted({*self.published, *done}),
-        )
+        return replace(self, work=work, published=sorted({*self.published, *done}))
+
+    def without_shards(self) -> Plan:
+        """What a worker needs of it: small, however many shards the run has."""
+        return replace(self, work=[], published=[], inputs={})
 
 
 def make_plan(config: Config, device: str) -> Plan:
@@ -95,8 +92,10 @@ def make_plan(config: Config, device: str) -> Plan:
         check_filters(config.output.path, saved_filters, config.filtering)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    work, published = _split(_limited(config, shards), state)
-    return Plan(config, device, model, fingerprint(inputs), inputs, work, published)
+    every = _limited(config, shards)
+    work, published = _split(every, state)
+    listed = {name: item.shard for name, item in every.items()}
+    return Plan(config, device, model, fingerprint(inputs), inputs, work, published, listed)
 
 
 def _check_reachable(output: Store) -> None:
@@ -116,7 +115,7 @@ def _split(
         if shard_state is not None and shard_state.published:
             published.append(name)
         else:
-            staged = frozenset(shard_state.staged) if shard_state else frozenset()
+            staged = shard_state.staged if shard_state else frozenset()
             work.append(ShardWork(item.shard, staged, item.max_edits))
     return work, published
 

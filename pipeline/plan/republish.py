@@ -9,15 +9,14 @@ stands in pipeline/README.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from pipeline.plan.generation import NotTheSameError, Rows, read_generation, stage_part
-from pipeline.plan.inputs import frozen_inputs
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
 from pipeline.steps.read import read_parts
 from pipeline.storage.layout import PARTS, marker_name, parse_part
+from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 from pipeline.words.records import Part, Status
@@ -27,7 +26,6 @@ from pipeline.words.records import Part, Status
 RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
 TRANSIENT = frozenset({"MemoryError", "SystemExit", "PartLost", "TimedOut"})  # whatever the stage
-READERS = 16  # threads that read markers
 
 
 @dataclass
@@ -67,19 +65,18 @@ def reopen_failed(plan: Plan) -> Reopened:
         OSError: the output cannot be read or written. Running again goes on.
     """
     output = plan.output
-    inputs = frozen_inputs(plan)
     work = {item.shard.name: item for item in plan.work}
     reopened = Reopened(plan)
     for shard in _with_retried_rows(output, plan.published):
         try:
-            max_edits = _reopen(plan, output, inputs[shard])
+            max_edits = _reopen(plan, output, plan.inputs[shard])
         except FileNotFoundError:  # another driver republishes it just now
             reopened.problems.append(f"shard {shard}: not computed again: its objects are moving")
         except (ValueError, OSError, KeyError) as error:
             reopened.problems.append(f"shard {shard}: not computed again: {error}")
         else:
             limit = max_edits if plan.config.input.limit else None
-            work[shard] = ShardWork(inputs[shard], max_edits=limit)
+            work[shard] = ShardWork(plan.inputs[shard], max_edits=limit)
             reopened.shards.append(shard)
     published = [shard for shard in plan.published if shard not in reopened.shards]
     every = [work[name] for name in sorted(work)]
@@ -98,10 +95,9 @@ def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
         kinds = [kind.partition(": ") for kind in (stats.failures if stats else {})]
         return any(is_retried(stage, error) for stage, _, error in kinds)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for shard, wanted in zip(published, pool.map(has_some, published), strict=True):
-            if wanted:
-                yield shard
+    for shard, wanted in in_threads(has_some, published):
+        if wanted:
+            yield shard
 
 
 def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:

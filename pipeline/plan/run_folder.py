@@ -12,7 +12,7 @@ import yaml
 from pipeline import __version__
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
-from pipeline.plan.inputs import INPUTS_FILE, inputs_record
+from pipeline.plan.inputs import INPUTS_FILE, inputs_json
 from pipeline.plan.plan import RUN_FILE, Plan
 from pipeline.storage.store import Store
 from pipeline.words.config import Config
@@ -36,7 +36,7 @@ def write_run_folder(plan: Plan) -> None:
     output.put_if_absent(RUN_FILE, _json(record))
     in_force = FiltersInForce(plan.config.filtering.texts)
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
-    output.put(INPUTS_FILE, _json(inputs_record(plan)))
+    output.put(INPUTS_FILE, inputs_json(plan))
     output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
     output.put("_run/environment.json", _json(environment(plan)))
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.plan.inputs import saved_inputs
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, ShardState, output_state
+from pipeline.storage.readers import in_threads
 from pipeline.storage.store import Store
 from pipeline.words.records import Status
 
-READERS = 16  # threads that read markers
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardStatus:
     """One shard of an output."""
 
@@ -63,9 +61,8 @@ def read_status(output: Store) -> OutputStatus:
     if not state and not inputs and not output.list(RUN):
         raise FileNotFoundError("no run has written here")
     names = sorted({*state, *inputs})
-    with ThreadPoolExecutor(READERS) as pool:
-        shards = pool.map(lambda name: _shard_status(output, name, state.get(name)), names)
-        return OutputStatus(list(shards))
+    found = in_threads(lambda name: _shard_status(output, name, state.get(name)), names)
+    return OutputStatus([shard for _, shard in found])
 
 
 def _shard_status(output: Store, name: str, state: ShardState | None) -> ShardStatus:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.plan.operators import TIMED
 from pipeline.plan.plan import Plan
+from pipeline.storage.layout import marker_name
+from pipeline.storage.readers import in_threads
 from pipeline.words.config import SCORE_STAGE
 from pipeline.words.records import Status
 
@@ -26,14 +27,15 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         stage, halvings of the micro-batch by stage, wall seconds and images/s of this invocation.
     """
     output = plan.output
-    with ThreadPoolExecutor(16) as pool:
-        blobs = pool.map(lambda name: output.get(f"{name}_stats.json"), plan.published)
-        markers = {name: json.loads(blob) for name, blob in zip(plan.published, blobs, strict=True)}
     counts: Counter[str] = Counter({str(status): 0 for status in Status})
     seconds: Counter[str] = Counter()
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
-    for marker in markers.values():
+    problems: dict[str, str] = {}
+    for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
+        marker = json.loads(blob)
+        if marker.get("problem"):
+            problems[name] = marker["problem"]
         counts.update(marker["counts"])
         seconds.update(marker["seconds"])
         evals.update(marker["num_evals"])
@@ -43,7 +45,7 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         "shards": {"published": len(plan.published), "to_do": len(plan.work)},
         "counts": dict(counts),
         "edits": counts.total(),
-        "problems": {name: m["problem"] for name, m in markers.items() if m.get("problem")},
+        "problems": problems,
         "seconds": {name: round(seconds[name], 3) for name in TIMED if _ran(name, seconds)},
         "num_evals": dict(evals),
         "halvings": dict(halvings),

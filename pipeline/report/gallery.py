@@ -12,6 +12,7 @@ from pipeline.report.outputs import Output
 from pipeline.report.packing import Packed, Row, number_of, row_tree
 from pipeline.report.pictures import ShardPictures
 from pipeline.report.sample import extremes, stratified
+from pipeline.storage.shards import InputShard
 from pipeline.words.config import Report
 from pipeline.words.records import Status
 
@@ -64,13 +65,13 @@ def make_gallery(found: Output, reader: ShardPictures, settings: Report, room: i
     )
 
 
-def picture_shards(found: Output, inputs: dict[str, dict[str, Any]], read_bytes: int) -> set[str]:
+def picture_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int) -> set[str]:
     """The shards whose pictures are read: all, or evenly spaced ones within ``read_bytes``."""
     names = sorted(set(found.rows.column("shard").to_pylist()))
     sizes = {
         name: found.markers[name].tar_bytes
         + found.markers[name].rejected_bytes
-        + int(inputs.get(name, {}).get("size", 0))
+        + (inputs[name].size if name in inputs else 0)
         for name in names
     }
     if sum(sizes.values()) <= read_bytes:

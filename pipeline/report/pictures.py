@@ -53,7 +53,7 @@ class ShardPictures:
         self,
         output: Store,
         config: Config | None,
-        inputs: dict[str, dict[str, Any]],
+        inputs: dict[str, InputShard],
         side: int,
     ) -> None:
         """
@@ -116,9 +116,8 @@ class ShardPictures:
         if self.config is None or entry is None:
             self.missing_inputs[shard] = "the output does not say where its input lies"
             return {}
-        source = InputShard(entry["url"], shard, entry["size"])
         try:  # a picture is checked by its own sha256, below: the tar may have been copied since
-            data = source.read(self.config.input.storage_options, as_listed=False)
+            data = entry.read(self.config.input.storage_options, as_listed=False)
         except (OSError, StorageError, ValueError, ImportError) as error:
             self.missing_inputs[shard] = type(error).__name__
             return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,7 +39,30 @@ def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
     }
     filesystem = fsspec.filesystem(protocol, **options)
     filesystem.retries = 1
+    _read_times_fast(filesystem)
     return filesystem
+
+
+def _read_times_fast(filesystem: Any) -> None:
+    """Lets s3fs's session read times in ISO 8601 by Python's own parser.
+
+    botocore 1.43 takes dateutil's, which is two thirds of what a page of a listing costs: 63 ms
+    instead of 21 for a thousand objects.
+    """
+    from aiobotocore.session import AioSession
+    from botocore.utils import parse_timestamp
+
+    def time_of(text: Any) -> datetime:
+        try:
+            return datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            parsed: datetime = parse_timestamp(text)
+            return parsed
+
+    if filesystem.session is None:  # as s3fs would make it at its first call
+        filesystem.session = AioSession(**filesystem.kwargs)
+        factory = filesystem.session.get_component("response_parser_factory")
+        factory.set_parser_defaults(timestamp_parser=time_of)
 
 
 class Bucket:
@@ -109,17 +132,40 @@ class Bucket:
         self.fs.pipe_file(path, data)
         return False
 
-    def list(self, prefix: str) -> dict[str, int]:
+    def each(self, prefix: str, *, recursive: bool = True) -> Iterator[tuple[str, Stat]]:
+        """Name and stat of every object whose name starts with the prefix.
+
+        Not ``recursive``: of those in the folder that the prefix is of.
+        """
+        if self.protocols & S3 and not self.fs.version_aware:
+            yield from self._each_of_s3(prefix, recursive)
+            return
         self.fs.invalidate_cache()
         folder = prefix.rpartition("/")[0]
         start = f"{self.root}/{folder}" if folder else self.root
-        found = self.fs.find(start, detail=True)
-        names = {
-            path[len(self.root) + 1 :]: int(info["size"])
-            for path, info in found.items()
-            if info.get("type") != "directory" and path.startswith(self.root + "/")
-        }
-        return {name: size for name, size in names.items() if name.startswith(prefix)}
+        found = self.fs.find(start, maxdepth=None if recursive else 1, detail=True)
+        for path, info in found.items():
+            name = path[len(self.root) + 1 :]
+            is_below = path.startswith(self.root + "/") and name.startswith(prefix)
+            if is_below and info.get("type") != "directory":
+                yield name, Stat(int(info["size"]), etag_of(info))
+
+    def _each_of_s3(self, prefix: str, recursive: bool) -> Iterator[tuple[str, Stat]]:
+        """Page by page: s3fs's own find holds all that S3 says of every object, 1 GB a million."""
+        bucket, _, folder = self.root.partition("/")
+        start = f"{folder}/" if folder else ""
+        question = {"Bucket": bucket, "Prefix": start + prefix, **self.fs.req_kw}
+        if not recursive:
+            question["Delimiter"] = "/"
+        while True:
+            page = self.fs.call_s3("list_objects_v2", **question)
+            for found in page.get("Contents", ()):
+                name = found["Key"][len(start) :]
+                if name and not name.endswith("/"):  # what some tools put for a folder
+                    yield name, Stat(int(found["Size"]), etag_of(found))
+            if not page.get("IsTruncated"):
+                return
+            question["ContinuationToken"] = page["NextContinuationToken"]
 
     def remove(self, name: str) -> None:
         self.fs.rm_file(self._path(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.storage.store import Store
 
@@ -14,12 +14,12 @@ PROBE = re.compile(r"_run/probe-[0-9a-f]{32}")
 PART = re.compile(r"_parts/(?P<shard>.+)/(?P<index>\d{5,})-of-(?P<num>\d{5,})\.arrow")
 
 
-@dataclass
+@dataclass(slots=True)
 class ShardState:
     """What an output holds of one shard."""
 
     published: bool = False
-    staged: set[int] = field(default_factory=set)  # indices of staged parts; leftovers if published
+    staged: frozenset[int] = frozenset()  # indices of staged parts; leftovers if published
     num_parts: int | None = None  # as the staged parts say
 
 
@@ -47,7 +47,7 @@ def part_name(shard: str, index: int, num_parts: int) -> str:
 
 def parse_part(name: str) -> tuple[str, int, int] | None:
     """(shard, index, num_parts) of a staged part's name; None for any other name."""
-    match = PART.fullmatch(name)
+    match = PART.fullmatch(name) if name.startswith(PARTS) else None
     if match is None:
         return None
     return match["shard"], int(match["index"]), int(match["num"])
@@ -68,14 +68,16 @@ def output_state(store: Store) -> dict[str, ShardState]:
 def state_of(listing: dict[str, int]) -> dict[str, ShardState]:
     """The same, of a listing at hand."""
     state: dict[str, ShardState] = {}
+    staged: dict[str, set[int]] = {}
     for name in listing:
         shard, part = marked_shard(name), parse_part(name)
         if shard is not None:
             state.setdefault(shard, ShardState()).published = True
         elif part is not None:
-            of_shard = state.setdefault(part[0], ShardState())
-            of_shard.staged.add(part[1])
-            of_shard.num_parts = part[2]
+            state.setdefault(part[0], ShardState()).num_parts = part[2]
+            staged.setdefault(part[0], set()).add(part[1])
+    for shard, indices in staged.items():
+        state[shard].staged = frozenset(indices)
     return state
 
 

@@ -22,7 +22,7 @@ TEMPORARY = re.compile(r"\.overpaint-[0-9a-f]{32}\.tmp")
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a run may hold a million of them
 class Stat:
     """What a store says of an object. ``etag`` changes with the content, where there is one."""
 
@@ -43,7 +43,7 @@ class LocalFolder:
         status = (self.root / name).stat()
         if not (self.root / name).is_file():
             raise FileNotFoundError(errno.ENOENT, "not a file", name)
-        return Stat(status.st_size, f"mtime-{status.st_mtime_ns}")
+        return _stat(status)
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -70,8 +70,11 @@ class LocalFolder:
             _sync_folder(temporary.parent)
         return True
 
-    def list(self, prefix: str) -> dict[str, int]:
-        return {name: size for name, size, _ in self._files(prefix) if not _is_temporary(name)}
+    def each(self, prefix: str, *, recursive: bool = True) -> Iterator[tuple[str, Stat]]:
+        """Name and stat of every object whose name starts with the prefix."""
+        for name, status in self._files(prefix, recursive):
+            if not _is_temporary(name):
+                yield name, _stat(status)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink()
@@ -88,8 +91,8 @@ class LocalFolder:
         now = time.time()
         stale = [
             name
-            for name, _, modified in self._files("")
-            if _is_temporary(name) and now - modified >= older_than_s
+            for name, status in self._files("")
+            if _is_temporary(name) and now - status.st_mtime >= older_than_s
         ]
         for name in stale:
             (self.root / name).unlink(missing_ok=True)
@@ -113,8 +116,8 @@ class LocalFolder:
                 raise
         raise BlockingIOError(errno.EAGAIN, "the folder keeps vanishing", str(folder))
 
-    def _files(self, prefix: str) -> Iterator[tuple[str, int, float]]:
-        """(name, bytes, mtime in s) of every file whose name starts with the prefix."""
+    def _files(self, prefix: str, recursive: bool = True) -> Iterator[tuple[str, os.stat_result]]:
+        """Name and status of every file whose name starts with the prefix."""
         folders = [prefix.rpartition("/")[0]]
         while folders:
             folder = folders.pop()
@@ -125,14 +128,18 @@ class LocalFolder:
             for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if name.startswith(prefix) or prefix.startswith(name + "/"):
+                    if recursive and (name.startswith(prefix) or prefix.startswith(name + "/")):
                         folders.append(name)
                 elif name.startswith(prefix) and entry.is_file():
                     try:
                         status = entry.stat()
                     except FileNotFoundError:  # removed meanwhile
                         continue
-                    yield name, status.st_size, status.st_mtime
+                    yield name, status
+
+
+def _stat(status: os.stat_result) -> Stat:
+    return Stat(status.st_size, f"mtime-{status.st_mtime_ns}")
 
 
 def _is_temporary(name: str) -> bool:

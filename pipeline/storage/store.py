@@ -135,7 +135,9 @@ class Store:
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Sizes in bytes of all objects whose names start with ``prefix``, in byte order."""
-        listed = self._call("list", prefix, lambda: self.backend.list(prefix))
+        listed = self._call(
+            "list", prefix, lambda: {name: stat.size for name, stat in self.backend.each(prefix)}
+        )
         return {name: listed[name] for name in sorted(listed, key=_byte_order)}
 
     def stat(self, name: str) -> Stat:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipeline.storage.shards import check_output, expand_shards
@@ -121,3 +122,17 @@ def test_a_shard_is_the_same_however_it_was_found(scheme: str, tmp_path: Path) -
     found = [expand_shards(f"{url}{rest}") for rest in ("/*.tar", "", "/a.tar", "/**/*.tar")]
     assert found == [found[0]] * 4
     assert found[0][0].read() == b"some bytes"
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "?.tar", "a[0-9]*.tar", "*", "b*/*.tar", "**/*.tar"])
+@pytest.mark.parametrize("place", ["", "memory://"])
+def test_patterns_match_what_fsspec_matches(pattern: str, place: str, tmp_path: Path) -> None:
+    """Those that are answered by one listing of a folder, and those that fsspec answers."""
+    root = f"{place}{tmp_path}/in"
+    for name in ("a.tar", "a1.tar", "a2b.tar", ".c.tar", "b/a.tar", "b/c/a3.tar", "a9.txt"):
+        Store(root).put(name, b"")
+    expected = fsspec.filesystem(place.partition(":")[0] or "file").glob(f"{root}/{pattern}")
+    expected = sorted(path for path in expected if path.endswith(".tar"))
+    assert expected
+    found = [shard.url.removeprefix(place) for shard in expand_shards(f"{root}/{pattern}")]
+    assert sorted(path.lstrip("/") for path in found) == [path.lstrip("/") for path in expected]

@@ -1,0 +1,22 @@
+"""Many small calls of a store at once, answered in their order, only so many held at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+READERS = 16  # threads
+WINDOW = 4096  # calls that are handed to them at once: a future takes 1 kB, so not a million
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def in_threads(
+    call: Callable[[Item], Answer], items: Sequence[Item]
+) -> Iterator[tuple[Item, Answer]]:
+    """Each item with what the call gives for it, in the order of the items."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(items), WINDOW):
+            some = items[start : start + WINDOW]
+            yield from zip(some, pool.map(call, some), strict=True)

@@ -1,0 +1,46 @@
+"""Runs of very many shards: what is listed, how often, and what that takes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from pipeline.plan.inputs import changed_inputs
+from pipeline.plan.republish import publish_staged
+from pipeline.plan.run_folder import write_run_folder
+from pipeline.storage.bucket import Bucket
+from pipeline.storage.local_folder import Stat
+from pipeline.storage.readers import WINDOW, in_threads
+from pipeline.storage.store import Store
+from tests.fake_job import fake_plan
+
+
+@pytest.mark.parametrize("shards", ["/in/*.tar", "/in"])
+def test_input_and_output_are_listed_once_before_a_run(shards: str) -> None:
+    """A listing of a million objects is a minute: whatever needs one takes the plan's."""
+    folder = f"memory://{uuid.uuid4().hex}"
+    for name in ("in/0.tar", "in/1.tar", "in/2.tar", "out/0_stats.json"):
+        Store(folder).put(name, b"")
+    with mock.patch("pipeline.plan.plan._check_same_run"):
+        write_run_folder(fake_plan(folder + shards, f"{folder}/out"))
+    each, listed = Bucket.each, []
+
+    def counted(self: Bucket, prefix: str, **options: bool) -> Iterator[tuple[str, Stat]]:
+        listed.append(self.root.rpartition("/")[2])
+        return each(self, prefix, **options)
+
+    with mock.patch.object(Bucket, "each", counted):
+        plan = fake_plan(folder + shards, f"{folder}/out")
+        assert changed_inputs(plan) == []
+        write_run_folder(plan)
+        assert len(publish_staged(plan).work) == 2
+    assert listed == ["in", "out"]
+
+
+def test_many_calls_are_answered_in_order() -> None:
+    """More of them than are handed to the threads at once."""
+    items = range(2 * WINDOW + 1)
+    assert list(in_threads(str, items)) == [(number, str(number)) for number in items]

@@ -1,0 +1,131 @@
+"""An S3 server whose shards exist in listings alone: a bucket of millions of objects, in no memory.
+
+    python -m tests.stores.listed_bucket NUM_SHARDS    prints its address, serves until it is ended
+
+Below ``in/`` it lists so many tars; below ``out/`` tar, Parquet file and marker of the first ones,
+as many as were put last as the content of ``/bucket/done``. Other objects are kept as they are put.
+What it answers is what S3 sends: pages of a thousand keys as XML.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+PAGE = 1000
+OUTPUTS = (".parquet", ".tar", "_stats.json")  # in the order of their bytes
+ENTRY = (
+    "<Contents><Key>{key}</Key><LastModified>2026-11-01T12:00:00.000Z</LastModified>"
+    "<ETag>&quot;{number:032x}&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>"
+    "<ChecksumType>FULL_OBJECT</ChecksumType><Size>123456789</Size>"
+    "<StorageClass>STANDARD</StorageClass></Contents>"
+)
+LISTING = (
+    '<?xml version="1.0" encoding="UTF-8"?>'
+    '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'
+    "<Prefix>{prefix}</Prefix><MaxKeys>1000</MaxKeys>{more}{entries}</ListBucketResult>"
+)
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """Answers for one bucket, ``bucket``; the state is in the class."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # header and body in one packet
+    num_shards = 0
+    num_done = 0
+    objects: dict[str, bytes] = {}  # noqa: RUF012 - of the server, which is one
+    num_pages = 0
+
+    def do_GET(self) -> None:
+        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        if "list-type" in query:
+            self.answer(200, self.page(query.get("prefix", ""), query.get("continuation-token")))
+        elif self.key == "pages":
+            self.answer(200, str(Bucket.num_pages).encode())
+        else:
+            self.answer_object()
+
+    def do_HEAD(self) -> None:
+        self.answer_object()
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("If-None-Match") == "*" and self.key in self.objects:
+            self.answer(412, b"")
+            return
+        if self.key == "done":
+            Bucket.num_done = int(body)
+        else:
+            self.objects[self.key] = body
+        self.answer(200, b"")
+
+    def do_DELETE(self) -> None:
+        self.objects.pop(self.key, None)
+        self.answer(204, b"")
+
+    @property
+    def key(self) -> str:
+        return unquote(urlsplit(self.path).path).removeprefix("/bucket").removeprefix("/")
+
+    def answer_object(self) -> None:
+        if self.key == "":  # the bucket itself
+            self.answer(200, b"")
+        elif self.key in self.objects:
+            self.answer(200, self.objects[self.key])
+        else:
+            self.answer(404, b"")
+
+    def page(self, prefix: str, token: str | None) -> bytes:
+        Bucket.num_pages += 1
+        start = int(token or 0)
+        num, keys = self.listed(prefix, start)
+        entries = [ENTRY.format(key=escape(key), number=number) for key, number in keys]
+        more = "<IsTruncated>false</IsTruncated>"
+        if start + PAGE < num:
+            more = (
+                "<IsTruncated>true</IsTruncated>"
+                f"<NextContinuationToken>{start + PAGE}</NextContinuationToken>"
+            )
+        text = LISTING.format(prefix=escape(prefix), more=more, entries="".join(entries))
+        return text.encode()
+
+    def listed(self, prefix: str, start: int) -> tuple[int, Iterator[tuple[str, int]]]:
+        """How many keys begin so, and those of a page with their numbers."""
+        if prefix == "in/":
+            end = min(start + PAGE, self.num_shards)
+            return self.num_shards, ((f"in/{n:07d}.tar", n) for n in range(start, end))
+        others = sorted(key for key in self.objects if key.startswith(prefix))
+        num = 3 * self.num_done if prefix == "out/" else 0
+        numbers = range(start, min(start + PAGE, num + len(others)))
+        return num + len(others), (
+            (f"out/{n // 3:07d}{OUTPUTS[n % 3]}" if n < num else others[n - num], n)
+            for n in numbers
+        )
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"0"')
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def handle_expect_100(self) -> bool:
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    Bucket.num_shards = int(sys.argv[1])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()

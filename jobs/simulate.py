@@ -114,6 +114,12 @@ class _NoJournal(Journal):
     def end(self, shard: str, part: int | None) -> None:
         pass
 
+    def start_begins(self, worker: str, pool: str, host: str) -> None:
+        pass
+
+    def start_done(self, worker: str) -> None:
+        pass
+
 
 def _read(num_parts: int, work: ShardWork, config: Config) -> Iterator[Part]:
     for index in range(num_parts):

@@ -20,6 +20,7 @@ from pipeline.report.outputs import read_output, shards_to_read
 from pipeline.report.page import REPORT_FILE, write_report
 from pipeline.report.pictures import ShardPictures
 from pipeline.steps.publish import read_marker
+from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 from tests.drawn_output import make_output, textured
 from tests.fake_job import fake_plan, run_fake
@@ -182,7 +183,7 @@ def test_before_is_the_picture_that_the_model_saw(tmp_path: Path) -> None:
         path = f"{tmp_path}/{resolution}"
         plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", path, output={"resolution": resolution}))
         found = read_output(plan.output)
-        entry = {"url": f"{tmp_path}/in/0.tar", "size": 0}
+        entry = InputShard(f"{tmp_path}/in/0.tar", "0", 0)
         reader = ShardPictures(plan.output, found.config, {"0": entry}, side=256)
         shown = reader.read("0", found.rows.to_pylist())["a", 0]
         assert shown.before is not None

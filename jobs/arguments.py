@@ -123,7 +123,9 @@ def _add_measures(commands: Any) -> None:
 
     bench = commands.add_parser("benchmark", help="time the loops beside diffusers' own DiffEdit")
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
-    bench.add_argument("--model", default="bundled", help="a folder, bundled or random:sd15")
+    bench.add_argument(
+        "--model", default="bundled", help="a folder, bundled, random:sd15 or random:sdxl"
+    )
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
@@ -132,6 +134,16 @@ def _add_measures(commands: Any) -> None:
     bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
     bench.add_argument("--whole", action="store_true", help="the whole job in one process too")
     bench.add_argument("--compiled", action="store_true", help="a compiled baseline too")
+    bench.add_argument(
+        "--time-limit",
+        type=float,
+        dest="time_limit_s",
+        metavar="SECONDS",
+        help="begin no loop that would end later; what has run is written as it comes",
+    )
+    bench.add_argument(
+        "--models", type=Path, help="where random models are kept; default: beside --out"
+    )
     bench.add_argument(
         "--sweep",
         action="append",

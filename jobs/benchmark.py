@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.benchmark_baseline import DiffusersLoop
-from jobs.benchmark_loops import BareLoop, Timing, model_flops, run_whole, stage_flops
-from jobs.benchmark_machine import describe_machine, matrix_rate
+from jobs.benchmark_loops import BareLoop, Timing, model_flops, run_whole
+from jobs.benchmark_machine import describe_machine, local_device, matrix_rate
 from jobs.benchmark_models import model_folder
 from jobs.benchmark_plot import plot_curves, plot_report
+from jobs.benchmark_report import WORKLOADS, print_report, ratios_of, runs_of, write_report
 from jobs.benchmark_sweep import SWEEPS, run_sweep
 from jobs.benchmark_work import Sample, draw_samples
-from jobs.cluster import device_of
-from pipeline.models.probe import probe_model
 from pipeline.words.config import STAGES, Config
 from pipeline.words.config_file import ConfigError, apply_override, parse_config
 
-WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits of each picture
+BASELINE_FAMILY = "stable-diffusion"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Options:
     """What to measure.
 
     Attributes:
-        model: a folder, a hub id, "bundled", or "random:sd15".
+        model: a folder, a hub id, "bundled", "random:sd15" or "random:sdxl".
         overrides: key=value of the config, as of ``overpaint edit``; the paper's settings else.
         device: auto, cpu or cuda.
         dtype: of the network, in both Overpaint and the baseline.
@@ -49,6 +48,8 @@ class Options:
         repeats: of every loop, interleaved.
         whole: measure the whole job in one process as well.
         compiled: torch.compile for a further baseline.
+        time_limit_s: no loop is begun that would end later than this after the start, if given.
+        models: where random models are kept; None: beside ``out``.
         sweep: names of ``SWEEPS``: curves of the cost, instead of the loops beside the baseline.
         out: JSON and PNG are written to this path with .json and .png.
     """
@@ -63,23 +64,27 @@ class Options:
     repeats: int
     whole: bool
     compiled: bool
+    time_limit_s: float | None
+    models: Path | None
     sweep: tuple[str, ...]
     out: Path
 
 
 def benchmark(options: Options) -> int:
     """Measures, writes the report and its picture, prints the figures."""
+    start = time.monotonic()
     config, device = benchmark_config(options)
     report = (
         measure_curves(options, config, device)
         if options.sweep
-        else measure(options, config, device)
+        else measure(options, config, device, start)
     )
     path = options.out.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    if options.sweep:
+        write_report(report, options.out)
     draw = plot_curves if options.sweep else plot_report
-    draw(report, options.out.with_suffix(".png"))
+    if options.sweep or set(report["runs"]) & {f"bare_{name}" for name in WORKLOADS}:
+        draw(report, options.out.with_suffix(".png"))
     if not options.sweep:
         print_report(report)
     print(f"written: {path}")
@@ -111,16 +116,16 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
     for override in options.overrides:
         apply_override(tree, override)
     tree["model"]["path"] = model_folder(
-        options.model, tree["model"]["dtype"], options.out.parent / "models"
+        options.model, tree["model"]["dtype"], options.models or options.out.parent / "models"
     )
     config = parse_config(tree)
-    return config, device_of(config)
+    return config, local_device(config.model.device)
 
 
 def measure_curves(options: Options, config: Config, device: str) -> dict[str, Any]:
     """The report of sweeps: the cost of an edit along each."""
-    size = probe_model(config.model).size_for(config.model)
     loop = BareLoop(config, device)
+    size = loop.model.info.size_for(config.model)
     rows = [
         row
         for name in options.sweep
@@ -129,33 +134,47 @@ def measure_curves(options: Options, config: Config, device: str) -> dict[str, A
     return _circumstances(options, config, device, size) | {"points": rows}
 
 
-def measure(options: Options, config: Config, device: str) -> dict[str, Any]:
-    """The report: every loop ``repeats`` times, one after the other in turn."""
-    info = probe_model(config.model)
-    size = info.size_for(config.model)
+def measure(options: Options, config: Config, device: str, start: float) -> dict[str, Any]:
+    """The report: every loop ``repeats`` times, one after the other in turn.
+
+    It is written after each run as far as it has come, and a loop is begun only if ``time_limit_s``
+    leaves as long as its last run took: what is left out is named in ``unfinished``.
+
+    Args:
+        options, config, device: as of ``benchmark_config``.
+        start: ``time.monotonic`` when the time limit began to run.
+    """
+    limit_s = math.inf if options.time_limit_s is None else options.time_limit_s
     loop = BareLoop(config, device)
-    contestants = _contestants(options, loop, size)
-    for each in contestants.values():
-        each.run(each.warm_up)  # what happens once: lazy loading, compilation, memory
-    timings: dict[str, list[Timing]] = {name: [] for name in contestants}
-    for number in range(1, options.repeats + 1):
-        for name, each in contestants.items():
-            timings[name].append(each.run(each.samples))
-            rate = timings[name][-1].edits_per_s
-            print(f"{number}/{options.repeats} {name}: {rate:.3f} edits/s", flush=True)
+    size = loop.model.info.size_for(config.model)
     rate = matrix_rate(device, loop.model.dtype)
     flops = model_flops(loop.model, size)
-    runs = {name: _summary(results) for name, results in timings.items()}
-    for name, edits in WORKLOADS.items():
-        runs[f"bare_{name}"]["stages"] = _stages(
-            timings[f"bare_{name}"], flops, rate, options.edits // edits
-        )
-    return _circumstances(options, config, device, size) | {
+    head = _circumstances(options, config, device, size) | {
         "matrix_flop_per_s": rate,
         "flop": flops,
-        "runs": runs,
-        "ratio": _ratios(runs),
     }
+    contestants = _contestants(options, loop, size)
+    timings: dict[str, list[Timing]] = {name: [] for name in contestants}
+    unfinished: list[str] = []
+    report = head | {"runs": {}, "ratio": {}}
+    for number in range(1, options.repeats + 1):
+        for name, each in contestants.items():
+            expected = timings[name][-1].seconds if timings[name] else 0.0
+            if time.monotonic() - start + expected > limit_s:
+                unfinished.append(f"{name} {number}")
+                print(f"{number}/{options.repeats} {name}: left out, no time", flush=True)
+                continue
+            if number == 1 and each.warm_up:
+                each.run(each.warm_up)  # what happens once: lazy loading, compilation, memory
+            timings[name].append(each.run(each.samples))
+            edits_per_s = timings[name][-1].edits_per_s
+            print(f"{number}/{options.repeats} {name}: {edits_per_s:.3f} edits/s", flush=True)
+            runs = runs_of(timings, flops, rate, options.edits)
+            report = head | {"runs": runs, "ratio": ratios_of(runs)}
+            write_report(report, options.out)
+    report |= {"unfinished": unfinished}
+    write_report(report, options.out)
+    return report
 
 
 def _circumstances(options: Options, config: Config, device: str, size: int) -> dict[str, Any]:
@@ -164,89 +183,48 @@ def _circumstances(options: Options, config: Config, device: str, size: int) -> 
     tree["model"]["path"] = options.model  # not where a random model was written
     return {
         "machine": describe_machine(device, options.threads),
-        "options": asdict(options) | {"out": options.out.name},
+        "options": asdict(options) | {"out": options.out.name, "models": None},
         "config": tree,
         "size": size,
     }
 
 
 def _contestants(options: Options, loop: BareLoop, size: int) -> dict[str, Contestant]:
-    """The loops by name: of each kind one for each workload."""
+    """The loops by name: of each kind one for each workload; the most telling ones first.
+
+    On a GPU a loop warms up on the very shapes that are timed: memory, kernels and, where the
+    network is compiled, its code are made once for each shape.
+    """
     found: dict[str, Contestant] = {}
-    config = loop.config
-    theirs = {"baseline": False} | ({"baseline_compiled": True} if options.compiled else {})
-    for name, compiled in theirs.items():
-        baseline = DiffusersLoop(
-            loop.model.info.folder, loop.device, config.model.dtype, config.method, compiled
-        )
-        for workload, edits in WORKLOADS.items():
-            samples = draw_samples(options.baseline_edits // edits, edits, size)
-            found[f"{name}_{workload}"] = Contestant(
-                baseline.run, samples, draw_samples(1, 1, size)
-            )
-    for workload, edits in WORKLOADS.items():
-        samples = draw_samples(options.edits // edits, edits, size)
-        found[f"bare_{workload}"] = Contestant(loop.run, samples, samples[:1])
-        if options.whole:
-            found[f"whole_{workload}"] = Contestant(partial(run_whole, loop), samples, samples[:1])
+    work = {name: draw_samples(options.edits // n, n, size) for name, n in WORKLOADS.items()}
+    found |= _baselines(options, loop, size, compiled=False)
+    for workload, samples in work.items():
+        warm_up = samples if loop.device == "cuda" else samples[:1]
+        found[f"bare_{workload}"] = Contestant(loop.run, samples, warm_up)
+    if options.whole:
+        for workload, samples in work.items():
+            warm_up = [] if loop.device == "cuda" else samples[:1]  # the bare loop's did it
+            found[f"whole_{workload}"] = Contestant(partial(run_whole, loop), samples, warm_up)
+    if options.compiled:
+        found |= _baselines(options, loop, size, compiled=True)
     return found
 
 
-def _summary(timings: list[Timing]) -> dict[str, Any]:
-    """Of one loop: every run's seconds, and the rate's median and spread."""
-    rates = [timing.edits_per_s for timing in timings]
-    last = timings[-1]
+def _baselines(
+    options: Options, loop: BareLoop, size: int, *, compiled: bool
+) -> dict[str, Contestant]:
+    """diffusers' loop for each workload; none for a family that it does not know."""
+    config, info = loop.config, loop.model.info
+    if info.family != BASELINE_FAMILY:
+        print(f"no baseline: diffusers' DiffEdit does not know {info.family}", flush=True)
+        return {}
+    baseline = DiffusersLoop(info.folder, loop.device, config.model.dtype, config.method, compiled)
+    name = "baseline_compiled" if compiled else "baseline"
     return {
-        "edits": last.edits,
-        "counts": dict(last.counts),
-        "seconds": [round(timing.seconds, 4) for timing in timings],
-        "cpu_seconds": [round(timing.cpu_seconds, 4) for timing in timings],
-        "edits_per_s": spread(rates),
-        "memory_peak_bytes": last.memory_peak_bytes,
+        f"{name}_{workload}": Contestant(
+            baseline.run,
+            draw_samples(options.baseline_edits // edits, edits, size),
+            draw_samples(1, 1, size),
+        )
+        for workload, edits in WORKLOADS.items()
     }
-
-
-def _stages(
-    timings: list[Timing], flops: Mapping[str, int], rate: float, num_pictures: int
-) -> dict[str, Any]:
-    """Seconds, evaluations, FLOPs and utilisation of each stage of a bare loop."""
-    worth = stage_flops(timings[-1], flops, num_pictures)
-    found: dict[str, Any] = {}
-    for name, flop in worth.items():
-        seconds = statistics.median(timing.stage_seconds[name] for timing in timings)
-        found[name] = {
-            "seconds": round(seconds, 4),
-            "evals": timings[-1].evals[name],
-            "flop": flop,
-            "utilisation": round(flop / seconds / rate, 4),
-        }
-    return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _ratios(runs: Mapping[str, Any]) -> dict[str, float]:
-    """Edits per second of the bare loop over the baseline's, by medians."""
-    ratios: dict[str, float] = {}
-    for suffix in ("", "_compiled"):
-        for workload in WORKLOADS:
-            theirs = runs.get(f"baseline{suffix}_{workload}")
-            if theirs:
-                ours = runs[f"bare_{workload}"]["edits_per_s"]["median"]
-                ratios[workload + suffix] = round(ours / theirs["edits_per_s"]["median"], 3)
-    return ratios
-
-
-def print_report(report: Mapping[str, Any]) -> None:
-    """The figures as a few lines."""
-    for name, run in report["runs"].items():
-        rate = run["edits_per_s"]
-        text = f"{name:28} {rate['median']:8.3f} edits/s  [{rate['min']:.3f}, {rate['max']:.3f}]"
-        for stage, figures in run.get("stages", {}).items():
-            text += f"  {stage} {figures['seconds']:.2f} s ({figures['utilisation']:.0%})"
-        print(text)
-    for name, ratio in report["ratio"].items():
-        print(f"ratio.{name:22} {ratio:8.3f}")

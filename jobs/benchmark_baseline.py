@@ -50,7 +50,8 @@ class DiffusersLoop:
         self.pipeline.set_progress_bar_config(disable=True)
         if compiled:
             mode = "reduce-overhead" if device == "cuda" else None
-            self.pipeline.unet = torch.compile(self.pipeline.unet, mode=mode)
+            # each shape for itself, as ours: code for any shape is slower
+            self.pipeline.unet = torch.compile(self.pipeline.unet, mode=mode, dynamic=False)
 
     def run(self, samples: list[Sample]) -> Timing:
         """Edits every text of every picture, one after the other."""

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 from jobs.benchmark_machine import memory_peak_bytes, reset_memory_peak
 from jobs.benchmark_work import Sample, parts_of, write_input
 from pipeline.methods import StageStep, build_stage, load_fused
+from pipeline.models.compiled import as_written
 from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.loop import run_loop
 from pipeline.plan.operators import PartResult, guarded
@@ -140,7 +141,7 @@ def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
     cells = size // model.info.latent_scale
     latent = torch.zeros(1, model.info.latent_channels, cells, cells, device=model.device)
     level = model.schedule.level_at(0.5)
-    with torch.inference_mode():
+    with torch.inference_mode(), as_written(model.unbatched.network):
         text = model.text.encode([""])
         calls = {
             "eval": lambda: model.unbatched(latent, level, text),

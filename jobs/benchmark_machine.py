@@ -17,7 +17,7 @@ from pipeline import __version__
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "ray")
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}  # large enough that the rate no longer grows
-MATRIX_REPEATS = 10
+MATRIX_REPEATS = {"cpu": 10, "cuda": 100}  # a GPU raises its clocks only under load
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": {name: _version(name) for name in LIBRARIES},
         "overpaint": __version__,
         "commit": commit(),
         "device": device,
@@ -62,7 +62,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     side = MATRIX_SIDE[device]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best_s = float("inf")
-    for _ in range(MATRIX_REPEATS):
+    for _ in range(MATRIX_REPEATS[device]):
         synchronise(device)
         start = time.perf_counter()
         left @ right
@@ -96,6 +96,21 @@ def memory_peak_bytes(device: str) -> int | None:
         return None
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(lines[0].split()[1]) * 1024 if lines else None
+
+
+def local_device(name: str) -> str:
+    """What ``model.device`` stands for on this machine; a benchmark asks no Ray."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _version(library: str) -> str | None:
+    """None where it is not installed: a benchmark needs no Ray."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -32,6 +34,17 @@ def compile_network(network: nn.Module, model: Model) -> None:
     torch._dynamo.config.recompile_limit = MAX_SHAPES
     mode = "reduce-overhead" if model.compile == "cuda_graphs" else None
     network.compile(dynamic=False, mode=mode)
+
+
+@contextmanager
+def as_written(network: nn.Module) -> Iterator[None]:
+    """While it lasts a compiled network runs as it was written: fused kernels hide their FLOPs."""
+    compiled = network._compiled_call_impl
+    network._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = compiled
 
 
 @torch.inference_mode()

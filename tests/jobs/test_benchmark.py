@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from jobs import benchmark_models
 from jobs.benchmark_baseline import DiffusersLoop
 from jobs.benchmark_loops import BareLoop, model_flops, stage_flops
-from jobs.benchmark_models import model_folder
+from jobs.benchmark_models import SDXL_UNET, VAE, model_folder
 from jobs.benchmark_plot import plot_report
 from jobs.benchmark_sweep import square_mask
 from jobs.benchmark_work import draw_samples, parts_of
 from jobs.cli import main
-from pipeline.models.loading import LatentDiffusion
-from pipeline.words.config import Config
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.words.config import Config, Model, Stage
 from pipeline.words.config_file import ConfigError
 from tests.parts import make_config
+from tests.tiny_models import make_tiny_sdxl
 
 
 def config_of(folder: Path, **method: object) -> Config:
@@ -137,7 +140,7 @@ def test_report_has_every_figure(
     ("argument", "words"),
     [
         ("--edits=6", "--edits 6: allowed are multiples of 4"),
-        ("--model=random:sd9", "--model random:sd9: allowed are random:sd15"),
+        ("--model=random:sd9", "--model random:sd9: allowed are random:sd15, random:sdxl"),
         ("--sweep=time", "--sweep time: allowed are batch, size, steps, edits, region"),
         ("method.stepz=3", "did you mean 'steps'?"),
     ],
@@ -156,6 +159,86 @@ def test_unknown_random_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="allowed are random:sd15"):
         model_folder("random:huge", "float32", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_random_models_are_drawn_in_their_dtype_and_found_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SDXL's parts by name, all bfloat16 from the start; the second time nothing is written."""
+    small = {"block_out_channels": (32, 32, 64), "attention_head_dim": 4}
+    small |= {"transformer_layers_per_block": 1, "sample_size": 8}
+    monkeypatch.setattr("jobs.benchmark_models.SDXL_UNET", SDXL_UNET | small)
+    monkeypatch.setattr("jobs.benchmark_models.VAE", VAE | {"block_out_channels": (32,) * 4})
+    for name in ("CLIP_LARGE", "OPEN_CLIP_BIG"):
+        one_layer = getattr(benchmark_models, name) | {"num_hidden_layers": 1}
+        monkeypatch.setattr(f"jobs.benchmark_models.{name}", one_layer)
+    folder = model_folder("random:sdxl", "bfloat16", tmp_path)
+    assert torch.get_default_dtype() is torch.float32
+    settings = Model(path=folder, dtype="bfloat16", size=64)
+    model = load_model(settings, "cpu", Stage())
+    assert model.info.family == "stable-diffusion-xl"
+    weights = load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    with torch.inference_mode():
+        condition = model.text.encode(["a red circle"])
+        eps = model.denoiser(torch.zeros(1, 4, 8, 8), model.schedule.level_at(0.5), condition)
+    assert eps.isfinite().all()
+    assert eps.std() > 0.0
+    monkeypatch.setattr("jobs.benchmark_models.RANDOM", {"random:sdxl": None})
+    assert model_folder("random:sdxl", "bfloat16", tmp_path) == folder
+
+
+def test_a_family_without_baseline_is_measured_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """diffusers has no DiffEdit for SDXL: no ratio, and a line that says why."""
+    folder, out = make_tiny_sdxl(tmp_path / "model"), tmp_path / "xl"
+    words = f"benchmark --model {folder} --device cpu --threads 1 --edits 4 --repeats 1 --out {out}"
+    assert main([*words.split(), "method.steps=2", "method.mask.num_noises=1"]) == 0
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert (list(report["runs"]), report["ratio"]) == (["bare_one_edit", "bare_four_edits"], {})
+    assert "no baseline: diffusers' DiffEdit does not know" in capsys.readouterr().out
+
+
+def test_what_has_run_is_written_when_time_is_out(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that breaks leaves the runs before it; one that would end too late is left out."""
+    out = tmp_path / "tiny"
+    words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 4 --repeats 2"
+    words += f" --out {out} --whole method.steps=2 method.mask.num_noises=1"
+    assert main([*words.split(), "--time-limit", "0"]) == 0
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert report["runs"] == {}
+    assert len(report["unfinished"]) == 2 * 6
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the whole loop broke")
+
+    monkeypatch.setattr("jobs.benchmark.run_whole", broken)
+    with pytest.raises(RuntimeError, match="whole loop broke"):
+        main(words.split())
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert set(report["ratio"]) == {"one_edit", "four_edits"}
+    assert "unfinished" not in report
+
+
+def test_flops_of_a_compiled_network_are_those_of_the_plain_one(
+    tiny_model: LatentDiffusion,
+) -> None:
+    """The count is of the network as it was written; afterwards it is compiled as before."""
+    network = tiny_model.unbatched.network
+    plain = model_flops(tiny_model, 32)
+
+    def fused(*_: object, **__: object) -> None:
+        raise AssertionError("the compiled network was called")
+
+    network._compiled_call_impl = fused
+    try:
+        assert model_flops(tiny_model, 32) == plain
+        assert network._compiled_call_impl is fused
+    finally:
+        network._compiled_call_impl = None
 
 
 def test_without_matplotlib_a_line_says_so(

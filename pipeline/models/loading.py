@@ -134,6 +134,8 @@ def load_model(
     compile_network(denoiser.network, model)
     vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
+    if model.vae_tiling_above is not None and info.size_for(model) > model.vae_tiling_above:
+        vae.enable_tiling()  # of the size that it was trained on, overlapping, their rims blended
     micro_batch = MicroBatch(stage.micro_batch, static=compiled)
     loaded = LatentDiffusion(
         info=info,

@@ -65,6 +65,7 @@ class Model(Section):
     size: int | None = Field(None, ge=8)  # pixels a side; none: the model's own
     resize: Literal["crop", "pad", "stretch"] = "crop"
     compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile over the network
+    vae_tiling_above: int | None = Field(1024, ge=8)  # pixels a side; none: never in tiles
     compile_cache: str | None = None  # a folder for compiled code; none: torch's own
 
 

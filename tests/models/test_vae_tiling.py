@@ -1,0 +1,63 @@
+"""The VAE in tiles: above a size only, in pieces of its own size, true to the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.benchmark_work import draw_samples
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.plan.fingerprint import fingerprint_inputs
+from pipeline.words.config import Config, Model, Stage
+from tests.parts import make_config
+
+
+def load(folder: Path, **settings: int | None) -> LatentDiffusion:
+    """The small model, trained on 32 pixels, for pictures of 64."""
+    return load_model(Model(path=str(folder), size=64, **settings), "cpu", Stage())
+
+
+@pytest.mark.parametrize(("above", "tiled"), [(None, False), (64, False), (63, True)])
+def test_only_larger_pictures_pass_in_tiles(
+    tiny_model_folder: Path, above: int | None, tiled: bool
+) -> None:
+    """Decoding and encoding see at most the VAE's own size, or all at once as before."""
+    model = load(tiny_model_folder, vae_tiling_above=above)
+    vae = model.pictures.vae
+    sides: list[int] = []
+    for half in (vae.encoder, vae.decoder):
+        half.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    with torch.inference_mode():
+        latents = model.pictures.encode([torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()])
+        images = model.pictures.decode(latents)
+    assert latents.shape[-2:] == (16, 16)
+    assert images.shape == (1, 64, 64, 3)
+    assert max(sides) == (32 if tiled else 64)
+
+
+def test_tiles_show_the_same_picture() -> None:
+    """A scene of twice the bundled VAE's size, there and back, nearly as true as in one piece."""
+    scene = draw_samples(1, 1, 256)[0].image
+    pictures = []
+    for above in (None, 128):
+        settings = Model(path="bundled", size=256, vae_tiling_above=above)
+        coder = load_model(settings, "cpu", Stage()).pictures
+        with torch.inference_mode():
+            pictures.append(coder.decode(coder.encode([scene]))[0].astype(float))
+    whole, tiled = pictures
+    assert not (whole == tiled).all()
+    assert ((tiled - scene) ** 2).mean() < 2.0 * ((whole - scene) ** 2).mean()
+
+
+def test_tiling_is_in_the_fingerprint() -> None:
+    """Tiles change pixels."""
+
+    def inputs(config: Config, above: int) -> dict:
+        model = config.model.model_copy(update={"vae_tiling_above": above})
+        changed = config.model_copy(update={"model": model})
+        return fingerprint_inputs(changed, "revision", "cpu")["model"]
+
+    config = make_config()
+    assert inputs(config, 512) != inputs(config, 1024)

@@ -96,6 +96,16 @@ def _add_outputs(commands: Any) -> None:
     _add_storage_option(report)
     report.set_defaults(command="report")
 
+    mix = commands.add_parser("mix", help="originals and edits as training shards, by split")
+    mix.add_argument("output", help="folder or url for the training shards")
+    mix.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. ratio=0.5")
+    mix.add_argument(
+        "--edited", action="append", required=True, metavar="RUN", help="output of edit; repeatable"
+    )
+    mix.add_argument("--config", help="a YAML file of these keys")
+    mix.add_argument("--dry-run", action="store_true", help="count, write nothing")
+    mix.set_defaults(command="mix")
+
     refilter = commands.add_parser(
         "refilter", help="apply other filters to an output; computes no picture again"
     )

@@ -97,6 +97,14 @@ def _refilter(options: argparse.Namespace) -> int:
     )
 
 
+def _mix(options: argparse.Namespace) -> int:
+    from jobs.mix import mix_outputs
+
+    return mix_outputs(
+        options.output, options.edited, options.config, options.overrides, dry_run=options.dry_run
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from jobs.evaluate import evaluate
 
@@ -137,6 +145,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "report": _report,
     "refilter": _refilter,
+    "mix": _mix,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
 }

@@ -48,6 +48,10 @@ ALLOWED: dict[str, set[str]] = {
         *("pipeline.words", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
         "pipeline.report",
     },
+    "pipeline.mix": {
+        *("pipeline.words", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
+        "pipeline.mix",
+    },
     "pipeline.demo": {
         *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
         *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),

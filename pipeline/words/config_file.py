@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ BUNDLED_FOLDERS = (
     Path(__file__).resolve().parents[2] / "configs",  # a checkout
 )
 
+Settings = TypeVar("Settings", bound=BaseModel)
 SECRET_SECTION = "storage_options"  # its values are shown nowhere
 
 
@@ -33,6 +34,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: the file is absent or no YAML, a key is unknown, a value is not allowed.
     """
+    return parse_config(load_tree(path, overrides))
+
+
+def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The same, unchecked: the nested mapping of a file with its overrides.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, or an override is none.
+    """
     found = find_config(path)
     try:
         tree = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
@@ -42,15 +52,20 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{found}: a configuration is a mapping, not {type(tree).__name__}")
     for override in overrides or []:
         apply_override(tree, override)
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
     """Checks a nested mapping against the typed model; all errors are reported at once."""
+    return parse_settings(tree, Config)
+
+
+def parse_settings(tree: dict[str, Any], model: type[Settings]) -> Settings:
+    """The same for the settings of another command."""
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        lines = [_explain(item, model) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -91,12 +106,12 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree[last] = text
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[BaseModel]) -> str:
     """One line for one of pydantic's errors: key, value, what is allowed."""
     location = [part for part in item["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location) or "configuration"
     if item["type"] == "extra_forbidden":
-        allowed = _keys_at(location[:-1])
+        allowed = _keys_at(location[:-1], model)
         nearest = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"allowed: {', '.join(allowed)}"
         return f"{key}: unknown key; {hint}"
@@ -109,9 +124,8 @@ def _explain(item: Any) -> str:
     return f"{key}={value}: {message[0].lower()}{message[1:]}"
 
 
-def _keys_at(location: list[Any]) -> list[str]:
+def _keys_at(location: list[Any], model: Any) -> list[str]:
     """The keys that a section knows, by its place in the configuration."""
-    model: Any = Config
     for name in location:
         annotation = model.model_fields[name].annotation
         options = [annotation, *get_args(annotation)]

@@ -1,0 +1,102 @@
+"""A whole mix: shard by shard, each written whole, then the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pipeline.mix.plan import MixPlan, in_order
+from pipeline.mix.write import MixedShard, begin, mix_shard, to_json
+from pipeline.words.mix import Mix
+
+MANIFEST = "manifest.json"
+
+
+def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None) -> dict[str, Any]:
+    """Writes what is not written yet; killed at any point, the same call goes on.
+
+    Memory holds ``mix.workers`` shards at a time, and a few numbers of every other.
+
+    Args:
+        plan: as ``make_mix_plan`` made it.
+        on_shard: hears of every shard, also of those that were there.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        MixError: the input or an output has changed since the plan was made.
+        OSError: a store cannot be read or written.
+    """
+    begin(plan)
+    manifest = _Manifest(plan)
+    for mixed in in_order(partial(mix_shard, plan), plan.shards, plan.mix.workers):
+        manifest.add(mixed)
+        if on_shard is not None:
+            on_shard(mixed)
+    tree = manifest.tree()
+    plan.output.put(MANIFEST, to_json(tree))
+    return tree
+
+
+class _Manifest:
+    """The sums of the markers, in the order of the shards."""
+
+    def __init__(self, plan: MixPlan) -> None:
+        self.plan = plan
+        self.splits: dict[str, Counter[str]] = {name: Counter() for name in plan.mix.splits}
+        self.tars: dict[str, list[str]] = {name: [] for name in plan.mix.splits}
+        self.pictures, self.edits = Counter[str](), Counter[str]()
+        self.pictures_left_out, self.edits_left_out = Counter[str](), Counter[str]()
+        self.class_of_source = 0
+        self.problems: dict[str, str] = {}
+
+    def add(self, mixed: MixedShard) -> None:
+        for name, item in mixed.splits.items():
+            self.splits[name].update(
+                {key: item[key] for key in ("original", "edited", "bytes") if key in item}
+            )
+            if "tar" in item:
+                self.tars[name].append(item["tar"])
+        self.pictures["all"] += mixed.num_pictures
+        self.edits["all"] += mixed.num_rows
+        self.pictures_left_out.update(mixed.pictures_left_out)
+        self.edits_left_out.update(mixed.edits_left_out)
+        self.class_of_source += mixed.class_of_source
+        if mixed.problem:
+            self.problems[mixed.shard] = mixed.problem
+
+    def tree(self) -> dict[str, Any]:
+        mix = self.plan.mix
+        return {
+            "input": mix.input.shards,
+            "edited": mix.edited.paths,
+            "settings": mix.model_dump(
+                mode="json", include={"ratio", "splits", "edits_in", "labels", "seed"}
+            ),
+            "splits": {name: self._split(name, mix) for name in mix.splits},
+            "pictures": {
+                "all": self.pictures["all"],
+                "left_out": dict(sorted(self.pictures_left_out.items())),
+            },
+            "edits": {
+                "all": self.edits["all"],
+                "left_out": dict(sorted(self.edits_left_out.items())),
+                "with_the_class_of_their_source": self.class_of_source,
+            },
+            "shards_without_edits": self.plan.num_without_edits,
+            "problems": self.problems,
+        }
+
+    def _split(self, name: str, mix: Mix) -> dict[str, Any]:
+        counts, tars = self.splits[name], self.tars[name]
+        tree: dict[str, Any] = {"original": counts["original"], "edited": counts["edited"]}
+        if name in mix.edited_splits:
+            tree |= {
+                "edited_wanted": self.plan.wanted(name),
+                "edited_available": self.plan.total("available", name),
+                "weight_of_an_edit": self.plan.weight(name),
+            }
+        return tree | {"bytes": counts["bytes"], "num_shards": len(tars), "shards": tars}

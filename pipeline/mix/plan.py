@@ -1,0 +1,184 @@
+"""What a mix will write, counted before anything is written: pictures and edits of every shard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.mix.choose import quotas
+from pipeline.mix.survey import MixError, survey_shard
+from pipeline.storage.layout import marked_shard
+from pipeline.storage.shards import InputShard, check_output, expand_shards
+from pipeline.storage.store import Store
+from pipeline.words.mix import Mix
+
+PLAN_FILE = "_mix/plan.json"
+VERSION = 1  # of what is written for the same plan
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """An input shard, and how much of it goes where."""
+
+    shard: InputShard
+    parquet_sha256: list[str]  # of each output
+    pictures: dict[str, int]  # by split, all of them taken
+    available: dict[str, int]  # accepted edits, by split that takes edits
+    take: dict[str, int]  # likewise: so many of them
+
+
+@dataclass(frozen=True)
+class MixPlan:
+    """A checked mix."""
+
+    mix: Mix
+    shards: list[PlannedShard]
+    num_without_edits: int = 0  # input shards that the runs did not take: input.limit
+
+    @property
+    def output(self) -> Store:
+        return Store(self.mix.output.path, self.mix.output.storage_options)
+
+    @property
+    def edited(self) -> list[Store]:
+        options = self.mix.edited.storage_options
+        return [Store(path, options) for path in self.mix.edited.paths]
+
+    def total(self, what: str, split: str) -> int:
+        """The sum of a shard's ``pictures``, ``available`` or ``take`` in a split."""
+        return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
+
+    def wanted(self, split: str) -> int:
+        """How many edits the ratio asks for in a split."""
+        return round_half_up(self.mix.ratio * self.total("pictures", split))
+
+    def weight(self, split: str) -> float:
+        """What an edit of a split has to count, so that the ratio holds where edits run short."""
+        wanted, taken = self.wanted(split), self.total("take", split)
+        return 1.0 if taken in (0, wanted) else round(wanted / taken, 6)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the written bytes depend on; where it lies is no part of it."""
+        mix = self.mix.model_dump(mode="json", exclude={"output", "edited", "workers"})
+        for name in ("shards", "storage_options"):
+            del mix["input"][name]
+        shards = [
+            {"name": item.shard.name, "parquet_sha256": item.parquet_sha256, "take": item.take}
+            for item in self.shards
+        ]
+        return {"version": VERSION, "mix": mix, "shards": shards}
+
+
+def make_mix_plan(mix: Mix) -> MixPlan:
+    """Lists originals and outputs, reads all rows once, and decides how many edits a shard gives.
+
+    Raises:
+        MixError: the outputs are not of these shards, not finished, or changed since the mix in
+            ``output.path`` was begun; ``output.path`` holds something else.
+        ValueError, OSError: a place is refused, or cannot be read.
+    """
+    listed = expand_shards(mix.input.shards, mix.input.storage_options)
+    check_output(mix.output.path, listed, mix.input.shards)
+    plan = MixPlan(mix, [])
+    _check_places(plan)
+    shards = _published(plan, listed)
+    plan = replace(plan, num_without_edits=len(listed) - len(shards))
+    plan.shards.extend(in_order(lambda shard: _counted(plan, shard), shards, mix.workers))
+    for split in mix.edited_splits:
+        given = quotas([shard.available[split] for shard in plan.shards], plan.wanted(split))
+        for shard, take in zip(plan.shards, given, strict=True):
+            shard.take[split] = take
+    _check_same_mix(plan)
+    return plan
+
+
+def round_half_up(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """The results in the items' order, so many items at once."""
+    left = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        while some := list(islice(left, workers)):
+            yield from pool.map(work, some)
+
+
+def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:
+    """A shard's survey as numbers, which is what is kept of every shard."""
+    survey = survey_shard(plan.edited, shard.name, plan.mix)
+    pictures = Counter(survey.splits.values())
+    return PlannedShard(
+        shard,
+        [marker.parquet_sha256 for marker in survey.markers],
+        {split: pictures[split] for split in plan.mix.splits},
+        {split: len(edits) for split, edits in survey.edits.items()},
+        {},
+    )
+
+
+def _check_places(plan: MixPlan) -> None:
+    """No output of a run is mixed with itself, into itself, or with nothing published in it."""
+    for output in plan.edited:
+        for one, other in ((output.url, plan.output.url), (plan.output.url, output.url)):
+            if f"{one}/".startswith(f"{other}/"):
+                raise MixError(
+                    f"output.path={plan.output.url!r} and the edited output {output.url!r} are one "
+                    "within the other; choose a folder of its own"
+                )
+    urls = [output.url for output in plan.edited]
+    if len(set(urls)) < len(urls):
+        raise MixError(f"edited.paths={urls}: an output is named twice")
+
+
+def _published(plan: MixPlan, listed: Sequence[InputShard]) -> list[InputShard]:
+    """The shards to mix: all that are listed, unless the runs took the first ones only."""
+    published = set()
+    for output in plan.edited:
+        names = {name for item in output.list() if (name := marked_shard(item)) is not None}
+        if not names:
+            raise MixError(f"{output.url}: nothing is published here")
+        unknown = sorted(names - {shard.name for shard in listed})
+        if unknown:
+            raise MixError(
+                f"{output.url}: {len(unknown)} shards are published that input.shards does not "
+                f"name, e.g. {unknown[0]}; input.shards must name the originals of the edits"
+            )
+        published |= names
+    missing = [shard.name for shard in listed if shard.name not in published]
+    if missing and not plan.mix.input.limit:
+        raise MixError(
+            f"{len(missing)} of {len(listed)} input shards have no edits yet, e.g. {missing[0]}; "
+            "finish the run, or name fewer in input.shards"
+        )
+    return [shard for shard in listed if shard.name in published]
+
+
+def _check_same_mix(plan: MixPlan) -> None:
+    """One output holds one mix."""
+    names = plan.output.list()
+    if PLAN_FILE not in names:
+        if names:
+            raise MixError(
+                f"output.path={plan.output.url!r} holds something that is no mix, e.g. "
+                f"{next(iter(names))}; name another folder"
+            )
+        return
+    saved = json.loads(plan.output.get(PLAN_FILE))
+    if saved != (wanted := plan.identity()):
+        changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
+        what = ", ".join(changed) or "the edited outputs have changed since, or others are named"
+        raise MixError(
+            f"output.path={plan.output.url!r} holds another mix ({what}); set that back, or name "
+            "another folder"
+        )

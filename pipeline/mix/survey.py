@@ -1,0 +1,123 @@
+"""What the rows of the edited outputs say of a shard: usable pictures, accepted edits, the rest.
+
+Reads Parquet files, no picture. It is done twice for each shard, once to count and once to mix, so
+that no run keeps the rows of all shards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.mix.choose import EditId, label_of, split_of
+from pipeline.plan.generation import read_rows
+from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.storage.store import Store
+from pipeline.words.mix import Mix
+from pipeline.words.records import Status
+
+COLUMNS = (
+    *("key", "edit_index", "output_key", "status", "stage", "error", "edit_text"),
+    *("source_sha256", "source_width"),
+)
+
+
+class MixError(ValueError):
+    """Originals and outputs do not belong together, or have changed; says which and what to do."""
+
+
+@dataclass(frozen=True)
+class AcceptedEdit:
+    """An edit that may be taken."""
+
+    id: EditId
+    output_key: str
+    label: int | str | None  # None: the class of its source
+
+
+@dataclass
+class Survey:
+    """One shard. Every row of every output is an accepted edit or is counted as left out."""
+
+    name: str
+    markers: list[ShardStats]  # of each output
+    pictures: dict[str, str] = field(default_factory=dict)  # key of each usable one: its sha256
+    splits: dict[str, str] = field(default_factory=dict)  # key of each usable one: its split
+    edits: dict[str, list[AcceptedEdit]] = field(default_factory=dict)  # by split
+    pictures_left_out: Counter[str] = field(default_factory=Counter)  # by reason
+    edits_left_out: Counter[str] = field(default_factory=Counter)  # by reason
+    num_rows: int = 0
+
+
+def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
+    """Reads the rows of a shard in every output.
+
+    Raises:
+        MixError: an output has not published it, or was made from other pictures.
+        NotTheSameError: a Parquet file is not what its marker says.
+    """
+    survey = Survey(name, [_marker(output, name) for output in outputs])
+    survey.edits = {split: [] for split in mix.edited_splits}
+    rows = [
+        read_rows(output, marker).select(list(COLUMNS)).to_pylist()
+        for output, marker in zip(outputs, survey.markers, strict=True)
+    ]
+    _find_pictures(survey, rows, outputs, mix)
+    for number, of_output in enumerate(rows):
+        survey.num_rows += len(of_output)
+        for row in of_output:
+            _sort_in(survey, number, row, mix)
+    return survey
+
+
+def _marker(output: Store, name: str) -> ShardStats:
+    marker = read_marker(output, name)
+    if marker is None:
+        raise MixError(f"{output.url}: shard {name} is not published; finish that run first")
+    return marker
+
+
+def _find_pictures(
+    survey: Survey, rows: Sequence[list[dict[str, Any]]], outputs: Sequence[Store], mix: Mix
+) -> None:
+    """Notes which samples have a picture that can be read, as the runs have found out."""
+    unusable: dict[str, str] = {}
+    for output, of_output in zip(outputs, rows, strict=True):
+        for row in of_output:
+            key, digest = row["key"], row["source_sha256"]
+            cannot_decode = row["stage"] == "prepare" and row["source_width"] is None
+            if digest is None or cannot_decode:
+                unusable[key] = f"{row['stage']}: {row['error']}"
+            elif survey.pictures.setdefault(key, digest) != digest:
+                raise MixError(
+                    f"{output.url}: shard {survey.name}: the picture of {key!r} is another one "
+                    f"than in {outputs[0].url}; mix outputs of the same input"
+                )
+    survey.pictures_left_out.update(
+        reason for key, reason in unusable.items() if key not in survey.pictures
+    )
+    survey.splits = {
+        key: split_of(digest, mix.splits, mix.seed) for key, digest in survey.pictures.items()
+    }
+
+
+def _sort_in(survey: Survey, output: int, row: dict[str, Any], mix: Mix) -> None:
+    """Accepts the edit of a row, or counts why not."""
+    if row["status"] != Status.EDITED:
+        survey.edits_left_out[row["status"]] += 1
+        return
+    label = None
+    if mix.labels:
+        try:
+            label = label_of(row["edit_text"] or "", mix.labels)
+        except ValueError as error:
+            survey.edits_left_out[str(error)] += 1
+            return
+    split = survey.splits[row["key"]]
+    if split not in survey.edits:
+        survey.edits_left_out[f"the source picture is in {split}"] += 1
+        return
+    edit = EditId(output, row["key"], row["edit_index"])
+    survey.edits[split].append(AcceptedEdit(edit, row["output_key"], label))

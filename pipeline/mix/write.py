@@ -1,0 +1,228 @@
+"""A shard of a mix: read the originals and the chosen edits, write a tar for each split.
+
+Whole objects only. The marker is put last, and ``manifest.json`` after all markers.
+
+    OUT/train/00042.tar      <key>_original.* and <key>_edited<output>_<edit index>.*
+    OUT/val/00042.tar
+    OUT/_mix/plan.json       what the bytes depend on
+    OUT/_mix/shards/00042.json    the marker: counts, sizes, sha256
+    OUT/manifest.json        the sums, and the shards of each split
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.mix.choose import EditId, choose_edits, unit_hash
+from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
+from pipeline.mix.survey import AcceptedEdit, MixError, Survey, survey_shard
+from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.steps.read import read_shard
+from pipeline.storage.archive import read_members, tar_writer
+from pipeline.storage.layout import tar_name
+from pipeline.storage.store import Store
+from pipeline.words.records import Picture
+
+MARKERS = "_mix/shards/"
+NOT_CHOSEN = "beyond the ratio"
+Members = dict[str, bytes]
+
+
+@dataclass
+class MixedShard:
+    """The marker: what became of every picture and every row of a shard."""
+
+    shard: str
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # original, edited, tar, ...
+    pictures_left_out: dict[str, int] = field(default_factory=dict)
+    edits_left_out: dict[str, int] = field(default_factory=dict)
+    num_pictures: int = 0
+    num_rows: int = 0
+    class_of_source: int = 0  # edits that keep their source's class
+    problem: str | None = None  # why the input shard could not be read to its end, if so
+
+
+def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
+    """Writes a shard of the mix, unless its marker is there.
+
+    Raises:
+        MixError: the input or an output has changed since the plan was made.
+    """
+    name, output = planned.shard.name, plan.output
+    marker = f"{MARKERS}{name}.json"
+    try:
+        return MixedShard(**json.loads(output.get(marker)))
+    except FileNotFoundError:
+        pass
+    survey = survey_shard(plan.edited, name, plan.mix)
+    if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
+        raise MixError(f"shard {name}: the edited output has changed meanwhile; run again")
+    chosen = _chosen(plan, planned, survey)
+    mixed = _account(survey, chosen)
+    samples = [*_originals(plan, planned, survey, mixed), *_edits(plan, survey, chosen, mixed)]
+    for split in plan.mix.splits:
+        of_split = [(key, members) for found, key, members in samples if found == split]
+        if of_split:
+            path = f"{split}/{tar_name(name)}"
+            data = _tar(sorted(of_split, key=lambda item: unit_hash(plan.mix.seed, name, item[0])))
+            output.put(path, data)
+            digest = hashlib.sha256(data).hexdigest()
+            mixed.splits[split] |= {"tar": path, "bytes": len(data), "sha256": digest}
+    output.put(marker, to_json(mixed.__dict__))
+    return mixed
+
+
+def begin(plan: MixPlan) -> None:
+    """Records what the output is, if nobody has yet."""
+    plan.output.put_if_absent(PLAN_FILE, to_json(plan.identity()))
+
+
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, list[AcceptedEdit]]:
+    """The edits to take, by split."""
+    chosen = {}
+    for split, edits in survey.edits.items():
+        by_id = {edit.id: edit for edit in edits}
+        count, seed = planned.take[split], plan.mix.seed
+        ids = choose_edits(list(by_id), count, shard=survey.name, seed=seed)
+        chosen[split] = [by_id[each] for each in ids]
+    return chosen
+
+
+def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShard:
+    """The counts of a shard; what is taken and what is left out add up to what is there."""
+    left_out = Counter(survey.edits_left_out)
+    for split, edits in survey.edits.items():
+        left_out[NOT_CHOSEN] += len(edits) - len(chosen[split])
+    pictures = Counter(survey.splits.values())
+    mixed = MixedShard(
+        survey.name,
+        splits={
+            split: {"original": pictures[split], "edited": len(chosen.get(split, []))}
+            for split in dict.fromkeys([*pictures, *survey.edits])
+        },
+        pictures_left_out=dict(sorted(survey.pictures_left_out.items())),
+        edits_left_out={reason: count for reason, count in sorted(left_out.items()) if count},
+        num_pictures=len(survey.pictures) + survey.pictures_left_out.total(),
+        num_rows=survey.num_rows,
+        problem=next((stats.problem for stats in survey.markers if stats.problem), None),
+    )
+    assert sum(item["edited"] for item in mixed.splits.values()) + left_out.total() == (
+        mixed.num_rows
+    )
+    return mixed
+
+
+def _originals(
+    plan: MixPlan, planned: PlannedShard, survey: Survey, mixed: MixedShard
+) -> Iterator[tuple[str, str, Members]]:
+    """(split, key, members) of every usable picture."""
+    mix = plan.mix
+    contents = read_shard(planned.shard.read(mix.input.storage_options), mix.input)
+    by_key = {picture.key: picture for picture in contents.pictures}
+    for key, digest in survey.pictures.items():
+        picture = by_key.get(key)
+        if picture is None or picture.source_sha256 != digest or picture.encoded is None:
+            raise MixError(
+                f"shard {survey.name}: {key!r} is not the picture that was edited; the input has "
+                "changed, or input.shards names another one"
+            )
+        assert picture.suffix is not None
+        record = {
+            "mix": _record(survey, key, survey.splits[key], {"kind": "original", "weight": 1.0}),
+            "source": picture.metadata,
+        }
+        yield survey.splits[key], f"{_encoded(key)}_original", _original_members(picture, record)
+
+
+def _original_members(picture: Picture, record: dict[str, Any]) -> Members:
+    """Picture, caption and JSON; other members as they are passed through to edits."""
+    assert picture.suffix is not None
+    assert picture.encoded is not None
+    members = {picture.suffix: picture.encoded, "json": _provenance(record)}
+    if picture.caption is not None:
+        members["txt"] = picture.caption.encode()
+    reserved = {picture.suffix, "json", "txt"}
+    return members | {output_suffix(name, reserved): data for name, data in picture.extras.items()}
+
+
+def _edits(
+    plan: MixPlan, survey: Survey, chosen: dict[str, list[AcceptedEdit]], mixed: MixedShard
+) -> Iterator[tuple[str, str, Members]]:
+    """(split, key, members) of every chosen edit; of the outputs one after the other."""
+    label_member = plan.mix.label_member
+    for number, store in enumerate(plan.edited):
+        wanted = {
+            edit.output_key: (split, edit)
+            for split, edits in chosen.items()
+            for edit in edits
+            if edit.id.output == number
+        }
+        for key, members in _read_samples(store, survey, number, wanted.keys()):
+            split, edit = wanted.pop(key)
+            details = {"kind": "edited", "output": number, "weight": plan.weight(split)}
+            if edit.label is not None:
+                members[label_member] = str(edit.label).encode()
+            elif label_member in members:
+                mixed.class_of_source += 1
+            record = json.loads(members["json"])
+            record["mix"] = _record(survey, edit.id.key, split, details)
+            yield split, _edit_key(edit.id), members | {"json": _provenance(record)}
+        if wanted:
+            raise MixError(f"{store.url}: {tar_name(survey.name)} has no {next(iter(wanted))}")
+
+
+def _read_samples(
+    store: Store, survey: Survey, number: int, wanted: Any
+) -> Iterator[tuple[str, Members]]:
+    """The members of the wanted output keys, in the tar's order."""
+    if not wanted:
+        return
+    data = store.get(tar_name(survey.name))
+    if hashlib.sha256(data).hexdigest() != survey.markers[number].tar_sha256:
+        raise MixError(f"{store.url}: {tar_name(survey.name)} is not what its marker says")
+    samples: dict[str, Members] = {}
+    for name, content in read_members(data)[0]:
+        key, _, suffix = name.partition(".")
+        if key in wanted:
+            samples.setdefault(key, {})[suffix] = content
+    yield from list(samples.items())
+
+
+def _record(survey: Survey, key: str, split: str, details: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON of every sample says under "mix"."""
+    source = {"shard": survey.name, "key": key, "source_sha256": survey.pictures[key]}
+    return source | {"split": split} | details
+
+
+def _provenance(record: dict[str, Any]) -> bytes:
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1)
+    # Half a surrogate pair in a sample's JSON goes out as it came in: as an escape.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _encoded(key: str) -> str:
+    """A sample's key without dots, as in the outputs."""
+    return output_key(key, 0).removesuffix("_0")
+
+
+def _edit_key(edit: EditId) -> str:
+    """What no other sample of the shard is called: its kind is the end of its name."""
+    return f"{_encoded(edit.key)}_edited{edit.output}_{edit.index}"
+
+
+def _tar(samples: list[tuple[str, Members]]) -> bytes:
+    sink = io.BytesIO()
+    with tar_writer(sink) as writer:
+        for key, members in samples:
+            writer.write({"__key__": key, **members})
+    return sink.getvalue()

@@ -1,0 +1,69 @@
+"""Splits, quotas and choices: by hashes, the same in any order, and never one too many."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.mix.choose import (
+    AMBIGUOUS,
+    UNLABELLED,
+    EditId,
+    choose_edits,
+    label_of,
+    quotas,
+    split_of,
+)
+
+SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+def test_splits_have_their_shares() -> None:
+    """Of 4000 pictures each split has its share to three standard deviations; seeds differ."""
+    digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(4000)]
+    first = [split_of(digest, SPLITS, 0) for digest in digests]
+    counts = Counter(first)
+    for name, share in SPLITS.items():
+        spread = (4000 * share * (1 - share)) ** 0.5
+        assert abs(counts[name] - 4000 * share) < 3 * spread, name
+    assert [split_of(digest, SPLITS, 1) for digest in digests] != first
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 500))
+def test_quotas_add_up(available: list[int], wanted: int) -> None:
+    """What is wanted in all, or all there is; of no shard more than it has, nor far off its share.
+
+    So no shard's edits are used up while another's lie idle.
+    """
+    given_each = quotas(available, wanted)
+    assert sum(given_each) == min(wanted, sum(available))
+    for take, count in zip(given_each, available, strict=True):
+        assert 0 <= take <= count
+        if sum(available):
+            share = count * min(1, wanted / sum(available))
+            assert abs(take - share) < 1 + 1e-9
+
+
+def test_every_picture_gives_one_edit_before_any_gives_two() -> None:
+    """Three edits of each of four pictures: of six chosen, no picture has more than two."""
+    edits = [EditId(output, key, index) for key in "abcd" for output in (0, 1) for index in (0, 1)]
+    chosen = choose_edits(edits, 6, shard="0", seed=3)
+    assert sorted(Counter(edit.key for edit in chosen).values()) == [1, 1, 2, 2]
+    assert choose_edits(edits[::-1], 6, shard="0", seed=3) == chosen
+    assert choose_edits(edits, 6, shard="0", seed=4) != chosen
+    assert choose_edits(edits, 6, shard="1", seed=3) != chosen
+
+
+def test_a_label_is_what_the_text_asks_for() -> None:
+    """Whole words of any case; two words of one class agree; none or two classes are refused."""
+    labels: dict[str, int | str] = {"cat": 3, "kitten": 3, "night sky": 5, "fox": 7}
+    assert label_of("A Cat, or a kitten", labels) == 3
+    assert label_of("stars in the night sky", labels) == 5
+    with pytest.raises(ValueError, match=UNLABELLED):
+        label_of("a catalogue", labels)
+    with pytest.raises(ValueError, match=AMBIGUOUS):
+        label_of("a cat and a fox", labels)

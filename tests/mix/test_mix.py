@@ -1,0 +1,218 @@
+"""A mix of real outputs: what is in which split, what is left out, and starting again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import main
+from pipeline.mix.mix import run_mix
+from pipeline.mix.plan import make_mix_plan
+from pipeline.mix.survey import MixError
+from pipeline.storage.archive import read_members
+from pipeline.storage.store import Store
+from pipeline.words.mix import Mix
+from tests.committing import contents, make_config, run
+from tests.samples import sample, write_shard
+
+TEXTS = ["a cat", "a fox", "a dog"]  # the last one is the caption: unchanged
+SPLITS = {"train": 0.7, "val": 0.3}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_outputs(folder: Path, *, shards: int = 3, pictures: int = 8) -> None:
+    """Originals, and an output of a stand-in method; one picture is broken, one is there twice."""
+    for shard in range(shards):
+        samples: list[dict[str, Any]] = [
+            sample(f"k{shard}.{n}", TEXTS, seed=100 * shard + n, cls="7") for n in range(pictures)
+        ]
+        samples.append(sample("broken", png=b"no picture", cls="7"))
+        samples.append(sample("twin", ["a cat"], seed=7, cls="7"))  # the same bytes in every shard
+        write_shard(folder / f"in/{shard:02d}.tar", samples)
+    config = make_config(f"{folder}/in/*.tar", input={"key_split": "suffix"})
+    run(config, Store(str(folder / "out")))
+
+
+def settings(folder: Path, output: str = "mixed", **changes: Any) -> Mix:
+    tree = {
+        "input": {"shards": f"{folder}/in/*.tar", "key_split": "suffix"},
+        "edited": {"paths": [f"{folder}/out"]},
+        "output": {"path": f"{folder}/{output}"},
+        "splits": SPLITS,
+    }
+    return Mix.model_validate(tree | changes)
+
+
+def mixed_samples(folder: Path, output: str = "mixed") -> dict[tuple[str, str, str], dict]:
+    """The members of every sample by (split, shard, key)."""
+    found: dict[tuple[str, str, str], dict] = {}
+    for path in sorted((folder / output).glob("*/*.tar")):
+        members, problem = read_members(path.read_bytes())
+        assert problem is None
+        for name, data in members:
+            key, _, suffix = name.partition(".")
+            found.setdefault((path.parent.name, path.stem, key), {})[suffix] = data
+    return found
+
+
+def record(members: dict) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(members["json"])["mix"]
+    return found
+
+
+def test_a_mix_accounts_for_every_picture_and_every_edit(tmp_path: Path) -> None:
+    """Ratio kept, broken pictures and unchanged edits left out and counted, texts and classes."""
+    make_outputs(tmp_path)
+    plan = make_mix_plan(settings(tmp_path, ratio=0.5, labels={"cat": 1, "fox": 2}))
+    manifest = run_mix(plan)
+    samples = mixed_samples(tmp_path)
+    kinds = Counter((split, record(members)["kind"]) for (split, _, _), members in samples.items())
+    train = manifest["splits"]["train"]
+    assert kinds["train", "original"] == train["original"]
+    assert kinds["train", "edited"] == train["edited"] == train["edited_wanted"]
+    assert abs(train["edited"] - 0.5 * train["original"]) <= 0.5
+    assert kinds["val", "original"] == manifest["splits"]["val"]["original"] > 0
+    assert kinds["val", "edited"] == 0
+
+    assert manifest["pictures"] == {"all": 30, "left_out": {"prepare: NotAPicture": 3}}
+    edits = manifest["edits"]
+    assert edits["all"] == 3 * (8 * 3 + 1 + 1)
+    assert edits["left_out"]["unchanged"] == 3 * 8
+    assert edits["left_out"]["failed"] == 3
+    assert edits["left_out"]["the source picture is in val"] > 0
+    assert sum(edits["left_out"].values()) + train["edited"] == edits["all"]
+
+    classes = {"a cat": b"1", "a fox": b"2"}
+    for members in samples.values():
+        if record(members)["kind"] == "original":
+            assert (members["txt"], members["cls"]) == (b"a dog", b"7")
+            assert {"png", "json"} < members.keys()
+        else:
+            assert members["cls"] == classes[members["txt"].decode()]
+            assert json.loads(members["json"])["fingerprint"] == "f00d"
+            assert "mask.png" in members
+
+
+def test_no_source_picture_is_in_two_splits(tmp_path: Path) -> None:
+    """Not under another key or in another shard either: the same bytes are in one split."""
+    make_outputs(tmp_path, shards=4)
+    run_mix(make_mix_plan(settings(tmp_path, ratio=10, edits_in=["train", "val"])))
+    splits: dict[str, set[str]] = {}
+    keys: dict[str, set[str]] = {}
+    for (split, shard, _), members in mixed_samples(tmp_path).items():
+        said = record(members)
+        assert (said["split"], said["shard"]) == (split, shard)
+        splits.setdefault(said["source_sha256"], set()).add(split)
+        keys.setdefault(said["source_sha256"], set()).add(f"{shard}/{said['key']}")
+    assert all(len(found) == 1 for found in splits.values())
+    assert max(len(found) for found in keys.values()) == 5  # four twins, and k0.7
+    assert {name for found in splits.values() for name in found} == {"train", "val"}
+
+
+def test_bytes_do_not_depend_on_workers_and_a_second_run_writes_nothing(tmp_path: Path) -> None:
+    """One worker or three; what is there is left as it is; another seed mixes otherwise."""
+    make_outputs(tmp_path)
+    run_mix(make_mix_plan(settings(tmp_path, workers=1)))
+    run_mix(make_mix_plan(settings(tmp_path, "other", workers=3)))
+    first = contents(tmp_path / "mixed")
+    assert contents(tmp_path / "other") == first
+    written = []
+    Store.hook = lambda when, operation, name: written.append((operation, name))
+    try:
+        run_mix(make_mix_plan(settings(tmp_path)))
+    finally:
+        Store.hook = None
+    assert {name for operation, name in written if operation == "put"} == {"manifest.json"}
+    assert contents(tmp_path / "mixed") == first
+    run_mix(make_mix_plan(settings(tmp_path, "seeded", seed=1)))
+    assert contents(tmp_path / "seeded") != first
+
+
+def test_edits_that_run_short_are_said_and_weighed(tmp_path: Path) -> None:
+    """A ratio of 3 where 2 of 3 texts are edits: all taken, and a weight that makes up for it."""
+    make_outputs(tmp_path)
+    manifest = run_mix(make_mix_plan(settings(tmp_path, ratio=3, splits={"all": 1})))
+    found = manifest["splits"]["all"]
+    assert found["edited"] == found["edited_available"] < found["edited_wanted"]
+    assert found["weight_of_an_edit"] == pytest.approx(
+        found["edited_wanted"] / found["edited"], abs=1e-6
+    )
+    weights = {
+        (said["kind"], said["weight"]) for said in map(record, mixed_samples(tmp_path).values())
+    }
+    assert weights == {("original", 1.0), ("edited", found["weight_of_an_edit"])}
+
+
+def test_several_outputs_are_one_pool(tmp_path: Path) -> None:
+    """Two outputs of the same input: edits of both, under keys of their own."""
+    make_outputs(tmp_path)
+    config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
+    run(config, Store(str(tmp_path / "second")))
+    both = {"paths": [f"{tmp_path}/out", f"{tmp_path}/second"]}
+    run_mix(make_mix_plan(settings(tmp_path, edited=both, ratio=10, splits={"train": 1})))
+    said = Counter(item.get("output") for item in map(record, mixed_samples(tmp_path).values()))
+    assert said[0] == said[1] == 3 * (8 * 2 + 1)
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    """Other originals, an unfinished run, another mix in the output, an output within another."""
+    make_outputs(tmp_path)
+    run_mix(make_mix_plan(settings(tmp_path)))
+    with pytest.raises(MixError, match=r"holds another mix.*ratio"):
+        make_mix_plan(settings(tmp_path, ratio=2))
+    with pytest.raises(MixError, match="one within the other"):
+        make_mix_plan(settings(tmp_path, "out/mixed"))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/todo.txt").write_text("none of ours")
+    with pytest.raises(MixError, match="holds something that is no mix"):
+        make_mix_plan(settings(tmp_path, "notes"))
+    write_shard(tmp_path / "in/99.tar", [sample("late")])
+    with pytest.raises(MixError, match="1 of 4 input shards have no edits yet"):
+        make_mix_plan(settings(tmp_path, "new"))
+    one = {"shards": f"{tmp_path}/in/00.tar", "key_split": "suffix"}
+    with pytest.raises(MixError, match="2 shards are published that"):
+        make_mix_plan(settings(tmp_path, "new", input=one))
+    (tmp_path / "in/99.tar").unlink()
+    write_shard(tmp_path / "in/00.tar", [sample("k0.0", seed=55)])
+    with pytest.raises(MixError, match="is not the picture that was edited"):
+        run_mix(make_mix_plan(settings(tmp_path, "new")))
+
+
+@pytest.mark.slow
+def test_killed_at_any_storage_call_the_same_call_goes_on(tmp_path: Path) -> None:
+    """SIGKILL, mix again: the bytes of an undisturbed mix."""
+    command = [sys.executable, "-m", "tests.mix.crash_runner", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["bad"] == []
+    assert {"after put train/00.tar", "before put manifest.json"} <= set(found["points"])
+
+
+def test_the_command_reads_the_input_as_the_run_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`overpaint mix` needs the output alone; it warns of classes, and counts without writing."""
+    from pipeline.plan.run_folder import resolved_yaml
+
+    make_outputs(tmp_path)
+    config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
+    Store(str(tmp_path / "out")).put("_run/config.yaml", resolved_yaml(config).encode())
+    command = ["mix", f"{tmp_path}/mixed", "--edited", f"{tmp_path}/out", "ratio=0.5"]
+    assert main([*command, "--dry-run"]) == 0
+    assert not (tmp_path / "mixed").exists()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "edits keep the .cls of their source" in printed
+    assert "pictures left out: 3: prepare: NotAPicture" in printed
+    assert (tmp_path / "mixed/manifest.json").is_file()
+    assert main([*command, "splits={train: 0.5}"]) == 2
+    assert (
+        "splits={'train': 0.5}: shares must be above 0 and add up to 1" in capsys.readouterr().err
+    )

@@ -42,6 +42,11 @@ def evaluate(options: argparse.Namespace) -> int:
         ConfigError: the benchmark's folder, the configuration or a method is not usable.
     """
     home = Path(options.out or f"runs/evaluate/{options.benchmark}")
+    if options.benchmark == "augmentation":
+        from jobs.evaluate_augmentation import evaluate_augmentation
+
+        return evaluate_augmentation(options.config or "augment_demo", options.overrides, home)
+    options.config = options.config or "demo"
     benchmark = BENCHMARKS[options.benchmark]
     try:
         tasks = first_tasks(_tasks(options), options.limit)

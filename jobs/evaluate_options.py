@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
 
-BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo")
+BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
     parser.add_argument("--data", help="the benchmark's own folder")
-    parser.add_argument("--config", default="demo", help="a YAML file, or a bundled one")
+    parser.add_argument("--config", help="a YAML file, or a bundled one: demo, or augment_demo")
     parser.add_argument("--out", help="default: runs/evaluate/BENCHMARK")
     parser.add_argument("--limit", type=int, default=0, help="tasks; 0 = all")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="test", help="imagenet")

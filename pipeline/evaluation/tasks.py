@@ -36,6 +36,7 @@ class Task:
         group: the class of tasks that the benchmark's tables have a row for.
         truth: (H, W) bool in the picture's pixels, True where the edit belongs; None: unknown.
         facts: what else the benchmark says of it, JSON-able.
+        members: further ones by suffix, passed through to the output.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Task:
     group: str = ""
     truth: NDArray[np.bool_] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, bytes] = field(default_factory=dict)
 
 
 def write_shards(tasks: Sequence[Task], folder: Path) -> list[Path]:
@@ -72,6 +74,7 @@ def write_shards(tasks: Sequence[Task], folder: Path) -> list[Path]:
 def _members(task: Task) -> dict[str, bytes]:
     facts = {"group": task.group, **task.facts}
     members = {
+        **task.members,
         task.suffix: task.picture,
         "txt": task.caption.encode(),
         "edit.txt": task.edit_text.encode(),

@@ -116,11 +116,11 @@ def test_absent_config_names_the_bundled_ones() -> None:
         load_config("configs/no_such.yaml")
 
 
-# A training job's settings are no run's.
+# Settings of a training job, and of an evaluation, are no run's.
 RUN_CONFIGS = [
     path
     for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
-    if not path.name.startswith("train_")
+    if not path.name.startswith(("train_", "augment_"))
 ]
 
 

@@ -1,0 +1,128 @@
+"""A small classifier of pictures of the demo world, for measuring what a training set is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# N pictures, H W pixels, K classes.
+SEEN_SIZE = 32  # pixels a side that the network sees: colours are as plain as at 128
+_CHANNELS = (16, 32, 64)
+_SHIFT = 3  # pixels of SEEN_SIZE, either way
+_JITTER = 0.2  # of brightness, contrast and saturation, either way
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_BATCH = 256  # for testing
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is trained."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float  # the highest; it rises and falls once
+
+
+def as_input(pictures_NHW3: NDArray[np.uint8]) -> Tensor:
+    """Pictures of any size that SEEN_SIZE divides -> (N, 3, 32, 32) float32 in [0, 1]."""
+    parts = [
+        F.avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, part.shape[1] // SEEN_SIZE)
+        for part in torch.from_numpy(pictures_NHW3).split(_BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def network(num_classes: int) -> nn.Module:
+    """Three convolutions, a mean over places, a linear layer: about 24,000 weights."""
+    layers: list[nn.Module] = []
+    for before, after in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.GroupNorm(4, after),
+            nn.ReLU(),
+        ]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_CHANNELS[-1], num_classes))
+    return nn.Sequential(*layers, *head)
+
+
+def train_classifier(
+    inputs_N3HW: Tensor,
+    labels_N: Tensor,
+    num_classes: int,
+    settings: Settings,
+    *,
+    seed: int,
+    augment: Augment | None = None,
+) -> nn.Module:
+    """Trains with AdamW on batches drawn with replacement.
+
+    Args:
+        inputs_N3HW: float32 in [0, 1].
+        labels_N: int64, 0 to num_classes - 1.
+        seed: of the first weights and of the batches; the global generator is left alone.
+        augment: changes each batch before it is seen.
+
+    Returns:
+        The network, in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = network(num_classes)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, settings.steps
+    )
+    for _ in range(settings.steps):
+        drawn = torch.randint(len(inputs_N3HW), (settings.batch_size,), generator=generator)
+        batch = inputs_N3HW[drawn]
+        if augment is not None:
+            batch = augment(batch, generator)
+        loss = F.cross_entropy(model(2 * batch - 1), labels_N[drawn])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.inference_mode()
+def predictions(model: nn.Module, inputs_N3HW: Tensor) -> NDArray[np.int64]:
+    """The class of each picture: (N,) int64."""
+    classes = [model(2 * part - 1).argmax(1) for part in inputs_N3HW.split(_BATCH)]
+    return torch.cat(classes).numpy()
+
+
+def classical(images_N3HW: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip, shifted crop, jitter of brightness, contrast and saturation; never of hue, the label.
+
+    Args:
+        images_N3HW: float32 in [0, 1].
+        generator: on the CPU.
+
+    Returns:
+        The same shape and range, each picture changed by itself.
+    """
+    count, _, side, _ = images_N3HW.shape
+
+    def drawn(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+
+    flipped = torch.where(drawn(0, 1) < 0.5, images_N3HW, images_N3HW.flip(3))
+    padded = F.pad(flipped, (_SHIFT,) * 4, mode="reflect")
+    places = torch.randint(2 * _SHIFT + 1, (count, 2), generator=generator).tolist()
+    pairs = zip(padded, places, strict=True)
+    shifted = torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in pairs])
+    low, high = 1 - _JITTER, 1 + _JITTER
+    grey = (shifted * torch.tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    saturated = grey + drawn(low, high) * (shifted - grey)
+    mean = grey.mean((2, 3), keepdim=True)
+    return (drawn(low, high) * (mean + drawn(low, high) * (saturated - mean))).clamp(0, 1)

@@ -1,0 +1,112 @@
+"""The demo world with a planted bias: in training, an object's colour goes with its background.
+
+Every scene has one object. Its colour is what a classifier has to name; the background is the
+shortcut, since it fills most of the picture and is read much more easily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.demo.captions import PHRASINGS, caption
+from pipeline.demo.samples import png_bytes
+from pipeline.demo.world import COLORS, HIDDEN_COLORS, Scene, draw_scene, paint, split_of
+from pipeline.evaluation.tasks import Task
+
+CLASS_MEMBER = "cls"  # the class's number, as WebDataset decodes it
+# What each stream of random numbers is for: scenes of one purpose are none of another's.
+_SCENE, _EDIT = 1, 2
+
+
+@dataclass(frozen=True)
+class PlantedWorld:
+    """The world's bias.
+
+    Attributes:
+        partners: a colour for each background, all different; these colours are the classes.
+        correlation: the share of scenes whose colour is the background's partner for that reason;
+            the others have any class that can be seen there.
+        seed: of the scenes.
+    """
+
+    partners: Mapping[str, str]
+    correlation: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: a background or a colour that the world does not have, or that cannot be
+                seen together.
+        """
+        for background, color in self.partners.items():
+            if background not in HIDDEN_COLORS or color not in COLORS:
+                raise ValueError(f"{background!r}: {color!r}: the world has no such pair")
+            if color in HIDDEN_COLORS[background]:
+                raise ValueError(f"{color} cannot be seen on {background}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The colours, sorted; a class's number is its place here."""
+        return tuple(sorted(self.partners.values()))
+
+    def unbiased(self) -> PlantedWorld:
+        """The same world without its bias; other scenes, since its seed is another."""
+        return replace(self, correlation=0.0, seed=self.seed + 1)
+
+    def visible(self, background: str) -> list[str]:
+        """The classes that can be seen on a background."""
+        return [name for name in self.classes if name not in HIDDEN_COLORS[background]]
+
+    def scene(self, split: str, index: int) -> Scene:
+        """The scene number ``index`` of a split ("train" or "heldout"), with one object."""
+        rng = np.random.default_rng([self.seed, index, _SCENE])
+        while True:
+            drawn = draw_scene(rng, num_objects=1)
+            if drawn.background not in self.partners:
+                continue
+            color = _pick(rng, self.visible(drawn.background))
+            if rng.random() < self.correlation:
+                color = self.partners[drawn.background]
+            scene = _recolored(drawn, color)
+            if split_of(scene) == split:
+                return scene
+
+    def class_of(self, scene: Scene) -> int:
+        return self.classes.index(scene.objects[0].color)
+
+    def targets(self, scene: Scene, index: int, count: int) -> list[Scene]:
+        """The scene with other colours: ``count`` different ones, or as many as can be seen."""
+        rng = np.random.default_rng([self.seed, index, _EDIT])
+        others = [c for c in self.visible(scene.background) if c != scene.objects[0].color]
+        return [_recolored(scene, color) for color in rng.permutation(others)[:count].tolist()]
+
+    def tasks(self, count: int, edits: int) -> Iterator[Task]:
+        """The biased training set as a data set has it: picture, caption, class; and edit texts.
+
+        Args:
+            count: of pictures.
+            edits: of each picture, each to another colour.
+        """
+        for index in range(count):
+            scene, phrasing = self.scene("train", index), index % len(PHRASINGS)
+            texts = [caption(target, phrasing) for target in self.targets(scene, index, edits)]
+            yield Task(
+                key=f"{index:05d}",
+                picture=png_bytes(paint(scene)),
+                suffix="png",
+                caption=caption(scene, phrasing),
+                edit_text="\n".join(texts),
+                members={CLASS_MEMBER: str(self.class_of(scene)).encode()},
+            )
+
+
+def _recolored(scene: Scene, color: str) -> Scene:
+    return replace(scene, objects=(replace(scene.objects[0], color=color),))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,21 @@ def network(num_classes: int) -> nn.Module:
     return nn.Sequential(*layers, *head)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads do not pay for a network this small, and cost much where cores are shared.
+
+    One also gives the same bits on a machine with any number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def train_classifier(
     inputs_N3HW: Tensor,
     labels_N: Tensor,
@@ -94,6 +110,7 @@ def train_classifier(
     return model.eval()
 
 
+@one_thread()
 @torch.inference_mode()
 def predictions(model: nn.Module, inputs_N3HW: Tensor) -> NDArray[np.int64]:
     """The class of each picture: (N,) int64."""

@@ -116,6 +116,13 @@ def test_training_is_decided_by_its_seed(generator: torch.Generator) -> None:
     assert torch.equal(weights(1), first)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.equal(weights(2), first)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(weights(1), first)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) -> None:

@@ -1,0 +1,75 @@
+"""FID's Inception equals torchvision's with pytorch-fid's changes; weights are checked early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.models.inception import Inception, check_inception, load_inception
+from tests.samples import pixels
+from tests.tiny_inception import inception_weights
+
+# Every 293rd feature of torchvision 0.28.0's Inception3 (num_classes=1008, aux_logits=False) in
+# float64 with the weights of ``inception_weights()``, loaded by name, for the two pictures below;
+# its blocks changed as pytorch-fid changes them: the average pools of Mixed_5b to 7b with
+# count_include_pad=False, that of Mixed_7c a maximum. Scaled by torch, bilinear, align_corners off.
+GOLDEN = [
+    *(0.685296668, 0.11184707, 0.044991018, 1.168179312, 0.042161109, 0.0, 0.095272599),
+    *(0.412843291, 0.113787198, 0.059414375, 1.032154617, 0.026799626, 0.0, 0.094917056),
+]
+
+
+def pictures() -> list[np.ndarray]:
+    return [pixels(1, 64, 64), pixels(2, 64, 64)]
+
+
+def test_features_are_those_of_the_fid_network() -> None:
+    """At the real network's width, seeded weights and pictures, each picture for itself."""
+    features = Inception(inception_weights()).features(pictures())
+    assert features.shape == (2, 2048)
+    assert features[:, ::293].flatten().tolist() == pytest.approx(GOLDEN, abs=1e-5)
+
+
+def test_features_do_not_depend_on_neighbours_nor_on_the_micro_batch() -> None:
+    """One at a time or together, whoever stands beside it."""
+    weights = inception_weights(narrower=16)
+    one, many = (Inception(weights, micro_batch=size) for size in (1, 8))
+    first, second = pictures()
+    alone = one.features([first])
+    assert one.features([first, second])[0] == pytest.approx(alone[0], rel=1e-5, abs=1e-6)
+    assert many.features([second, first])[1] == pytest.approx(alone[0], rel=1e-5, abs=1e-6)
+
+
+def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
+    """Narrow ones, with the classifier's tensors beside them as in the real file."""
+    weights = inception_weights(narrower=16)
+    save_file(weights | {"fc.weight": torch.zeros(4, 128)}, tmp_path / "inception.safetensors")
+    network = load_inception(str(tmp_path / "inception.safetensors"), "cpu")
+    assert np.array_equal(network.features(pictures()), Inception(weights).features(pictures()))
+
+
+def test_absent_or_other_weights_are_named_with_where_to_get_them(tmp_path: Path) -> None:
+    """No file, a pickle, something else in safetensors, a layer missing, layers that do not fit."""
+    with pytest.raises(FileNotFoundError, match="no such file; it takes pt_inception-2015-12-05"):
+        check_inception(str(tmp_path / "gone.safetensors"))
+    (tmp_path / "fid.pth").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="allowed is safetensors; it takes pt_inception"):
+        check_inception(str(tmp_path / "fid.pth"))
+    (tmp_path / "no.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not safetensors"):
+        check_inception(str(tmp_path / "no.safetensors"))
+    weights = inception_weights(narrower=16)
+    cases = {
+        "Mixed_6e.branch_pool.conv.weight": (None, "is missing, and a kernel of 1 x 1 is needed"),
+        "Mixed_7b.branch1x1.bn.running_var": (torch.ones(3), r"is \(3,\), and \(20,\) is needed"),
+        "Conv2d_2a_3x3.conv.weight": (torch.ones(2, 5, 3, 3), "do not fit together"),
+    }
+    for name, (tensor, message) in cases.items():
+        changed = {key: value for key, value in weights.items() if key != name}
+        save_file(changed | ({} if tensor is None else {name: tensor}), tmp_path / "w.safetensors")
+        with pytest.raises(ValueError, match=message):
+            check_inception(str(tmp_path / "w.safetensors"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.arguments import parse_arguments
+from jobs.evaluate_options import config_for, home_of
 from jobs.ray_environment import set_ray_environment
 from pipeline.words.config_file import ConfigError, load_config
 
@@ -106,9 +107,21 @@ def _mix(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.benchmark == "augmentation":
+        from jobs.evaluate_augmentation import evaluate_augmentation
+
+        home = Path(home_of(options))
+        return evaluate_augmentation(options.config or "augment_demo", options.overrides, home)
+    set_ray_environment(config_for(options))
     from jobs.evaluate import evaluate
 
-    return evaluate(options)
+    try:
+        return evaluate(options)
+    except OSError as error:  # the store, in the middle of a run
+        if options.verbose:
+            traceback.print_exc()
+        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
+        return EXIT_INCOMPLETE
 
 
 def _demo(options: argparse.Namespace) -> int:

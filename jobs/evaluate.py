@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jobs.cluster import device_of
+from jobs.edit import EXIT_OK, edit
+from jobs.evaluate_judges import Judging
+from jobs.evaluate_options import config_for, home_of
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.curves import Point, compare, overrides_for
-from pipeline.evaluation.measure import Agreement, measure, summary
+from pipeline.evaluation.edit_rows import edits_parquet
+from pipeline.evaluation.intervals import bootstrap
+from pipeline.evaluation.measure import Measured, measure, summary
 from pipeline.evaluation.plots import plot_curves
-from pipeline.evaluation.tables import table
+from pipeline.evaluation.tables import report_text
 from pipeline.evaluation.tasks import BenchmarkError, Task, first_tasks, write_shards
 from pipeline.plan.loop import run_loop
 from pipeline.plan.plan import make_plan
+from pipeline.storage.store import Store
 from pipeline.words.config import Config
-from pipeline.words.config_file import ConfigError, load_config
+from pipeline.words.config_file import ConfigError
 
 BENCHMARKS: dict[str, Any] = {
     "pie-bench": pie_bench,
@@ -28,44 +33,54 @@ BENCHMARKS: dict[str, Any] = {
     "demo": demo_world,
 }
 DEMO_TASKS = 32
-# What is measured is what the method made: no second compression, the model's own picture.
-FIXED = ("output.resolution=model", "output.format=png")
+
+
+class Unfinished(Exception):
+    """A run of the evaluation did not come to its end; the same command goes on."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a run ended with exit code {code}")
+        self.code = code
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Runs and measures one method, or with ``--sweep`` several methods over their ratios.
 
-    Writes ``evaluation.json``, ``evaluation.md`` and, of a sweep, ``evaluation.png``. Edits that
-    are published already are not computed again.
+    Writes ``evaluation.json``, ``evaluation.md``, ``edits.parquet`` with the figures of each edit
+    and, of a sweep, ``evaluation.png``. Edits that are published already are not computed again.
+
+    Returns:
+        The exit code: 0, or that of the run that did not come to its end.
 
     Raises:
-        ConfigError: the benchmark's folder, the configuration or a method is not usable.
+        ConfigError: the benchmark's folder, the configuration, a method or the weights of a
+            measure are not usable.
     """
-    home = Path(options.out or f"runs/evaluate/{options.benchmark}")
-    if options.benchmark == "augmentation":
-        from jobs.evaluate_augmentation import evaluate_augmentation
-
-        return evaluate_augmentation(options.config or "augment_demo", options.overrides, home)
-    options.config = options.config or "demo"
     benchmark = BENCHMARKS[options.benchmark]
+    options.overrides = [*getattr(benchmark, "OVERRIDES", ()), *options.overrides]
+    config = config_for(options)
+    home = Store(home_of(options), config.output.storage_options)
     try:
         tasks = first_tasks(_tasks(options), options.limit)
+        if not tasks:
+            raise BenchmarkError(f"{options.data}: no task of {options.benchmark} is there")
+        judging = Judging(options, config, tasks, home)
+        write_shards(tasks, home)
+        report, edits = (_sweep if options.sweep else _one)(options, judging)
     except BenchmarkError as error:
         raise ConfigError(str(error)) from error
-    if not tasks:
-        raise ConfigError(f"{options.data}: no task of {options.benchmark} is there")
-    write_shards(tasks, home / "in")
-    if options.sweep:
-        report = _sweep(options, benchmark, home)
-    else:
-        report = _one(options, benchmark, home)
+    except Unfinished as error:
+        return error.code
     report = {"benchmark": options.benchmark, "tasks": len(tasks), **report}
-    (home / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-    text = _tables(benchmark, report)
-    (home / "evaluation.md").write_text(text + "\n")
+    text = report_text(benchmark.COLUMNS, benchmark.PUBLISHED, report, benchmark.NOTES)
+    home.put("edits.parquet", edits_parquet(edits))
+    home.put("evaluation.md", f"{text}\n".encode())
+    if options.sweep:
+        _plot(report, options.benchmark, home)
+    home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
     print(text)
-    print(f"{home}/evaluation.json")
-    return 0
+    print(f"{home.url}/evaluation.json")
+    return EXIT_OK
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
@@ -81,75 +96,89 @@ def _tasks(options: argparse.Namespace) -> Iterator[Task]:
     return read
 
 
-def _one(options: argparse.Namespace, benchmark: Any, home: Path) -> dict[str, Any]:
+Edits = list[tuple[str, float, list[Measured]]]  # method, ratio, its edits
+
+
+def _one(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
     """The method of the configuration, as it is."""
-    config = _config(options, benchmark, home, "out", [])
-    found = _run_and_measure(config, benchmark)
-    name = f"{config.method.name}, {config.method.ratio:g}"
-    return {"method": config.method.model_dump(mode="json"), "ours": {name: found}}
+    config = config_for(options)
+    found, measured = _run_and_measure(options, config, judging)
+    method = config.method
+    report = {
+        "model": config.model.path,
+        "method": method.model_dump(mode="json"),
+        "ours": {f"{method.name}, {method.ratio:g}": found},
+    }
+    return report, [(method.name, method.ratio, measured)]
 
 
-def _sweep(options: argparse.Namespace, benchmark: Any, home: Path) -> dict[str, Any]:
+def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
     """Each method at each ratio, the pixel composite off."""
-    points, ours = [], {}
-    method: dict[str, Any] = {}
+    points: list[Point] = []
+    ours, edits, settings = {}, [], {}
     for name in options.methods:
         for ratio in options.ratios:
             folder = f"out/{name.replace(' ', '_')}-{ratio:g}"
-            overrides = overrides_for(name, ratio)
-            config = _config(options, benchmark, home, folder, overrides)
-            found = _run_and_measure(config, benchmark)
-            points.append(Point(name, ratio, found["figures"]))
+            config = config_for(options, folder, overrides_for(name, ratio))
+            found, measured = _run_and_measure(options, config, judging)
+            by_key = {item.key: item.figures for item in measured if item.figures}
+            points.append(Point(name, ratio, found["figures"], by_key))
             ours[f"{name}, {ratio:g}"] = found
-            method = method or config.method.model_dump(mode="json")
+            edits.append((name, ratio, measured))
+            settings[name] = config.method.model_dump(mode="json")
             print(f"{name}, {ratio:g}: {json.dumps(found['counts'])}", flush=True)
-    drawn = plot_curves(points, f"{options.benchmark}: trade-off", home / "evaluation.png")
-    if not drawn:
-        print("no plot: the points have no pair of distance and agreement in common")
-    compared = [compare(points, "DiffEdit", name) for name in options.methods if name != "DiffEdit"]
-    return {
-        "method": method,
-        "points": [asdict(point) for point in points],
-        "compared": [item for item in compared if item is not None],
+    report = {
+        "model": config.model.path,
+        "methods": settings,
+        "points": [{"method": p.method, "ratio": p.ratio, "figures": p.figures} for p in points],
+        "compared": _compared(points, options.methods),
         "ours": ours,
     }
+    return report, edits
 
 
-def _config(
-    options: argparse.Namespace, benchmark: Any, home: Path, folder: str, overrides: list[str]
-) -> Config:
-    places = [f"input.shards={home}/in/*.tar", f"output.path={home}/{folder}"]
-    of_benchmark = list(getattr(benchmark, "OVERRIDES", ()))
-    every = [*of_benchmark, *options.overrides, *FIXED, *overrides, *places]
-    return load_config(options.config, every)
+def _compared(points: list[Point], methods: list[str]) -> list[dict[str, Any]]:
+    """DiffEdit beside each of the others, with intervals where figures are means over edits."""
+    found = []
+    for other in methods:
+        if other == "DiffEdit" or "DiffEdit" not in methods:
+            continue
+        item = compare(points, "DiffEdit", other)
+        if item is None:
+            found.append({"better": "DiffEdit", "other": other, "overlap": None})
+        else:
+            sure = bootstrap(points, "DiffEdit", other, item["compared_at"])
+            found.append(item | {"bootstrap": sure})
+    return found
 
 
-def _run_and_measure(config: Config, benchmark: Any) -> dict[str, Any]:
-    """The plain loop over what is not published yet, then the figures of everything."""
-    plan = run_loop(make_plan(config, device_of(config)))
-    agreement: Agreement | None = getattr(benchmark, "agreement", None)
-    return summary(measure(config, plan.model.size_for(config.model), agreement))
+def _run_and_measure(
+    options: argparse.Namespace, config: Config, judging: Judging
+) -> tuple[dict[str, Any], list[Measured]]:
+    """Edits what is not published yet, then measures everything.
+
+    Raises:
+        Unfinished: the run was interrupted, or shards are left unpublished.
+    """
+    if options.plain:
+        plan = run_loop(make_plan(config, device_of(config)))
+    else:
+        code, plan = edit(config, verbose=options.verbose)
+        if code != EXIT_OK:
+            raise Unfinished(code)
+    judges = judging.fresh(plan.device)
+    measured = measure(config, plan.model.size_for(config.model), judges)
+    return summary(measured, judges), measured
 
 
-def _tables(benchmark: Any, report: dict[str, Any]) -> str:
-    """The table, what it leaves out, and how the curves compare."""
-    ours = {name: found["figures"] for name, found in report["ours"].items()}
-    lines = [table(benchmark.COLUMNS, benchmark.PUBLISHED, ours), ""]
-    known = {column for figures in ours.values() for column in figures}
-    missing = [column for column in benchmark.COLUMNS if column not in known]
-    if missing:
-        lines.append(
-            f"Not measured: {', '.join(missing)}; they need scores that are not configured."
-        )
-    for name, found in report["ours"].items():
-        counts = ", ".join(f"{number} {status}" for status, number in found["counts"].items())
-        lines.append(f"{name}: {counts}.")
-    lines.append("Unchanged edits count with their input as the result; failed ones do not count.")
-    for item in report.get("compared", []):
-        where = "wherever they overlap" if item["above_everywhere"] else "not everywhere"
-        low, high = item["overlap"]
-        lines.append(
-            f"{item['better']} lies above {item['other']} {where} "
-            f"({item['distance']} from {low:.2f} to {high:.2f})."
-        )
-    return "\n".join(lines)
+def _plot(report: dict[str, Any], benchmark: str, home: Store) -> None:
+    points = [Point(item["method"], item["ratio"], item["figures"]) for item in report["points"]]
+    try:
+        drawn = plot_curves(points, f"{benchmark}: trade-off")
+    except ImportError:
+        print("no plot: it takes matplotlib (pip install 'overpaint[train]')")
+        return
+    if drawn is None:
+        print("no plot: the points have no pair of distance and agreement in common")
+    else:
+        home.put("evaluation.png", drawn)

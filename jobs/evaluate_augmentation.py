@@ -23,6 +23,7 @@ from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.survey import MixError
 from pipeline.plan.loop import run_loop
 from pipeline.plan.plan import make_plan
+from pipeline.storage.store import Store
 from pipeline.words.augmentation import Augmentation
 from pipeline.words.config import Config
 from pipeline.words.config_file import (
@@ -51,7 +52,7 @@ def evaluate_augmentation(config: str, overrides: list[str], home: Path) -> int:
         raise ConfigError(f"world.partners: {error}") from error
     configs = {name: _config(settings, name, home) for name in settings.methods}
     tasks = list(world.tasks(settings.world.pictures, settings.world.edits))
-    tars = write_shards(tasks, home / "in")
+    tars = [home / name for name in write_shards(tasks, Store(str(home)))]
     manifests = {name: _mixed(settings, world, home, name, configs[name]) for name in configs}
     mixed = {
         name: [home / "mixed" / name / tar for tar in manifest["splits"][SPLIT]["shards"]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # By name: what is set besides the base configuration. The pixel composite is off in all, so that
 # the methods are compared and not what is pasted back afterwards.
@@ -40,7 +41,28 @@ class Point:
 
     method: str
     ratio: float
-    figures: dict[str, float]
+    figures: dict[str, float]  # means over the edits, or of all of them together
+    edits: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)  # by key
+
+
+Curve = list[tuple[float, float]]  # (distance, agreement), by distance
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How far one curve lies above another where both have points to the left and right."""
+
+    low: float
+    high: float
+    at: list[float]  # every point of either curve between the two, and these
+    difference: NDArray[np.float64]  # positive: above
+
+    @property
+    def mean(self) -> float:
+        """Over the overlap; the curves are straight between the points."""
+        if self.high == self.low:
+            return float(self.difference.mean())
+        return float(np.trapezoid(self.difference, self.at) / (self.high - self.low))
 
 
 def overrides_for(method: str, ratio: float) -> list[str]:
@@ -79,7 +101,43 @@ def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] 
     axes = axes_of(points)
     if axes is None:
         return None
-    curves = [_curve(points, name, axes) for name in (better, other)]
+    pairs = [
+        [(p.figures[axes[0]], p.figures[axes[1]]) for p in points if p.method == name]
+        for name in (better, other)
+    ]
+    found = margins(*(curve_of(some, axes[1]) for some in pairs), sign=sign_of(axes[1]))
+    if found is None:
+        return None
+    return {
+        "better": better,
+        "other": other,
+        "distance": axes[0],
+        "agreement": axes[1],
+        "overlap": [found.low, found.high],
+        "compared_at": [round(x, 4) for x in found.at],
+        "difference": [round(float(value), 4) for value in found.difference],
+        "mean_difference": round(found.mean, 4),
+        "above_everywhere": bool((found.difference > 0).all()),
+    }
+
+
+def sign_of(agreement: str) -> float:
+    """-1 where less of the figure is better, else 1."""
+    return -1.0 if agreement in LOWER_IS_BETTER else 1.0
+
+
+def curve_of(pairs: Iterable[tuple[float, float]], agreement: str) -> Curve:
+    """(distance, agreement) by distance; of points at one distance the better one."""
+    best: dict[float, float] = {}
+    pick = min if agreement in LOWER_IS_BETTER else max
+    for x, y in pairs:
+        best[x] = pick(best[x], y) if x in best else y
+    return sorted(best.items())
+
+
+def margins(first: Curve, second: Curve, *, sign: float = 1.0) -> Margins | None:
+    """The first curve minus the second one, times ``sign``; None where they have no overlap."""
+    curves = first, second
     if any(len(curve) < 2 for curve in curves):
         return None
     low = max(curve[0][0] for curve in curves)
@@ -87,31 +145,9 @@ def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] 
     if low > high:
         return None
     at = sorted({x for curve in curves for x, _ in curve if low <= x <= high})
-    first, second = (
-        np.interp(at, [x for x, _ in curve], [y for _, y in curve]) for curve in curves
-    )
-    sign = -1.0 if axes[1] in LOWER_IS_BETTER else 1.0
-    difference = sign * (first - second)
-    return {
-        "better": better,
-        "other": other,
-        "distance": axes[0],
-        "agreement": axes[1],
-        "overlap": [low, high],
-        "compared_at": [round(x, 4) for x in at],
-        "difference": [round(float(value), 4) for value in difference],
-        "above_everywhere": bool((difference > 0).all()),
-    }
+    return Margins(low, high, at, sign * (along(first, at) - along(second, at)))
 
 
-def _curve(
-    points: Sequence[Point], method: str, axes: tuple[str, str]
-) -> list[tuple[float, float]]:
-    """(distance, agreement) of a method, by distance; equal distances keep the better one."""
-    best: dict[float, float] = {}
-    pick = min if axes[1] in LOWER_IS_BETTER else max
-    for point in points:
-        if point.method == method:
-            x, y = point.figures[axes[0]], point.figures[axes[1]]
-            best[x] = pick(best[x], y) if x in best else y
-    return sorted(best.items())
+def along(curve: Curve, at: Sequence[float]) -> NDArray[np.float64]:
+    """A curve's agreement at distances within it."""
+    return np.interp(at, [x for x, _ in curve], [y for _, y in curve])

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.demo.edits import sample_edit, true_mask
 from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
 from pipeline.demo.samples import edit_sample
+from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tasks import Task
 
 KINDS = ("color", "shape")
 SEED = 1  # another one than the evaluation of the bundled model uses for its figures
 PUBLISHED: dict[str, dict[str, float]] = {}
 COLUMNS = ("confirmed_e2", "rest_confirmed_e2", "psnr_db", "ssim_e2", "mask_iou")
+NOTES: tuple[str, ...] = ()
 
 
 def read_tasks(seed: int = SEED) -> Iterator[Task]:
@@ -40,20 +41,24 @@ def read_tasks(seed: int = SEED) -> Iterator[Task]:
         number += 1
 
 
-def agreement(
-    facts: Sequence[dict[str, int]], pictures: Sequence[NDArray[np.uint8]]
-) -> list[dict[str, float]]:
-    """For each picture whether the edit, and what it leaves alone, is read back: 0 or 100."""
-    if not pictures:
-        return []
-    edits = [
-        sample_edit(fact["world_seed"], "heldout", fact["number"], kinds=KINDS) for fact in facts
-    ]
-    readings = read_pictures(load_reader(), np.stack(pictures))
-    return [
-        {
-            "confirmed_e2": 100.0 * confirms_edit(reading, edit),
-            "rest_confirmed_e2": 100.0 * confirms_rest(reading, edit),
-        }
-        for reading, edit in zip(readings, edits, strict=True)
-    ]
+class ReadBack:
+    """The small network that reads what a picture shows: is it what the edit asked for?"""
+
+    def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
+        """For each edit whether it, and what it leaves alone, is read back: 0 or 100."""
+        edits = [
+            sample_edit(item.facts["world_seed"], "heldout", item.facts["number"], kinds=KINDS)
+            for item in seen
+        ]
+        readings = read_pictures(load_reader(), np.stack([item.after for item in seen]))
+        return [
+            {
+                "confirmed_e2": 100.0 * confirms_edit(reading, edit),
+                "rest_confirmed_e2": 100.0 * confirms_rest(reading, edit),
+            }
+            for reading, edit in zip(readings, edits, strict=True)
+        ]
+
+    def whole(self) -> dict[str, float]:
+        """Nothing beyond the means."""
+        return {}

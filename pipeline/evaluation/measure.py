@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,7 +36,30 @@ OF_ROW = {
 DISTANCES = {"score_lpips", "score_dino_structure", "score_edit_rms"}
 
 Image = NDArray[np.uint8]
-Agreement = Callable[[Sequence[dict[str, Any]], Sequence[Image]], list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One edit that has a picture, as a judge sees it."""
+
+    facts: dict[str, Any]  # of the task
+    edit_text: str
+    before: Image  # (H, W, 3), as the model saw it
+    after: Image  # same shape; of an unchanged edit the picture before
+    truth: NDArray[np.bool_] | None  # (H, W), True where the edit belongs; None: unknown
+    is_unchanged: bool
+
+
+class Judge(Protocol):
+    """Figures of a benchmark's own beside those of the rows: a network's, or the demo world's."""
+
+    def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
+        """Further figures of each edit; called once for each shard that has any."""
+        ...
+
+    def whole(self) -> dict[str, float]:
+        """Figures of all edits together that are no means over edits; called at the end."""
+        ...
 
 
 @dataclass
@@ -50,7 +73,7 @@ class Measured:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def measure(config: Config, size: int, agreement: Agreement | None = None) -> list[Measured]:
+def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Measured]:
     """Compares every edit of a finished run with its input, as the model saw it.
 
     An ``unchanged`` edit counts with its input as its result; a rejected one with its picture,
@@ -59,7 +82,7 @@ def measure(config: Config, size: int, agreement: Agreement | None = None) -> li
     Args:
         config: of the run; ``output.resolution`` is "model".
         size: pixels a side of the model's pictures.
-        agreement: further figures of the pictures after, from each task's facts.
+        judges: asked for further figures of each edit; a later one's stand where two give one.
 
     Raises:
         BenchmarkError: an input shard is not published.
@@ -69,7 +92,7 @@ def measure(config: Config, size: int, agreement: Agreement | None = None) -> li
     measured: list[Measured] = []
     for shard in expand_shards(config.input.shards, config.input.storage_options):
         pictures = read_shard(shard.read(config.input.storage_options), config.input).pictures
-        measured += _measure_shard(output, shard.name, pictures, config, size, agreement)
+        measured += _measure_shard(output, shard.name, pictures, config, size, judges)
     return measured
 
 
@@ -79,7 +102,7 @@ def _measure_shard(
     pictures: list[Picture],
     config: Config,
     size: int,
-    agreement: Agreement | None,
+    judges: Sequence[Judge],
 ) -> list[Measured]:
     try:
         rows = pq.read_table(io.BytesIO(output.get(parquet_name(shard)))).to_pylist()
@@ -91,7 +114,7 @@ def _measure_shard(
         members |= dict(read_members(output.get(rejected))[0])
     by_key = {picture.key: picture for picture in pictures}
     scored = {column for column in OF_ROW if any(row.get(column) is not None for row in rows)}
-    made, afters = [], []
+    made, judged = [], []
     for row in rows:
         picture = by_key.get(row["key"])
         if picture is None:  # input.limit, or an input that changed
@@ -103,13 +126,15 @@ def _measure_shard(
         after, mask = _after(row, members, before)
         if before is None or after is None:
             continue
-        if row["status"] == Status.UNCHANGED:  # a picture is at no distance from itself
+        is_unchanged = row["status"] == Status.UNCHANGED
+        if is_unchanged:  # a picture is at no distance from itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
-        afters.append((result, after))
-    if agreement is not None:
-        found = agreement([result.facts for result, _ in afters], [after for _, after in afters])
-        for (result, _), figures in zip(afters, found, strict=True):
+        seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged)
+        judged.append((result, seen))
+    for judge in judges if judged else ():
+        found = judge.edits([seen for _, seen in judged])
+        for (result, _), figures in zip(judged, found, strict=True):
             result.figures |= figures
     return made
 
@@ -191,13 +216,17 @@ def means(measured: Sequence[Measured]) -> dict[str, float]:
     return {name: float(np.mean(values[name])) for name in sorted(values)}
 
 
-def summary(measured: Sequence[Measured]) -> dict[str, Any]:
-    """JSON-able: counts by status, means over all and over each group, how many edits each has."""
+def summary(measured: Sequence[Measured], judges: Sequence[Judge] = ()) -> dict[str, Any]:
+    """JSON-able: counts by status, means over all and over each group, how many edits each has.
+
+    The figures hold what the ``judges`` of ``measure`` say of the whole as well.
+    """
+    whole = {name: value for judge in judges for name, value in judge.whole().items()}
     groups = sorted({item.group for item in measured})
     counted: Counter[str] = Counter(name for item in measured for name in item.figures)
     return {
         "counts": dict(sorted(Counter(item.status for item in measured).items())),
-        "figures": means(measured),
+        "figures": means(measured) | whole,
         "edits_with_figure": dict(sorted(counted.items())),
         "groups": {
             group: {"edits": len(items), "figures": means(items)}

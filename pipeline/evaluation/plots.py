@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.evaluation.curves import HIGHER_IS_NEARER, LOWER_IS_BETTER, Point, axes_of
 from pipeline.evaluation.tables import TITLES
 
 
-def plot_curves(points: Sequence[Point], title: str, path: Path) -> bool:
+def plot_curves(points: Sequence[Point], title: str) -> bytes | None:
     """Draws one line a method; up and to the left is better.
 
     Args:
         points: of all methods.
         title: above the plot.
-        path: of the PNG.
 
     Returns:
-        Whether there was a pair of figures to draw.
+        A PNG; None where the points have no pair of figures in common.
 
     Raises:
         ImportError: matplotlib is not installed (``pip install 'overpaint[train]'``).
     """
     axes = axes_of(points)
     if axes is None:
-        return False
+        return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,8 +47,9 @@ def plot_curves(points: Sequence[Point], title: str, path: Path) -> bool:
     plot.set_title(title)
     plot.legend()
     plot.grid(alpha=0.3)
-    figure.savefig(path)
-    return True
+    sink = io.BytesIO()
+    figure.savefig(sink)
+    return sink.getvalue()
 
 
 def _ratio(point: Point) -> float:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.storage.archive import tar_writer
+from pipeline.storage.store import Store
 
 TRUTH = "truth.png"  # member: the annotated region, 255 = may change; passed through to the output
+SHARDS = "in/"  # the folder of the tars
 SHARD_TASKS = 64
 
 
@@ -50,25 +52,29 @@ class Task:
     members: dict[str, bytes] = field(default_factory=dict)
 
 
-def write_shards(tasks: Sequence[Task], folder: Path) -> list[Path]:
+def write_shards(tasks: Sequence[Task], home: Store) -> list[str]:
     """Writes tars of ``SHARD_TASKS`` tasks each; one that is there with the same bytes stays.
 
     So a run that goes on finds its inputs unchanged. Tars beyond the last one are removed.
+
+    Returns:
+        Their names below ``home``, which begin with ``SHARDS``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    there = home.list(SHARDS)
+    names = []
     for first in range(0, len(tasks), SHARD_TASKS):
-        path = folder / f"{first // SHARD_TASKS:05d}.tar"
+        name = f"{SHARDS}{first // SHARD_TASKS:05d}.tar"
         sink = io.BytesIO()
         with tar_writer(sink) as writer:
             for task in tasks[first : first + SHARD_TASKS]:
                 writer.write({"__key__": task.key, **_members(task)})
-        if not path.is_file() or path.read_bytes() != sink.getvalue():
-            path.write_bytes(sink.getvalue())
-        paths.append(path)
-    for path in set(folder.glob("*.tar")) - set(paths):
-        path.unlink()
-    return paths
+        data = sink.getvalue()
+        if there.get(name) != len(data) or home.get(name) != data:
+            home.put(name, data)
+        names.append(name)
+    for name in there.keys() - set(names):
+        home.delete(name)
+    return names
 
 
 def _members(task: Task) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def probe_scores(scores: Scores, *, hash_files: bool = True) -> dict[str, Scorer
     """
     found = {}
     for name, weights in scores.chosen.items():
-        found[name] = _locate(name, weights, hash_files)
+        key = f"scores.{name}.path"
+        found[name] = locate(key, weights, NEEDED[name], hash_files=hash_files)
         _check(name, weights, found[name])
     if "aesthetic" in found:
         _check_width(scores, found)
@@ -81,23 +82,38 @@ def linear_layers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return sorted((name if name != "weight" else "" for name in names), key=_number)
 
 
-def _locate(name: str, weights: Weights, hash_files: bool) -> ScorerFiles:
+def locate(
+    said_by: str, weights: Weights, needed: Sequence[Sequence[str]], *, hash_files: bool = True
+) -> ScorerFiles:
+    """Finds the files of one network.
+
+    Args:
+        said_by: the key or option that names them, for messages.
+        weights: a file, a folder or a hub id.
+        needed: files besides safetensors that a folder must hold; one of each row is enough.
+        hash_files: without it the revision of local files stays empty.
+
+    Raises:
+        FileNotFoundError: no such file or folder, and no such model on the hub.
+        ValueError: no safetensors among them, or a needed file is missing.
+    """
     path = Path(weights.path).expanduser()
     commit = None
     if path.is_file():
-        if path.suffix != ".safetensors" or NEEDED[name]:
-            kind = "a folder" if NEEDED[name] else "safetensors"
-            raise _error(name, weights, f"a file of another kind; allowed is {kind} or a hub id")
+        if path.suffix != ".safetensors" or needed:
+            kind = "a folder" if needed else "safetensors"
+            reason = f"a file of another kind; allowed is {kind} or a hub id"
+            raise _error(said_by, weights, reason)
         files = [path]
         folder = path.parent
     else:
         if path.is_dir():
             folder = path
         elif HUB_ID.fullmatch(weights.path):
-            folder, commit = _from_hub(name, weights)
+            folder, commit = _from_hub(said_by, weights)
         else:
             raise FileNotFoundError(
-                f"scores.{name}.path={weights.path!r}: no such file or folder; allowed are "
+                f"{said_by}={weights.path!r}: no such file or folder; allowed are "
                 "safetensors weights or a hub id such as 'owner/name'"
             )
         files = sorted(file for pattern in PATTERNS for file in folder.glob(pattern))
@@ -105,30 +121,32 @@ def _locate(name: str, weights: Weights, hash_files: bool) -> ScorerFiles:
     if not tensors:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         held = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
-        raise _error(name, weights, f"{held}; allowed are safetensors weights")
+        raise _error(said_by, weights, f"{held}; allowed are safetensors weights")
+    for alternatives in needed:
+        if not any((folder / file).is_file() for file in alternatives):
+            raise _error(said_by, weights, f"{folder} has no {' or '.join(alternatives)}")
     revision = commit or (_sha256(files) if hash_files else "")
     return ScorerFiles(folder, tensors, revision)
 
 
 def _check(name: str, weights: Weights, files: ScorerFiles) -> None:
-    for alternatives in NEEDED[name]:
-        if not any((files.folder / file).is_file() for file in alternatives):
-            raise _error(name, weights, f"{files.folder} has no {' or '.join(alternatives)}")
     try:
         shapes = tensor_shapes(files)
     except (SafetensorError, OSError) as error:
-        raise _error(name, weights, f"not safetensors: {error}") from None
+        raise _error(f"scores.{name}.path", weights, f"not safetensors: {error}") from None
     if isinstance(weights, Lpips):
         for tensor, wanted_shape in telling_shapes(weights.net).items():
             if shapes.get(tensor) != wanted_shape:
                 held = shapes.get(tensor, "missing")
                 reason = f"{tensor} is {held}, and {weights.net} needs {wanted_shape}"
-                raise _error(name, weights, reason)
+                raise _error(f"scores.{name}.path", weights, reason)
     config = _config(name, weights, files) if NEEDED[name] else {}
     wanted = MODEL_TYPES.get(name)
     if wanted is not None and config.get("model_type") != wanted:
         kind = config.get("model_type")
-        raise _error(name, weights, f"a model of type {kind!r}; allowed is {wanted!r}")
+        raise _error(
+            f"scores.{name}.path", weights, f"a model of type {kind!r}; allowed is {wanted!r}"
+        )
     if isinstance(weights, Dino) and weights.layer >= int(config.get("num_hidden_layers", 12)):
         most = int(config.get("num_hidden_layers", 12)) - 1
         raise ValueError(f"scores.dino.layer={weights.layer}: this network has layers 0 to {most}")
@@ -146,7 +164,7 @@ def _check_width(scores: Scores, found: dict[str, ScorerFiles]) -> None:
     shape = shapes[f"{layers[0]}.weight".lstrip(".")] if layers else ()
     if not layers or shape[1] != width:
         raise _error(
-            "aesthetic",
+            "scores.aesthetic.path",
             scores.aesthetic,
             f"its first linear layer is {shape or 'missing'}; scores.clip gives {width} features",
         )
@@ -156,13 +174,13 @@ def _config(name: str, weights: Weights, files: ScorerFiles) -> dict[str, Any]:
     try:
         config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _error(name, weights, f"config.json: {error}") from None
+        raise _error(f"scores.{name}.path", weights, f"config.json: {error}") from None
     if not isinstance(config, dict):
-        raise _error(name, weights, "config.json is no JSON object")
+        raise _error(f"scores.{name}.path", weights, "config.json is no JSON object")
     return config
 
 
-def _from_hub(name: str, weights: Weights) -> tuple[Path, str]:
+def _from_hub(said_by: str, weights: Weights) -> tuple[Path, str]:
     """Downloads what is needed, pinned to the commit that the revision stands for."""
     from huggingface_hub import snapshot_download  # here: local weights need no hub client
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -174,8 +192,8 @@ def _from_hub(name: str, weights: Weights) -> tuple[Path, str]:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"scores.{name}.path={weights.path!r}, scores.{name}.revision={weights.revision!r}: no "
-            f"such file or folder, and the hub says: {reason}"
+            f"{said_by}={weights.path!r}, revision {weights.revision!r}: no such file or folder; "
+            f"the hub says: {reason}"
         ) from None
     return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
 
@@ -196,5 +214,5 @@ def _number(layer: str) -> int:
     return int("".join(character for character in layer if character.isdigit()) or 0)
 
 
-def _error(name: str, weights: Weights, reason: str) -> ValueError:
-    return ValueError(f"scores.{name}.path={weights.path!r}: {reason}")
+def _error(said_by: str, weights: Weights, reason: str) -> ValueError:
+    return ValueError(f"{said_by}={weights.path!r}: {reason}")

@@ -100,6 +100,20 @@ class Scorers:
         columns = {name: values.cpu().tolist() for name, values in found.items()}
         return [{name: columns[name][row] for name in columns} for row in range(len(edits))]
 
+    @torch.inference_mode()
+    def distances(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> list[float]:
+        """LPIPS of each pair of pictures, (H, W, 3) uint8 each; none of none."""
+        return self._perceptual(before, after).tolist() if len(before) else []
+
+    @torch.inference_mode()
+    def agreement(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
+        """CLIP's cosine of each picture, (H, W, 3) uint8, and its text; none of none."""
+        if not len(images):
+            return []
+        assert self.clip is not None
+        features = self.clip.images(images), self.clip.texts(texts)
+        return torch.cosine_similarity(*features).tolist()
+
     def _perceptual(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Tensor:
         assert self.lpips is not None
         network = self.lpips

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from pipeline.evaluation.curves import METHODS, Point, axes_of, compare, overrides_for
+from pipeline.evaluation.intervals import RESAMPLES, _means, bootstrap
 from pipeline.evaluation.plots import plot_curves
 from pipeline.evaluation.tables import table
 from pipeline.words.config_file import load_config
@@ -90,9 +90,69 @@ def test_table_has_a_dash_where_a_figure_is_missing() -> None:
     ]
 
 
-def test_plot_is_drawn_or_says_that_it_cannot(tmp_path: Path) -> None:
-    """A PNG of the curves; without common axes nothing is written."""
-    assert plot_curves(points("A", (10, 90), (20, 50)), "title", tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert not plot_curves([Point("A", 0.1, {"csfid": 1.0})], "title", tmp_path / "b.png")
-    assert not (tmp_path / "b.png").exists()
+def test_plot_is_drawn_or_says_that_it_cannot() -> None:
+    """A PNG of the curves; without common axes nothing."""
+    drawn = plot_curves(points("A", (10, 90), (20, 50)), "title")
+    assert drawn is not None
+    assert drawn.startswith(b"\x89PNG")
+    assert plot_curves([Point("A", 0.1, {"csfid": 1.0})], "title") is None
+
+
+def noisy(method: str, lift: float, edits: int = 200) -> list[Point]:
+    """Points whose edits scatter around known means; ``lift`` raises the agreement."""
+    scatter = np.random.default_rng(0).normal(0, 10, edits)  # the same tasks for every method
+    own = np.random.default_rng(ord(method))
+    made = []
+    for ratio, x, y in ((0.4, 30.0, 50.0), (0.6, 26.0, 60.0), (0.8, 22.0, 70.0)):
+        figures = [
+            {"psnr_db": x + s / 20, "confirmed_e2": y + lift + s + float(own.normal(0, 3))}
+            for s in scatter
+        ]
+        mean = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
+        made.append(Point(method, ratio, mean, {str(n): f for n, f in enumerate(figures)}))
+    return made
+
+
+def test_the_bootstrap_covers_what_is_true_and_no_more() -> None:
+    """A lift of 2 is seen although edits scatter by 10: the tasks are drawn for both methods."""
+    both = noisy("A", 2.0) + noisy("B", 0.0)
+    found = compare(both, "A", "B")
+    assert found is not None
+    sure = bootstrap(both, "A", "B", found["compared_at"])
+    assert sure is not None
+    assert (sure["edits"], sure["resamples"]) == (200, RESAMPLES)
+    low, high = sure["mean_interval"]
+    assert 1.0 < low < found["mean_difference"] < high < 3.0
+    for interval, reached, value in zip(
+        sure["intervals"], sure["reached"], found["difference"], strict=True
+    ):
+        assert 0 < reached <= 1
+        assert interval[0] <= value <= interval[1]
+    assert sure["above_everywhere"] > 0.9
+    other = bootstrap(both, "B", "A", found["compared_at"])
+    assert other is not None
+    assert other["above_everywhere"] < 0.1
+    assert other["mean_interval"] == pytest.approx([-high, -low])
+
+
+def test_one_edit_s_mean_by_hand() -> None:
+    """Two edits, one of which has no figures at one point: it does not count there."""
+    edits = {"0": {"psnr_db": 1.0, "confirmed_e2": 0.0}, "1": {"psnr_db": 3.0, "confirmed_e2": 9.0}}
+    there = Point("A", 0.1, {}, edits)
+    gap = Point("A", 0.2, {}, {"0": edits["0"]})
+    weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
+    assert _means(there, ["0", "1"], "psnr_db", weights).tolist() == [2.0, 1.0, 3.0]
+    assert np.array_equal(
+        _means(gap, ["0", "1"], "psnr_db", weights), [1.0, 1.0, np.nan], equal_nan=True
+    )
+
+
+def test_what_is_no_mean_over_edits_has_no_interval() -> None:
+    """CSFID belongs to all edits together; points alone have no edits to draw."""
+    both = points("A", (10, 90), (20, 50)) + points("B", (14, 60), (30, 20))
+    assert bootstrap(both, "A", "B", [14, 20]) is None
+    with_edits = [
+        Point(p.method, p.ratio, {"lpips_e2": p.ratio, "csfid": 1.0}, {"0": {"lpips_e2": 1.0}})
+        for p in both
+    ]
+    assert bootstrap(with_edits, "A", "B", [0.1]) is None

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError, first_tasks, write_shards
 from pipeline.steps.read import read_shard
+from pipeline.storage.store import Store
 from pipeline.words.config import Input
 from tests.samples import encode, pixels
 
@@ -164,8 +165,8 @@ def test_tasks_become_samples_of_the_input_contract(tmp_path: Path) -> None:
     """Picture, caption, edit text; the annotated region is passed through and edits nothing."""
     write_pie(tmp_path / "pie", {f"{number:04d}": pie_entry(number) for number in range(3)})
     tasks = list(pie_bench.read_tasks(tmp_path / "pie"))
-    (path,) = write_shards(tasks, tmp_path / "in")
-    pictures = read_shard(path.read_bytes(), Input(shards="in")).pictures
+    (name,) = write_shards(tasks, Store(str(tmp_path)))
+    pictures = read_shard((tmp_path / name).read_bytes(), Input(shards="in")).pictures
     assert [picture.key for picture in pictures] == ["0000", "0001", "0002"]
     first = pictures[0]
     assert first.encoded == tasks[0].picture
@@ -179,11 +180,13 @@ def test_tasks_become_samples_of_the_input_contract(tmp_path: Path) -> None:
 def test_shards_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
     """Written again they keep their time of change, so a run goes on; fewer tasks remove tars."""
     tasks = first_tasks(demo_world.read_tasks(), 66)
-    first, second = write_shards(tasks, tmp_path)
+    home = Store(str(tmp_path))
+    assert write_shards(tasks, home) == ["in/00000.tar", "in/00001.tar"]
+    first, second = (tmp_path / f"in/{number:05d}.tar" for number in range(2))
     before = first.stat().st_mtime_ns
-    assert write_shards(tasks, tmp_path) == [first, second]
+    assert len(write_shards(tasks, home)) == 2
     assert first.stat().st_mtime_ns == before
-    assert write_shards(tasks[:2], tmp_path) == [first]
+    assert write_shards(tasks[:2], home) == ["in/00000.tar"]
     assert not second.exists()
     assert first.stat().st_mtime_ns != before
 

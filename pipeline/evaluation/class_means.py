@@ -1,0 +1,155 @@
+"""The mean features of real pictures by class, which CSFID compares edits with.
+
+REAL/160/*.JPEG          a folder for each class, called by its number;
+REAL/n02088094/*.JPEG    or ImageNet's 1,000 folders, of which the sorted order is the numbers';
+REAL.safetensors         or what an evaluation made of them: a tensor (D,) for each number
+
+FlexIT compares with ImageNet's training set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from pipeline.evaluation.tasks import BenchmarkError
+from pipeline.steps.geometry import fit
+from pipeline.steps.picture_files import decode_picture
+from pipeline.storage.store import Store
+
+IMAGENET_CLASSES = 1000
+SIDE = 256  # pixels: the size at which FlexIT measures
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_PIXELS = 200_000_000
+BATCH = 64  # pictures at once: decoded by threads, then judged
+READERS = 8
+
+Pixels = NDArray[np.uint8]
+Features = Callable[[Sequence[Pixels]], NDArray[np.floating]]
+Means = Mapping[str, NDArray[np.floating]]
+
+
+def find_classes(real: Path, classes: Sequence[str]) -> dict[str, list[Path]] | Means:
+    """Looks at ``REAL`` before any work.
+
+    Args:
+        real: a folder or a safetensors file.
+        classes: the numbers that are needed.
+
+    Returns:
+        By class its pictures' files, or its means where they stand in a file.
+
+    Raises:
+        BenchmarkError: there is no such thing, or a class has no pictures or no mean.
+    """
+    if real.is_file():
+        return _saved(real, classes)
+    if not real.is_dir():
+        raise BenchmarkError(
+            f"{real}: no such folder or file of real pictures; CSFID compares with ImageNet's "
+            "training set: a folder for each class, or class_means-*.safetensors of an earlier "
+            "evaluation"
+        )
+    folders = sorted(path for path in real.iterdir() if path.is_dir())
+    by_name = {path.name: path for path in folders}
+    found = {}
+    for number in classes:
+        folder = by_name.get(number)
+        if folder is None and len(folders) == IMAGENET_CLASSES and number.isdigit():
+            folder = folders[int(number)]
+        if folder is None:
+            raise BenchmarkError(
+                f"{real}: no folder for class {number}; allowed are folders called by the classes' "
+                f"numbers, or all {IMAGENET_CLASSES} of ImageNet (there are {len(folders)})"
+            )
+        files = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in SUFFIXES)
+        if not files:
+            raise BenchmarkError(f"{folder}: has no pictures ({', '.join(SUFFIXES)})")
+        found[number] = files
+    return found
+
+
+def class_means(
+    real: Path,
+    classes: Sequence[str],
+    features: Features,
+    weights: str,
+    home: Store,
+    say: Callable[[str], None] = print,
+) -> Means:
+    """The mean features of each class, computed once.
+
+    Args:
+        real: see the module.
+        classes: the numbers that are needed.
+        features: of pictures of ``SIDE`` pixels a side.
+        weights: names the network, so that no other one's means are taken for its own.
+        home: where ``class_means-*.safetensors`` is written after each class, so that a run that
+            was stopped goes on.
+        say: hears of progress.
+
+    Raises:
+        BenchmarkError: as ``find_classes``.
+    """
+    found = find_classes(real, classes)
+    if real.is_file():
+        return found  # type: ignore[return-value]
+    digest = hashlib.sha256(f"{weights}\0{real.resolve()}".encode()).hexdigest()
+    name = f"class_means-{digest[:12]}.safetensors"
+    means = load(home.get(name)) if home.exists(name) else {}
+    for place, number in enumerate(classes, start=1):
+        if number not in means:
+            files = [Path(path) for path in found[number]]
+            means[number] = _mean(files, features)
+            home.put(name, save(means))
+            say(f"real pictures: class {number}, {len(files)} files ({place} of {len(classes)})")
+    return {number: means[number] for number in classes}
+
+
+def at_side(picture: Pixels | Image.Image, side: int = SIDE) -> Pixels:
+    """The largest centred square of a picture, scaled to ``side`` pixels bilinearly by Pillow."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    box, _ = fit(*image.size, size=side, resize="crop")
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def _mean(files: Sequence[Path], features: Features) -> NDArray[np.float32]:
+    total: NDArray[np.float64] | None = None
+    with ThreadPoolExecutor(READERS) as pool:
+        for some in _batches(files):
+            rows = features(list(pool.map(_read, some))).astype(np.float64).sum(0)
+            total = rows if total is None else total + rows
+    assert total is not None  # find_classes saw files
+    return (total / len(files)).astype(np.float32)
+
+
+def _read(path: Path) -> Pixels:
+    try:
+        picture, _ = decode_picture(path.read_bytes(), max_pixels=MAX_PIXELS, suffixes=SUFFIXES)
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+    return at_side(picture)
+
+
+def _batches(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(files), BATCH):
+        yield files[start : start + BATCH]
+
+
+def _saved(path: Path, classes: Sequence[str]) -> Means:
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            missing = [number for number in classes if number not in tensors.keys()]  # noqa: SIM118
+            if missing:
+                raise BenchmarkError(f"{path}: has no mean of class {missing[0]}")
+            return {number: tensors.get_tensor(number) for number in classes}
+    except SafetensorError as error:
+        raise BenchmarkError(f"{path}: not safetensors: {error}") from None

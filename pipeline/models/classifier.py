@@ -1,0 +1,78 @@
+"""An image classifier of transformers' that names the most likely of some of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor
+from transformers import AutoModelForImageClassification as Network
+
+from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.score_weights import locate
+from pipeline.words.scores import Weights
+
+NEEDED = (("config.json",), ("preprocessor_config.json",))
+
+
+class ImageClassifier:
+    """Pictures go in at the network's own size, whole; its folder says how they are normalised."""
+
+    def __init__(self, path: str, device: str, micro_batch: int = 32) -> None:
+        """
+        Args:
+            path: a folder in transformers' format, or a hub id.
+            device: that computes.
+            micro_batch: pictures that the network takes at once.
+
+        Raises:
+            FileNotFoundError, ValueError: see ``pipeline.models.score_weights.locate``.
+        """
+        folder = check_classifier(path)
+        options = {"local_files_only": True}
+        network = Network.from_pretrained(folder, use_safetensors=True, **options)
+        self.network = network.to(device).eval().requires_grad_(False)
+        # Pillow's backend: the other one needs torchvision
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+        self.micro_batch = MicroBatch(micro_batch)
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of what the network takes."""
+        return int(self.network.config.image_size)
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.network.config.num_labels)
+
+    @torch.inference_mode()
+    def most_likely(self, pictures: Sequence[np.ndarray], among: Sequence[int]) -> list[int]:
+        """For each picture the class of the greatest logit, of those in ``among``.
+
+        Args:
+            pictures: (side, side, 3) uint8 each.
+            among: numbers of classes.
+        """
+        chosen = torch.tensor(among, device=self.network.device)
+
+        def logits(rows: slice) -> torch.Tensor:
+            given = self.processor(
+                images=list(pictures[rows]),
+                do_resize=False,
+                do_center_crop=False,
+                return_tensors="pt",
+            )
+            return self.network(given["pixel_values"].to(self.network.device)).logits
+
+        found = self.micro_batch.over(len(pictures), lambda rows: logits(rows)[:, chosen].argmax(1))
+        return chosen[torch.cat(found)].tolist() if found else []
+
+
+def check_classifier(path: str) -> str:
+    """Finds a classifier's files before any work; returns their folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``locate``.
+    """
+    return str(locate("--classifier", Weights(path=path), NEEDED, hash_files=False).folder)

@@ -11,12 +11,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from jobs.report import draw_report
 from jobs.verify import open_output
 from pipeline.plan.filters import changed_filters, read_filters
 from pipeline.plan.generation import NotTheSameError
 from pipeline.plan.refilter import preview, refilter
 from pipeline.plan.run_folder import CONFIG_FILE, SUMMARY_FILE, resolved_yaml, write_summary
-from pipeline.report.page import REPORT_FILE
 from pipeline.storage.store import Store
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError, parse_config
@@ -33,6 +33,9 @@ def refilter_output(
     dry_run: bool,
 ) -> int:
     """Changes the filters in force and republishes what they concern; computes no picture.
+
+    The report is drawn anew unless ``report.enabled`` is off. That alone reads the input, where it
+    can, for the pictures before.
 
     Args:
         path: of the output.
@@ -75,8 +78,8 @@ def refilter_output(
     output.put(CONFIG_FILE, resolved_yaml(config).encode())
     _correct_summary(output, preview(output, config.filtering).before)
     print(f"{len(done.shards)} shards published anew, {len(done.problems)} problems")
-    if output.exists(REPORT_FILE):
-        print(f"{REPORT_FILE} shows what was there before; overpaint report {path} draws it anew")
+    if config.report.enabled:
+        draw_report(output, config)
     return 1 if done.problems else 0
 
 

@@ -8,6 +8,7 @@ from jobs.verify import open_output
 from pipeline.plan.plan import Plan
 from pipeline.report.page import REPORT_FILE, Written, write_report
 from pipeline.storage.store import Store
+from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 
 
@@ -38,9 +39,14 @@ def report_run(plan: Plan, num_edits_now: int) -> None:
     if not num_edits_now and output.exists(REPORT_FILE):
         print(f"report: {output.url}/{REPORT_FILE}")
         return
+    draw_report(output, plan.config)
+
+
+def draw_report(output: Store, config: Config) -> None:
+    """Writes the report anew; what goes wrong is a warning, since a page can be made again."""
     try:
-        written = write_report(output, plan.config)
-    except Exception as error:  # noqa: BLE001 - the edits are published; a page can be made again
+        written = write_report(output, config)
+    except Exception as error:  # noqa: BLE001 - what it shows is published, whatever happens here
         print(f"warning: no report: {type(error).__name__}: {error}", file=sys.stderr)
         return
     _print(output, written)

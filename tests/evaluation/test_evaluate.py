@@ -202,6 +202,15 @@ def test_without_networks_the_table_says_what_is_missing(
     assert "Not measured: structure_e3 (scores.dino), lpips_frame_e3 (scores.lpips)," in printed
 
 
+def write_tedbench(folder: Path) -> Path:
+    """Two texts for one picture."""
+    (folder / "originals").mkdir(parents=True)
+    (folder / "originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
+    entries = [{"img_name": "cat.jpg", "target_text": text} for text in ("a cat yawns", "a dog")]
+    (folder / "input_list.json").write_text(json.dumps(entries))
+    return folder
+
+
 def test_tedbench_from_its_files_to_its_table(
     tmp_path: Path,
     section: dict[str, Any],
@@ -209,12 +218,13 @@ def test_tedbench_from_its_files_to_its_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """CLIP score and LPIPS of a sweep over two ratios: the axes of its curves."""
-    (tmp_path / "ted/originals").mkdir(parents=True)
-    (tmp_path / "ted/originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
-    entries = [{"img_name": "cat.jpg", "target_text": text} for text in ("a cat yawns", "a dog")]
-    (tmp_path / "ted/input_list.json").write_text(json.dumps(entries))
     report = evaluate(
-        *("tedbench", tmp_path / "ted", *asked(section, "clip", "lpips"), "--sweep"),
+        *(
+            "tedbench",
+            write_tedbench(tmp_path / "ted"),
+            *asked(section, "clip", "lpips"),
+            "--sweep",
+        ),
         *("--ratios", "0.5,1", "--methods", "DiffEdit,SDEdit"),
     )
     assert report["tasks"] == 2
@@ -356,20 +366,21 @@ def test_under_ray_the_same_pictures_are_measured(
     tmp_path: Path, evaluate: Callable[..., dict[str, Any]], tiny_model_folder: Path
 ) -> None:
     """The job of ``overpaint edit`` by default: the same shards, and the same figures."""
-    data = write_pie(tmp_path / "pie", {f"{number:04d}": pie_entry(number) for number in range(2)})
-    plain = evaluate("pie-bench", data)
+    data = write_tedbench(tmp_path / "ted")
+    plain = evaluate("tedbench", data)
     command = [
-        *("evaluate", "pie-bench", "--data", str(data), "--out", str(tmp_path / "ray")),
+        *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
         *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
+        *("run.layout=fused", "run.num_cpus=2"),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *command], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "report: " in done.stdout
     assert json.loads((tmp_path / "ray/evaluation.json").read_text()) == plain
-    assert (tmp_path / "ray/out/00000.tar").read_bytes() == (
-        tmp_path / "o/out/00000.tar"
-    ).read_bytes()
+    shard = Path("out/00000.tar")
+    assert (tmp_path / "ray" / shard).read_bytes() == (tmp_path / "o" / shard).read_bytes()
 
 
 def test_a_run_that_is_interrupted_is_not_measured(

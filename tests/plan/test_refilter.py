@@ -17,6 +17,7 @@ from pipeline.plan.loop import run_loop
 from pipeline.plan.plan import Plan
 from pipeline.plan.refilter import preview, refilter
 from pipeline.plan.republish import reopen_failed
+from pipeline.report.page import REPORT_FILE, write_report
 from pipeline.steps.publish import read_marker
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
@@ -198,19 +199,26 @@ def test_pictures_that_were_not_kept_cannot_come_back(planner: Planner, tmp_path
 def test_the_command_changes_what_it_names(
     planner: Planner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Config, summary and filters in force follow; a dry run changes nothing."""
+    """Config, summary, report and filters in force follow; a dry run changes nothing."""
     store = done(planner("out", SMALL))
+    write_report(store)
     arguments = {"given": ["mask_area <= 0.2"], "dropped": [], "clear": False}
     before = {name: store.get(name) for name in store.list()}
     assert refilter_output(f"{tmp_path}/out", [], **arguments, dry_run=True) == 0  # type: ignore[arg-type]
     assert {name: store.get(name) for name in store.list()} == before
     assert refilter_output(f"{tmp_path}/out", [], **arguments, dry_run=False) == 0  # type: ignore[arg-type]
-    assert "2 shards published anew, 0 problems" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 shards published anew, 0 problems" in printed
+    assert f"report: {tmp_path}/out/_run/report.html (" in printed
     in_force = read_filters(store)
     assert in_force is not None
     assert (in_force.filters, in_force.applied) == (TINY, True)
     assert json.loads(store.get("_run/summary.json"))["counts"]["rejected"] == 5
     assert b"mask_area <= 0.2" in store.get("_run/config.yaml")
+    page = store.get(REPORT_FILE).decode()
+    assert "<dt>filters</dt><dd>mask_area &lt;= 0.2</dd>" in page
+    assert "filter: mask_area &lt;= 0.2" in page
+    assert "mask_area &lt;= 0.5" not in page
     with pytest.raises(ConfigError, match=r"configure scores\.clip"):
         refilter_output(
             f"{tmp_path}/out", [], given=["clip_image > 0"], dropped=[], clear=False, dry_run=False

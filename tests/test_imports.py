@@ -59,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.evaluation": {
         *("pipeline.words", "pipeline.storage", "pipeline.scores", "pipeline.steps(files)"),
-        *("pipeline.models", "pipeline.demo", "pipeline.evaluation"),
+        *("pipeline.steps(arrays)", "pipeline.models", "pipeline.demo", "pipeline.evaluation"),
     },
 }
 RATIONED = ("torch", "diffusers", "transformers", "ray")

@@ -64,6 +64,11 @@ class Margins:
             return float(self.difference.mean())
         return float(np.trapezoid(self.difference, self.at) / (self.high - self.low))
 
+    def at_places(self, places: Sequence[float]) -> NDArray[np.float64]:
+        """The difference from 0, the overlap's low end, to 1, its high end."""
+        xs = self.low + np.asarray(places) * (self.high - self.low)
+        return np.interp(xs, self.at, self.difference)
+
 
 def overrides_for(method: str, ratio: float) -> list[str]:
     """The overrides of the base configuration for a point.

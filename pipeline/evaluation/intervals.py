@@ -1,7 +1,9 @@
 """How sure it is that one curve lies above another: a bootstrap over the edits.
 
 The methods edited the same tasks, so each resample draws tasks, with replacement, for all points of
-both curves together; then both curves are drawn anew and compared.
+both curves together; then both curves are drawn anew and compared. Where they overlap moves as
+well, so a distance stands for its place in the overlap: its ends, a third of the way, and so on. At
+a fixed distance only those resamples would count that happen to reach it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.curves import Curve, Point, along, axes_of, curve_of, margins, sign_of
+from pipeline.evaluation.curves import Curve, Point, axes_of, curve_of, margins, sign_of
 
 RESAMPLES = 2000
 SEED = 0
@@ -31,12 +33,12 @@ def bootstrap(
         points: of all methods, with the figures of their edits.
         better: as given to ``compare``.
         other: likewise.
-        at: the distances that it compared at.
+        at: the distances that it compared at, the ends of the overlap included.
 
     Returns:
-        JSON-able: at each distance the percentile interval of the difference and the share of the
-        resamples in which both curves reach it; the interval of the mean difference over the
-        overlap; the shares of resamples that overlap, and that lie above everywhere where they do.
+        JSON-able: for each distance the percentile interval of the difference; that of the mean
+        difference over the overlap; the share of resamples in which the curves overlap, and of
+        those the share in which ``better`` is above everywhere.
         None where a figure is no mean over edits (CSFID), or no two edits are there.
     """
     axes = axes_of(points)
@@ -50,23 +52,20 @@ def bootstrap(
         for name in (better, other)
     )
     sign = sign_of(axes[1])
-    there, means, above = [], [], 0
-    for pair in zip(first, second, strict=True):
-        there.append([_difference(*pair, x, sign) for x in at])
-        found = margins(*pair, sign=sign)
-        if found is not None:
-            means.append(found.mean)
-            above += bool((found.difference > 0).all())
-    columns = list(zip(*there, strict=True))
+    overlaps = [margins(*pair, sign=sign) for pair in zip(first, second, strict=True)]
+    found = [overlap for overlap in overlaps if overlap is not None]
+    length = at[-1] - at[0]
+    places = [(x - at[0]) / length if length else 0.0 for x in at]
+    there = np.array([overlap.at_places(places) for overlap in found]).reshape(-1, len(at))
+    above = [bool((overlap.difference > 0).all()) for overlap in found]
     return {
         "edits": len(keys),
         "resamples": RESAMPLES,
         "level": LEVEL,
-        "intervals": [_interval([v for v in column if v is not None]) for column in columns],
-        "reached": [round(sum(v is not None for v in c) / RESAMPLES, 4) for c in columns],
-        "mean_interval": _interval(means),
-        "overlapping": round(len(means) / RESAMPLES, 4),
-        "above_everywhere": round(above / len(means), 4) if means else None,
+        "intervals": [_interval(column) for column in there.T.tolist()],
+        "mean_interval": _interval([overlap.mean for overlap in found]),
+        "overlapping": round(len(found) / RESAMPLES, 4),
+        "above_everywhere": round(float(np.mean(above)), 4) if above else None,
     }
 
 
@@ -103,13 +102,6 @@ def _means(point: Point, keys: Sequence[str], axis: str, weights_BE: Floats) -> 
     count_B = weights_BE @ known_E
     total_B = weights_BE @ np.where(known_E, values_E, 0.0)
     return np.divide(total_B, count_B, out=np.full_like(total_B, np.nan), where=count_B > 0)
-
-
-def _difference(first: Curve, second: Curve, x: float, sign: float) -> float | None:
-    """The first curve minus the second one at a distance that both reach."""
-    if any(not curve or not curve[0][0] <= x <= curve[-1][0] for curve in (first, second)):
-        return None
-    return sign * float(along(first, [x])[0] - along(second, [x])[0])
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluation.curves import METHODS, Point, axes_of, compare, overrides_for
+from pipeline.evaluation.curves import METHODS, Point, axes_of, compare, margins, overrides_for
 from pipeline.evaluation.intervals import RESAMPLES, _means, bootstrap
 from pipeline.evaluation.plots import plot_curves
 from pipeline.evaluation.tables import table
@@ -123,16 +123,22 @@ def test_the_bootstrap_covers_what_is_true_and_no_more() -> None:
     assert (sure["edits"], sure["resamples"]) == (200, RESAMPLES)
     low, high = sure["mean_interval"]
     assert 1.0 < low < found["mean_difference"] < high < 3.0
-    for interval, reached, value in zip(
-        sure["intervals"], sure["reached"], found["difference"], strict=True
-    ):
-        assert 0 < reached <= 1
+    assert sure["overlapping"] == 1.0
+    for interval, value in zip(sure["intervals"], found["difference"], strict=True):
         assert interval[0] <= value <= interval[1]
     assert sure["above_everywhere"] > 0.9
     other = bootstrap(both, "B", "A", found["compared_at"])
     assert other is not None
     assert other["above_everywhere"] < 0.1
     assert other["mean_interval"] == pytest.approx([-high, -low])
+
+
+def test_the_mean_and_the_places_of_an_overlap_by_hand() -> None:
+    """A difference that falls from 4 to 0 over a third of the way, and stays."""
+    found = margins([(0.0, 4.0), (1.0, 0.0), (3.0, 0.0)], [(0.0, 0.0), (3.0, 0.0)])
+    assert found is not None
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.at_places([0, 1 / 6, 1 / 3, 1]).tolist() == pytest.approx([4, 2, 0, 0])
 
 
 def test_one_edit_s_mean_by_hand() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.curves import METHODS, Point, axes_of, compare, margins, overrides_for
-from pipeline.evaluation.intervals import RESAMPLES, _means, bootstrap
+from pipeline.evaluation.intervals import RESAMPLES, _interval, _means, bootstrap
 from pipeline.evaluation.plots import plot_curves
 from pipeline.evaluation.tables import table
 from pipeline.words.config_file import load_config
@@ -151,6 +151,27 @@ def test_one_edit_s_mean_by_hand() -> None:
     assert np.array_equal(
         _means(gap, ["0", "1"], "psnr_db", weights), [1.0, 1.0, np.nan], equal_nan=True
     )
+
+
+def test_an_interval_holds_the_middle_95_percent() -> None:
+    """Of 0 to 200 in steps of 1; where less is better the difference turns round."""
+    assert _interval(list(range(201))) == [5.0, 195.0]
+    assert _interval([]) is None
+
+
+def test_where_less_is_better_intervals_turn_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that is to be small: what lies above is worse."""
+    both = noisy("A", 2.0) + noisy("B", 0.0)
+    at = [22.0, 30.0]
+    more = bootstrap(both, "A", "B", at)
+    monkeypatch.setattr("pipeline.evaluation.curves.LOWER_IS_BETTER", {"confirmed_e2"})
+    less = bootstrap(both, "A", "B", at)
+    assert more is not None
+    assert less is not None
+    low, high = more["mean_interval"]
+    assert less["mean_interval"] == [-high, -low]
+    assert more["above_everywhere"] > 0.9
+    assert less["above_everywhere"] < 0.1
 
 
 def test_what_is_no_mean_over_edits_has_no_interval() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from jobs.cli import main
 from pipeline.evaluation import imagenet, pie_bench
@@ -314,9 +316,14 @@ def test_pictures_are_scaled_and_then_cropped() -> None:
     assert np.array_equal(at_side(scaled[:, 128:384]), scaled[:, 128:384])
 
 
-def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any]) -> None:
-    """The likeliest of the classes given: by the network's own logits, its preparation by hand."""
-    classifier = ImageClassifier(section["nsfw"]["path"], "cpu", micro_batch=2)
+def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any], tmp_path: Path) -> None:
+    """The likeliest of the classes given: by the network's own logits, its preparation by hand.
+
+    Its folder would have pictures scaled to 40 pixels first; FlexIT gives them at the network's.
+    """
+    folder = shutil.copytree(section["nsfw"]["path"], tmp_path / "classifier")
+    ViTImageProcessorPil(size={"height": 40, "width": 40}).save_pretrained(folder)
+    classifier = ImageClassifier(str(folder), "cpu", micro_batch=2)
     pictures = [pixels(number, SIZE, SIZE) for number in range(6)]
     batch = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     with torch.inference_mode():
@@ -331,6 +338,21 @@ def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any]) -> None
     chosen = [int(of.argmax()) for of in logits]
     assert [item["accuracy_e2"] for item in figures] == [100.0 * number for number in chosen]
     assert [item["unedited_e2"] for item in figures] == [100.0 - 100.0 * n for n in chosen]
+
+
+def test_flexit_s_lpips_is_of_pictures_of_256_pixels(section: dict[str, Any]) -> None:
+    """Both pictures scaled, then judged as the stage judges."""
+    scorers = Scorers(Scores.model_validate({"lpips": section["lpips"]}), "cpu", 2)
+    before, after = pixels(1, 64, 64), pixels(2, 64, 64)
+    (figures,) = FlexitJudge(scorers=scorers).edits([Seen({}, "", before, after, None, False)])
+    large = [
+        np.asarray(Image.fromarray(picture).resize((256, 256), BILINEAR))
+        for picture in (before, after)
+    ]
+    (wanted,) = scorers([large[0]], [Judged(0, large[1], "", "")])
+    assert wanted["lpips"] > 0
+    assert figures["lpips_e2"] == pytest.approx(100 * wanted["lpips"], rel=1e-5)
+    assert figures["lpips_e3"] == pytest.approx(10 * figures["lpips_e2"])
 
 
 def test_missing_networks_are_said_at_the_start(

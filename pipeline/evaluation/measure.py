@@ -33,6 +33,7 @@ OF_ROW = {
     "score_dino_structure": (("structure_e3", 1e3),),
     "score_edit_rms": (("edit_rms", 1.0),),
 }
+AT_LEAST_ZERO = {"clip_whole"}  # as CLIPScore (Hessel et al., arXiv:2104.08718) has it
 DISTANCES = {"score_lpips", "score_dino_structure", "score_edit_rms"}
 
 Image = NDArray[np.uint8]
@@ -183,7 +184,7 @@ def _figures(
 ) -> dict[str, float]:
     """The figures of one edit; those of the background only where any is annotated as such."""
     figures = {
-        name: factor * row[column]
+        name: _at_least_zero(name, factor * row[column])
         for column, names in OF_ROW.items()
         for name, factor in names
         if row.get(column) is not None
@@ -205,6 +206,10 @@ def _figures(
         "mse_frame_e4": 1e4 * scores.mse_frame,
     }
     return figures | {name: value for name, value in found.items() if value is not None}
+
+
+def _at_least_zero(name: str, value: float) -> float:
+    return max(value, 0.0) if name in AT_LEAST_ZERO else value
 
 
 def means(measured: Sequence[Measured]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.evaluation import demo_world, imagenet
-from pipeline.evaluation.class_means import Means, class_means, find_classes
+from pipeline.evaluation.class_means import Means, check_real, class_means
 from pipeline.evaluation.flexit import FlexitJudge
 from pipeline.evaluation.measure import Judge
 from pipeline.evaluation.region import RegionJudge
@@ -48,7 +48,7 @@ class Judging:
             raise ConfigError(f"--inception={options.inception!r}: {error}") from error
         try:
             if options.real:
-                find_classes(Path(options.real), self.targets)
+                check_real(Path(options.real), self.targets)
             if options.classifier:
                 check_classifier(options.classifier)
         except BenchmarkError as error:

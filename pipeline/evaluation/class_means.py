@@ -37,21 +37,24 @@ Features = Callable[[Sequence[Pixels]], NDArray[np.floating]]
 Means = Mapping[str, NDArray[np.floating]]
 
 
-def find_classes(real: Path, classes: Sequence[str]) -> dict[str, list[Path]] | Means:
+def check_real(real: Path, classes: Sequence[str]) -> None:
     """Looks at ``REAL`` before any work.
-
-    Args:
-        real: a folder or a safetensors file.
-        classes: the numbers that are needed.
-
-    Returns:
-        By class its pictures' files, or its means where they stand in a file.
 
     Raises:
         BenchmarkError: there is no such thing, or a class has no pictures or no mean.
     """
     if real.is_file():
-        return _saved(real, classes)
+        _saved(real, classes)
+    else:
+        find_pictures(real, classes)
+
+
+def find_pictures(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each class below a folder.
+
+    Raises:
+        BenchmarkError: there is no such folder, or a class has no pictures.
+    """
     if not real.is_dir():
         raise BenchmarkError(
             f"{real}: no such folder or file of real pictures; CSFID compares with ImageNet's "
@@ -97,20 +100,20 @@ def class_means(
         say: hears of progress.
 
     Raises:
-        BenchmarkError: as ``find_classes``.
+        BenchmarkError: as ``check_real``.
     """
-    found = find_classes(real, classes)
     if real.is_file():
-        return found  # type: ignore[return-value]
+        return _saved(real, classes)
+    found = find_pictures(real, classes)
     digest = hashlib.sha256(f"{weights}\0{real.resolve()}".encode()).hexdigest()
     name = f"class_means-{digest[:12]}.safetensors"
     means = load(home.get(name)) if home.exists(name) else {}
     for place, number in enumerate(classes, start=1):
         if number not in means:
-            files = [Path(path) for path in found[number]]
-            means[number] = _mean(files, features)
+            means[number] = _mean(found[number], features)
             home.put(name, save(means))
-            say(f"real pictures: class {number}, {len(files)} files ({place} of {len(classes)})")
+            count = len(found[number])
+            say(f"real pictures: class {number}, {count} files ({place} of {len(classes)})")
     return {number: means[number] for number in classes}
 
 
@@ -127,7 +130,7 @@ def _mean(files: Sequence[Path], features: Features) -> NDArray[np.float32]:
         for some in _batches(files):
             rows = features(list(pool.map(_read, some))).astype(np.float64).sum(0)
             total = rows if total is None else total + rows
-    assert total is not None  # find_classes saw files
+    assert total is not None  # find_pictures saw files
     return (total / len(files)).astype(np.float32)
 
 

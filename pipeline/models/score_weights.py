@@ -192,8 +192,8 @@ def _from_hub(said_by: str, weights: Weights) -> tuple[Path, str]:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{said_by}={weights.path!r}, revision {weights.revision!r}: no such file or folder; "
-            f"the hub says: {reason}"
+            f"{said_by}={weights.path!r}, revision {weights.revision!r}: no such file or folder, "
+            f"and the hub says: {reason}"
         ) from None
     return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from pipeline.evaluation.class_means import at_side
+from pipeline.evaluation.class_means import at_side, check_real, class_means
 from pipeline.evaluation.flexit import FlexitJudge
 from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.region import RegionJudge
+from pipeline.evaluation.tasks import BenchmarkError
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.scorers import Judged, Scorers
+from pipeline.storage.store import Store
 from pipeline.words.scores import Scores
 from tests.committing import SIZE
-from tests.samples import pixels
+from tests.samples import encode, pixels
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -109,3 +112,43 @@ def test_flexit_s_lpips_is_of_pictures_of_256_pixels(section: dict[str, Any]) ->
     assert wanted["lpips"] > 0
     assert figures["lpips_e2"] == pytest.approx(100 * wanted["lpips"], rel=1e-5)
     assert figures["lpips_e3"] == pytest.approx(10 * figures["lpips_e2"])
+
+
+def brightness(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Stands for a network: one feature, the mean of the pixels."""
+    return np.array([[picture.mean()] for picture in pictures])
+
+
+def test_classes_of_imagenet_are_its_folders_in_order(tmp_path: Path) -> None:
+    """With all 1,000 of them the sorted order gives the number; with fewer the name does."""
+    for number in range(1000):
+        (tmp_path / f"real/n{number:08d}").mkdir(parents=True)
+    grey = {"n00000007": (10, 20), "n00000160": (100,)}
+    for name, levels in grey.items():
+        for level in levels:
+            picture = np.full((20, 30, 3), level, np.uint8)
+            (tmp_path / f"real/{name}/{level}.JPEG").write_bytes(encode(picture))
+    home, seen = Store(str(tmp_path / "home")), []
+
+    def features(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        seen.extend(picture.shape for picture in pictures)
+        return brightness(pictures)
+
+    def means(classes: list[str], weights: str = "w") -> dict[str, float]:
+        found = class_means(tmp_path / "real", classes, features, weights, home, [].append)
+        return {number: float(mean[0]) for number, mean in found.items()}
+
+    assert means(["7"]) == {"7": 15.0}
+    assert seen == [(256, 256, 3)] * 2
+    assert means(["7", "160"]) == {"7": 15.0, "160": 100.0}
+    assert len(seen) == 3  # the first class was kept
+    assert means(["7"], "other weights") == {"7": 15.0}
+    assert len(seen) == 5
+    with pytest.raises(BenchmarkError, match="n00000008: has no pictures"):
+        check_real(tmp_path / "real", ["8"])
+    (tmp_path / "real/n00000999").rmdir()
+    with pytest.raises(BenchmarkError, match=r"no folder for class 7; .* \(there are 999\)"):
+        check_real(tmp_path / "real", ["7"])
+    kept = next((tmp_path / "home").glob("class_means-*"))
+    with pytest.raises(BenchmarkError, match="has no mean of class 3"):
+        check_real(kept, ["7", "3"])

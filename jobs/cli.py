@@ -46,18 +46,26 @@ def _edit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     set_ray_environment(config)
     from jobs.edit import dry_run, edit
-    from jobs.starts import CannotStartError
 
     if options.dry_run:
         return dry_run(config)
+    return _resumable(
+        options,
+        lambda: edit(config, verbose=options.verbose, retry_failed=options.retry_failed)[0],
+    )
+
+
+def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
+    """What a run returns; where the store or a node ends it, a line that says how to go on."""
+    from jobs.starts import CannotStartError
+
     try:
-        code, _ = edit(config, verbose=options.verbose, retry_failed=options.retry_failed)
-    except (OSError, CannotStartError) as error:  # the store or a node, in the middle of a run
+        return run()
+    except (OSError, CannotStartError) as error:
         if options.verbose:
             traceback.print_exc()
         print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
         return EXIT_INCOMPLETE
-    return code
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -115,13 +123,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     set_ray_environment(config_for(options))
     from jobs.evaluate import evaluate
 
-    try:
-        return evaluate(options)
-    except OSError as error:  # the store, in the middle of a run
-        if options.verbose:
-            traceback.print_exc()
-        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
-        return EXIT_INCOMPLETE
+    return _resumable(options, lambda: evaluate(options))
 
 
 def _demo(options: argparse.Namespace) -> int:

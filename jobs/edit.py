@@ -44,13 +44,16 @@ def dry_run(config: Config) -> int:
     return EXIT_OK
 
 
-def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -> tuple[int, Plan]:
+def edit(
+    config: Config, *, verbose: bool = False, retry_failed: bool = False, keep_ray: bool = False
+) -> tuple[int, Plan]:
     """Runs the job to its end.
 
     Args:
         config: the run.
         verbose: show Ray's messages.
         retry_failed: compute failed rows of published shards again, where that may help.
+        keep_ray: stay connected afterwards, for a next run; the caller calls ``ray.shutdown``.
 
     Returns:
         The exit code, and the plan as it stands at the end: 0 if every shard is published, 75 after
@@ -62,7 +65,7 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
     """
     started = time.monotonic()
     check_stores(config)
-    if config.model.device == "auto" and cluster_address(config):
+    if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
     _warn([*warnings_for(config.method), *changed_inputs(plan)])
@@ -80,9 +83,10 @@ def edit(config: Config, *, verbose: bool = False, retry_failed: bool = False) -
             connect(config, verbose)
         check_pools(config, plan.device)
         try:
-            num_edits, stopped = _compute(plan)
+            num_edits, stopped = _compute(plan, release=keep_ray)
         finally:
-            ray.shutdown()
+            if not keep_ray:
+                ray.shutdown()
         plan = plan.still_to_do()
     sweep(plan.output)
     summary = summarise(plan, time.monotonic() - started, num_edits)
@@ -109,23 +113,32 @@ def _reopened(plan: Plan) -> Plan:
     return reopened.plan
 
 
-def _compute(plan: Plan) -> tuple[int, bool]:
-    """All waves, then what they left missing. Returns edits computed and whether it was stopped."""
+def _compute(plan: Plan, *, release: bool) -> tuple[int, bool]:
+    """All waves, then what they left missing. Returns edits computed and whether it was stopped.
+
+    Args:
+        plan: of the run.
+        release: give signals back afterwards; else they end gracefully what is left of the process.
+    """
     configure_context()
     run = plan.config.run
     flag, guard = StopFlag(), Guard(Journal(run.max_start_retries), run.part_timeout_s)
     stop = GracefulStop(flag, run.grace_s)
     every_s = run.progress_every_s
-    with (
-        StartWatch(guard.journal),
-        RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
-    ):
-        for wave in _waves(plan.work, plan.config.run.shards_per_wave):
-            if stop.requested:
-                break
-            progress.follow(edit_dataset(plan, wave, guard, flag))
-        if not stop.requested:
-            run_missing(plan, progress, guard, flag)
+    try:
+        with (
+            StartWatch(guard.journal),
+            RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
+        ):
+            for wave in _waves(plan.work, plan.config.run.shards_per_wave):
+                if stop.requested:
+                    break
+                progress.follow(edit_dataset(plan, wave, guard, flag))
+            if not stop.requested:
+                run_missing(plan, progress, guard, flag)
+    finally:
+        if release:
+            stop.release()
     return progress.counts.total(), stop.requested
 
 

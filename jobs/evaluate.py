@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from jobs.cluster import device_of
 from jobs.edit import EXIT_OK, edit
 from jobs.evaluate_judges import Judging
@@ -66,7 +68,10 @@ def evaluate(options: argparse.Namespace) -> int:
             raise BenchmarkError(f"{options.data}: no task of {options.benchmark} is there")
         judging = Judging(options, config, tasks, home)
         write_shards(tasks, home)
-        report, edits = (_sweep if options.sweep else _one)(options, judging)
+        try:
+            report, edits = (_sweep if options.sweep else _one)(options, judging)
+        finally:
+            ray.shutdown()
     except BenchmarkError as error:
         raise ConfigError(str(error)) from error
     except Unfinished as error:
@@ -163,7 +168,7 @@ def _run_and_measure(
     if options.plain:
         plan = run_loop(make_plan(config, device_of(config)))
     else:
-        code, plan = edit(config, verbose=options.verbose)
+        code, plan = edit(config, verbose=options.verbose, keep_ray=True)
         if code != EXIT_OK:
             raise Unfinished(code)
     judges = judging.fresh(plan.device)

@@ -48,9 +48,18 @@ class GracefulStop:
         self.flag = flag
         self.grace_s = grace_s
         # After ray.init, which installs a handler of its own that exits at once.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGALRM, self._on_grace_over)
+        handlers = {
+            signal.SIGTERM: self._on_signal,
+            signal.SIGINT: self._on_signal,
+            signal.SIGALRM: self._on_grace_over,
+        }
+        self._before = {number: signal.signal(number, to) for number, to in handlers.items()}
+
+    def release(self) -> None:
+        """What a signal did before this stop was made, it does again; no grace runs out."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

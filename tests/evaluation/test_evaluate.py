@@ -96,13 +96,14 @@ def test_rows_scores_have_the_published_tables_units() -> None:
 def test_under_ray_the_same_pictures_are_measured(
     tmp_path: Path, evaluate: Evaluate, tiny_model_folder: Path
 ) -> None:
-    """The job of ``overpaint edit`` by default: the same shards, and the same figures."""
+    """By default the job of ``overpaint edit``, one Ray for all: the same shards and figures."""
     data = write_tedbench(tmp_path / "ted")
-    plain = evaluate("tedbench", data)
+    sweep = ("--sweep", "--ratios", "1", "--methods", "DiffEdit,SDEdit")
+    plain = evaluate("tedbench", data, *sweep)
     command = [
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
         *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
-        *("run.layout=fused", "run.num_cpus=2"),
+        *(*sweep, "run.layout=fused", "run.num_cpus=2"),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *command], capture_output=True, text=True, timeout=300
@@ -110,8 +111,9 @@ def test_under_ray_the_same_pictures_are_measured(
     assert done.returncode == 0, done.stderr + done.stdout
     assert "report: " in done.stdout
     assert json.loads((tmp_path / "ray/evaluation.json").read_text()) == plain
-    shard = Path("out/00000.tar")
-    assert (tmp_path / "ray" / shard).read_bytes() == (tmp_path / "o" / shard).read_bytes()
+    for name in ("DiffEdit-1", "SDEdit-1"):
+        ours, theirs = (tmp_path / home / f"out/{name}/00000.tar" for home in ("ray", "o"))
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_run_that_is_interrupted_is_not_measured(
@@ -119,7 +121,7 @@ def test_a_run_that_is_interrupted_is_not_measured(
 ) -> None:
     """The job's own exit code is passed on, and no figures are written."""
     data = write_pie(tmp_path / "pie", {"0000": pie_entry(0)})
-    monkeypatch.setattr("jobs.evaluate.edit", lambda config, verbose: (75, None))
+    monkeypatch.setattr("jobs.evaluate.edit", lambda config, **_: (75, None))
     command = ["evaluate", "pie-bench", "--data", str(data), "--out", str(tmp_path / "o")]
     assert main([*command, f"model.path={tiny_model_folder}"]) == 75
     assert not (tmp_path / "o/evaluation.json").exists()

@@ -48,6 +48,12 @@ def _add_runs(commands: Any) -> None:
     edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     edit.set_defaults(command="edit")
 
+    plan = commands.add_parser("plan", help="what edit would take: pools, images/s, hours, money")
+    plan.add_argument("config", help="a YAML file, or the name of a bundled config")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=auto")
+    plan.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
+    plan.set_defaults(command="plan")
+
     submit = commands.add_parser("submit", help="run edit as a job of a Ray cluster")
     submit.add_argument("config", help="a YAML file, or the name of a bundled config")
     submit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")

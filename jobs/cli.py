@@ -68,6 +68,14 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
         return EXIT_INCOMPLETE
 
 
+def _plan(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    set_ray_environment(config)
+    from jobs.planner import print_plan
+
+    return print_plan(config, verbose=options.verbose)
+
+
 def _submit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     from jobs.submit import submit
@@ -153,6 +161,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": _edit,
+    "plan": _plan,
     "submit": _submit,
     "demo": _demo,
     "demo_data": _demo_data,

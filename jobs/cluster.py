@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 
-from jobs.graph import TASK_CPUS, gpus_per_actor, pool_stage
+from jobs.graph import TASK_CPUS
 from jobs.ray_environment import cluster_address
+from pipeline.plan.sizing import Node, Pool, fits
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 
@@ -70,47 +71,83 @@ def device_of(config: Config) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_pools(config: Config, device: str) -> None:
+def cluster_nodes() -> list[Node]:
+    """What each node of the connected cluster has in all, used or not."""
+    return [
+        Node(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            memory_bytes=node["Resources"].get("memory", 0.0),
+            object_store_bytes=node["Resources"].get("object_store_memory", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def check_pools(config: Config, device: str) -> list[Node]:
     """Refuses pools that the cluster cannot hold: Ray would accept them and starve.
 
     On a cluster that was started elsewhere the nodes may still be joining, so they are waited for;
-    a local Ray has what it will ever have.
+    a local Ray has what it will ever have. Of a pool whose size is left to the plan one actor must
+    fit, and where the layout is left to it, those of layout fused.
+
+    Returns:
+        The nodes, on which the smallest pools fit.
 
     Raises:
-        ConfigError: the smallest pools need more CPUs or GPUs than there are, or than came within
-            ``run.cluster_wait_s``.
+        ConfigError: the smallest pools need more CPUs, GPUs or memory than there are, or than came
+            within ``run.cluster_wait_s``.
     """
-    pools = [pool_stage(config, name) for name in config.pools]
-    needed = {
-        # one reader and one writer work beside the pools
-        "CPU": sum(stage.actors * stage.cpus for stage in pools) + 2 * TASK_CPUS,
-        "GPU": sum(stage.actors * gpus_per_actor(stage, device) for stage in pools),
-    }
+    pools = _smallest_pools(config, device)
     wait_s = config.run.cluster_wait_s if cluster_address(config) else 0.0
     deadline = time.monotonic() + wait_s
-    while missing := _missing(needed):
+    while problem := _problem(pools, nodes := cluster_nodes(), wait_s):
         if time.monotonic() >= deadline:
-            raise ConfigError(_too_small(missing, needed, wait_s))
+            raise ConfigError(problem)
         if deadline - time.monotonic() > wait_s - _LOOK_EVERY_S:  # the first look
-            print(f"waiting for nodes: {_too_small(missing, needed, wait_s)}", file=sys.stderr)
+            print(f"waiting for nodes: {problem}", file=sys.stderr)
         time.sleep(min(_LOOK_EVERY_S, wait_s))
+    return nodes
 
 
-def _missing(needed: dict[str, float]) -> list[str]:
-    """The kinds of resource of which the cluster has too little at present."""
-    there = ray.cluster_resources()
-    return [kind for kind, amount in needed.items() if amount > there.get(kind, 0.0)]
+def _smallest_pools(config: Config, device: str) -> list[Pool]:
+    """What must fit: the pools, and one reader and one writer beside them."""
+    pools = [Pool("read and finish", 0.0, cpus=TASK_CPUS, actors=2)]
+    for name in ("fused",) if config.run.layout == "auto" else config.pools:
+        stage = config.pool_stage(name)
+        pools.append(
+            Pool(
+                name,
+                0.0,
+                cpus=stage.cpus,
+                gpus=stage.gpus_per_actor(device),
+                memory_bytes=stage.memory_bytes or 0,
+                actors=1 if stage.actors == "auto" else stage.actors,
+            )
+        )
+    return pools
 
 
-def _too_small(missing: list[str], needed: dict[str, float], wait_s: float) -> str:
-    there = ray.cluster_resources()
-    amounts = " and ".join(
-        f"{needed[kind]:g} {kind}s, where the cluster has {there.get(kind, 0.0):g}"
-        for kind in missing
-    )
+def _problem(pools: list[Pool], nodes: list[Node], wait_s: float) -> str | None:
+    """Why the pools do not fit, in words; None where they do."""
     waited = f" (run.cluster_wait_s={wait_s:g})" if wait_s else ""
-    keys = " or ".join(f"stages.*.{kind.lower()}s" for kind in missing)
-    return (
-        f"stages: the smallest pools need {amounts}{waited}; lower stages.*.actors, {keys}, or "
-        "set run.layout=fused"
-    )
+    amounts, keys = [], []
+    for kind, unit in (("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "bytes of memory")):
+        needed = sum((pool.actors or 0) * getattr(pool, kind) for pool in pools)
+        there = sum(getattr(node, kind) for node in nodes)
+        if needed > there:
+            amounts.append(f"{needed:g} {unit}, where the cluster has {there:g}")
+            keys.append(f"stages.*.{kind}")
+    if amounts:
+        return (
+            f"stages: the smallest pools need {' and '.join(amounts)}{waited}; lower "
+            f"stages.*.actors, {' or '.join(keys)}, or set run.layout=fused"
+        )
+    if not fits(pools, {pool.name: pool.actors or 0 for pool in pools}, nodes):
+        return (
+            f"stages: the cluster has what the smallest pools need, but in pieces{waited}: an "
+            "actor's CPUs, memory and GPUs lie on one node, and a fraction of a GPU on one GPU; "
+            "lower stages.*.actors, stages.*.gpus, stages.*.cpus or stages.*.memory_bytes"
+        )
+    return None

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 import ray
 
-from jobs.cluster import check_pools, check_stores, connect, device_of
+from jobs.cluster import check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
 from jobs.journal import Journal
 from jobs.missing import run_missing
+from jobs.planner import planned
 from jobs.progress import RunProgress
 from jobs.ray_environment import cluster_address
 from jobs.report import report_run
@@ -23,7 +24,7 @@ from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.refilter import complete_refilter
 from pipeline.plan.republish import publish_staged, reopen_failed
-from pipeline.plan.run_folder import write_run_folder, write_summary
+from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
 from pipeline.plan.summary import summarise
 from pipeline.storage.layout import sweep
 from pipeline.words.config import Config
@@ -78,18 +79,22 @@ def edit(
     plan = publish_staged(plan)
     stopped = False
     num_edits = 0
+    against = None
     if plan.work:
         if not ray.is_initialized():
             connect(config, verbose)
-        check_pools(config, plan.device)
         try:
-            num_edits, stopped = _compute(plan, release=keep_ray)
+            plan, expected = planned(plan, measure=False, keep=True)
+            write_config(plan)  # with the sizes that were left open
+            progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
         finally:
             if not keep_ray:
                 ray.shutdown()
+        num_edits = progress.counts.total()
+        against = expected.against(progress.images_per_s_after_start)
         plan = plan.still_to_do()
     sweep(plan.output)
-    summary = summarise(plan, time.monotonic() - started, num_edits)
+    summary = summarise(plan, time.monotonic() - started, num_edits) | {"plan": against}
     write_summary(plan.output, summary)
     print_summary(plan, summary)
     if not stopped:
@@ -113,16 +118,17 @@ def _reopened(plan: Plan) -> Plan:
     return reopened.plan
 
 
-def _compute(plan: Plan, *, release: bool) -> tuple[int, bool]:
-    """All waves, then what they left missing. Returns edits computed and whether it was stopped.
+def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgress, bool]:
+    """All waves, then what they left missing. Returns what was done and whether it was stopped.
 
     Args:
         plan: of the run.
+        silence_s: without a sign of life, after which a worker is ended.
         release: give signals back afterwards; else they end gracefully what is left of the process.
     """
     configure_context()
     run = plan.config.run
-    flag, guard = StopFlag(), Guard(Journal(run.max_start_retries), run.part_timeout_s)
+    flag, guard = StopFlag(), Guard(Journal(run.max_start_retries), run.part_timeout_s, silence_s)
     stop = GracefulStop(flag, run.grace_s)
     every_s = run.progress_every_s
     try:
@@ -139,7 +145,7 @@ def _compute(plan: Plan, *, release: bool) -> tuple[int, bool]:
     finally:
         if release:
             stop.release()
-    return progress.counts.total(), stop.requested
+    return progress, stop.requested
 
 
 def _waves(work: list[ShardWork], size: int) -> list[list[ShardWork]]:

@@ -26,7 +26,7 @@ from pipeline.plan.operators import PartResult, finish_context, guarded
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.steps.finish import FinishContext
 from pipeline.storage.store import Store
-from pipeline.words.config import Config, Stage
+from pipeline.words.config import Config
 from pipeline.words.records import Part
 
 # Reading and finishing are light beside a network: a quarter of a CPU each lets them run beside
@@ -79,9 +79,9 @@ def edit_dataset(
 
 def actor_resources(config: Config, name: str, device: str) -> dict[str, Any]:
     """What Ray reserves for an actor of a pool."""
-    stage = pool_stage(config, name)
+    stage = config.pool_stage(name)
     resources: dict[str, Any] = {"num_cpus": stage.cpus}
-    gpus = gpus_per_actor(stage, device)
+    gpus = stage.gpus_per_actor(device)
     if gpus:
         resources["num_gpus"] = gpus
     if stage.memory_bytes:
@@ -91,32 +91,19 @@ def actor_resources(config: Config, name: str, device: str) -> dict[str, Any]:
 
 def pool_options(config: Config, name: str, device: str) -> dict[str, Any]:
     """The size of a pool, what its actors reserve, and how often Ray brings one back."""
-    stage = pool_stage(config, name)
+    stage = config.pool_stage(name)
     faults = {
         "max_restarts": config.run.max_restarts,
         "max_task_retries": config.run.max_task_retries,
     }
     return {
         "compute": ActorPoolStrategy(
-            min_size=stage.actors,
-            max_size=stage.max_actors or stage.actors,
+            min_size=stage.size,
+            max_size=stage.max_actors or stage.size,
         ),
         "ray_remote_args_fn": lambda: faults,
         **actor_resources(config, name, device),
     }
-
-
-def pool_stage(config: Config, name: str) -> Stage:
-    """The configuration of a pool; the fused pool is configured as decode."""
-    stage: Stage = getattr(config.stages, "decode" if name == "fused" else name)
-    return stage
-
-
-def gpus_per_actor(stage: Stage, device: str) -> float:
-    """GPUs that an actor reserves: as configured, else one on CUDA and none on a CPU."""
-    if stage.gpus is not None:
-        return stage.gpus
-    return 1.0 if device == "cuda" else 0.0
 
 
 class StageActor:

@@ -39,6 +39,8 @@ class RunProgress:
         self.counts: Counter[str] = Counter()
         self.started = self.printed = time.monotonic()
         self.first_part_at: float | None = None
+        self.last_part_at = self.started
+        self.first_edits = 0  # of the first part
         self.metrics = RunMetrics(num_shards, num_done)
         self.bar: Progress | None = None
         if sys.stderr.isatty():
@@ -71,7 +73,9 @@ class RunProgress:
     def update(self, result: PartResult) -> None:
         """Takes the result of one staged part."""
         now = time.monotonic()
-        self.first_part_at = self.first_part_at or now
+        if self.first_part_at is None:
+            self.first_part_at, self.first_edits = now, result.num_edits
+        self.last_part_at = now
         self.parts += 1
         if result.published:
             self.published.add(result.shard)
@@ -83,6 +87,14 @@ class RunProgress:
         elif now - self.printed >= self.every_s:
             self.printed = now
             print(f"{self.num_done}/{self.num_shards} shards, {self.line()}", file=sys.stderr)
+
+    @property
+    def images_per_s_after_start(self) -> float | None:
+        """From the first part to the last one; None where there are not two."""
+        if self.first_part_at is None or self.last_part_at <= self.first_part_at:
+            return None
+        edits = self.counts.total() - self.first_edits
+        return edits / (self.last_part_at - self.first_part_at)
 
     def line(self) -> str:
         """Parts, edits, images/s since the start, time left, failures."""

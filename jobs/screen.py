@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.graph import gpus_per_actor, pool_stage
 from jobs.progress import duration
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import resolved_yaml
@@ -26,13 +25,13 @@ def print_dry_run(plan: Plan) -> None:
     print(f"to do:        {len(plan.work)} shards{_some(names)}")
     table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
     for name in config.pools:
-        stage = pool_stage(config, name)
+        stage = config.pool_stage(name)
         most = stage.max_actors or stage.actors
         table.add_row(
             name,
             str(stage.actors) if most == stage.actors else f"{stage.actors} to {most}",
             f"{stage.cpus:g}",
-            f"{gpus_per_actor(stage, plan.device):g}",
+            f"{stage.gpus_per_actor(plan.device):g}",
             str(stage.threads),
             str(stage.micro_batch),
         )
@@ -68,9 +67,20 @@ def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
             f"{summary['images_per_s']:.2f} images/s, start-up included",
             soft_wrap=True,
         )
+        _print_against(console, summary["plan"])
     else:
         console.print("nothing was left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)
+
+
+def _print_against(console: Console, plan: dict[str, Any] | None) -> None:
+    """What the plan expected, where it did and something can be compared."""
+    if plan is not None and plan["ratio"] is not None:
+        console.print(
+            f"from the first part to the last: {plan['images_per_s_after_start']:.3g} images/s, "
+            f"{plan['ratio']:.0%} of the {plan['images_per_s']:.3g} that were expected",
+            soft_wrap=True,
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -32,11 +32,14 @@ class Guard:
 
     journal: Journal
     part_timeout_s: float | None
+    silence_s: float = SILENCE_S  # without a sign of life, where no timeout was given
 
     def watch(self, shard: str, part: int | None, step: str) -> Watch:
         """A context manager around one step on one part (None: the reader looks for the next)."""
         self.journal.begin(shard, part, step)
-        return Watch(self.journal, self.part_timeout_s, shard, part, step)
+        timeout_s = self.part_timeout_s
+        limit_s = self.silence_s if timeout_s is None else timeout_s
+        return Watch(self.journal, limit_s, shard, part, step, renewed=timeout_s is None)
 
 
 class Watch:
@@ -48,11 +51,18 @@ class Watch:
     """
 
     def __init__(
-        self, journal: Journal, timeout_s: float | None, shard: str, part: int | None, step: str
+        self,
+        journal: Journal,
+        limit_s: float,
+        shard: str,
+        part: int | None,
+        step: str,
+        *,
+        renewed: bool,
     ) -> None:
         self.journal = journal
-        self.limit_s = SILENCE_S if timeout_s is None else timeout_s
-        self.renewed = timeout_s is None
+        self.limit_s = limit_s
+        self.renewed = renewed  # at each sign of life
         self.shard, self.part, self.step = shard, part, step
         self.over = threading.Event()
         self.lock = threading.Lock()

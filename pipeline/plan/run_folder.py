@@ -37,8 +37,13 @@ def write_run_folder(plan: Plan) -> None:
     in_force = FiltersInForce(plan.config.filtering.texts)
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, inputs_json(plan))
-    output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
+    write_config(plan)
     output.put("_run/environment.json", _json(environment(plan)))
+
+
+def write_config(plan: Plan) -> None:
+    """Writes ``_run/config.yaml``, replacing that of an earlier run."""
+    plan.output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
 
 
 def write_summary(output: Store, summary: dict[str, Any]) -> None:

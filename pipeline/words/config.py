@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.words.decode import Decode
 from pipeline.words.filters import Filtering, canonical, check_computed, filtering_of
 from pipeline.words.imagic import Imagic
+from pipeline.words.planning import Planning
 from pipeline.words.report import Report
 from pipeline.words.reuse import Reuse
 from pipeline.words.scores import Scores
@@ -172,7 +173,7 @@ class Run(Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     part_size: Count = 64  # edits
-    layout: Literal["pools", "fused"] = "pools"
+    layout: Literal["pools", "fused", "auto"] = "pools"  # auto: the faster one, as planned
     address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else a local Ray is started
     num_cpus: int | None = Field(None, ge=1)  # of the local Ray; none: the machine's
     cluster_wait_s: float = Field(600.0, ge=0.0)  # for a cluster's nodes to join, at the start
@@ -197,6 +198,7 @@ class Config(Section):
     method: Method = Method()
     stages: Stages = Stages()
     run: Run = Run()
+    plan: Planning = Planning()
     report: Report = Report()
     scores: Scores = Scores()
     filters: list[str] = []  # "name operator number"; {preset: name} is spelled out
@@ -234,7 +236,12 @@ class Config(Section):
     @property
     def pools(self) -> tuple[str, ...]:
         """The names of the pools of actors that the layout has."""
-        return self.stage_names if self.run.layout == "pools" else ("fused",)
+        return ("fused",) if self.run.layout == "fused" else self.stage_names
+
+    def pool_stage(self, pool: str) -> Stage:
+        """The configuration of a pool; the fused pool is configured as decode."""
+        stage: Stage = getattr(self.stages, "decode" if pool == "fused" else pool)
+        return stage
 
     @model_validator(mode="after")
     def _lossless_only_where_there_is_loss(self) -> Config:

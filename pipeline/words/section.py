@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def count_or(*words: str) -> BeforeValidator:
+    """For a field that is a count or one of a few words: one error that names both."""
+
+    def check(value: Any) -> Any:
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not is_count and value not in words:
+            raise ValueError(f"input should be an integer of at least 1, or {' or '.join(words)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 class Section(BaseModel):

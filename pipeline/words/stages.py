@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
-from pipeline.words.section import Count, Section
+from pipeline.words.section import Count, Section, count_or
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
 SCORE_STAGE = "score"  # a fourth one, after decode, where a score needs a network
@@ -13,7 +15,8 @@ SCORE_STAGE = "score"  # a fourth one, after decode, where a score needs a netwo
 class Stage(Section):
     """One pool of actors."""
 
-    actors: Count = 1  # the size of the pool, or its minimum where max_actors is given
+    # the size of the pool, or its minimum where max_actors is given; auto: what the plan finds best
+    actors: Annotated[int | Literal["auto"], count_or("auto")] = 1
     max_actors: int | None = Field(None, ge=1)
     cpus: float = Field(0.25, ge=0.0)  # of Ray's, reserved by an actor
     gpus: float | None = Field(None, ge=0.0)  # none: 1 on CUDA, 0 on a CPU
@@ -23,9 +26,22 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Stage:
-        if self.max_actors is not None and self.max_actors < self.actors:
+        if self.actors != "auto" and self.max_actors is not None and self.max_actors < self.actors:
             raise ValueError(f"max_actors={self.max_actors} is below actors={self.actors}")
         return self
+
+    @property
+    def size(self) -> int:
+        """The number of actors, once the plan of the run has found it."""
+        if self.actors == "auto":
+            raise ValueError("actors=auto: the pools of this run have no size yet")
+        return self.actors
+
+    def gpus_per_actor(self, device: str) -> float:
+        """GPUs that an actor reserves: as configured, else one on CUDA and none on a CPU."""
+        if self.gpus is not None:
+            return self.gpus
+        return 1.0 if device == "cuda" else 0.0
 
 
 class Stages(Section):

@@ -1,0 +1,32 @@
+"""A run whose pools are left to the plan, under Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Job
+
+pytestmark = pytest.mark.slow
+AUTO = [f"stages.{name}.actors=auto" for name in ("mask", "encode", "decode")]
+
+
+def test_planned_run_writes_the_same_bytes(
+    job: Job, plain: Path, digests: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
+    """Layout and sizes are found on two cores, and the summary sets what came of it beside them."""
+    output = tmp_path / "out"
+    done = job.run(output, "run.layout=auto", *AUTO, "plan.calibrate=2", "run.num_cpus=2")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(output) == digests(plain)
+    assert "expected: " in done.stdout
+    summary = json.loads((output / "_run/summary.json").read_text())
+    assert summary["plan"]["ratio"] > 0
+    sizes = summary["plan"]["actors"]
+    assert all(1 <= size <= 6 for size in sizes.values())
+    config = (output / "_run/config.yaml").read_text()
+    assert f"layout: {summary['plan']['layout']}" in config
+    assert (output / "_run/costs.json").exists()

@@ -85,9 +85,9 @@ def _mixed(
     """A method's edits, mixed with the biased set; an edit's class is what its text asks for.
 
     Returns:
-        The manifest of the mix.
+        The manifest of the mix, and the model's revision.
     """
-    run_loop(make_plan(config, device_of(config)))
+    plan = run_loop(make_plan(config, device_of(config)))
     tree = {
         "input": {"shards": config.input.shards},
         "edited": {"paths": [config.output.path]},
@@ -101,7 +101,7 @@ def _mixed(
     except MixError as error:
         raise ConfigError(str(error)) from error
     print(f"{name}: {manifest['splits'][SPLIT]['edited']} edits", flush=True)
-    return manifest
+    return manifest | {"model_revision": plan.model.revision}
 
 
 def _report(
@@ -125,6 +125,7 @@ def _report(
         "arms": found,
         "edits": {
             name: {
+                "model_revision": manifest["model_revision"],
                 "taken": manifest["splits"][SPLIT]["edited"],
                 "left_out": manifest["edits"]["left_out"],
                 "confirmed": share_confirmed(arms[name].data, world.classes),

@@ -22,6 +22,7 @@ def plot_arms(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> 
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
     places = range(len(arms))
+    middle = 50 * sum(arms[name]["accuracy"]["mean"] for name in (BIASED, UNBIASED))
     for place, arm in zip(places, arms.values(), strict=True):
         accuracy = arm["accuracy"]
         mean, low, high = (100 * accuracy[name] for name in ("mean", "low", "high"))
@@ -32,7 +33,8 @@ def plot_arms(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> 
         if closed is not None:
             shares = tuple(100 * closed[name] for name in ("mean", "low", "high"))
             text = "{:.0f} % of the gap ({:.0f} to {:.0f})".format(*shares)
-            plot.annotate(text, (mean, place), (0, 9), textcoords="offset points", size=8)
+            side = "right" if mean > middle else "left"  # so that it stays within the axes
+            plot.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha=side, size=8)
     for name in (BIASED, UNBIASED):
         plot.axvline(100 * arms[name]["accuracy"]["mean"], color="0.7", ls=":", zorder=1)
     plot.set_yticks(list(places), list(arms))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.arguments import parse_arguments
 from jobs.evaluate_options import config_for, home_of
+from jobs.logs import tell
 from jobs.ray_environment import set_ray_environment
 from pipeline.words.config_file import ConfigError, load_config
 
@@ -64,7 +65,7 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     except (OSError, CannotStartError) as error:
         if options.verbose:
             traceback.print_exc()
-        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
+        tell(f"overpaint: {error}; run the same command to go on", level="error")
         return EXIT_INCOMPLETE
 
 

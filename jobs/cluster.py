@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from typing import Any
 
 import ray
 
 from jobs.graph import TASK_CPUS
+from jobs.logs import tell
 from jobs.ray_environment import cluster_address
 from pipeline.plan.sizing import Node, Pool, fits
 from pipeline.words.config import Config
@@ -106,7 +106,7 @@ def check_pools(config: Config, device: str) -> list[Node]:
         if time.monotonic() >= deadline:
             raise ConfigError(problem)
         if deadline - time.monotonic() > wait_s - _LOOK_EVERY_S:  # the first look
-            print(f"waiting for nodes: {problem}", file=sys.stderr)
+            tell(f"waiting for nodes: {problem}", level="warning")
         time.sleep(min(_LOOK_EVERY_S, wait_s))
     return nodes
 

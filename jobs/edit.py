@@ -11,6 +11,7 @@ import ray
 from jobs.cluster import check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
 from jobs.journal import Journal
+from jobs.logs import tell, use_format
 from jobs.missing import run_missing
 from jobs.planner import planned
 from jobs.progress import RunProgress
@@ -65,13 +66,14 @@ def edit(
         CannotStartError: a worker did not start; what is staged stays.
     """
     started = time.monotonic()
+    use_format(config.run.log_format)
     check_stores(config)
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
     _warn([*warnings_for(config.method), *changed_inputs(plan)])
     if not plan.output.conditional:  # once, before the Store travels
-        print(ONE_DRIVER, file=sys.stderr)
+        tell(ONE_DRIVER, level="warning")
     write_run_folder(plan)
     _warn(complete_refilter(plan))
     if retry_failed:
@@ -100,21 +102,23 @@ def edit(
     if not stopped:
         report_run(plan, num_edits)
     if stopped and plan.work:
-        print(f"interrupted with {len(plan.work)} shards to do; run the same command to go on")
+        message = f"interrupted with {len(plan.work)} shards to do; run the same command to go on"
+        tell(message, level="warning", to=sys.stdout)
         return EXIT_INTERRUPTED, plan
     return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
 
 
 def _warn(lines: Iterable[str]) -> None:
     for line in lines:
-        print(f"warning: {line}", file=sys.stderr)
+        tell(f"warning: {line}", level="warning")
 
 
 def _reopened(plan: Plan) -> Plan:
     """The plan with the shards whose failed rows are computed again; says which."""
     reopened = reopen_failed(plan)
     _warn(reopened.problems)
-    print(f"{len(reopened.shards)} published shards have failed edits to compute again")
+    message = f"{len(reopened.shards)} published shards have failed edits to compute again"
+    tell(message, to=sys.stdout)
     return reopened.plan
 
 
@@ -128,7 +132,9 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
     """
     configure_context()
     run = plan.config.run
-    flag, guard = StopFlag(), Guard(Journal(run.max_start_retries), run.part_timeout_s, silence_s)
+    flag = StopFlag()
+    journal = Journal(run.max_start_retries)
+    guard = Guard(journal, run.part_timeout_s, silence_s, run.log_format)
     stop = GracefulStop(flag, run.grace_s)
     every_s = run.progress_every_s
     try:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from jobs.logs import use_format
 from jobs.metrics import tell_gpu_memory, tell_traffic
 from jobs.starts import starting
 from jobs.steps import STEPS, Steps
@@ -119,6 +120,7 @@ class StageActor:
         steps: Steps,
     ) -> None:
         self.device, self.guard, self.stop = device, guard, stop
+        use_format(guard.log_format)
         with starting(guard.journal, name):
             self.stages = steps.load(config, name, device)
 

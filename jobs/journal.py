@@ -26,7 +26,7 @@ class Entry:
 class _Book:
     def __init__(self, start_retries: int) -> None:
         self.entries: dict[Place, Entry] = {}
-        self.reasons: list[str] = []
+        self.reasons: list[tuple[Place, str]] = []
         self.starts = StartBook(start_retries)
 
     def begin(self, place: Place, step: str) -> None:
@@ -37,12 +37,12 @@ class _Book:
 
     def timed_out(self, place: Place, step: str, limit_s: float, reason: str) -> None:
         self.entries[place] = Entry(step, limit_s)
-        self.reasons.append(reason)
+        self.reasons.append((place, reason))
 
     def entry(self, place: Place) -> Entry | None:
         return self.entries.get(place)
 
-    def take_reasons(self) -> list[str]:
+    def take_reasons(self) -> list[tuple[Place, str]]:
         taken, self.reasons = self.reasons, []
         return taken
 
@@ -92,9 +92,9 @@ class Journal:
         entry: Entry | None = self._ask("entry", (shard, part))
         return entry
 
-    def take_reasons(self) -> list[str]:
-        """Why workers were ended since this was asked last."""
-        reasons: list[str] = self._ask("take_reasons") or []
+    def take_reasons(self) -> list[tuple[Place, str]]:
+        """Why workers were ended since this was asked last, and on what shard and part."""
+        reasons: list[tuple[Place, str]] = self._ask("take_reasons") or []
         return reasons
 
     def start_begins(self, worker: str, pool: str, host: str) -> None:

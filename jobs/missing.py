@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 from jobs.alone import Failure, Runner, RunnerLostError
 from jobs.journal import Journal
+from jobs.logs import tell
 from jobs.progress import RunProgress
 from jobs.stop import StopFlag
 from jobs.watch import Guard
@@ -24,21 +24,23 @@ def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag)
     A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
     operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
-    for reason in guard.journal.take_reasons():
-        print(f"{reason}; its worker was ended", file=sys.stderr)
+    for (shard, part), reason in guard.journal.take_reasons():
+        tell(f"{reason}; its worker was ended", level="warning", shard=shard, part=part)
     left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return
-    print(f"{len(left.work)} shards miss parts; running those again alone", file=sys.stderr)
+    message = f"{len(left.work)} shards miss parts; running those again alone"
+    tell(message, level="warning")
     runners = _Runners(_fused(left), guard)
     try:
         for work in left.work:
             try:
                 _run_shard(work, runners, progress, guard.journal, stop)
             except RunnerLostError as error:
-                print(f"shard {work.shard.name} stays unpublished: {error}", file=sys.stderr)
+                name = work.shard.name
+                tell(f"shard {name} stays unpublished: {error}", level="error", shard=name)
     except CannotLoadError as error:
-        print(f"the worker for parts that run alone {error}", file=sys.stderr)
+        tell(f"the worker for parts that run alone {error}", level="error")
     finally:
         runners.end()
 

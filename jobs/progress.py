@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from jobs.graph import results_of
+from jobs.logs import is_json, note, tell
 from jobs.metrics import RunMetrics
 from pipeline.plan.operators import PartResult
 
@@ -43,7 +44,7 @@ class RunProgress:
         self.first_edits = 0  # of the first part
         self.metrics = RunMetrics(num_shards, num_done)
         self.bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_json():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
             self.bar = Progress(*columns, console=Console(stderr=True))
 
@@ -80,13 +81,20 @@ class RunProgress:
         if result.published:
             self.published.add(result.shard)
         self.counts.update(result.counts)
+        note(
+            "part staged",
+            shard=result.shard,
+            part=result.part,
+            counts=result.counts,
+            seconds=result.seconds,
+        )
         self.metrics.count(result, self.counts.total() / max(now - self.started, 1e-9))
         self.metrics.show_shards(self.num_shards, self.num_done)
         if self.bar is not None:
             self.bar.update(self.task, completed=self.num_done, rates=self.line())
         elif now - self.printed >= self.every_s:
             self.printed = now
-            print(f"{self.num_done}/{self.num_shards} shards, {self.line()}", file=sys.stderr)
+            tell(f"{self.num_done}/{self.num_shards} shards, {self.line()}")
 
     @property
     def images_per_s_after_start(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from jobs.logs import tell
 from jobs.verify import open_output
 from pipeline.plan.plan import Plan
 from pipeline.report.page import REPORT_FILE, Written, write_report
@@ -37,7 +38,7 @@ def report_run(plan: Plan, num_edits_now: int) -> None:
         return
     output = plan.output
     if not num_edits_now and output.exists(REPORT_FILE):
-        print(f"report: {output.url}/{REPORT_FILE}")
+        tell(f"report: {output.url}/{REPORT_FILE}", to=sys.stdout)
         return
     draw_report(output, plan.config)
 
@@ -47,13 +48,14 @@ def draw_report(output: Store, config: Config) -> None:
     try:
         written = write_report(output, config)
     except Exception as error:  # noqa: BLE001 - what it shows is published, whatever happens here
-        print(f"warning: no report: {type(error).__name__}: {error}", file=sys.stderr)
+        tell(f"warning: no report: {type(error).__name__}: {error}", level="warning")
         return
     _print(output, written)
 
 
 def _print(output: Store, written: Written) -> None:
-    print(
+    tell(
         f"report: {output.url}/{written.name} ({written.size_bytes / 1e6:.1f} MB, "
-        f"{written.num_rows} edits, {written.num_with_pictures} with pictures)"
+        f"{written.num_rows} edits, {written.num_with_pictures} with pictures)",
+        to=sys.stdout,
     )

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.logs import is_json, tell
 from jobs.progress import duration
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import resolved_yaml
@@ -40,6 +41,9 @@ def print_dry_run(plan: Plan) -> None:
 
 def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
     """Counts by status, images/s, seconds and evaluations a stage."""
+    if is_json():
+        tell("summary", summary=summary)
+        return
     console = Console()
     counts = Table("status", "edits", title="edits")
     for status, number in summary["counts"].items():

@@ -8,6 +8,8 @@ from types import FrameType
 
 import ray
 
+from jobs.logs import tell
+
 # sysexits.h, EX_TEMPFAIL: "try again later"; running the same command again goes on.
 EXIT_INTERRUPTED = 75
 
@@ -66,15 +68,14 @@ class GracefulStop:
             sys.exit(EXIT_INTERRUPTED)
         self.requested = True
         name = signal.Signals(number).name
-        print(
+        tell(
             f"{name}: taking no further parts; those in flight have {self.grace_s:.0f} s to finish "
             "(a second signal stops at once)",
-            file=sys.stderr,
-            flush=True,
+            level="warning",
         )
         self.flag.set()
         signal.setitimer(signal.ITIMER_REAL, max(self.grace_s, 0.001))
 
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
-        print("the grace period is over; parts in flight are lost", file=sys.stderr, flush=True)
+        tell("the grace period is over; parts in flight are lost", level="warning")
         sys.exit(EXIT_INTERRUPTED)

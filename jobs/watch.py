@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from jobs.logs import is_json, note, set_place, tell, use_format
 from pipeline.words.signs_of_life import listen
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ class Guard:
     journal: Journal
     part_timeout_s: float | None
     silence_s: float = SILENCE_S  # without a sign of life, where no timeout was given
+    log_format: str = "text"  # how its workers talk
 
     def watch(self, shard: str, part: int | None, step: str) -> Watch:
         """A context manager around one step on one part (None: the reader looks for the next)."""
+        use_format(self.log_format)
         self.journal.begin(shard, part, step)
         timeout_s = self.part_timeout_s
         limit_s = self.silence_s if timeout_s is None else timeout_s
@@ -69,7 +72,8 @@ class Watch:
         self.thread = threading.Thread(target=self._wait, name="overpaint-watch", daemon=True)
 
     def __enter__(self) -> None:
-        self.since = self.armed = time.monotonic()
+        set_place(self.shard, self.part, self.step)
+        self.begun = self.since = self.armed = time.monotonic()
         self._arm_backstop()
         if self.renewed:
             listen(self._renew)
@@ -85,6 +89,8 @@ class Watch:
         faulthandler.cancel_dump_traceback_later()
         with self.lock:
             self.over.set()
+        note("the step ended", seconds=round(time.monotonic() - self.begun, 3))
+        set_place()
 
     def _renew(self) -> None:
         self.since = time.monotonic()
@@ -111,6 +117,9 @@ class Watch:
 def end_process(reason: str) -> None:
     """Says why, and what each thread was at, in this worker's log, and kills this process."""
     with contextlib.suppress(OSError, ValueError):
-        os.write(STDERR, f"overpaint: {reason}; this worker is ended\n".encode())
+        if is_json():
+            tell(f"{reason}; this worker is ended", level="error")
+        else:
+            os.write(STDERR, f"overpaint: {reason}; this worker is ended\n".encode())
         faulthandler.dump_traceback(STDERR)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -180,6 +180,7 @@ class Run(Section):
     shards_per_wave: Count = 256
     grace_s: float = Field(120.0, ge=0.0)  # after SIGTERM
     progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
+    log_format: Literal["text", "json"] = "text"  # json: a line each, with shard and part
     max_restarts: int = Field(100, ge=-1)  # of an actor, in a wave; -1 = without end
     max_task_retries: int = Field(1, ge=0)  # of a part whose worker died
     max_start_retries: int = Field(3, ge=0)  # of an actor that cannot load its model, in a row

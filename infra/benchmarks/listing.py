@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -88,6 +87,7 @@ def drive(places: dict[str, Any]) -> dict[str, Any]:
     from pipeline.words.config_file import parse_config
 
     seconds: dict[str, float] = {}
+    at_start = {"cpu_s": round(time.process_time(), 2), "memory_bytes": _memory_peak()}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
         before = time.perf_counter()
@@ -103,11 +103,18 @@ def drive(places: dict[str, Any]) -> dict[str, Any]:
     return {
         "wall_s": round(time.perf_counter() - start, 2),
         "cpu_s": round(time.process_time(), 2),
-        "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory_peak_bytes": _memory_peak(),
+        "start": at_start,
         "seconds": seconds,
         "to_do": len(plan.work),
         "published": len(plan.published),
     }
+
+
+def _memory_peak() -> int:
+    """Of this process alone: what getrusage says begins with what its parent held."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1]) * 1024
 
 
 Opened = tuple[dict[str, Any], Callable[[int], None]]  # places, and what publishes so many shards

@@ -9,11 +9,13 @@ from pipeline.plan.plan import Plan
 from pipeline.storage.layout import output_state
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
+from pipeline.words.collection import without_collection
 
 INPUTS_FILE = "_run/inputs.json"
 MAX_LINES = 20
 
 
+@without_collection()
 def inputs_json(plan: Plan) -> bytes:
     """What ``_run/inputs.json`` shall say: name, url, size and etag of each shard, a line each.
 
@@ -46,6 +48,7 @@ def saved_inputs(output: Store) -> dict[str, InputShard]:
     return {shard.name: shard for shard in json.loads(text, object_hook=_shard_of)}
 
 
+@without_collection()
 def changed_inputs(plan: Plan) -> list[str]:
     """A warning line for each input shard that is not the one its output was computed from.
 

@@ -15,6 +15,7 @@ from pipeline.steps.read import count_edits
 from pipeline.storage.layout import ShardState, output_state
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
+from pipeline.words.collection import without_collection
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 
@@ -62,6 +63,7 @@ class Plan:
         return replace(self, work=[], published=[], inputs={})
 
 
+@without_collection()
 def make_plan(config: Config, device: str) -> Plan:
     """Probes input, output and model, and lists what is left to do.
 

@@ -30,6 +30,9 @@ def use_format(log_format: str) -> None:
         logging.basicConfig(handlers=[_JsonLines()], level=logging.WARNING, force=True)
         for name in OURS:
             logging.getLogger(name).setLevel(logging.INFO)
+    else:
+        root = logging.getLogger()
+        root.handlers = [one for one in root.handlers if not isinstance(one, _JsonLines)]
 
 
 def is_json() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import ray
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from jobs.calibrate import CalibrationError, calibrate, num_edits
 from jobs.cluster import check_pools, check_stores, connect, device_of
+from jobs.logs import tell
 from jobs.progress import duration
 from jobs.ray_environment import cluster_address
 from pipeline.plan.cautions import cautions
@@ -69,7 +69,7 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Expectation
     _print(plan, expected, costs, nodes)
     warnings = cautions(expected, plan.config, plan.device, costs, nodes, len(plan.work))
     for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        tell(f"warning: {line}", level="warning")
     return plan, expected
 
 
@@ -81,11 +81,11 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
         return known
     if wanted == "never" or (wanted == "auto" and not measure and is_sized(plan.config)):
         return counted_costs(plan.config)
-    print(f"plan: measuring {num_edits(plan.config, plan.device)} edits", file=sys.stderr)
+    tell(f"plan: measuring {num_edits(plan.config, plan.device)} edits")
     try:
         costs = calibrate(plan)
     except CalibrationError as error:
-        print(f"warning: nothing could be measured: {error}", file=sys.stderr)
+        tell(f"warning: nothing could be measured: {error}", level="warning")
         return counted_costs(plan.config)
     if keep:
         plan.output.put_if_absent(COSTS_FILE, costs.to_json())

@@ -1,9 +1,9 @@
-"""What a run of a million shards takes before its first part, half of them done: seconds, memory.
+"""What a run of very many shards takes before its first part, half of them done: seconds, memory.
 
-    python -m infra.benchmarks.listing --out infra/benchmarks/listing.json
+    python -m infra.benchmarks.listing --out infra/benchmarks/listing_100k.json
     python -m infra.benchmarks.listing --store local --shards 100000
 
-Two invocations of the driver, each in a process of its own: *first* lists a million input shards
+Two invocations of the driver, each in a process of its own: *first* lists all input shards
 and freezes them into ``_run/inputs.json``; *resumed* finds half of them published, compares the
 inputs with the frozen ones, and has the other half to do. The driver's own code is timed up to
 where it would start Ray. The bucket is ``tests/stores/listed_bucket.py``, a server on this machine
@@ -34,7 +34,7 @@ OUTPUTS = (".tar", ".parquet", "_stats.json")
 def main() -> None:
     """Both invocations, their figures, the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shards", type=int, default=1_000_000)
+    parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--store", choices=STORES, default="bucket")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--driver", help=argparse.SUPPRESS)  # one invocation: its places as JSON

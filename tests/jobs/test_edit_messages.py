@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -69,3 +70,22 @@ def test_bdia_under_guidance_is_warned_of(
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == num_lines
         assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)
+
+
+def test_json_lines_are_all_that_a_run_says(
+    finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings, the summary and where the report is: a program can read every line."""
+    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    changed = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
+    run = changed.config.run.model_copy(update={"log_format": "json"})
+    assert again(replace(changed, config=changed.config.model_copy(update={"run": run}))) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    warning, summary, *rest = [json.loads(line) for line in said.err.splitlines()]
+    assert warning["level"] == "warning"
+    assert warning["message"].startswith("warning: shard 0: the input has changed")
+    assert summary["summary"]["counts"]["failed"] == 1
+    assert [line["level"] for line in rest] == ["info"]
+    assert again(finished) == 0
+    assert "summary" not in capsys.readouterr().err

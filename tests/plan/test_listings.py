@@ -44,3 +44,14 @@ def test_many_calls_are_answered_in_order() -> None:
     """More of them than are handed to the threads at once."""
     items = range(2 * WINDOW + 1)
     assert list(in_threads(str, items)) == [(number, str(number)) for number in items]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_shards_are_planned_in_a_tenth_of_two_minutes() -> None:
+    """And in a tenth of 2 GB: a first invocation, then one that finds half of them published."""
+    from infra.benchmarks.listing import WANTED, measure
+
+    for run in measure(100_000, "bucket")["runs"].values():
+        assert run["cpu_s"] - run["start"]["cpu_s"] < WANTED["wall_s"] / 10, run
+        more = run["memory_peak_bytes"] - run["start"]["memory_bytes"]
+        assert more < WANTED["memory_peak_bytes"] / 10, run

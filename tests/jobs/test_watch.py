@@ -30,7 +30,7 @@ def go_on(seconds):
         time.sleep(0.2)
         alive()
 
-guard = watch.Guard(Journal(), {limit})
+guard = watch.Guard(Journal(), {limit}, watch.SILENCE_S)
 with guard.watch("a", 3, "mask"):
     {block}
 go_on(0.6)  # nobody listens any more

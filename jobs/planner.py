@@ -133,7 +133,8 @@ def _lines(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -
         kind = "GPU" if plan.device == "cuda" else "actor"
         words += [duration(expected.wall_s), f"{expected.device_hours:.3g} {kind}-hours"]
     if expected.money is not None:
-        words.append(f"{expected.money:.2f} {config.report.currency}")
+        digits = ".2f" if expected.money >= 1 else ".2g"
+        words.append(f"{expected.money:{digits}} {config.report.currency}")
     lines.append(", ".join(word for word in words if word))
     if config.run.part_timeout_s is None:
         lines.append(f"a worker without a sign of life for {expected.silence_s:.0f} s is ended")

@@ -56,7 +56,7 @@ def test_a_task_that_the_memory_monitor_ends_is_given_up() -> None:
     """Ray alone retries it without end, and this would never end; the stream goes on without it."""
     said = run(MEMORY)
     assert "There are 1 oom retries remaining" in said
-    assert said.splitlines()[-1] == "rows 0"
+    assert "rows 0" in said.splitlines()
 
 
 DRAIN = """
@@ -89,7 +89,7 @@ for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0):
         subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node",
             "--address", cluster.address, "--node-id", drained,
             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
-            "--deadline-remaining-seconds", "600"], check=True, capture_output=True)
+            "--deadline-remaining-seconds", "600"], check=True)
         heard = time.time()
 late = [node for node, start in rows if start > heard + 5]
 print("rows", len(rows), "late", len(late), "there", late.count(drained))
@@ -98,7 +98,7 @@ print("rows", len(rows), "late", len(late), "there", late.count(drained))
 
 def test_a_draining_node_gets_no_further_part() -> None:
     """Two nodes, one with a spot instance's notice: what starts later starts on the other one."""
-    words = run(DRAIN).splitlines()[-1].split()
-    assert words[:2] == ["rows", "150"]
+    (words,) = [line.split() for line in run(DRAIN).splitlines() if line.startswith("rows ")]
+    assert words[1] == "150"
     assert int(words[3]) > 10, "the stream ended before the notice could be heard"
     assert int(words[5]) == 0

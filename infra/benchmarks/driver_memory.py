@@ -1,0 +1,133 @@
+"""The driver's resident memory over a long run: parts through no-op stages, in several waves.
+
+    python -m infra.benchmarks.driver_memory --waves 5 --out infra/benchmarks/driver_memory
+
+The graph is that of a run (``jobs/simulate.py``): reader, fused pool, writer, a block a part, waves
+of shards; stages do nothing and parts are empty. The figure is what the driver holds at the end
+over what it held when a tenth of the parts had come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.ray_environment import set_ray_environment
+from pipeline.words.config import Config
+from pipeline.words.config_file import parse_config
+
+WANTED = 1.2
+PARTS = 50  # of a shard
+SAMPLES = 200
+
+
+def main() -> None:
+    """Run, print, write JSON and picture."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", type=int, default=10_000)
+    parser.add_argument("--waves", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="without its ending: .json and .png are written")
+    arguments = parser.parse_args()
+    report = measure(arguments.parts, arguments.waves)
+    text = json.dumps(
+        {name: value for name, value in report.items() if name != "samples"}, indent=2
+    )
+    print(text)
+    if arguments.out is not None:
+        arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        plot(report, arguments.out.with_suffix(".png"))
+
+
+def measure(num_parts: int, num_waves: int) -> dict[str, Any]:
+    """Runs the waves on a Ray of its own, and looks at this process as parts come in."""
+    shards = num_parts // PARTS
+    config = simulated_config(shards // num_waves)
+    set_ray_environment(config)
+    from jobs.cluster import connect
+    from jobs.graph import configure_context
+    from jobs.simulate import Simulation, run_simulation
+
+    connect(config, verbose=False)
+    configure_context()
+    process, start = psutil.Process(), time.monotonic()
+    every = max(1, num_parts // SAMPLES)
+    samples: list[dict[str, float]] = []
+    waves: list[int] = []
+
+    def look(parts: int) -> None:
+        if parts % every == 0:
+            memory = process.memory_info().rss
+            took = round(time.monotonic() - start, 1)
+            samples.append({"parts": parts, "rss_bytes": memory, "seconds": took})
+
+    run_simulation(Simulation(shards, PARTS, {}), config, look, waves.append)
+    took, cpu = time.monotonic() - start, process.cpu_times()
+    early = next(one["rss_bytes"] for one in samples if one["parts"] >= num_parts // 10)
+    ratio = samples[-1]["rss_bytes"] / early
+    return {
+        "parts": samples[-1]["parts"],
+        "waves": len(waves),
+        "parts_when_waves_ended": waves,
+        "rss_bytes_at_a_tenth": early,
+        "rss_bytes_at_the_end": samples[-1]["rss_bytes"],
+        "ratio": round(ratio, 4),
+        "wanted_at_most": WANTED,
+        "met": ratio <= WANTED,
+        "seconds": round(took, 1),
+        "driver_cpu_seconds": round(cpu.user + cpu.system, 1),
+        "cores": len(os.sched_getaffinity(0)),
+        "samples": samples,
+    }
+
+
+def simulated_config(shards_per_wave: int) -> Config:
+    """One fused actor on two CPUs."""
+    return parse_config(
+        {
+            "input": {"shards": "simulated"},
+            "output": {"path": "simulated"},
+            "run": {
+                "layout": "fused",
+                "num_cpus": 2,
+                "shards_per_wave": shards_per_wave,
+                "progress_every_s": 60,
+            },
+        }
+    )
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Memory over parts, with the ends of the waves and the limit."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    samples = report["samples"]
+    axes.plot(
+        [one["parts"] for one in samples],
+        [one["rss_bytes"] / 1e6 for one in samples],
+        label="driver, resident",
+    )
+    limit = report["wanted_at_most"] * report["rss_bytes_at_a_tenth"] / 1e6
+    axes.axhline(limit, linestyle="--", color="#b03030", label="1.2 times that at a tenth")
+    for number, parts in enumerate(report["parts_when_waves_ended"]):
+        axes.axvline(
+            parts, color="#cccccc", linewidth=0.8, label=None if number else "end of a wave"
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("parts done")
+    axes.set_ylabel("MB")
+    axes.legend(loc="lower right")
+    axes.set_title(f"{report['parts']} no-op parts: ratio {report['ratio']:.3f}")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

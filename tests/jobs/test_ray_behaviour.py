@@ -24,7 +24,13 @@ def local_ray() -> Iterator[None]:
 
     from jobs.graph import configure_context
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     configure_context()
     yield
     ray.shutdown()
@@ -117,7 +123,7 @@ def test_local_ray_listens_on_loopback_alone() -> None:
     """Nobody outside of the machine can reach a Ray that the command started for itself."""
     code = (
         "import psutil, ray; "
-        "ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False); "
+        "ray.init('local', num_cpus=1, include_dashboard=False, log_to_driver=False); "
         "me = psutil.Process(); pids = {me.pid, *(c.pid for c in me.children(recursive=True))}; "
         "print([c.laddr.ip for c in psutil.net_connections('inet') "
         "if c.pid in pids and c.status == 'LISTEN'])"

@@ -39,8 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_runs(commands: Any) -> None:
     """What edits shards."""
     edit = commands.add_parser("edit", help="edit the shards that a config names")
-    edit.add_argument("config", help="a YAML file, or the name of a bundled config")
-    edit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
+    _add_config(edit, "output.path=out")
     edit.add_argument("--dry-run", action="store_true", help="print the plan, compute nothing")
     edit.add_argument(
         "--retry-failed", action="store_true", help="compute failed edits of published shards again"
@@ -49,14 +48,12 @@ def _add_runs(commands: Any) -> None:
     edit.set_defaults(command="edit")
 
     plan = commands.add_parser("plan", help="what edit would take: pools, images/s, hours, money")
-    plan.add_argument("config", help="a YAML file, or the name of a bundled config")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=auto")
+    _add_config(plan, "run.layout=auto")
     plan.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     plan.set_defaults(command="plan")
 
     submit = commands.add_parser("submit", help="run edit as a job of a Ray cluster")
-    submit.add_argument("config", help="a YAML file, or the name of a bundled config")
-    submit.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. output.path=out")
+    _add_config(submit, "output.path=out")
     submit.add_argument("--address", required=True, help="of the dashboard: http://HOST:8265")
     submit.add_argument(
         "--packages", action="store_true", help="let Ray install the libraries on the nodes"
@@ -168,6 +165,11 @@ def _add_measures(commands: Any) -> None:
     )
     bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
     bench.set_defaults(command="benchmark")
+
+
+def _add_config(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("config", help="a YAML file, or the name of a bundled config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"e.g. {example}")
 
 
 def _add_storage_option(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Runs whose steps do nothing, or sleep: what the graph and Ray themselves cost, and hold.
+"""Runs whose steps do nothing: what the graph and Ray themselves cost, and hold.
 
 Everything between read and write is that of a real run (``jobs/graph.py``); parts are empty, no
 network is loaded and nothing is stored, so that a worker is a small process without torch.
@@ -6,8 +6,6 @@ network is loaded and nothing is stored, so that a worker is a small process wit
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,25 +35,17 @@ class Simulation:
     Attributes:
         shards: of the run, in waves of ``run.shards_per_wave``.
         parts: of a shard.
-        seconds: that each stage sleeps on a part.
-        spans: a folder in which every actor notes when it worked; none: nobody notes.
     """
 
     shards: int
     parts: int
-    seconds: dict[str, float]
-    spans: str | None = None
-
-    @property
-    def num_parts(self) -> int:
-        return self.shards * self.parts
 
     def steps(self) -> Steps:
         """What the operators call."""
         return Steps(
             read=partial(_read, self.parts),
             prepare=_prepare,
-            load=partial(_load, self.seconds, self.spans),
+            load=_load,
             finish=_finish,
         )
 
@@ -130,20 +120,12 @@ def _prepare(part: Part, config: Config, size: int) -> Part:
     return part
 
 
-def _load(
-    seconds: dict[str, float], spans: str | None, config: Config, name: str, device: str
-) -> Stages:
+def _load(config: Config, name: str, device: str) -> Stages:
     names = STAGES if name == "fused" else (name,)
-    return {stage: partial(_work, stage, seconds.get(stage, 0.0), spans) for stage in names}
+    return dict.fromkeys(names, _work)
 
 
-def _work(stage: str, seconds: float, spans: str | None, part: Part) -> Part:
-    start = time.time()
-    if seconds:
-        time.sleep(seconds)
-    if spans is not None:
-        with open(f"{spans}/{stage}-{os.getpid()}", "a") as file:
-            print(start, time.time(), file=file)
+def _work(part: Part) -> Part:
     return part
 
 

@@ -76,8 +76,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     """Write the model folder and the reader's weights into the package.
 
     Args:
-        settings: the whole config; `export.vae_summary` and `unet_summary` say what the last log
-            alone does not hold, where a stage was trained in several goes.
+        settings: the whole config.
         folder: of the training run; evaluation.md is put into the card where it exists.
 
     Raises:
@@ -88,10 +87,10 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         "vae_parameters": _millions(pipeline.vae),
         "unet_parameters": _millions(pipeline.unet),
         "text_parameters": _millions(pipeline.text_encoder),
-        "vae_summary": settings["export"].get("vae_summary")
-        or _summary(folder / "vae", settings["vae"]["batch_size"], "crops of 64 pixels"),
-        "unet_summary": settings["export"].get("unet_summary")
-        or _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
+        "vae_summary": _summary(
+            folder / "vae", settings["vae"]["batch_size"], "crops of 64 pixels"
+        ),
+        "unet_summary": _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
         "machine": settings["export"]["machine"],
         "limits": textwrap.fill(settings["export"]["limits"], 100),
         "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
@@ -108,10 +107,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     write_tokenizer(partial / "tokenizer")
     for stage in ("vae", "unet"):
         draw_curves(folder / stage)
-        drawn = folder / stage / "losses.png"
-        # a stage that was not trained again keeps the curve that its weights came with
-        before = target / f"{stage}_losses.png"
-        shutil.copyfile(drawn if drawn.exists() else before, partial / f"{stage}_losses.png")
+        shutil.copyfile(folder / stage / "losses.png", partial / f"{stage}_losses.png")
     (partial / "README.md").write_text(_CARD.substitute(facts))
     total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if total > LARGEST_BYTES:

@@ -66,7 +66,7 @@ def measure(num_parts: int, num_waves: int) -> dict[str, Any]:
             took = round(time.monotonic() - start, 1)
             samples.append({"parts": parts, "rss_bytes": memory, "seconds": took})
 
-    run_simulation(Simulation(shards, PARTS, {}), config, look, waves.append)
+    run_simulation(Simulation(shards, PARTS), config, look, waves.append)
     took, cpu = time.monotonic() - start, process.cpu_times()
     early = next(one["rss_bytes"] for one in samples if one["parts"] >= num_parts // 10)
     ratio = samples[-1]["rss_bytes"] / early

@@ -5,11 +5,12 @@ Nothing here touches a file.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+
+from pipeline.steps.texts import whole_word
+from pipeline.words.seeds import hash_words
 
 UNLABELLED = "no word of labels in the edit text"
 AMBIGUOUS = "words of several labels in the edit text"
@@ -49,11 +50,7 @@ def label_of(edit_text: str, labels: Mapping[str, int | str]) -> int | str:
         ValueError: no word or words of several classes; the message is ``UNLABELLED`` or
             ``AMBIGUOUS``.
     """
-    found = {
-        label
-        for word, label in labels.items()
-        if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", edit_text, re.IGNORECASE)
-    }
+    found = {label for word, label in labels.items() if whole_word(word).search(edit_text)}
     if len(found) != 1:
         raise ValueError(AMBIGUOUS if found else UNLABELLED)
     return found.pop()
@@ -90,6 +87,4 @@ def choose_edits(edits: Sequence[EditId], count: int, *, shard: str, seed: int) 
 
 def unit_hash(seed: int, *words: str) -> float:
     """A number in [0, 1) that depends on its arguments alone."""
-    text = "\0".join((str(seed), *words))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    return (hash_words(str(seed), *words) >> 11) / 2**53

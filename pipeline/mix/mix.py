@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pipeline.mix.plan import MixPlan, in_order
+from pipeline.mix.plan import MixPlan
 from pipeline.mix.write import MixedShard, begin, mix_shard, to_json
+from pipeline.storage.readers import in_threads
 from pipeline.words.mix import Mix
 
 MANIFEST = "manifest.json"
@@ -32,7 +33,10 @@ def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None)
     """
     begin(plan)
     manifest = _Manifest(plan)
-    for mixed in in_order(partial(mix_shard, plan), plan.shards, plan.mix.workers):
+    workers = plan.mix.workers
+    for _, mixed in in_threads(
+        partial(mix_shard, plan), plan.shards, threads=workers, window=workers
+    ):
         manifest.add(mixed)
         if on_shard is not None:
             on_shard(mixed)

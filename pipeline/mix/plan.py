@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from pipeline.mix.choose import quotas
 from pipeline.mix.survey import MixError, survey_shard
 from pipeline.storage.layout import marked_shard
+from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
 from pipeline.words.mix import Mix
 
 PLAN_FILE = "_mix/plan.json"
 VERSION = 1  # of what is written for the same plan
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ def make_mix_plan(mix: Mix) -> MixPlan:
     _check_places(plan)
     shards = _published(plan, listed)
     plan = replace(plan, num_without_edits=len(listed) - len(shards))
-    plan.shards.extend(in_order(lambda shard: _counted(plan, shard), shards, mix.workers))
+    counted = in_threads(partial(_counted, plan), shards, threads=mix.workers, window=mix.workers)
+    plan.shards.extend(planned for _, planned in counted)
     for split in mix.edited_splits:
         given = quotas([shard.available[split] for shard in plan.shards], plan.wanted(split))
         for shard, take in zip(plan.shards, given, strict=True):
@@ -102,16 +101,6 @@ def make_mix_plan(mix: Mix) -> MixPlan:
 
 def round_half_up(value: float) -> int:
     return math.floor(value + 0.5)
-
-
-def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    """The results in the items' order, so many items at once."""
-    left = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(left, workers)):
-            yield from pool.map(work, some)
 
 
 def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:

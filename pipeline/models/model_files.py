@@ -82,13 +82,18 @@ def folder_sha256(folder: Path, components: Iterable[str]) -> str:
     files = [folder / "model_index.json"]
     for component in components:
         files += (path for path in (folder / component).rglob("*") if path.is_file())
+    return files_sha256(sorted((path.relative_to(folder).as_posix(), path) for path in files))
+
+
+def files_sha256(named: Iterable[tuple[str, Path]]) -> str:
+    """sha256 over the names and bytes of files, in this order, read in pieces."""
     total = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+    for name, path in named:
         digest = hashlib.sha256()
         with path.open("rb") as stream:
             while chunk := stream.read(HASH_CHUNK_BYTES):
                 digest.update(chunk)
-        total.update(f"{path.relative_to(folder).as_posix()}\0{digest.hexdigest()}\n".encode())
+        total.update(f"{name}\0{digest.hexdigest()}\n".encode())
     return total.hexdigest()
 
 

@@ -5,7 +5,6 @@ Every error is one line that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.models.lpips_layers import telling_shapes
-from pipeline.models.model_files import HASH_CHUNK_BYTES, HUB_ID, PICKLES
+from pipeline.models.model_files import HUB_ID, PICKLES, files_sha256
 from pipeline.words.scores import Dino, Lpips, Nsfw, Scores, Weights
 
 # The files that a scorer needs besides safetensors; one of a tuple's is enough.
@@ -125,7 +124,7 @@ def locate(
     for alternatives in needed:
         if not any((folder / file).is_file() for file in alternatives):
             raise _error(said_by, weights, f"{folder} has no {' or '.join(alternatives)}")
-    revision = commit or (_sha256(files) if hash_files else "")
+    revision = commit or (files_sha256((file.name, file) for file in files) if hash_files else "")
     return ScorerFiles(folder, tensors, revision)
 
 
@@ -196,18 +195,6 @@ def _from_hub(said_by: str, weights: Weights) -> tuple[Path, str]:
             f"and the hub says: {reason}"
         ) from None
     return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
-
-
-def _sha256(files: list[Path]) -> str:
-    """Over names and bytes, read in pieces."""
-    total = hashlib.sha256()
-    for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        total.update(f"{path.name}\0{digest.hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def _number(layer: str) -> int:

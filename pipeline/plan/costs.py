@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Literal
 
 from pipeline.plan.plan import Plan
 from pipeline.steps.publish import read_marker
+from pipeline.storage.readers import in_threads
 from pipeline.words.config import SCORE_STAGE, Config, Method
 
 COSTS_FILE = "_run/costs.json"
@@ -62,8 +63,8 @@ def marker_costs(plan: Plan) -> Costs | None:
     """Seconds of a run that went before, of at most ``MAX_MARKERS`` shards; None without any."""
     output, stride = plan.output, max(1, len(plan.published) // MAX_MARKERS)
     names = plan.published[::stride][:MAX_MARKERS]
-    with ThreadPoolExecutor(16) as pool:
-        markers = [stats for stats in pool.map(lambda n: read_marker(output, n), names) if stats]
+    read = in_threads(partial(read_marker, output), names)
+    markers = [stats for _, stats in read if stats]
     edits = sum(stats.num_rows for stats in markers)
     if not edits:
         return None

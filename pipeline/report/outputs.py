@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import yaml
 
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, marked_shard, parquet_name
+from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError, apply_override, parse_config
 
-READERS = 16  # threads
 MAX_ROWS_READ = 100_000  # of all statuses; more are in the markers' counts alone
 # Numbers of a row that tell where it comes from or what it took, not how good it is.
 NOT_SCORES = {
@@ -71,11 +71,9 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
     if not names:
         raise FileNotFoundError("nothing is published here, so there is nothing to report")
     config = _config(output, overrides)
-    with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(names, pool.map(lambda name: _marker(output, name), names), strict=True))
-        markers = {name: marker for name, marker in found.items() if marker is not None}
-        read = shards_to_read(markers)
-        tables = dict(zip(read, pool.map(lambda name: _rows(output, name), read), strict=True))
+    found = in_threads(partial(_marker, output), names)
+    markers = {name: marker for name, marker in found if marker is not None}
+    tables = dict(in_threads(partial(_rows, output), shards_to_read(markers)))
     unreadable = [name for name in names if name not in markers]
     unreadable += [name for name, table in tables.items() if table is None]
     rows = pa.concat_tables(

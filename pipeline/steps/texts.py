@@ -99,11 +99,16 @@ def substituted(caption: str, substitutions: Mapping[str, list[str]]) -> list[st
     """
     texts = []
     for word, replacements in substitutions.items():
-        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        pattern = whole_word(word)
         if pattern.search(caption) is None:
             continue
         texts += [pattern.sub(partial(_cased, new), caption) for new in replacements]
     return texts
+
+
+def whole_word(word: str) -> re.Pattern[str]:
+    """What finds a word where it stands by itself, whatever its case."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def _cased(replacement: str, found: re.Match[str]) -> str:

@@ -13,10 +13,21 @@ Answer = TypeVar("Answer")
 
 
 def in_threads(
-    call: Callable[[Item], Answer], items: Sequence[Item]
+    call: Callable[[Item], Answer],
+    items: Sequence[Item],
+    *,
+    threads: int = READERS,
+    window: int = WINDOW,
 ) -> Iterator[tuple[Item, Answer]]:
-    """Each item with what the call gives for it, in the order of the items."""
-    with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(items), WINDOW):
-            some = items[start : start + WINDOW]
+    """Each item with what the call gives for it, in the order of the items.
+
+    Args:
+        call: of one item, in a thread.
+        items: all of them.
+        threads: calls at once.
+        window: answers that are held at once, at most.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(items), window):
+            some = items[start : start + window]
             yield from zip(some, pool.map(call, some), strict=True)

@@ -22,5 +22,10 @@ def noise_seed(
         An integer in [0, 2**63).
     """
     words = [str(run_seed), shard, key, purpose, "" if edit_index is None else str(edit_index)]
+    return hash_words(*words) >> 1
+
+
+def hash_words(*words: str) -> int:
+    """An integer in [0, 2**64) that depends on the words, and on nothing else."""
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(digest[:8], "big")

@@ -10,7 +10,6 @@ import importlib.util
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
+from tests.stores.races import race_to_put
 from tests.stores.two_shards import published, put_input
 
 # The emulator's own account, which its documentation gives.
@@ -70,18 +70,9 @@ def wait_for(port: int) -> None:
 
 def test_put_if_absent_has_one_winner(options: dict[str, Any]) -> None:
     """Of sixteen threads; and the store is known to be conditional."""
-    store, won = Store("az://container/race", options), []
+    store = Store("az://container/race", options)
     assert store.conditional
-
-    def put(number: int) -> None:
-        if Store(store.url, options).put_if_absent("name", str(number).encode()):
-            won.append(number)
-
-    threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won = race_to_put(store.url, options, "name")
     assert len(won) == 1
     assert store.get("name", listed=store.stat("name")) == str(won[0]).encode()
     store.delete("name")

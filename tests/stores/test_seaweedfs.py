@@ -25,6 +25,7 @@ from pipeline.words.records import Part
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
 from tests.stores.conftest import S3Server
+from tests.stores.races import race_to_put
 from tests.stores.two_shards import published, put_input
 
 
@@ -47,18 +48,7 @@ def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) ->
 
 def test_one_of_sixteen_writers_wins(bucket: str, credentials: S3Server) -> None:
     """Threads that put the same name if absent at once: one has written it."""
-    won = []
-
-    def put(number: int) -> None:
-        store = Store(bucket + "/race", credentials.storage_options)
-        if store.put_if_absent("name", str(number).encode()):
-            won.append(number)
-
-    threads = [threading.Thread(target=put, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won = race_to_put(bucket + "/race", credentials.storage_options, "name")
     assert len(won) == 1
     assert Store(bucket + "/race", credentials.storage_options).get("name") == str(won[0]).encode()
 

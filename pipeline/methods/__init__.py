@@ -42,6 +42,7 @@ def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:
     """One stage with a network of its own, for an actor of a pool."""
+    config = config.with_threads(config.threads)
     if name == SCORE_STAGE:
         return load_score_stage(config, device)
     halves = {"mask": ["encoder"], "encode": [], "decode": ["decoder"]}[name]
@@ -51,6 +52,7 @@ def load_stage(config: Config, name: str, device: str) -> StageStep:
 
 def load_fused(config: Config, device: str) -> dict[str, StageStep]:
     """All stages in their order over one network, for an actor of layout fused."""
+    config = config.with_threads(config.threads)
     model = load_model(config.model, device, config.stages.decode)
     stages = {name: getattr(config.stages, name) for name in STAGES}
     loaded = {

@@ -106,7 +106,7 @@ def load_model(
     make_deterministic()
     disable_progress_bar()  # one bar a file is no news to whoever runs a job
     if device == "cpu":
-        torch.set_num_threads(stage.threads)
+        torch.set_num_threads(stage.num_threads)
     info = probe_model(model, hash_files=False)
     dtype = DTYPES[model.dtype]
 

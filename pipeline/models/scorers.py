@@ -186,7 +186,7 @@ def load_scorers(scores: Scores, device: str, stage: Stage) -> Scorers:
     make_deterministic()
     disable_progress_bar()
     if device == "cpu":
-        torch.set_num_threads(stage.threads)
+        torch.set_num_threads(stage.num_threads)
     return Scorers(scores, device, stage.micro_batch)
 
 

@@ -36,6 +36,7 @@ def cautions(
     """
     return [
         *_about_layout(expected, config, device, nodes),
+        *_about_threads(expected, config, device, nodes),
         *_about_memory(expected, config, device, costs, nodes),
         *_about_time(expected, config, costs, num_shards),
     ]
@@ -60,6 +61,22 @@ def _about_layout(
     if device == "cuda" and idle >= 1:
         lines.append(f"{idle:g} GPUs of the cluster have no actor: stages.*.actors=auto uses them")
     return lines
+
+
+def _about_threads(
+    expected: Expectation, config: Config, device: str, nodes: Sequence[Node]
+) -> list[str]:
+    """Threads that nobody reserved cores for: given by hand, or those of an earlier run."""
+    threads, actors = config.threads, sum(expected.sizes.values())
+    cpus = min(config.pool_stage(pool).cpus for pool in expected.sizes)
+    there = sum(node.cpus for node in nodes)
+    if device != "cpu" or threads <= max(1.0, cpus) or actors * threads <= there:
+        return []
+    return [
+        f"{actors} actors of {threads} threads each are more than the {there:g} CPUs that there "
+        f"are, and each reserves stages.*.cpus={cpus:g}: they will wait for each other; fewer "
+        "actors, or stages.*.threads=auto (in a new output)"
+    ]
 
 
 def _about_memory(

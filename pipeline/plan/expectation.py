@@ -162,7 +162,7 @@ def _cpu_seconds(config: Config, device: str, costs: Costs) -> float:
     if device != "cpu":
         return steps
     seconds = costs.stage_seconds(config)
-    return steps + sum(seconds[n] * config.pool_stage(n).threads for n in seconds)
+    return steps + sum(seconds.values()) * config.threads
 
 
 def _layout(config: Config, rates: dict[str, float]) -> str:

@@ -35,7 +35,7 @@ def fingerprint_inputs(
     tree = config.model_dump(mode="json")
     stages = {
         name: {"micro_batch": stage["micro_batch"]}
-        | ({"threads": stage["threads"]} if device == "cpu" else {})
+        | ({"threads": config.threads} if device == "cpu" else {})
         for name, stage in tree["stages"].items()
         if name in config.stage_names
     }

@@ -87,6 +87,7 @@ def make_plan(config: Config, device: str) -> Plan:
         saved_filters = read_filters(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    config = _with_settled_threads(config, saved)
     revisions = {name: files.revision for name, files in scorers.items()}
     inputs = fingerprint_inputs(config, model.revision, device, revisions)
     _check_same_run(config.output.path, saved, inputs, bool(state))
@@ -141,6 +142,17 @@ def _saved_run(output: Store) -> dict[str, Any] | None:
         return None
     saved: dict[str, Any] = json.loads(output.get(RUN_FILE))
     return saved
+
+
+def _with_settled_threads(config: Config, saved: dict[str, Any] | None) -> Config:
+    """The configuration with a number for threads: where none is given, that of the output.
+
+    So a run may be resumed with other pools, or in another layout, to the same bytes.
+    """
+    made = saved["inputs"]["stages"]["decode"].get("threads") if saved is not None else None
+    if made is None or config.stages.given_threads(config.stage_names) is not None:
+        return config.with_threads(config.threads)
+    return config.with_threads(made)
 
 
 def _check_same_run(

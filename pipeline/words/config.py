@@ -220,14 +220,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _equal_threads_in_score(self) -> Config:
-        threads, others = self.stages.score.threads, self.stages.decode.threads
-        if SCORE_STAGE in self.stage_names and threads != others:
-            raise ValueError(
-                f"stages.score.threads={threads}: must be that of the other stages, {others}, so "
-                "that layouts pools and fused write the same bytes"
-            )
+    def _one_number_of_threads(self) -> Config:
+        self.stages.given_threads(self.stage_names)
         return self
+
+    @property
+    def threads(self) -> int:
+        """Of torch in every actor, on a CPU; auto: the whole cores of the smallest pool's."""
+        given = self.stages.given_threads(self.stage_names)
+        if given is not None:
+            return given
+        names = self.stage_names if self.run.layout == "auto" else self.pools
+        return min(self.pool_stage(name).num_threads for name in names)
+
+    def with_threads(self, number: int) -> Config:
+        """The same with a number of threads in every stage."""
+        every = (*STAGES, SCORE_STAGE)
+        return self.model_copy(update={"stages": self.stages.updated(every, threads=number)})
 
     @property
     def stage_names(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +22,9 @@ class Stage(Section):
     cpus: float = Field(0.25, ge=0.0)  # of Ray's, reserved by an actor
     gpus: float | None = Field(None, ge=0.0)  # none: 1 on CUDA, 0 on a CPU
     memory_bytes: int | None = Field(None, ge=1)
-    threads: Count = 1  # of torch, on a CPU; moves the last bits, so it is in the fingerprint
+    # Of torch, on a CPU. They move the last bits, so all stages have one number, and it is in the
+    # fingerprint; auto: that of the output, else the whole cores that every actor owns.
+    threads: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
     micro_batch: Count = 32  # network inputs a call; likewise
 
     @model_validator(mode="after")
@@ -36,6 +39,11 @@ class Stage(Section):
         if self.actors == "auto":
             raise ValueError("actors=auto: the pools of this run have no size yet")
         return self.actors
+
+    @property
+    def num_threads(self) -> int:
+        """Of torch in an actor of this pool; auto: its whole cores, at least one."""
+        return max(1, int(self.cpus)) if self.threads == "auto" else self.threads
 
     def gpus_per_actor(self, device: str) -> float:
         """GPUs that an actor reserves: as configured, else one on CUDA and none on a CPU."""
@@ -52,11 +60,23 @@ class Stages(Section):
     decode: Stage = Stage()
     score: Stage = Stage()  # only where ``scores`` names a network
 
-    @model_validator(mode="after")
-    def _equal_threads(self) -> Stages:
-        if len({stage.threads for stage in (self.mask, self.encode, self.decode)}) > 1:
+    def given_threads(self, names: Iterable[str]) -> int | None:
+        """The number that stages of these names ask for; None: all of them are at auto.
+
+        Raises:
+            ValueError: they ask for two numbers.
+        """
+        threads = {name: getattr(self, name).threads for name in names}
+        given = {name: number for name, number in threads.items() if number != "auto"}
+        if len(set(given.values())) > 1:
+            words = ", ".join(f"stages.{name}.threads={number}" for name, number in given.items())
             raise ValueError(
-                "threads must be equal in mask, encode and decode, so that layouts pools and "
-                "fused write the same bytes"
+                f"{words}: threads must be equal in all stages, so that layouts pools and fused "
+                "write the same bytes; one number is enough, auto follows it"
             )
-        return self
+        return next(iter(given.values()), None)
+
+    def updated(self, names: Iterable[str], **values: Any) -> Stages:
+        """The same with values of some stages set."""
+        changed = {name: getattr(self, name).model_copy(update=values) for name in names}
+        return self.model_copy(update=changed)

@@ -92,6 +92,27 @@ def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
     assert fused.to_bytes() == pooled.to_bytes()
 
 
+def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
+    tiny_model_folder: Path,
+) -> None:
+    """Whether it is loaded alone or with the others; an actor that owns more cores does not."""
+    before = torch.get_num_threads()
+    config = with_model(make_config(), tiny_model_folder)
+    owned = {"mask": 2.0, "encode": 2.5, "decode": 4.0}
+    for name, cpus in owned.items():
+        config = config.model_copy(update={"stages": config.stages.updated([name], cpus=cpus)})
+    try:
+        for name in STAGES:
+            torch.set_num_threads(1)
+            load_stage(config, name, "cpu")
+            assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        load_fused(config, "cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
     """run_parts runs all stages over each part."""
     config = with_model(make_config(), tiny_model_folder)

@@ -157,3 +157,25 @@ def test_expected_and_actual_stand_side_by_side() -> None:
     assert expected.against(3.0)["ratio"] == pytest.approx(0.75)
     assert expected.against(None)["ratio"] is None
     assert replace(expected, images_per_s=None).against(3.0)["ratio"] is None
+
+
+def test_threads_without_cores_are_warned_of() -> None:
+    """Three actors of four threads on four CPUs wait for each other; on cores of their own not."""
+    fixed = {"mask": {"threads": 4}}
+    assert "3 actors of 4 threads each are more than the 4 CPUs" in warned(
+        config(fixed), "cpu", CPU, [Node(4)]
+    )
+    assert "threads" not in warned(config(fixed), "cpu", CPU, [Node(12)])
+    assert "threads" not in warned(config({}), "cpu", CPU, [Node(2)])
+    owned = {name: {"cpus": 4, "actors": "auto"} for name in ("mask", "encode", "decode")}
+    assert "threads" not in warned(config(owned), "cpu", CPU, [Node(13)])
+
+
+@pytest.mark.parametrize("layout", ["pools", "fused"])
+def test_threads_of_all_actors_fit_the_machine(layout: str) -> None:
+    """Where pools are left open, actors times threads are at most the CPUs."""
+    owned = {name: {"cpus": 2, "actors": "auto"} for name in ("mask", "encode", "decode")}
+    tree = config(owned, run={"layout": layout})
+    expected = expect(tree, "cpu", CPU, [Node(16)], 1000)
+    assert tree.threads == 2
+    assert sum(expected.sizes.values()) * tree.threads <= 16

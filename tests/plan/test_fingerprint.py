@@ -35,6 +35,7 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["scores.lpips.path=x"],
         ["output.keep_rejected=false"],
         THREADS,
+        ["stages.decode.cpus=2", "run.layout=fused"],  # two threads
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -55,6 +56,7 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["run.layout=fused"],
         ["stages.decode.actors=3"],
         ["stages.decode.gpus=1"],
+        ["stages.decode.cpus=2"],  # the smallest pool has one thread still
         ["input.shards=c"],
         ["output.path=d"],
         ["run.grace_s=1"],
@@ -92,6 +94,12 @@ def test_scorers_change_the_fingerprint_by_what_they_compute() -> None:
 def test_threads_count_on_a_cpu_only() -> None:
     """On a GPU the threads of the host move no bit."""
     assert of(*THREADS, device="cuda") == of(device="cuda")
+
+
+def test_threads_left_open_are_recorded_as_a_number() -> None:
+    """Two actors of as many threads write the same bytes, however the number was found."""
+    cores = [f"stages.{name}.cpus=2" for name in ("mask", "encode", "decode")]
+    assert of(*cores) == of(*THREADS) == of(THREADS[0]) != of()
 
 
 def test_differences_name_the_keys() -> None:

@@ -30,6 +30,7 @@ def plan(tmp_path: Path, tiny_model_folder: Path) -> Planner:
             "model": {"path": str(tiny_model_folder)},
             "method": {"steps": 2, "mask": {"num_noises": 1}},
             "run": {"part_size": 1},
+            "stages": {},
         }
         for key, value in overrides.items():
             section, name = key.split("__")
@@ -82,6 +83,19 @@ def test_output_of_another_fingerprint_is_refused_with_the_difference(plan: Plan
         plan(run__seed=7)
     assert "run.seed: the output has 0, this run asks for 7" in str(caught.value)
     assert "output.path" in str(caught.value)
+
+
+def test_threads_left_open_are_those_of_the_output(plan: Planner) -> None:
+    """With another layout or other CPUs a run goes on to the same bytes; a given number is asked
+    for all the same."""
+    first = plan(run__layout="fused", stages__decode={"cpus": 2})
+    assert first.config.stages.mask.threads == first.config.stages.decode.threads == 2
+    write_run_folder(first)
+    for again in (plan(), plan(stages__decode={"cpus": 8}), plan(run__layout="fused")):
+        assert again.config.threads == 2
+        assert again.fingerprint == first.fingerprint
+    with pytest.raises(ConfigError, match=r"decode\.threads: the output has 2, .* asks for 1"):
+        plan(stages__decode={"threads": 1})
 
 
 def test_output_of_unknown_make_is_refused(plan: Planner, tmp_path: Path) -> None:

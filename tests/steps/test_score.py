@@ -158,7 +158,8 @@ def test_weights_that_are_missing_stop_the_run_before_any_work(
 
 def test_threads_of_score_are_those_of_the_others(section: dict[str, Any]) -> None:
     """Else layouts pools and fused would differ; without scorers the setting is no matter."""
-    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": {"score": {"threads": 2}}}
-    parse_config(tree)
-    with pytest.raises(ConfigError, match=r"stages\.score\.threads=2: must be that of the other"):
+    stages = {"score": {"threads": 2}, "decode": {"threads": 1}}
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
+    assert parse_config(tree).threads == 1
+    with pytest.raises(ConfigError, match=r"stages\.score\.threads=2: threads must be equal"):
         parse_config(tree | {"scores": section})

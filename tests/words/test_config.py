@@ -37,7 +37,11 @@ def imagic(**settings: object) -> dict:
         ({"stages": {"mask": {"actors": 0}}}, ["stages.mask.actors=0", "at least 1, or auto"]),
         ({"plan": {"calibrate": True}}, ["plan.calibrate=True", "at least 1, or auto or never"]),
         ({"stages": {"mask": {"actors": 2, "max_actors": 1}}}, ["max_actors=1", "actors=2"]),
-        ({"stages": {"mask": {"threads": 2}}}, ["threads must be equal"]),
+        ({"stages": {"mask": {"threads": 0}}}, ["stages.mask.threads=0", "at least 1, or auto"]),
+        (
+            {"stages": {"mask": {"threads": 2}, "encode": {"threads": 1}}},
+            ["stages.mask.threads=2, stages.encode.threads=1", "threads must be equal"],
+        ),
         ({"input": {"shards": []}}, ["input.shards=[]", "glob"]),
         ({"method": {"mask": {"noise_level": []}}}, ["method.mask.noise_level=[]"]),
         ({"output": {"path": "o", "lossless": True}}, ["output.lossless", "webp"]),
@@ -173,3 +177,28 @@ def test_imagic_has_its_forms_own_defaults(form: str, steps: int, seeds: int) ->
     assert (method.imagic.model_steps, method.imagic.seeds) == (steps, seeds)
     assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 1.0)
     assert Method.model_validate(method.model_dump()) == method
+
+
+@pytest.mark.parametrize(
+    ("sections", "threads"),
+    [
+        ({}, 1),  # a quarter of a CPU each
+        ({"stages": {"mask": {"cpus": 0.25}, "encode": {"cpus": 2}, "decode": {"cpus": 4}}}, 1),
+        ({"stages": {"mask": {"cpus": 3.9}, "encode": {"cpus": 3}, "decode": {"cpus": 4}}}, 3),
+        ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "fused"}}, 4),
+        ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "auto"}}, 1),  # it may be pools
+        ({"stages": {"encode": {"threads": 2}, "decode": {"cpus": 4}}}, 2),
+    ],
+)
+def test_threads_are_the_whole_cores_of_the_smallest_pool(sections: dict, threads: int) -> None:
+    """One number for all stages, so that layouts write the same bytes; a given one is it."""
+    config = parse_config(MINIMAL | sections)
+    assert config.threads == threads
+    stages = config.with_threads(config.threads).stages
+    assert {stages.mask.threads, stages.encode.threads, stages.decode.threads} == {threads}
+
+
+def test_number_of_actors_is_no_matter_for_threads() -> None:
+    """Bytes must not depend on it."""
+    sizes = [{"stages": {"decode": {"actors": size}}} for size in (1, 8, "auto")]
+    assert {parse_config(MINIMAL | tree).threads for tree in sizes} == {1}

@@ -142,7 +142,7 @@ def _demo(options: argparse.Namespace) -> int:
     set_ray_environment(config)
     from jobs.demo import demo
 
-    return demo(config, Path(folder), verbose=options.verbose)
+    return _resumable(options, lambda: demo(config, Path(folder), verbose=options.verbose))
 
 
 def _demo_data(options: argparse.Namespace) -> int:

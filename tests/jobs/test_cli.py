@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from jobs.cli import main
 from jobs.progress import RunProgress, duration
+from jobs.starts import CannotStartError
 from pipeline.plan.operators import PartResult
 from tests.jobs.conftest import Job
 
@@ -80,6 +82,23 @@ def test_demo_data_draws_shards_with_the_truth(tmp_path: Path) -> None:
     samples = list(webdataset.WebDataset(str(tmp_path / "00001.tar"), shardshuffle=False))
     assert len(samples) == 3
     assert {"jpg", "txt", "edit.txt", "truth.png", "target.png", "json"} <= samples[0].keys()
+
+
+@pytest.mark.parametrize("arguments", [["edit", "demo"], ["demo"]])
+def test_workers_that_cannot_start_end_edit_and_demo_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """One line with the reason and how to go on, exit code 1, no traceback."""
+    command, *rest = arguments
+    places = ["--folder", str(tmp_path)] if command == "demo" else ["output.path=" + str(tmp_path)]
+    reason = "a worker of the pool mask cannot start on here"
+    with (
+        mock.patch("jobs.demo.write_demo_input"),
+        mock.patch("jobs.edit.edit", side_effect=CannotStartError(reason)) as edit,
+        mock.patch("jobs.demo.edit", edit),
+    ):
+        assert main([command, *rest, *places]) == 1
+    assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to go on\n"
 
 
 def test_progress_says_what_a_person_wants_to_know() -> None:

@@ -47,6 +47,19 @@ def test_many_calls_are_answered_in_order() -> None:
 
 
 @pytest.mark.slow
+def test_an_object_that_is_uploaded_in_parts_comes_back_whole() -> None:
+    """As the frozen inputs of a million shards are; it replaces what was there."""
+    from infra.benchmarks.listing import STORES
+
+    data = bytes(range(256)) * 450_000  # 115 MB: s3fs uploads what is above 105 MB in parts
+    with STORES["bucket"](1) as (places, _):
+        store = Store("s3://bucket/out", places["output"]["storage_options"])
+        store.put("_run/inputs.json", b"as it was")
+        store.put("_run/inputs.json", data)
+        assert store.get("_run/inputs.json") == data
+
+
+@pytest.mark.slow
 def test_a_hundred_thousand_shards_are_planned_in_a_tenth_of_two_minutes() -> None:
     """And in a tenth of 2 GB: a first invocation, then one that finds half of them published."""
     from infra.benchmarks.listing import WANTED, measure

@@ -3,17 +3,21 @@
     python -m tests.stores.listed_bucket NUM_SHARDS    prints its address, serves until it is ended
 
 Below ``in/`` it lists so many tars; below ``out/`` tar, Parquet file and marker of the first ones,
-as many as were put last as the content of ``/bucket/done``. Other objects are kept as they are put.
-What it answers is what S3 sends: pages of a thousand keys as XML.
+as many as were put last as the content of ``/bucket/done``. Other objects are kept as they are put,
+whole or in parts (a multipart upload, which s3fs makes of 100 MB and more). What it answers is what
+S3 sends: pages of a thousand keys as XML.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 PAGE = 1000
 OUTPUTS = (".parquet", ".tar", "_stats.json")  # in the order of their bytes
@@ -28,6 +32,12 @@ LISTING = (
     '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name>'
     "<Prefix>{prefix}</Prefix><MaxKeys>1000</MaxKeys>{more}{entries}</ListBucketResult>"
 )
+MULTIPART = (
+    '<{what} xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Bucket>bucket</Bucket>'
+    "<Key>{key}</Key>{more}</{what}>"
+)
+ERROR = "<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+LEAST_PART_BYTES = 5 * 2**20  # of an upload, except of its last part
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -38,10 +48,12 @@ class Bucket(BaseHTTPRequestHandler):
     num_shards = 0
     num_done = 0
     objects: dict[str, bytes] = {}  # noqa: RUF012 - of the server, which is one
+    uploads: dict[str, dict[int, bytes]] = {}  # noqa: RUF012 - begun, by id, and their parts
+    upload_ids = itertools.count()
     num_pages = 0
 
     def do_GET(self) -> None:
-        query = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        query = self.query
         if "list-type" in query:
             self.answer(200, self.page(query.get("prefix", ""), query.get("continuation-token")))
         elif self.key == "pages":
@@ -53,7 +65,12 @@ class Bucket(BaseHTTPRequestHandler):
         self.answer_object()
 
     def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body, upload = self.body(), self.query.get("uploadId")
+        if upload is not None:
+            if upload in self.uploads:
+                self.uploads[upload][int(self.query["partNumber"])] = body
+            self.answer(200 if upload in self.uploads else 404, b"", etag_of(body))
+            return
         if self.headers.get("If-None-Match") == "*" and self.key in self.objects:
             self.answer(412, b"")
             return
@@ -63,9 +80,55 @@ class Bucket(BaseHTTPRequestHandler):
             self.objects[self.key] = body
         self.answer(200, b"")
 
+    def do_POST(self) -> None:
+        """Begins or completes an upload in parts."""
+        body, key = self.body(), escape(self.key)
+        if "uploads" in self.query:
+            upload = str(next(self.upload_ids))
+            self.uploads[upload] = {}
+            what, more = "InitiateMultipartUploadResult", f"<UploadId>{upload}</UploadId>"
+        else:
+            code = self.complete(self.query["uploadId"], body.decode())
+            if code is not None:
+                self.answer(400, ERROR.format(code=code).encode())
+                return
+            what, more = "CompleteMultipartUploadResult", "<ETag>&quot;0&quot;</ETag>"
+        self.answer(200, MULTIPART.format(what=what, key=key, more=more).encode())
+
+    def complete(self, upload: str, wanted: str) -> str | None:
+        """Makes an object of the parts that a request names; else what S3 calls the mistake."""
+        if upload not in self.uploads:
+            return "NoSuchUpload"
+        parts = self.uploads[upload]
+        numbers = [int(number) for number in re.findall("<PartNumber>(.*?)</PartNumber>", wanted)]
+        etags = [
+            unescape(etag, {"&quot;": '"'}) for etag in re.findall("<ETag>(.*?)</ETag>", wanted)
+        ]
+        known = [(number, etag_of(parts[number])) for number in numbers if number in parts]
+        if not numbers or known != list(zip(numbers, etags, strict=True)):
+            return "InvalidPart"
+        if numbers != sorted(numbers):
+            return "InvalidPartOrder"
+        if any(len(parts[number]) < LEAST_PART_BYTES for number in numbers[:-1]):
+            return "EntityTooSmall"
+        self.objects[self.key] = b"".join(parts[number] for number in numbers)
+        del self.uploads[upload]
+        return None
+
     def do_DELETE(self) -> None:
-        self.objects.pop(self.key, None)
+        upload = self.query.get("uploadId")
+        if upload is None:
+            self.objects.pop(self.key, None)
+        else:
+            self.uploads.pop(upload, None)
         self.answer(204, b"")
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
 
     @property
     def key(self) -> str:
@@ -106,10 +169,10 @@ class Bucket(BaseHTTPRequestHandler):
             for n in numbers
         )
 
-    def answer(self, status: int, body: bytes) -> None:
+    def answer(self, status: int, body: bytes, etag: str = '"0"') -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"0"')
+        self.send_header("ETag", etag)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -122,6 +185,10 @@ class Bucket(BaseHTTPRequestHandler):
 
     def log_message(self, *words: object) -> None:
         pass
+
+
+def etag_of(part: bytes) -> str:
+    return f'"{hashlib.md5(part).hexdigest()}"'
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a run of very many shards takes before its first part, half of them done: seconds, memory.
 
-    python -m infra.benchmarks.listing --out infra/benchmarks/listing_100k.json
+    python -m infra.benchmarks.listing --shards 1000000 --out infra/benchmarks/listing_1m.json
     python -m infra.benchmarks.listing --store local --shards 100000
 
 Two invocations of the driver, each in a process of its own: *first* lists all input shards

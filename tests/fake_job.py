@@ -32,6 +32,8 @@ def run_fake(
     failing: Collection[str] = (),
     stage: str = "decode",
     edit: Callable[[Part], Part] = invert,
+    *,
+    beside: bool = True,
 ) -> Plan:
     """The plain loop, then what ``overpaint edit`` does at its end.
 
@@ -40,6 +42,7 @@ def run_fake(
         failing: edit texts that fail in ``stage``, as if a device had gone away.
         stage: mask, encode or decode.
         edit: the method.
+        beside: see ``run_loop``.
     """
 
     def inverting(part: Part) -> Part:
@@ -49,7 +52,7 @@ def run_fake(
         return edit(part)
 
     with mock.patch("pipeline.plan.loop.load_fused", return_value={stage: inverting}):
-        plan = run_loop(plan)
+        plan = run_loop(plan, beside=beside)
     sweep(plan.output)
     write_summary(plan.output, summarise(plan, 1.0, 0))
     return plan

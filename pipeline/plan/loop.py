@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 
 from pipeline.methods import StageStep, load_fused
+from pipeline.plan.ahead import done_behind, made_ahead
 from pipeline.plan.operators import (
     PartResult,
     finish_and_commit,
@@ -17,19 +21,30 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.refilter import complete_refilter
 from pipeline.plan.republish import publish_staged
 from pipeline.plan.run_folder import write_run_folder
+from pipeline.words.records import Part
+
+# Pictures that are decoded at once, and that are encoded at once, as far as there are cores: so
+# that a GPU of a few images a second need not wait for PNGs of a megapixel, which take 0.4 s each.
+PICTURES = min(4, os.cpu_count() or 1)
 
 
 def run_loop(
     plan: Plan,
     on_part: Callable[[PartResult], None] | None = None,
     stages: Mapping[str, StageStep] | None = None,
+    *,
+    beside: bool = True,
 ) -> Plan:
     """Does the work of a plan, one part after the other; writes what the Ray job would write.
 
     Args:
         plan: the run.
-        on_part: hears of every part.
+        on_part: hears of every part, in their order, in the caller's thread.
         stages: loaded for this plan's config and device; none: they are loaded here.
+        beside: while the stages work on a part, the next one is read and prepared and the one
+            before finished and committed, in threads of their own and a few pictures at once;
+            three parts are in memory. Without, each step follows the other in the caller's thread,
+            so that a run always makes the same storage calls in the same order. Equal bytes.
 
     Returns:
         The plan as it stands afterwards; its ``work`` is empty if every shard is published.
@@ -37,15 +52,35 @@ def run_loop(
     write_run_folder(plan)
     complete_refilter(plan)
     plan = publish_staged(plan)
-    config, output, context = plan.config, plan.output, finish_context(plan)
     if stages is None:
-        stages = load_fused(config, plan.device)
-    for work in plan.work:
-        for part in read(work, config):
-            part = prepared(part, config, plan.model.size_for(config.model))
-            for name, stage in stages.items():
-                part = guarded(name, stage, part)
-            result = finish_and_commit(part, context, output)
+        stages = load_fused(plan.config, plan.device)
+    threads = PICTURES if beside else 1
+    context, output = finish_context(plan), plan.output
+    commit = partial(finish_and_commit, context=context, output=output, threads=threads)
+    parts = _prepared_parts(plan, threads)
+    results: Iterator[PartResult]
+    with ExitStack() as stack:  # whatever ends the loop, its threads end first
+        if beside:
+            parts = stack.enter_context(closing(made_ahead(parts)))
+            computed = _computed(parts, stages)
+            results = stack.enter_context(closing(done_behind(commit, computed)))
+        else:
+            results = map(commit, _computed(parts, stages))
+        for result in results:
             if on_part is not None:
                 on_part(result)
     return plan.still_to_do()
+
+
+def _prepared_parts(plan: Plan, threads: int) -> Iterator[Part]:
+    size = plan.model.size_for(plan.config.model)
+    for work in plan.work:
+        for part in read(work, plan.config):
+            yield prepared(part, plan.config, size, threads=threads)
+
+
+def _computed(parts: Iterable[Part], stages: Mapping[str, StageStep]) -> Iterator[Part]:
+    for part in parts:
+        for name, stage in stages.items():
+            part = guarded(name, stage, part)
+        yield part

@@ -83,8 +83,8 @@ def read(work: ShardWork, config: Config) -> Iterator[Part]:
         start = time.perf_counter()
 
 
-def prepared(part: Part, config: Config, size: int) -> Part:
-    """The part with its pictures decoded and brought to the model's size."""
+def prepared(part: Part, config: Config, size: int, *, threads: int = 1) -> Part:
+    """The part with its pictures decoded, in so many threads, and brought to the model's size."""
     step = partial(
         prepare,
         size=size,
@@ -92,6 +92,7 @@ def prepared(part: Part, config: Config, size: int) -> Part:
         resolution=config.output.resolution,
         max_pixels=config.input.max_pixels,
         suffixes=config.input.image,
+        threads=threads,
     )
     return guarded("prepare", step, part)
 
@@ -108,9 +109,19 @@ def finish_context(plan: Plan) -> FinishContext:
     )
 
 
-def finish_and_commit(part: Part, context: FinishContext, output: Store) -> PartResult:
-    """The last steps: composite and encode pictures, stage the part, publish a complete shard."""
-    return commit(part, finish(part, context), output, context.config.filtering)
+def finish_and_commit(
+    part: Part, context: FinishContext, output: Store, *, threads: int = 1
+) -> PartResult:
+    """The last steps: composite and encode pictures, stage the part, publish a complete shard.
+
+    Args:
+        part: as the stages leave it.
+        context: of the run.
+        output: of the run.
+        threads: pictures at once; the operators of the Ray job own no more than one.
+    """
+    table = finish(part, context, threads=threads)
+    return commit(part, table, output, context.config.filtering)
 
 
 def fail_and_commit(

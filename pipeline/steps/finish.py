@@ -16,6 +16,7 @@ from pipeline.scores.background import background_scores
 from pipeline.steps.composite import Composite, composite, into_source, mask_of
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.steps.picture_files import decode_picture, encode_grey, encode_picture
+from pipeline.storage.readers import in_threads
 from pipeline.words.config import Config
 from pipeline.words.records import Edit, Part, Picture, Status
 from pipeline.words.rows import SCORE, STAGED_SCHEMA
@@ -38,21 +39,26 @@ class FinishContext:
     keep_difference: bool = False  # write the map that the mask was cut from
 
 
-def finish(part: Part, context: FinishContext) -> pa.Table:
+def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
     """The staged table of a part: a row for every edit, with its members where it was edited.
 
     An edit that is still in flight is ``edited`` where it has a picture, else failed: a stage has
     left it out. What goes wrong here fails that edit alone.
 
+    Args:
+        part: as the stages leave it; its edits get their status.
+        context: of the run.
+        threads: edits at once.
+
     Returns:
         ``STAGED_SCHEMA``, the edits in their order; the metadata "part" says of which part.
     """
     start = time.perf_counter()
-    rows = [
-        _finished(part.shard, picture, edit, context)
-        for picture in part.pictures
-        for edit in picture.edits
-    ]
+    pairs = [(picture, edit) for picture in part.pictures for edit in picture.edits]
+    finished = in_threads(
+        lambda pair: _finished(part.shard, *pair, context), pairs, threads=threads
+    )
+    rows = [row for _, row in finished]
     part.seconds["finish"] = time.perf_counter() - start
     header = {
         "shard": part.shard,

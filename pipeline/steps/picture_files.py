@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,10 +159,8 @@ def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
     """Turns whatever Pillow raises into a ``PictureError``; our limit of pixels is the one."""
     if not data:
         raise PictureError("EmptyFile", "the picture's member has 0 bytes")
-    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF and the like
+        with _PILLOW:
             yield
     except PictureError:
         raise
@@ -170,8 +169,35 @@ def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
         raise PictureError("NotAPicture", f"the bytes are no picture of {tried}") from error
     except Exception as error:  # hostile bytes make decoders raise anything
         raise PictureError("DamagedPicture", _stable(error)) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillows_limit
+
+
+class _PillowsSettings:
+    """Those of the process, as they are needed while any of its threads decodes.
+
+    Pillow's own limit of pixels is lifted, and put back by the last thread. Its warnings, of odd
+    EXIF and the like, are left out for good: ``warnings.catch_warnings`` is not for threads
+    (Python below 3.14).
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._threads = threading.Lock(), 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOW = _PillowsSettings()
 
 
 def _is_animated(picture: Image.Image) -> bool:

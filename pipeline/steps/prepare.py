@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.steps.geometry import Box, fit
 from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
+from pipeline.storage.readers import in_threads
 from pipeline.words.records import Part, Picture
 from pipeline.words.signs_of_life import alive
 
@@ -24,6 +25,7 @@ def prepare(
     resolution: Literal["model", "source"],
     max_pixels: int,
     suffixes: Sequence[str] = SUFFIXES,
+    threads: int = 1,
 ) -> Part:
     """Decodes the pictures of a part; one that cannot be decoded becomes failed edits.
 
@@ -35,16 +37,18 @@ def prepare(
             second time, at its own size, to composite the edit into it. Else it is dropped.
         max_pixels: a picture whose header declares more is not decoded.
         suffixes: whose formats are decoded; what the bytes are counts, not the member's name.
+        threads: pictures at once.
 
     Returns:
         The part: ``image`` (size, size, 3) uint8 and, where a mask came with the sample,
         ``supplied_mask`` (size, size) uint8 with 0 in the padding.
     """
-    for picture in part.pictures:
+
+    def one(picture: Picture) -> None:
         alive()
         if not picture.pending or picture.encoded is None:
             _drop(picture)
-            continue
+            return
         try:
             _prepare(picture, size=size, resize=resize, max_pixels=max_pixels, suffixes=suffixes)
         except PictureError as error:
@@ -53,6 +57,9 @@ def prepare(
         picture.encoded_mask = None
         if resolution == "model":
             picture.encoded = None
+
+    for _ in in_threads(one, part.pictures, threads=threads):
+        pass
     return part
 
 

@@ -1,4 +1,4 @@
-"""Many small calls of a store at once, answered in their order, only so many held at a time."""
+"""Many small calls at once, of a store or on pictures, answered in their order."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ def in_threads(
     Args:
         call: of one item, in a thread.
         items: all of them.
-        threads: calls at once.
+        threads: calls at once; 1: in the caller's own thread.
         window: answers that are held at once, at most.
     """
+    if threads == 1:
+        yield from ((item, call(item)) for item in items)
+        return
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), window):
             some = items[start : start + window]

@@ -11,6 +11,6 @@ from pipeline.words.config_file import load_config
 
 if __name__ == "__main__":
     config = load_config(sys.argv[1], sys.argv[2:])
-    plan = run_loop(make_plan(config, "cpu"))
+    plan = run_loop(make_plan(config, "cpu"), beside=False)  # its storage calls come in one order
     sweep(plan.output)
     sys.exit(1 if plan.work else 0)

@@ -367,3 +367,19 @@ def test_the_message_is_one_line_of_unicode() -> None:
     assert row["message"] == "two lines \\ud800"
     assert isinstance(finish(Part("s", 0, 1), make_context(make_config())), pa.Table)
     assert replace(picture, key="x").key == "x"
+
+
+def test_several_edits_at_once_are_those_of_one_at_a_time() -> None:
+    """Rows in their order and members to the last byte, with one edit that fails here."""
+    config = make_config()
+    tables = []
+    for threads in (1, 4):
+        pictures = [make_picture(key=key, edits=[Edit(0, "a cat"), Edit(1, "x")]) for key in "abc"]
+        part = invert(prepared(Part("s", 0, 1, pictures), config))
+        part.pictures[1].edits[0].image = np.zeros((1, 1, 3), np.uint8)
+        tables.append(finish(part, make_context(config), threads=threads).to_pylist())
+    assert [row["status"] for row in tables[0]].count("failed") == 1
+    assert tables[0] == tables[1]
+    assert [(row["key"], row["edit_index"]) for row in tables[1]] == [
+        (key, index) for key in "abc" for index in (0, 1)
+    ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.steps import picture_files
 from pipeline.steps.geometry import fit
 from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE
 from pipeline.steps.prepare import prepare
@@ -256,3 +259,55 @@ def test_mutated_pictures_never_raise() -> None:
         outcomes.add(picture.edits[0].error)
         assert (picture.image is None) == (picture.edits[0].status == Status.FAILED)
     assert {None, "DamagedPicture"} <= outcomes
+
+
+def test_several_pictures_at_once_are_those_of_one_at_a_time() -> None:
+    """Good ones, bad ones, in their order; to the last byte."""
+    files = [encode(pixels(n, 40, 64)) for n in range(6)]
+    files[2:4] = [b"no picture", encode(pixels(9, 90, 90), "jpg")]
+    made = []
+    for threads in (1, 4):
+        pictures = [
+            Picture(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
+        ]
+        part = Part("s", 0, 1, pictures)
+        limits = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
+        made.append(prepare(part, **limits, threads=threads).to_bytes())
+        assert [picture.image is None for picture in part.pictures] == [n == 2 for n in range(6)]
+    assert made[0] == made[1]
+
+
+def test_pillows_limit_is_lifted_until_the_last_thread_has_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is done must not put it back under the feet of another, and it is put back."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    begun, go_on = threading.Event(), threading.Event()
+    slow, fast = encode(pixels(1, 32, 32)), encode(pixels(2, 32, 32))
+    loaded = picture_files._loaded
+
+    def load(data: bytes, *rest: Any) -> Any:
+        if data is slow:
+            begun.set()
+            assert go_on.wait(30)
+        return loaded(data, *rest)
+
+    monkeypatch.setattr(picture_files, "_loaded", load)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(prepare_one, slow)
+        assert begun.wait(30)
+        assert prepare_one(fast).image is not None
+        go_on.set()
+        assert first.result().image is not None
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_pillows_warnings_are_not_shown(recwarn: pytest.WarningsRecorder) -> None:
+    """What is odd about a picture that decodes is nobody's news, in no thread."""
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05"  # five entries are declared, none follows
+    sink = io.BytesIO()
+    Image.fromarray(pixels(3, 32, 32)).save(sink, "JPEG", exif=exif)
+    with pytest.warns(UserWarning, match="EXIF"):
+        Image.open(io.BytesIO(sink.getvalue())).getexif().get(0x0112)
+    assert prepare_one(sink.getvalue()).image is not None
+    assert not recwarn.list

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ VARIES = ("_run/config.yaml", "_run/summary.json", "_run/environment.json")  # p
 # follows a kill before a call and the second one after it: what is stored is the same.
 MODES = {
     "edit": ("edit", "edit"),
+    # steps in threads: what call is the nth one varies, and so a kill falls on other ones each time
+    "edit beside": ("edit beside", "edit beside"),
     "retry": ("retry", "retry"),
     "retry, then edit": ("retry", "edit"),
     "refilter": ("refilter", "refilter or edit"),
@@ -62,7 +65,7 @@ def job(
         reopened = reopen_failed(plan)
         assert reopened.problems == []
         plan = reopened.plan
-    assert run_fake(plan, failing).work == []
+    assert run_fake(plan, failing, beside=kind == "edit beside").work == []
 
 
 def in_child(work: Callable[[], None]) -> tuple[int, str]:
@@ -128,11 +131,12 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     allowed = [stable(clean)] + (
         [stable(start)] if (killed, followers) == ("retry", "edit") else []
     )
-    assert (stable(clean) != stable(start)) is (killed != "edit")
+    anew = killed.startswith("edit")
+    assert (stable(clean) != stable(start)) is not anew
 
     def fresh() -> None:
         shutil.rmtree(output, ignore_errors=True)
-        if killed != "edit":
+        if not anew:
             shutil.copytree(start, output)
 
     def check(point: str) -> None:
@@ -178,11 +182,13 @@ def record(path: Path) -> None:
 def kill_at(number: int) -> None:
     """From now on this process kills itself at that call."""
     left = [number]
+    lock = threading.Lock()
 
     def hook(when: str, operation: str, name: str) -> None:
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
+        with lock:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
 
     Store.hook = hook
 

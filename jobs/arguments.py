@@ -9,6 +9,8 @@ from typing import Any
 from jobs.evaluate_options import add_arguments as add_evaluate_arguments
 from pipeline import __version__
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options; key=value may stand before and after them, which argparse alone refuses."""
@@ -140,7 +142,8 @@ def _add_measures(commands: Any) -> None:
         "--model", default="bundled", help="a folder, bundled, random:sd15 or random:sdxl"
     )
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bench.add_argument("--dtype", choices=DTYPES, default="float32")
+    bench.add_argument("--baseline-dtype", choices=DTYPES, help="default: the same")
     bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
     bench.add_argument("--edits", type=_positive, default=16, help="of a run; default: 16")
     bench.add_argument("--baseline-edits", type=_positive, default=4, help="likewise; default: 4")

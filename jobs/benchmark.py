@@ -41,7 +41,8 @@ class Options:
         model: a folder, a hub id, "bundled", "random:sd15" or "random:sdxl".
         overrides: key=value of the config, as of ``overpaint edit``; the paper's settings else.
         device: auto, cpu or cuda.
-        dtype: of the network, in both Overpaint and the baseline.
+        dtype: of the network.
+        baseline_dtype: of the baseline's; None: the same.
         threads: of torch on a CPU, in both.
         edits: of a run of the bare loop; a multiple of 4.
         baseline_edits: of a run of the baseline, which takes each alone; a multiple of 4.
@@ -58,6 +59,7 @@ class Options:
     overrides: tuple[str, ...]
     device: str
     dtype: str
+    baseline_dtype: str | None
     threads: int
     edits: int
     baseline_edits: int
@@ -218,7 +220,8 @@ def _baselines(
     if info.family != BASELINE_FAMILY:
         print(f"no baseline: diffusers' DiffEdit does not know {info.family}", flush=True)
         return {}
-    baseline = DiffusersLoop(info.folder, loop.device, config.model.dtype, config.method, compiled)
+    dtype = options.baseline_dtype or config.model.dtype
+    baseline = DiffusersLoop(info.folder, loop.device, dtype, config.method, compiled)
     name = "baseline_compiled" if compiled else "baseline"
     return {
         f"{name}_{workload}": Contestant(

@@ -85,8 +85,11 @@ def _pyplot() -> Any:
 def _finish(plt: Any, figure: Any, report: Mapping[str, Any], path: Path) -> None:
     machine, model = report["machine"], report["config"]["model"]
     place = machine.get("gpu") or f"{machine['cpu']}, {machine.get('threads')} threads"
+    dtypes, other = model["dtype"], report["options"]["baseline_dtype"]
+    if other not in (None, dtypes):
+        dtypes += f" (baseline {other})"
     figure.suptitle(
-        f"{report['options']['model']}, {report['size']} px, {model['dtype']}: {place}", fontsize=11
+        f"{report['options']['model']}, {report['size']} px, {dtypes}: {place}", fontsize=11
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -198,6 +199,22 @@ def test_a_family_without_baseline_is_measured_alone(
     report = json.loads(out.with_suffix(".json").read_text())
     assert (list(report["runs"]), report["ratio"]) == (["bare_one_edit", "bare_four_edits"], {})
     assert "no baseline: diffusers' DiffEdit does not know" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("more", "dtype"), [("", "bfloat16"), ("float32", "float32")])
+def test_baseline_has_the_dtype_that_is_given_else_the_same(
+    more: str, dtype: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """``--baseline-dtype``, beside a network in bfloat16."""
+    words = f"benchmark --model {tiny_model_folder} --device cpu --dtype bfloat16 --edits 4"
+    words += f" --baseline-edits 4 --repeats 1 --threads 1 --out {tmp_path}/tiny method.steps=2"
+    if more:
+        words += f" --baseline-dtype {more}"
+    with mock.patch("jobs.benchmark.DiffusersLoop", wraps=DiffusersLoop) as loop:
+        assert main(words.split()) == 0
+    assert loop.call_args.args[2] == dtype
+    report = json.loads((tmp_path / "tiny.json").read_text())
+    assert report["options"]["baseline_dtype"] == (more or None)
 
 
 def test_what_has_run_is_written_when_time_is_out(

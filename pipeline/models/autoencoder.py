@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.transfer import Download, upload
 
 
 class PictureCoder:
@@ -31,7 +32,8 @@ class PictureCoder:
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
         def some(rows: slice) -> Tensor:
-            scaled = pixels[rows].to(self.vae.device, self.vae.dtype) / 127.5 - 1.0
+            # as uint8, a quarter of float32; every value is exact in any dtype
+            scaled = upload(pixels[rows], self.vae.device).to(self.vae.dtype) / 127.5 - 1.0
             mode = self.vae.encode(scaled).latent_dist.mode().float()
             return (mode - self.shift) * self.scale
 
@@ -60,16 +62,15 @@ class PictureCoder:
         A VAE in half precision can overflow on a latent that is finite itself.
         """
 
-        def some(rows: slice) -> list[np.ndarray | None]:
+        def some(rows: slice) -> tuple[Download, Download]:
             unscaled = (latents[rows] / self.scale + self.shift).to(self.vae.dtype)
             decoded = self.vae.decode(unscaled, return_dict=False)[0].float()
-            finite = decoded.isfinite().flatten(1).all(1).tolist()
+            finite = decoded.isfinite().flatten(1).all(1)
             pixels = ((decoded + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
-            images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-            return [image if good else None for image, good in zip(images, finite, strict=True)]
+            return Download(pixels.permute(0, 2, 3, 1)), Download(finite)
 
         return [
-            image
-            for some_images in self.micro_batch.over(len(latents), some)
-            for image in some_images
+            image if good else None
+            for pixels, finite in self.micro_batch.over(len(latents), some)
+            for image, good in zip(pixels.wait().numpy(), finite.wait().tolist(), strict=True)
         ]

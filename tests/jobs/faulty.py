@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.jobs.killer import on_storage_call
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "OVERPAINT_TEST_FAULTS"  # where faults leave what they remember; no folder: no faults
 LOADS = "OVERPAINT_TEST_LOADS"  # see _load
+PACE = "OVERPAINT_TEST_PACE"  # a folder that says how long a part takes; none: no time
 FAULTS = ("raise", "exit", "memory", "die", "hang")
 
 _SITE = """
@@ -147,8 +149,20 @@ def _key_of_computed(store: object, part: Part, table: object) -> str:
     return "" if lost else part.pictures[0].key
 
 
+def _take_time() -> None:
+    """As long as the file ``seconds`` in the folder PACE says; notes there which raylet is above.
+
+    The parent of a worker is the raylet of its node.
+    """
+    if folder := os.environ.get(PACE):
+        Path(folder, f"raylet-{os.getppid()}").touch()
+        time.sleep(float(Path(folder, "seconds").read_text()))
+
+
 def _stage(name: str, step: Callable[[Picture], None], part: Part) -> Part:
     part.device = "cpu"
+    if name == "decode":
+        _take_time()
     for picture in part.pictures:
         if picture.pending:
             meet(picture.key, name)

@@ -6,6 +6,7 @@ at when it died, and only that part fails.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,10 @@ from pipeline.plan.plan import Plan, ShardWork
 from pipeline.words.records import Part
 
 Failure = tuple[str, str, str]  # stage, kind of error and message of a part's rows
+NODE_DIED = "its node has died"  # Ray's words
+# A lost connection is all that is seen of a node that was taken away, until its health checks have
+# failed: a quarter of a minute with Ray's defaults.
+VERDICT_S = 60.0
 
 
 class PartRunner:
@@ -78,6 +83,10 @@ class RunnerLostError(RuntimeError):
     """The runner's process died, or raised, in what it was asked for; the message says which."""
 
 
+class NodeLostError(RunnerLostError):
+    """The runner's machine died, or was taken away, and the runner with it: no fault of a part."""
+
+
 def _death(error: ray.exceptions.RayError) -> str:
     """How a process ended, as far as Ray says it."""
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
@@ -97,6 +106,7 @@ class Runner:
         """
         Raises:
             RunnerLostError: it raised or died. Either way its process is gone afterwards.
+            NodeLostError: its node died.
         """
         try:
             return ray.get(getattr(self.actor, method).remote(*arguments))
@@ -105,8 +115,25 @@ class Runner:
             cause = error.cause
             raise RunnerLostError(f"raised {type(cause).__name__}: {cause}") from error
         except ray.exceptions.RayError as error:
+            verdict = self._verdict(error)
             self.end()
-            raise RunnerLostError(_death(error)) from error
+            if NODE_DIED in str(verdict):
+                raise NodeLostError("died with its node") from verdict
+            raise RunnerLostError(_death(verdict)) from verdict
+
+    def _verdict(self, error: ray.exceptions.RayError) -> ray.exceptions.RayError:
+        """What Ray says of a death once it knows; at first it may only see a lost connection."""
+        deadline = time.monotonic() + VERDICT_S
+        while isinstance(error, ray.exceptions.ActorUnavailableError):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(1.0)
+            try:
+                ray.get(self.actor.__ray_ready__.remote())
+                break  # it lives, but what it was asked for is lost
+            except ray.exceptions.RayError as later:
+                error = later
+        return error
 
     def end(self) -> None:
         """Ends the process, which gives back its memory and its GPU."""

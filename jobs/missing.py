@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs.alone import Failure, Runner, RunnerLostError
+from jobs.alone import Failure, NodeLostError, Runner, RunnerLostError
 from jobs.journal import Journal
 from jobs.logs import tell
 from jobs.progress import RunProgress
@@ -52,18 +52,24 @@ class _Runners:
         self.plan, self.guard = plan, guard
         self.runner: Runner | None = None
         self.load_failures = 0  # in a row
+        self.nodes_lost = 0
 
     def ask(self, method: str, *arguments: object) -> object:
         """
         Raises:
             RunnerLostError: the runner died or raised; the next question goes to a new one.
+            NodeLostError: its node died, and not more than ``run.max_restarts`` did.
         """
         if self.runner is None:
             self.runner = Runner(self.plan, self.guard)
         try:
             return self.runner.ask(method, *arguments)
-        except RunnerLostError:
+        except RunnerLostError as error:
             self.runner = None
+            if isinstance(error, NodeLostError):
+                self.nodes_lost += 1
+                if 0 <= self.plan.config.run.max_restarts < self.nodes_lost:
+                    raise RunnerLostError(str(error)) from error
             raise
 
     def load(self) -> bool:
@@ -74,6 +80,8 @@ class _Runners:
         """
         try:
             self.ask("load")
+        except NodeLostError:
+            return False
         except RunnerLostError as error:
             self.load_failures += 1
             if self.load_failures > self.plan.config.run.max_start_retries:
@@ -92,6 +100,8 @@ def _run_shard(
 ) -> None:
     """Computes the missing parts of a shard in their order; a part that is lost here fails.
 
+    Unless its node was lost: then it is tried again.
+
     Raises:
         RunnerLostError: the shard cannot be read, or not even the rows of a failed part be staged.
         CannotLoadError: see there.
@@ -104,6 +114,9 @@ def _run_shard(
                 runners.ask("open", work)
                 opened = True
             index = runners.ask("next")
+        except NodeLostError:
+            opened = False
+            continue
         except RunnerLostError as error:
             raise RunnerLostError(f"reading it {_how(journal, work.shard.name, error)}") from error
         if index is None:
@@ -117,6 +130,9 @@ def _run_shard(
                 result = runners.ask("fail", failures[index])
             else:
                 result = runners.ask("compute")
+        except NodeLostError:
+            opened = False
+            continue
         except RunnerLostError as error:
             if index in failures:
                 raise RunnerLostError(f"staging part {index} {error}") from error

@@ -1,0 +1,100 @@
+"""What was lost runs again alone: who is to blame for a runner that is lost."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+import jobs.missing
+from jobs.alone import NodeLostError, RunnerLostError
+from jobs.journal import Journal
+from jobs.missing import run_missing
+from jobs.progress import RunProgress
+from jobs.stop import StopFlag
+from jobs.watch import Guard
+from pipeline.models.probe import ModelInfo
+from pipeline.plan.operators import PartResult
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.storage.shards import InputShard
+from pipeline.words.config_file import parse_config
+
+
+class NoJournal(Journal):
+    def __init__(self) -> None:
+        pass
+
+    def take_reasons(self) -> list[Any]:
+        return []
+
+    def entry(self, shard: str, part: int | None) -> None:
+        return None
+
+
+class NoFlag(StopFlag):
+    def __init__(self) -> None:
+        pass
+
+    def is_set(self) -> bool:
+        return False
+
+
+class FakeRunner:
+    """Two parts, and a loss at each question of ``LOST``, once."""
+
+    lost: list[tuple[str, RunnerLostError]]
+    done: list[str]
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def ask(self, method: str, *arguments: object) -> object:
+        if self.lost and self.lost[0][0] == method:
+            raise self.lost.pop(0)[1]
+        if method == "next":
+            index = len(self.done)
+            return index if index < 2 else None
+        if method in ("compute", "fail"):
+            self.done.append(method)
+            return PartResult("0", len(self.done) - 1, {})
+        return None
+
+    def end(self) -> None:
+        pass
+
+
+def run_alone(
+    monkeypatch: pytest.MonkeyPatch, lost: list[tuple[str, RunnerLostError]], **run: object
+) -> list[str]:
+    """How each part of a shard was done."""
+    config = parse_config(
+        {"input": {"shards": "x.tar"}, "output": {"path": "memory://missing"}, "run": run}
+    )
+    model = ModelInfo(cast(Any, None), "", "stable-diffusion", "epsilon", 512, 8, 4)
+    plan = Plan(config, "cpu", model, "", {}, [ShardWork(InputShard("0.tar", "0", 0))], [])
+    FakeRunner.lost, FakeRunner.done = lost, []
+    monkeypatch.setattr(jobs.missing, "Runner", FakeRunner)
+    monkeypatch.setattr(jobs.missing, "publish_staged", lambda plan: plan)
+    monkeypatch.setattr(Plan, "still_to_do", lambda self: self)
+    with RunProgress(1, 0, 100.0) as progress:
+        run_missing(plan, progress, Guard(NoJournal(), None), NoFlag())
+    return FakeRunner.done
+
+
+@pytest.mark.parametrize("question", ["open", "next", "load", "compute"])
+def test_lost_node_is_no_fault_of_a_part(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    """Whatever the runner was at when its machine was taken away: another one does it."""
+    lost = [(question, NodeLostError("died with its node")) for _ in range(9)]
+    assert run_alone(monkeypatch, cast(Any, lost)) == ["compute", "compute"]
+
+
+def test_part_whose_runner_dies_on_a_healthy_node_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part is to blame; the second one is computed."""
+    lost = [("compute", RunnerLostError("died"))]
+    assert run_alone(monkeypatch, lost) == ["fail", "compute"]
+
+
+def test_nodes_are_not_lost_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that takes its machine along, again and again, fails as one whose worker dies."""
+    lost = [("compute", NodeLostError("died with its node")) for _ in range(3)]
+    assert run_alone(monkeypatch, cast(Any, lost), max_restarts=2) == ["fail", "compute"]

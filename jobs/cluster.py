@@ -11,6 +11,7 @@ import ray
 
 from jobs.graph import TASK_CPUS
 from jobs.logs import tell
+from jobs.memory import use_few_arenas
 from jobs.ray_environment import cluster_address
 from pipeline.plan.sizing import Node, Pool, fits
 from pipeline.words.config import Config
@@ -26,6 +27,7 @@ def connect(config: Config, verbose: bool) -> None:
         config: its ``run.address`` and ``run.num_cpus``.
         verbose: show Ray's own messages and those of its workers.
     """
+    use_few_arenas()
     address = cluster_address(config)
     local: dict[str, Any] = (
         {"num_cpus": config.run.num_cpus, "include_dashboard": False} if not address else {}

@@ -12,6 +12,7 @@ from jobs.cluster import check_stores, connect, device_of
 from jobs.graph import configure_context, edit_dataset
 from jobs.journal import Journal
 from jobs.logs import tell, use_format
+from jobs.memory import give_back
 from jobs.missing import run_missing
 from jobs.planner import planned
 from jobs.progress import RunProgress
@@ -146,6 +147,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
                 if stop.requested:
                     break
                 progress.follow(edit_dataset(plan, wave, guard, flag))
+                give_back()
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
     finally:

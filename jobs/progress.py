@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 
+import ray
 from ray.data import Dataset
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -66,10 +67,15 @@ class RunProgress:
             self.bar.stop()
 
     def follow(self, dataset: Dataset) -> None:
-        """Runs a Dataset of ``jobs.graph`` to its end and takes each part's result."""
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            for result in results_of(batch):
-                self.update(result)
+        """Runs a Dataset of ``jobs.graph`` to its end and takes each part's result.
+
+        Block by block: ``iter_batches`` of Ray 2.60 leaves a thread behind for each Dataset unless
+        it prefetches, and then a result comes only after the next one.
+        """
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in ray.get(list(bundle.block_refs)):
+                for result in results_of(block):
+                    self.update(result)
 
     def update(self, result: PartResult) -> None:
         """Takes the result of one staged part."""

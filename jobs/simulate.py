@@ -1,18 +1,22 @@
 """Runs whose steps do nothing: what the graph and Ray themselves cost, and hold.
 
 Everything between read and write is that of a real run (``jobs/graph.py``); parts are empty, no
-network is loaded and nothing is stored, so that a worker is a small process without torch.
+network is loaded and nothing is stored, so that a worker is a small process without torch. A stage
+may be told to sleep, and to note when it did.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from jobs.graph import edit_dataset
 from jobs.journal import Journal
+from jobs.memory import give_back
 from jobs.progress import RunProgress
 from jobs.steps import Stages, Steps
 from jobs.watch import Guard
@@ -35,17 +39,23 @@ class Simulation:
     Attributes:
         shards: of the run, in waves of ``run.shards_per_wave``.
         parts: of a shard.
+        stage_s: how long a stage sleeps for a part, by the stage's name; none: not at all.
+        spans: a folder. Each actor appends there, to a file ``<stage>-<process id>``, a line
+            ``start end`` for each part: seconds of the clock (``time.time``) in between which it
+            slept. None: nothing is noted.
     """
 
     shards: int
     parts: int
+    stage_s: dict[str, float] = field(default_factory=dict)
+    spans: str | None = None
 
     def steps(self) -> Steps:
         """What the operators call."""
         return Steps(
             read=partial(_read, self.parts),
             prepare=_prepare,
-            load=_load,
+            load=partial(_load, self.stage_s, self.spans),
             finish=_finish,
         )
 
@@ -87,6 +97,7 @@ def run_simulation(
         for start in range(0, len(plan.work), size):
             wave = plan.work[start : start + size]
             progress.follow(edit_dataset(plan, wave, guard, None, simulation.steps()))
+            give_back()
             if on_wave is not None:
                 on_wave(progress.parts)
     return progress
@@ -120,12 +131,20 @@ def _prepare(part: Part, config: Config, size: int) -> Part:
     return part
 
 
-def _load(config: Config, name: str, device: str) -> Stages:
+def _load(
+    stage_s: dict[str, float], spans: str | None, config: Config, name: str, device: str
+) -> Stages:
     names = STAGES if name == "fused" else (name,)
-    return dict.fromkeys(names, _work)
+    return {each: partial(_work, each, stage_s.get(each, 0.0), spans) for each in names}
 
 
-def _work(part: Part) -> Part:
+def _work(name: str, seconds: float, spans: str | None, part: Part) -> Part:
+    start = time.time()
+    if seconds:
+        time.sleep(seconds)
+    if spans is not None:
+        with open(os.path.join(spans, f"{name}-{os.getpid()}"), "a") as file:
+            print(start, time.time(), file=file)
     return part
 
 

@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", type=int, default=10_000)
     parser.add_argument("--waves", type=int, default=5)
+    parser.add_argument("--actors", type=int, default=1, help="more take less time")
     parser.add_argument("--out", type=Path, help="without its ending: .json and .png are written")
     arguments = parser.parse_args()
-    report = measure(arguments.parts, arguments.waves)
+    report = measure(arguments.parts, arguments.waves, arguments.actors)
     text = json.dumps(
         {name: value for name, value in report.items() if name != "samples"}, indent=2
     )
@@ -44,10 +45,10 @@ def main() -> None:
         plot(report, arguments.out.with_suffix(".png"))
 
 
-def measure(num_parts: int, num_waves: int) -> dict[str, Any]:
+def measure(num_parts: int, num_waves: int, actors: int) -> dict[str, Any]:
     """Runs the waves on a Ray of its own, and looks at this process as parts come in."""
     shards = num_parts // PARTS
-    config = simulated_config(shards // num_waves)
+    config = simulated_config(shards // num_waves, actors)
     set_ray_environment(config)
     from jobs.cluster import connect
     from jobs.graph import configure_context
@@ -73,6 +74,7 @@ def measure(num_parts: int, num_waves: int) -> dict[str, Any]:
     return {
         "parts": samples[-1]["parts"],
         "waves": len(waves),
+        "actors": actors,
         "parts_when_waves_ended": waves,
         "rss_bytes_at_a_tenth": early,
         "rss_bytes_at_the_end": samples[-1]["rss_bytes"],
@@ -86,12 +88,13 @@ def measure(num_parts: int, num_waves: int) -> dict[str, Any]:
     }
 
 
-def simulated_config(shards_per_wave: int) -> Config:
-    """One fused actor on two CPUs."""
+def simulated_config(shards_per_wave: int, actors: int) -> Config:
+    """Fused actors on two CPUs."""
     return parse_config(
         {
             "input": {"shards": "simulated"},
             "output": {"path": "simulated"},
+            "stages": {"decode": {"actors": actors}},
             "run": {
                 "layout": "fused",
                 "num_cpus": 2,

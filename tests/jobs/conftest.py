@@ -6,12 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.jobs.faulty import LOADS, install
 from tests.samples import sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,3 +101,28 @@ def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(job.folder / "job.yaml", [f"output.path={output}"])
     assert not run_loop(make_plan(config, "cpu")).work
     return output
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A run under Ray with JSON lines, whose mask actor dies twice while it loads."""
+
+    done: subprocess.CompletedProcess[str]
+    output: Path
+    worker_lines: list[str]  # all that its workers wrote
+
+
+@pytest.fixture(scope="session")
+def recovered(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
+    """The three shards of ``job`` in parts of one edit, with stages that need no torch."""
+    folder = tmp_path_factory.mktemp("recovered")
+    overrides = (
+        *("run.part_size=1", "run.max_start_retries=2", "run.log_format=json"),
+        *("model.device=cpu", "run.num_cpus=2"),
+    )
+    env = install(folder / "site", faults=False) | {LOADS: f"die 2 {folder / 'site'}"}
+    with tempfile.TemporaryDirectory(prefix="op-") as ray:  # short: Ray's sockets lie below it
+        done = job.run(folder / "out", *overrides, **env, RAY_TMPDIR=ray)
+        files = sorted(Path(ray).glob("ray/session_2*/logs/worker-*.*"))  # .err and .out
+        lines = [line for file in files for line in file.read_text().splitlines()]
+    return Recovered(done, folder / "out", lines)

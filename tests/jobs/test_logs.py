@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -12,6 +13,11 @@ import pytest
 
 from jobs import logs
 from jobs.watch import Guard
+from tests.jobs.conftest import Recovered
+from tests.jobs.faulty import LIBRARY
+
+# What Ray itself writes into the files of its workers: whose lines follow, and its C++ code's own.
+OF_RAY = re.compile(r":(job_id|actor_name|task_name):|\[20\d\d-|\[\w+\.cc : \d+\] RAW: ")
 
 
 @pytest.fixture
@@ -56,3 +62,36 @@ def test_text_stays_plain(capsys: pytest.CaptureFixture[str]) -> None:
     logs.tell("2 shards to do", shards=2)
     logs.note("part staged", shard="0", part=1)
     assert capsys.readouterr().err == "2 shards to do\n"
+
+
+def ours(lines: list[str]) -> list[dict[str, Any]]:
+    """All lines but Ray's own; one that is no JSON is an error."""
+    return [json.loads(line) for line in lines if not OF_RAY.match(line)]
+
+
+@pytest.mark.slow
+def test_all_that_a_run_s_driver_and_workers_say_is_json(recovered: Recovered) -> None:
+    """Each line of theirs parses, and says when, how grave, and in which process."""
+    driver, workers = ours(recovered.done.stderr.splitlines()), ours(recovered.worker_lines)
+    for line in [*driver, *workers]:
+        assert line.keys() >= {"time", "level", "message", "host", "pid"}
+    assert any(line["message"] == "summary" for line in driver)
+    assert len({line["pid"] for line in workers}) >= 4  # three actors, and who read and finished
+
+
+@pytest.mark.slow
+def test_workers_lines_name_shard_part_and_step(recovered: Recovered) -> None:
+    """A line for each step on each staged part, and for what a library says in the midst of it."""
+    driver, workers = ours(recovered.done.stderr.splitlines()), ours(recovered.worker_lines)
+    staged = {(line["shard"], line["part"]) for line in driver if line["message"] == "part staged"}
+    assert len({shard for shard, _ in staged}) == 3
+    steps: dict[str, set[tuple[str, int | None]]] = {}
+    for line in workers:
+        steps.setdefault(line.get("step", ""), set()).add((line.get("shard"), line.get("part")))
+    for step in ("prepare", "mask", "encode", "decode", "finish"):
+        assert steps[step] == staged
+    assert steps["read"] == {(shard, None) for shard, _ in staged}
+    library = [line for line in workers if line.get("logger") == LIBRARY]
+    assert library
+    assert all((line["shard"], line["part"]) in staged for line in library)
+    assert {line["step"] for line in library} == {"mask"}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from jobs.starts import CRASHED, StartBook
-from tests.jobs.conftest import Job
+from tests.jobs.conftest import Job, Recovered
 from tests.jobs.faulty import LOADS, install
 from tests.jobs.test_faults import OVERRIDES
 
@@ -52,28 +51,18 @@ def test_a_process_that_dies_while_it_loads_is_counted() -> None:
     assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
 
 
-def load_faults(folder: Path, what: str) -> dict[str, str]:
-    """The environment of a run whose mask stage meets faults when it is loaded."""
-    return install(folder, faults=False) | {LOADS: f"{what} {folder}"}
-
-
-def edit(job: Job, output: Path, what: str, *more: str) -> subprocess.CompletedProcess[str]:
-    overrides = (*OVERRIDES, "run.max_start_retries=2", *more)
-    return job.run(output, *overrides, **load_faults(output.parent / "site", what))
-
-
 @pytest.mark.slow
-def test_a_model_that_loads_at_the_third_try_runs(job: Job, tmp_path: Path) -> None:
+def test_a_model_that_loads_at_the_third_try_runs(recovered: Recovered) -> None:
     """Two deaths of a worker while it loads cost nothing but their time."""
-    done = edit(job, tmp_path / "out", "die 2")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert len(list((tmp_path / "out").glob("*_stats.json"))) == 3
+    assert recovered.done.returncode == 0, recovered.done.stderr + recovered.done.stdout
+    assert len(list(recovered.output.glob("*_stats.json"))) == 3
 
 
 @pytest.mark.slow
 def test_a_model_that_never_loads_ends_the_run_with_the_reason(job: Job, tmp_path: Path) -> None:
     """Exit code 1 and one line that names pool, host and reason; no part fails for it."""
-    done = edit(job, tmp_path / "out", "raise 1000")
+    env = install(tmp_path / "site", faults=False) | {LOADS: f"raise 1000 {tmp_path / 'site'}"}
+    done = job.run(tmp_path / "out", *OVERRIDES, "run.max_start_retries=2", **env)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("overpaint:")]
     assert len(lines) == 1, done.stderr

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from unittest import mock
 
-from jobs.graph import StageActor, _row_of
+from jobs.graph import PART_SCHEMA, StageActor, _row_of, results_of
 from jobs.steps import Stages, Steps
 from jobs.watch import Guard
 from pipeline.words.config import Config
@@ -40,3 +40,8 @@ def test_an_actor_loads_and_computes_in_one_thread() -> None:
     assert len(threads) == 3
     assert len(set(threads)) == 1
     assert threading.get_ident() not in threads
+
+
+def test_a_dropped_part_has_no_result() -> None:
+    """After SIGTERM the first stage gives an empty block, which no later operator is called for."""
+    assert results_of(PART_SCHEMA.empty_table()) == []

@@ -1,0 +1,165 @@
+"""Images/s of the job under Ray over images/s of the bare loop, two wave boundaries included.
+
+    for RUN in bare fused pools; do
+        python -m infra.benchmarks.efficiency --only $RUN --out infra/benchmarks/efficiency
+    done
+
+All edit the demo's shards with the bundled model on two cores, from the tar to the published shard.
+*bare* is the plain loop (``pipeline/plan/loop.py``) with two threads of torch; *fused* is one actor
+with two threads, *pools* a mask, an encode and two decode actors with one thread each. Rates are
+from the first part's end to the last one's, so that starting up is in none of them; the boundaries
+of the job's three waves, where its actors start anew, are. Each is measured in an invocation of its
+own, and the report keeps the latest of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.benchmark_machine import describe_machine
+from jobs.ray_environment import set_ray_environment
+from pipeline.demo.dataset import write_demo_shards
+from pipeline.plan.operators import PartResult
+from pipeline.words.config import Config
+from pipeline.words.config_file import load_config
+
+WANTED = {"fused": 0.90, "pools": 0.85}
+THREADS = 2
+WAVES, SHARDS_PER_WAVE = 3, 2
+ONE_THREAD = [f"stages.{name}.threads=1" for name in ("mask", "encode", "decode")]
+TWO_THREADS = [f"stages.{name}.threads={THREADS}" for name in ("mask", "encode", "decode")]
+LAYOUTS = {
+    "bare": TWO_THREADS,
+    "fused": [*TWO_THREADS, "run.layout=fused"],
+    "pools": [*ONE_THREAD, "run.layout=pools", "stages.decode.actors=2"],
+}
+
+
+Part = tuple[float, int]  # when it was done, by the machine's monotonic clock; its edits
+
+
+def main() -> None:
+    """One of the runs; then the report of what there is."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", choices=LAYOUTS, required=True)
+    parser.add_argument("--samples", type=int, default=96, help="of each of six shards")
+    parser.add_argument("--out", type=Path, required=True, help="without its ending")
+    arguments = parser.parse_args()
+    path = arguments.out.with_suffix(".json")
+    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="overpaint-efficiency-") as folder:
+        write_demo_shards(Path(folder, "in"), WAVES * SHARDS_PER_WAVE, arguments.samples, 0)
+        config = configured(arguments.only, folder)
+        runs[arguments.only] = summary((run_bare if arguments.only == "bare" else run_job)(config))
+    report = report_of(runs)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, arguments.out.with_suffix(".png"))
+    print(report["efficiency"], runs[arguments.only]["images_per_s"])
+
+
+def configured(name: str, folder: str) -> Config:
+    """The configuration of a run."""
+    places = [f"input.shards={folder}/in/*.tar", f"output.path={folder}/out"]
+    waves = [f"run.num_cpus={THREADS}", f"run.shards_per_wave={SHARDS_PER_WAVE}"]
+    more = ["report.enabled=false", "model.device=cpu"]
+    return load_config("demo", [*places, *waves, *more, *LAYOUTS[name]])
+
+
+def run_bare(config: Config) -> list[Part]:
+    """The job without Ray, in this process."""
+    from pipeline.plan.loop import run_loop
+    from pipeline.plan.plan import make_plan
+
+    parts: list[Part] = []
+    hear = lambda result: parts.append((time.monotonic(), result.num_edits))  # noqa: E731
+    assert not run_loop(make_plan(config, "cpu"), hear).work
+    return parts
+
+
+def run_job(config: Config) -> list[Part]:
+    """``overpaint edit``, with an ear at its progress."""
+    set_ray_environment(config)
+    import jobs.edit
+    from jobs.progress import RunProgress
+
+    parts: list[Part] = []
+
+    class Heard(RunProgress):
+        def update(self, result: PartResult) -> None:
+            super().update(result)
+            parts.append((time.monotonic(), result.num_edits))
+
+    jobs.edit.RunProgress = Heard  # type: ignore[misc]
+    code, _ = jobs.edit.edit(config)
+    assert code == 0
+    return parts
+
+
+def summary(parts: list[Part]) -> dict[str, Any]:
+    """Rate from the first part's end on, and the longest times without a part."""
+    start, end = parts[0][0], parts[-1][0]
+    times = [when for when, _ in parts]
+    pauses = sorted(after - before for before, after in itertools.pairwise(times))
+    return {
+        "images_per_s": round(sum(edits for _, edits in parts[1:]) / (end - start), 4),
+        "edits": sum(edits for _, edits in parts),
+        "seconds": round(end - start, 1),
+        "between_parts_s": {
+            "median": round(pauses[len(pauses) // 2], 2),
+            "longest": [round(pause, 2) for pause in pauses[:-4:-1]],
+        },
+        "load_average": [round(load, 1) for load in os.getloadavg()],  # 1, 5, 15 min; at the end
+        "at": [[round(when - start, 2), edits] for when, edits in parts],
+    }
+
+
+def report_of(runs: dict[str, Any]) -> dict[str, Any]:
+    """The runs, and each layout's rate over that of the bare loop."""
+    efficiency = {
+        name: round(runs[name]["images_per_s"] / runs["bare"]["images_per_s"], 4)
+        for name in WANTED
+        if name in runs and "bare" in runs
+    }
+    return {
+        "efficiency": efficiency,
+        "wanted_at_least": WANTED,
+        "met": {name: share >= WANTED[name] for name, share in efficiency.items()},
+        "waves": WAVES,
+        "layouts": LAYOUTS,
+        "machine": describe_machine("cpu", THREADS),
+        "runs": runs,
+    }
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Edits over time, from the first part on."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, run in report["runs"].items():
+        done, times, edits = 0, [], []
+        for when, number in run["at"]:
+            done += number
+            times.append(when)
+            edits.append(done)
+        share = report["efficiency"].get(name)
+        label = name if share is None else f"{name}: {share:.2f} of bare"
+        axes.plot(times, edits, label=f"{label}, {run['images_per_s']:.2f} images/s")
+    axes.set_xlabel("seconds since the first part")
+    axes.set_ylabel("edits done; the job has three waves")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.faulty import LOADS, install
+from tests.jobs.faulty import LOADS, WARNS, install
 from tests.samples import sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,8 @@ def recovered(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
         *("run.part_size=1", "run.max_start_retries=2", "run.log_format=json"),
         *("model.device=cpu", "run.num_cpus=2"),
     )
-    env = install(folder / "site", faults=False) | {LOADS: f"die 2 {folder / 'site'}"}
+    env = install(folder / "site", faults=False)
+    env |= {LOADS: f"die 2 {folder / 'site'}", WARNS: "1"}
     with tempfile.TemporaryDirectory(prefix="op-") as ray:  # short: Ray's sockets lie below it
         done = job.run(folder / "out", *overrides, **env, RAY_TMPDIR=ray)
         files = sorted(Path(ray).glob("ray/session_2*/logs/worker-*.*"))  # .err and .out

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "OVERPAINT_TEST_FAULTS"  # where faults leave what they remember; no folder: no faults
 LOADS = "OVERPAINT_TEST_LOADS"  # see _load
 PACE = "OVERPAINT_TEST_PACE"  # a folder that says how long a part takes; none: no time
-LIBRARY = "a.library"  # a logger that warns at each mask
+WARNS = "OVERPAINT_TEST_WARNS"  # set: LIBRARY warns at each mask
+LIBRARY = "a.library"
 FAULTS = ("raise", "exit", "memory", "die", "hang")
 
 _SITE = """
@@ -173,7 +174,8 @@ def _stage(name: str, step: Callable[[Picture], None], part: Part) -> Part:
 
 
 def _mask(picture: Picture) -> None:
-    logging.getLogger(LIBRARY).warning("a mask of arithmetic")
+    if os.environ.get(WARNS):
+        logging.getLogger(LIBRARY).warning("a mask of arithmetic")
     picture.latent = np.full((4, 4, 4), len(picture.key), np.float32)
     for edit in picture.pending:
         edit.mask = np.zeros((4, 4), np.float32)

@@ -1,4 +1,4 @@
-"""The only place where pictures and latents cross between main memory and a GPU.
+"""How the VAE's pictures cross between main memory and a GPU; latents are copied plainly.
 
 Both ways go through pinned memory, on a stream beside the one that computes: the host does not wait
 for a copy, and a copy does not wait for the network's calls that are queued before it, unless it

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from pipeline.steps.prepare import prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import REJECTED, tar_name
+from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
@@ -31,6 +30,7 @@ MASK_LEVELS = 4
 MASK_COLOUR = (255, 0, 140)
 MASK_ALPHA = 150  # of 255, where the mask is 1
 OUTPUT_SUFFIXES = ("jpg", "png", "webp")
+THREADS = min(8, os.cpu_count() or 1)  # Pillow leaves the interpreter's lock while it works
 MAX_PIXELS = 100_000_000  # of a written picture, where no config says otherwise
 
 Row = dict[str, Any]  # of the Parquet file
@@ -81,7 +81,8 @@ class ShardPictures:
             of_row.after = None if after is None else _small_file(after, self.side)
             of_row.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
 
-        _in_threads(one, rows)
+        for _ in in_threads(one, rows, threads=THREADS):
+            pass
         return shown
 
     def _members(self, shard: str, rows: list[Row]) -> dict[str, dict[str, bytes]]:
@@ -130,15 +131,12 @@ class ShardPictures:
         ]
         if not pictures:
             self.missing_inputs[shard] = "the input holds other pictures now"
-        small: dict[str, bytes] = {}
 
-        def one(picture: Picture) -> None:
-            made = self._small_before(picture, wanted[picture.key]["width"])
-            if made is not None:
-                small[picture.key] = made
+        def one(picture: Picture) -> bytes | None:
+            return self._small_before(picture, wanted[picture.key]["width"])
 
-        _in_threads(one, pictures)
-        return small
+        made = in_threads(one, pictures, threads=THREADS)
+        return {picture.key: small for picture, small in made if small is not None}
 
     def _small_before(self, picture: Picture, width: int | None) -> bytes | None:
         """As the model saw it where the output shows the model's picture, else as it is."""
@@ -166,12 +164,6 @@ class ShardPictures:
         except PictureError:
             return None
         return _small(decoded, self.side)
-
-
-def _in_threads(task: Any, items: Iterable[Any]) -> None:
-    """Pillow leaves the interpreter's lock while it works."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(task, items))
 
 
 def _small_file(data: bytes, side: int) -> bytes | None:

@@ -133,8 +133,8 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
     """
     configure_context()
     run = plan.config.run
-    flag = StopFlag()
     journal = Journal(run.max_start_retries)
+    flag = StopFlag(journal)
     guard = Guard(journal, run.part_timeout_s, silence_s, run.log_format)
     stop = GracefulStop(flag, run.grace_s)
     every_s = run.progress_every_s

@@ -28,6 +28,13 @@ class _Book:
         self.entries: dict[Place, Entry] = {}
         self.reasons: list[tuple[Place, str]] = []
         self.starts = StartBook(start_retries)
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def is_stopped(self) -> bool:
+        return self.stopped
 
     def begin(self, place: Place, step: str) -> None:
         self.entries[place] = Entry(step)
@@ -108,6 +115,14 @@ class Journal:
     def start_done(self, worker: str) -> None:
         """It could."""
         self._book.start_done.remote(worker)
+
+    def ask_to_stop(self) -> None:
+        """No further part shall be taken; see ``jobs/stop.py``."""
+        self._book.stop.remote()
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody did."""
+        return bool(self._ask("is_stopped"))
 
     def given_up(self) -> str | None:
         """Why a worker did not start, more often than it may; None as long as none did."""

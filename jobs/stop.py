@@ -6,40 +6,29 @@ import signal
 import sys
 from types import FrameType
 
-import ray
-
+from jobs.journal import Journal
 from jobs.logs import tell
 
 # sysexits.h, EX_TEMPFAIL: "try again later"; running the same command again goes on.
 EXIT_INTERRUPTED = 75
 
 
-class _Flag:
-    def __init__(self) -> None:
-        self.value = False
-
-    def set(self) -> None:
-        self.value = True
-
-    def get(self) -> bool:
-        return self.value
-
-
 class StopFlag:
     """A flag that the driver sets and readers on any node look at, once a part."""
 
-    def __init__(self) -> None:
-        self._flag = ray.remote(num_cpus=0)(_Flag).remote()
+    def __init__(self, journal: Journal) -> None:
+        """
+        Args:
+            journal: keeps it, as an actor that every worker reaches already.
+        """
+        self._journal = journal
 
     def set(self) -> None:
-        self._flag.set.remote()
+        self._journal.ask_to_stop()
 
     def is_set(self) -> bool:
-        """False too where the flag's own process is gone: then nobody asked to stop."""
-        try:
-            return bool(ray.get(self._flag.get.remote(), timeout=10.0))
-        except ray.exceptions.RayError:
-            return False
+        """False too where the journal's process is gone: then nobody asked to stop."""
+        return self._journal.asked_to_stop()
 
 
 class GracefulStop:

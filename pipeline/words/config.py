@@ -177,7 +177,7 @@ class Run(Section):
     address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else a local Ray is started
     num_cpus: int | None = Field(None, ge=1)  # of the local Ray; none: the machine's
     cluster_wait_s: float = Field(600.0, ge=0.0)  # for a cluster's nodes to join, at the start
-    shards_per_wave: Count = 256
+    shards_per_wave: Count = 1024  # between waves the actors start anew
     grace_s: float = Field(120.0, ge=0.0)  # after SIGTERM
     progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
     log_format: Literal["text", "json"] = "text"  # json: a line each, with shard and part

@@ -1,0 +1,91 @@
+"""The Slurm script, with stand-ins for what Slurm and Ray bring: who gets what, and when it is put
+back into the queue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "infra/slurm/overpaint.sbatch"
+STAND_INS = {
+    "scontrol": 'if [[ $1 == show ]]; then printf "node1\\nnode2\\n"; else note scontrol "$@"; fi',
+    "srun": 'while [[ $1 == --* ]]; do shift; done; "$@"',
+    "hostname": "echo 10.0.0.1 10.1.0.1",
+    "ray": 'note "$1 $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; [[ $1 == start ]] || sleep "$SETUP"',
+    "overpaint": (
+        'trap "kill %1; note ended; exit 75" TERM; note "edit $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; '
+        'sleep "$LASTS" & wait; exit 0'
+    ),
+}
+
+
+class Job:
+    """The script as Slurm runs it, and what its stand-ins noted."""
+
+    def __init__(self, folder: Path, lasts: float, setup: float = 0.0) -> None:
+        self.noted = folder / "noted"
+        self.noted.touch()
+        commands = folder / "venv/bin"
+        commands.mkdir(parents=True)
+        for name, body in STAND_INS.items():
+            note = f'note() {{ echo "$*" >> {self.noted}; }}'
+            (commands / name).write_text(f"#!/usr/bin/env bash\n{note}\n{body}\n")
+            (commands / name).chmod(0o755)
+        (commands / "activate").touch()
+        environment = {
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "OVERPAINT_VENV": str(folder / "venv"),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_CPUS_PER_TASK": "8",
+            "LASTS": str(lasts),
+            "SETUP": str(setup),
+        }
+        self.process = subprocess.Popen(
+            ["bash", str(SCRIPT), "my.yaml", "run.seed=3"], env=environment, cwd=folder
+        )
+
+    def lines(self, start: str) -> list[str]:
+        return [line for line in self.noted.read_text().splitlines() if line.startswith(start)]
+
+    def stop_once_noted(self, start: str) -> int:
+        """As Slurm does at the time limit: SIGTERM for the batch shell alone. The exit code."""
+        deadline = time.monotonic() + 30
+        while not self.lines(start):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+def test_every_node_and_the_driver_share_a_token_of_the_job(tmp_path: Path) -> None:
+    """Whatever Ray's head finds in the user's home; and a job that is done stays done."""
+    job = Job(tmp_path, lasts=0.1)
+    assert job.process.wait(timeout=30) == 0
+    first, second = job.lines("start token ")
+    (driver,) = job.lines("edit token ")
+    tokens = {line.split()[2] for line in (first, second, driver)}
+    assert len(tokens) == 1
+    assert len(tokens.pop()) == 64
+    assert "--head" in first + second
+    assert driver.endswith("edit my.yaml run.address=10.0.0.1:20007 run.seed=3")
+    assert not job.lines("scontrol")
+
+
+def test_a_job_at_its_time_limit_is_put_back_into_the_queue(tmp_path: Path) -> None:
+    """The driver hears of it and ends by itself with 75, and then so does the job."""
+    job = Job(tmp_path, lasts=60)
+    assert job.stop_once_noted("edit") == 75
+    assert job.lines("ended")
+    assert job.lines("scontrol") == ["scontrol requeue 7"]
+
+
+def test_a_job_that_has_no_driver_yet_is_put_back_too(tmp_path: Path) -> None:
+    """While Ray's nodes start: nothing was computed, and nothing is."""
+    job = Job(tmp_path, lasts=60, setup=1.0)
+    assert job.stop_once_noted("health-check") == 75
+    assert not job.lines("edit")
+    assert job.lines("scontrol") == ["scontrol requeue 7"]

@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+import secrets
 import shutil
 import sys
 import tempfile
 import time
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from jobs.stop import EXIT_INTERRUPTED
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("pipeline", "jobs")
 # Ray kills a stopped job's driver after 3 s, unless told otherwise: it finishes parts in flight.
 STOP_MARGIN_S = 30
 EXIT_FAILED = 1
+# A head that is busy, a tunnel that is opened again: so long nobody needs to answer.
+AWAY_S = 300.0
+LOOK_EVERY_S = 1.0
 
 
 def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
@@ -44,11 +51,14 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
         wait: follow the log to the end.
 
     Returns:
-        The job's own exit code (75: interrupted; submit again to go on), or 0 without waiting.
+        The job's own exit code (75: interrupted, or stopped through Ray; submit again to go on), 0
+        without waiting, 1 where the cluster answers no more.
 
     Raises:
-        ConfigError: no job server answers at the address, or it does not take the job.
+        ConfigError: a path that only this folder knows; no job server answers at the address, or
+            it does not take the job.
     """
+    _check_paths(config)
     logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of uploads and of closed sockets
     client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +66,7 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
         try:
             job = client.submit_job(
                 entrypoint="python -m jobs.cli edit config.yaml run.address=auto",
-                submission_id=f"overpaint-{time.strftime('%Y%m%d-%H%M%S')}",
+                submission_id=_new_name(),
                 runtime_env=_runtime_env(config, folder, packages),
                 metadata={"overpaint_output": config.output.path},
             )
@@ -87,6 +97,32 @@ def _connect(address: str) -> JobSubmissionClient:
         ) from None
 
 
+def _new_name() -> str:
+    """Of a job: when, and something that two jobs of one second do not share."""
+    return f"overpaint-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _check_paths(config: Config) -> None:
+    """Refuses paths below this folder: a job runs in one of its own, which goes when it ends.
+
+    Raises:
+        ConfigError: names key and path.
+    """
+    shards = config.input.shards
+    paths = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
+    paths.append(("output.path", config.output.path))
+    models = [("model.path", config.model.path)]
+    models += [(f"scores.{name}.path", net.path) for name, net in config.scores.chosen.items()]
+    paths += [(key, path) for key, path in models if path != "bundled" and Path(path).exists()]
+    for key, path in paths:
+        local = path.removeprefix("file://").removeprefix("local://")
+        if "://" not in local and not os.path.isabs(os.path.expanduser(local)):
+            raise ConfigError(
+                f"{key}={path!r}: is relative, and the job runs in a folder of its own on the "
+                "cluster; give the url of a bucket, or an absolute path that every node sees"
+            )
+
+
 def _pack(config: Config, folder: Path) -> None:
     """This installation's packages and the resolved configuration, as one folder."""
     for name in PACKAGES:
@@ -111,14 +147,27 @@ def _runtime_env(config: Config, folder: str, packages: bool) -> dict[str, Any]:
 
 
 def _requirements() -> list[str]:
-    """What this installation requires, extras for object stores included; Ray is there already."""
+    """What this installation requires, extras for object stores included; Ray is there already.
+
+    In the versions that are installed here: they are in the fingerprint, and a job that is
+    submitted again must find the same. An extra that is not installed comes as it is required.
+    """
     wanted = []
     for line in requires("overpaint") or []:
         name, _, condition = line.partition(";")
         if name.startswith("ray") or ("extra ==" in condition and not _is_store(condition)):
             continue
-        wanted.append(name.strip())
+        wanted.append(_pinned(name.strip()))
     return wanted
+
+
+def _pinned(requirement: str) -> str:
+    project = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    try:
+        here = version(project).partition("+")[0]  # a build's own mark is on no index
+    except PackageNotFoundError:
+        return requirement
+    return f"{project}=={here}"
 
 
 def _is_store(condition: str) -> bool:
@@ -127,20 +176,46 @@ def _is_store(condition: str) -> bool:
 
 def _follow(client: JobSubmissionClient, job: str) -> int:
     """Prints the job's log as it comes; a connection that breaks off is taken up again."""
+    import aiohttp  # comes with ray[default]
+
     log = _Log(client, job)
     while True:
         try:
             asyncio.run(log.print_to_end())
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
             print(f"{job}: the log broke off ({error}); asking again", file=sys.stderr)
-        info = client.get_job_info(job)
+        info = _info(client, job)
+        if info is None:
+            print(
+                f"{job}: the cluster has not answered for {AWAY_S:.0f} s; the job may go on. "
+                f"Follow it: ray job logs --follow {job}; or submit again",
+                file=sys.stderr,
+            )
+            return EXIT_FAILED
         if info.status.is_terminal():
-            break
-        time.sleep(1)
+            return _exit_code(info, job)
+        time.sleep(LOOK_EVERY_S)
+
+
+def _info(client: JobSubmissionClient, job: str) -> JobDetails | None:
+    """What the cluster says of a job; None where it says nothing for ``AWAY_S``."""
+    deadline = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return client.get_job_info(job)
+        except (OSError, RuntimeError):  # requests' errors are OSErrors
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(LOOK_EVERY_S)
+
+
+def _exit_code(info: JobDetails, job: str) -> int:
+    """Ray keeps no exit code of a job that was stopped, however it ended."""
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     print(f"{job}: {info.status.value}: {info.message}", file=sys.stderr)
-    return 0 if info.status.value == "SUCCEEDED" else EXIT_FAILED
+    codes = {"SUCCEEDED": 0, "STOPPED": EXIT_INTERRUPTED}
+    return codes.get(info.status.value, EXIT_FAILED)
 
 
 class _Log:

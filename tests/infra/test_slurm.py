@@ -16,7 +16,8 @@ STAND_INS = {
     "hostname": "echo 10.0.0.1 10.1.0.1",
     "ray": 'note "$1 $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; [[ $1 == start ]] || sleep "$SETUP"',
     "overpaint": (
-        'trap "kill %1; note ended; exit 75" TERM; note "edit $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; '
+        'trap "kill %1; note ended; exit 75" TERM; '
+        'note "edit $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; '
         'sleep "$LASTS" & wait; exit 0'
     ),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.scores.background import PSNR_CAP_DB, background_scores, mse, psnr_db, ssim
+from pipeline.scores.background import PSNR_CAP_DB, background_scores
+from pipeline.scores.ssim import RADIUS, TILE
 from tests.reference import background as reference
 from tests.samples import pixels
 
@@ -32,9 +33,10 @@ def test_whole_pictures_agree_with_scikit_image(case: Case) -> None:
     over the border, on a reflected picture.)
     """
     before, after, _ = case
-    assert ssim(before, after) == pytest.approx(0.5059105545228483, abs=1e-12)
-    assert psnr_db(mse(before, after)) == pytest.approx(20.93873412621084, abs=1e-12)
-    assert mse(before, after) == pytest.approx(0.008056132256824299, abs=1e-12)
+    scores = background_scores(before, after, np.zeros(before.shape[:2], bool))
+    assert scores.ssim == pytest.approx(0.5059105545228483, abs=1e-12)
+    assert scores.psnr_db == pytest.approx(20.93873412621084, abs=1e-12)
+    assert scores.mse == pytest.approx(0.008056132256824299, abs=1e-12)
 
 
 def test_the_frame_form_agrees_with_scikit_image(case: Case) -> None:
@@ -83,12 +85,26 @@ def test_the_true_background_sees_no_pixel_inside_the_mask(case: Case) -> None:
     assert background_scores(before, painted, inside) == scores
 
 
-def test_an_empty_mask_gives_the_ordinary_measures(case: Case) -> None:
-    """Both forms are then those of the whole picture."""
+def test_an_empty_mask_gives_one_measure_in_both_forms(case: Case) -> None:
+    """Both forms are then that of the whole picture, bit for bit."""
     before, after, inside = case
     scores = background_scores(before, after, np.zeros_like(inside))
-    assert (scores.ssim, scores.ssim_frame) == (ssim(before, after),) * 2
-    assert (scores.mse, scores.mse_frame) == (pytest.approx(mse(before, after), abs=1e-12),) * 2
+    assert (scores.ssim, scores.mse) == (scores.ssim_frame, scores.mse_frame)
+
+
+def test_a_picture_of_many_tiles_is_summed_without_seams() -> None:
+    """Four tiles, cut short below and to the right, one of them behind a mask that reaches over."""
+    generator = np.random.default_rng(3)
+    before = generator.integers(0, 256, (2 * RADIUS + 31, 2 * RADIUS + 262, 1), dtype=np.uint8)
+    after = (0.7 * before + 0.3 * generator.integers(0, 256, before.shape)).astype(np.uint8)
+    outside = np.ones(before.shape[:2], bool)
+    outside[20:, 240:] = False
+    assert TILE[0] < 31 < 2 * TILE[0]
+    assert TILE[1] < 262 < 2 * TILE[1]
+    scores = background_scores(before, after, ~outside)
+    kept, kept_after = before * outside[..., None], after * outside[..., None]
+    assert scores.ssim == pytest.approx(reference.ssim(before, after, outside), abs=1e-12)
+    assert scores.ssim_frame == pytest.approx(reference.ssim(kept, kept_after), abs=1e-12)
 
 
 def test_without_a_background_the_true_form_has_no_value(case: Case) -> None:

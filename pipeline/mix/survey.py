@@ -87,8 +87,9 @@ def _find_pictures(
     for output, of_output in zip(outputs, rows, strict=True):
         for row in of_output:
             key, digest = row["key"], row["source_sha256"]
-            cannot_decode = row["stage"] == "prepare" and row["source_width"] is None
-            if digest is None or cannot_decode:
+            # of what no run has decoded, nobody knows whether it can be
+            never_decoded = row["stage"] in ("read", "prepare") and row["source_width"] is None
+            if digest is None or never_decoded:
                 unusable[key] = f"{row['stage']}: {row['error']}"
             elif survey.pictures.setdefault(key, digest) != digest:
                 raise MixError(

@@ -23,7 +23,7 @@ from pipeline.mix.choose import EditId, choose_edits, unit_hash
 from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, survey_shard
 from pipeline.steps.output_keys import output_key, output_suffix
-from pipeline.steps.read import read_shard
+from pipeline.steps.read import read_originals
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
@@ -127,11 +127,11 @@ def _originals(
 ) -> Iterator[tuple[str, str, Members]]:
     """(split, key, members) of every usable picture."""
     mix = plan.mix
-    contents = read_shard(planned.shard.read(mix.input.storage_options), mix.input)
-    by_key = {picture.key: picture for picture in contents.pictures}
+    originals = read_originals(planned.shard.read(mix.input.storage_options), mix.input)
+    by_key = {picture.key: picture for picture in originals}
     for key, digest in survey.pictures.items():
         picture = by_key.get(key)
-        if picture is None or picture.source_sha256 != digest or picture.encoded is None:
+        if picture is None or picture.source_sha256 != digest:
             raise MixError(
                 f"shard {survey.name}: {key!r} is not the picture that was edited; the input has "
                 "changed, or input.shards names another one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
@@ -91,6 +92,20 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
     return ShardContents([to_picture(sample, config) for sample in samples], problem)
 
 
+def read_originals(data: bytes, config: Input) -> list[Picture]:
+    """The samples of a tar that have a picture and a caption, without their edits.
+
+    Whatever is wrong with a sample's edit texts: its original is none the worse for it.
+    """
+    originals = []
+    for sample in _grouped(read_members(data)[0], config):
+        picture = Picture(sample.key)
+        with suppress(SampleError):
+            _read_original(picture, sample, config)
+            originals.append(picture)
+    return originals
+
+
 def plan_parts(pictures: list[Picture], part_size: int) -> list[list[Picture]]:
     """Cuts a shard's pictures into parts of at most ``part_size`` edits; at least one part.
 
@@ -127,29 +142,35 @@ def to_picture(sample: Sample, config: Input) -> Picture:
     """A sample as a picture with its edits; or one failed edit of index -1."""
     picture = Picture(sample.key)
     try:
-        if sample.problems:
-            raise SampleError("DuplicateKey", sample.problems[0])
-        picture.suffix = _picture_suffix(sample, config)
-        picture.encoded = sample.members[picture.suffix]
-        picture.source_sha256 = hashlib.sha256(picture.encoded).hexdigest()
-        if "json" in sample.members:
-            picture.metadata = parse_json(sample.members["json"])
-        picture.settings = {k: picture.metadata[k] for k in SETTINGS if k in picture.metadata}
-        picture.caption = caption_of(sample.members, picture.metadata, config)
-        texts = edit_texts_of(sample.members, picture.metadata, picture.caption, config)
+        _read_original(picture, sample, config)
+        texts = edit_texts_of(sample.members, picture.metadata, picture.caption or "", config)
     except SampleError as error:
-        picture.encoded = None
+        picture.encoded = picture.encoded_mask = None
+        picture.extras = {}
         picture.edits = [Edit(-1)]
         picture.fail("read", error.kind, error.message)
         return picture
-    picture.encoded_mask = sample.members.get(config.mask.lower())
-    picture.extras = _extras(sample, picture, config)
     for index, text in enumerate(texts):
         edit = Edit(index, text)
         if not text.strip():
             edit.fail("read", "EmptyText", "the edit text is empty")
         picture.edits.append(edit)
     return picture
+
+
+def _read_original(picture: Picture, sample: Sample, config: Input) -> None:
+    """Everything of a sample but its edits. Raises SampleError, with what was read before set."""
+    if sample.problems:
+        raise SampleError("DuplicateKey", sample.problems[0])
+    picture.suffix = _picture_suffix(sample, config)
+    picture.encoded = sample.members[picture.suffix]
+    picture.source_sha256 = hashlib.sha256(picture.encoded).hexdigest()
+    if "json" in sample.members:
+        picture.metadata = parse_json(sample.members["json"])
+    picture.settings = {k: picture.metadata[k] for k in SETTINGS if k in picture.metadata}
+    picture.caption = caption_of(sample.members, picture.metadata, config)
+    picture.encoded_mask = sample.members.get(config.mask.lower())
+    picture.extras = _extras(sample, picture, config)
 
 
 def _picture_suffix(sample: Sample, config: Input) -> str:

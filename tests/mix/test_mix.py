@@ -216,3 +216,40 @@ def test_the_command_reads_the_input_as_the_run_did(
     assert (
         "splits={'train': 0.5}: shares must be above 0 and add up to 1" in capsys.readouterr().err
     )
+
+
+def test_a_sample_that_was_not_read_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    """No caption, no edit text, a damaged JSON: no run has found out whether it is a picture."""
+    samples = [
+        sample("good", ["a cat"]),
+        sample("mute", ["a cat"], caption=None, seed=1),
+        sample("idle", [], seed=2),
+        sample("odd", ["a cat"], seed=3, json="{"),
+    ]
+    write_shard(tmp_path / "in/00.tar", samples)
+    run(make_config(f"{tmp_path}/in/*.tar"), Store(str(tmp_path / "out")))
+    manifest = run_mix(make_mix_plan(settings(tmp_path, splits={"train": 1.0})))
+    reasons = {"read: BadJson": 1, "read: NoCaption": 1, "read: NoEditText": 1}
+    assert manifest["pictures"] == {"all": 4, "left_out": reasons}
+    assert manifest["splits"]["train"]["original"] == 1
+
+
+def test_an_original_that_only_another_output_has_edited_is_taken(tmp_path: Path) -> None:
+    """Two runs with a table of substitutions each: the first one had no edit text for the cow."""
+    samples = [sample("cow", [], caption="a cow"), sample("dog", [], caption="a dog", seed=1)]
+    write_shard(tmp_path / "in/00.tar", samples)
+    for word in ("dog", "cow"):
+        config = make_config(f"{tmp_path}/in/*.tar", input={"substitutions": {word: ["cat"]}})
+        run(config, Store(str(tmp_path / word)))
+    mix = settings(
+        tmp_path,
+        input={"shards": f"{tmp_path}/in/*.tar", "substitutions": {"dog": ["cat"]}},
+        edited={"paths": [str(tmp_path / "dog"), str(tmp_path / "cow")]},
+        splits={"train": 1.0},
+    )
+    manifest = run_mix(make_mix_plan(mix))
+    assert manifest["pictures"] == {"all": 2, "left_out": {}}
+    assert set(mixed_samples(tmp_path)) == {
+        ("train", "00", name)
+        for name in ("cow_original", "dog_original", "dog_edited0_0", "cow_edited1_0")
+    }

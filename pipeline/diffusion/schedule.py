@@ -140,7 +140,8 @@ class Schedule:
         if self.spacing == "leading":
             timesteps = np.arange(num_steps) * (total // num_steps) + self.steps_offset
         elif self.spacing == "trailing":
-            timesteps = np.round(np.arange(total, 0, -total / num_steps))[::-1] - 1
+            # cut: for some numbers, 61 of 1000, rounding lets arange end just above 0, one too late
+            timesteps = np.round(np.arange(total, 0, -total / num_steps)[:num_steps])[::-1] - 1
         else:
             timesteps = np.round(np.linspace(0, total - 1, num_steps))
         return np.clip(timesteps, 0, total - 1).astype(np.int64)

@@ -64,6 +64,17 @@ def test_timesteps_equal_those_of_diffusers(spacing: str, num_steps: int) -> Non
     assert ours[::-1].tolist() == theirs.timesteps.tolist()
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_every_number_of_steps_has_as_many_timesteps(spacing: str) -> None:
+    """Trailing, 61 of 1000 and others end just above 0 in floating point; the noisiest is 999."""
+    schedule = Schedule.from_config(STABLE_DIFFUSION | {"timestep_spacing": spacing})
+    for num_steps in range(1, 1001):
+        timesteps = schedule.timesteps(num_steps)
+        assert len(timesteps) == num_steps
+        assert (np.diff(timesteps) > 0).all() or num_steps == 1000
+        assert spacing != "trailing" or schedule.levels(num_steps)[-1].timestep == 999
+
+
 def test_levels_at_the_papers_settings(schedule: Schedule) -> None:
     """50 steps at r = 0.8 are level 0 and the 40 lowest timesteps, with the network's timestep."""
     levels = schedule.levels(50, 0.8)

@@ -73,14 +73,14 @@ def decode_picture(
 def _as_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
     """Turned, without alpha, 8 bits a channel; adds to the notes what changes the picture."""
     turn = TURNS.get(_orientation(picture))
+    if picture.mode.startswith("I;16"):
+        picture = _from_16_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         if picture.getchannel("A").getextrema() != (255, 255):
             notes.append(ALPHA_NOTE)
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    elif picture.mode.startswith("I;16"):
-        picture = _from_16_bits(picture)
     elif picture.mode in ("I", "F"):
         raise PictureError("UnsupportedPicture", "pictures of 32 bits a channel are not supported")
     picture = picture.convert("RGB")
@@ -103,7 +103,7 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
 
 def _as_grey(mask: Image.Image) -> Image.Image:
     if mask.mode.startswith("I;16"):
-        return _from_16_bits(mask)
+        mask = _from_16_bits(mask)
     if mask.mode in ("I", "F"):
         raise PictureError("UnsupportedPicture", "32 bits a channel are not supported")
     if mask.has_transparency_data:
@@ -216,9 +216,17 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """Mode I;16 as L, scaled: 65535 becomes 255. (Pillow's own convert clips at 255.)"""
+    """Mode I;16 as L, scaled: 65535 becomes 255. (Pillow's own converts clip at 255.)
+
+    As LA, where one value stands for transparent pixels: Pillow has alpha for 8 bits alone.
+    """
     wide = np.asarray(picture).astype(np.uint32)
-    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    key = picture.info.get("transparency")
+    if key is None:
+        return grey
+    alpha = Image.fromarray(np.where(wide == key, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
 
 
 def _stable(error: Exception) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.steps import picture_files
 from pipeline.steps.geometry import fit
-from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE
+from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE, decode_mask
 from pipeline.steps.prepare import prepare
 from pipeline.words.records import Edit, Part, Picture, Status
 from tests.samples import declared_png, encode, pixels
@@ -121,6 +121,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
     picture = prepare_one(save(Image.fromarray(ramp), "PNG"))
     assert np.array_equal(picture.image, np.repeat((ramp // 257)[..., None], 3, 2))
+
+
+def test_a_transparent_value_of_sixteen_bits_is_put_on_white_alone() -> None:
+    """Grey with tRNS: what is not of that value keeps its grey, and in a mask that value is 0."""
+    ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
+    encoded = save(Image.fromarray(ramp), "PNG", transparency=100 * 257)
+    picture = prepare_one(encoded)
+    grey = (ramp // 257).astype(np.uint8)
+    assert np.array_equal(picture.image[..., 0], np.where(grey == 100, 255, grey))
+    assert picture.edits[0].notes == [ALPHA_NOTE]
+    mask = np.asarray(decode_mask(encoded, max_pixels=10**6))
+    assert np.array_equal(mask, np.where(grey == 100, 0, grey))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])

@@ -11,6 +11,8 @@ from typing import Any
 
 from pipeline.words.config import Input
 
+MAX_DEPTH = 100  # of key.json's nesting: all that reads and writes it later recurses
+
 
 class SampleError(Exception):
     """Why a sample cannot be edited: a kind of error, and a sentence."""
@@ -24,13 +26,17 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """The object that key.json holds.
 
     Raises:
-        SampleError: no UTF-8, no JSON, no object, or a number that JSON does not have (NaN).
+        SampleError: no UTF-8, no JSON, no object, a number that JSON does not have (NaN), or nested
+            deeper than ``MAX_DEPTH``.
     """
+    too_deep = f"nested deeper than {MAX_DEPTH}"
     try:
         value = json.loads(_decoded(data, "json"), parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = too_deep if isinstance(error, RecursionError) else str(error)
         raise SampleError("BadJson", f"the member .json cannot be read: {reason}") from error
+    if _is_nested_deeper(value, MAX_DEPTH):
+        raise SampleError("BadJson", f"the member .json cannot be read: {too_deep}")
     if not isinstance(value, dict):
         raise SampleError("BadJson", f"the member .json holds no object but {_kind(value)}")
     return value
@@ -139,6 +145,16 @@ def _unicode(text: str, entry: str) -> str:
     except UnicodeEncodeError as error:
         raise SampleError("BadText", f"{entry} holds a lone surrogate, no character") from error
     return text
+
+
+def _is_nested_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects lie more than so many deep in one another."""
+    level = [value]
+    for _ in range(depth):
+        mappings = [item.values() for item in level if isinstance(item, dict)]
+        lists = [item for item in level if isinstance(item, list)]
+        level = [child for children in (*mappings, *lists) for child in children]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _refused(constant: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_par
 from pipeline.steps.texts import substituted
 from pipeline.storage.shards import expand_shards
 from pipeline.words.config import Input
-from pipeline.words.records import Edit, Picture, Status
+from pipeline.words.records import Edit, Part, Picture, Status
 from tests.samples import encode, pixels, sample, shard_bytes, write_shard
 
 PICTURE = encode(pixels())
@@ -84,6 +85,10 @@ def test_substitutions_make_edit_texts() -> None:
     assert "no word of input.substitutions" in str(message)
 
 
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
 @pytest.mark.parametrize(
     ("members", "kind", "words"),
     [
@@ -100,7 +105,8 @@ def test_substitutions_make_edit_texts() -> None:
         ({"png": PICTURE, "json": "[1]"}, "BadJson", "no object but a list"),
         ({"png": PICTURE, "json": '{"a": NaN}'}, "BadJson", "NaN is no number"),
         ({"png": PICTURE, "json": '{"a": 1e999}'}, "BadJson", "too large"),
-        ({"png": PICTURE, "json": "[" * 99999}, "BadJson", "nested too deeply"),
+        ({"png": PICTURE, "json": "[" * 99999}, "BadJson", "nested deeper than 100"),
+        ({"png": PICTURE, "json": nested(101)}, "BadJson", "nested deeper than 100"),
         ({"png": PICTURE, "json": r'{"caption": "\ud800"}'}, "BadText", "lone surrogate"),
     ],
 )
@@ -111,6 +117,21 @@ def test_a_sample_that_cannot_be_edited_is_one_row(
     index, found, message = reason(read_one(**members))
     assert (index, found) == (-1, kind)
     assert words in str(message)
+
+
+def test_what_is_read_of_a_json_can_travel_and_be_written() -> None:
+    """As deep as is allowed, of lists and objects, however full the stack is by then."""
+    deepest = json.loads(nested(100))
+    picture = read_one(png=PICTURE, txt="a", edit__txt="b", json=deepest)
+    assert picture.metadata == deepest
+    part = Part("s", 0, 1, [picture])
+
+    def deeper(calls: int) -> Part:
+        return deeper(calls - 1) if calls else Part.from_bytes(part.to_bytes())
+
+    assert deeper(500).pictures[0].metadata == deepest
+    lists = {"a": json.loads("[" * 100 + "]" * 100)}  # 101 with the object
+    assert reason(read_one(png=PICTURE, txt="a", edit__txt="b", json=lists))[1] == "BadJson"
 
 
 def test_an_empty_edit_text_fails_alone() -> None:

@@ -101,37 +101,38 @@ def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) 
         "notes": edit.notes,
     }
     members: Members = []
+    written: dict[str, Any] = {}
     if edit.pending and edit.image is None:
         edit.fail("finish", "Internal", "no stage gave this edit a picture or a reason")
     if edit.pending:
         try:
-            members = _write_members(picture, edit, row, context)
+            members, written = _write_members(picture, edit, row, context)
             edit.status = Status.EDITED
         except (Exception, SystemExit) as error:  # noqa: BLE001 - one edit fails, the part goes on
             edit.fail("finish", error)
-            members = []
     return row | {
+        "mask_area": _area(edit),
         "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False),
         "status": str(edit.status),
         "stage": edit.stage,
         "error": edit.error,
         "message": _one_line(edit.message),
         "output_key": output_key(picture.key, edit.index) if members else None,
-        "mask_area": row.get("mask_area", _area(edit)),
         "members": members,
+        **written,
     }
 
 
 def _write_members(
     picture: Picture, edit: Edit, row: dict[str, Any], context: FinishContext
-) -> Members:
-    """Encodes the files of an edit and adds to its row what is known only now."""
+) -> tuple[Members, dict[str, Any]]:
+    """The files of an edit, and what its row has of them."""
     mask = mask_of(picture, edit)
     made = _composed(picture, edit, mask, context)
     output = context.config.output
     encoded = encode_picture(made.pixels, output)
     height, width = made.mask.shape
-    row |= {
+    written = {
         "image_sha256": hashlib.sha256(encoded).hexdigest(),
         "width": width,
         "height": height,
@@ -139,12 +140,12 @@ def _write_members(
         "mask_box": made.box,
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
-    row |= _background(picture, edit, mask > 0)
-    row |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
+    written |= _background(picture, edit, mask > 0)
+    written |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
-        "json": _provenance(picture, row),
+        "json": _provenance(picture, row | written),
         "mask.png": encode_grey(made.mask),
     }
     if context.keep_difference and edit.difference is not None:
@@ -152,7 +153,8 @@ def _write_members(
         files["difference.png"] = encode_grey(grey)
     reserved = {*files, "difference.png"}
     files |= {output_suffix(name, reserved): data for name, data in picture.extras.items()}
-    return [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
+    members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
+    return members, written
 
 
 def _background(picture: Picture, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:

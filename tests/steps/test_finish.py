@@ -266,6 +266,20 @@ def test_what_fails_here_fails_that_edit_alone() -> None:
     assert rows[0]["image_sha256"] is None
 
 
+def test_a_row_that_failed_here_tells_of_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last file cannot be written, the row has no hash, size or score of the others."""
+
+    def full(values: np.ndarray) -> bytes:
+        raise OSError("no space")
+
+    monkeypatch.setattr("pipeline.steps.finish.encode_grey", full)
+    (row,) = finished(make_picture())
+    assert (row["status"], row["error"], row["members"]) == ("failed", "OSError", [])
+    told = ("image_sha256", "width", "height", "mask_box", "output_key")
+    scores = [name for name in row if name.startswith("score_")]
+    assert {row[name] for name in (*told, *scores)} == {None}
+
+
 def test_settings_that_the_method_refuses_fail_the_row() -> None:
     """The row is still written, with the run's settings and seed."""
 

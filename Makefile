@@ -9,9 +9,9 @@ PYTEST := $(VENV)/bin/python -m pytest
 demo: $(VENV)/installed
 	$(VENV)/bin/overpaint demo
 
-## make test: everything that runs without a GPU
+## make test: everything that runs without a GPU; names the slowest tests
 test: $(VENV)/installed-dev
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --durations=15
 
 ## make test-fast: without the tests that start Ray or build the wheel
 test-fast: $(VENV)/installed-dev

@@ -3,7 +3,8 @@
     python -m tests.stores.crash_runner FOLDER MODE
 
 Everything is imported once; each job is a fork, so that a kill costs milliseconds. The parent never
-runs any of the job itself: it keeps no threads and no open clients that a fork would break.
+runs any of the job itself: it keeps no threads and no open clients that a fork would break. Points
+are swept in two lanes, forks too, each with an output of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pipeline.plan.filters import read_filters
@@ -42,6 +44,7 @@ MODES = {
     "retry, then edit": ("retry", "edit"),
     "refilter": ("refilter", "refilter or edit"),
 }
+LANES = 2
 # By shard: one rejects nothing of 0 and all of 1, the other all but one of 0 and nothing of 1.
 OLD_FILTERS, NEW_FILTERS = ["edit_rms >= 0.39"], ["background_psnr_db >= 6.5"]
 
@@ -70,6 +73,11 @@ def job(
 
 def in_child(work: Callable[[], None]) -> tuple[int, str]:
     """Runs it in a fork. Returns the signal that ended the fork, or 0, and what went wrong."""
+    return end(begin(work))
+
+
+def begin(work: Callable[[], None]) -> tuple[int, int]:
+    """Starts a fork that runs it. Returns its process id, and the pipe that tells what is wrong."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -80,6 +88,12 @@ def in_child(work: Callable[[], None]) -> tuple[int, str]:
             os.write(writer, traceback.format_exc()[-4000:].encode())
         os._exit(0)
     os.close(writer)
+    return pid, reader
+
+
+def end(child: tuple[int, int]) -> tuple[int, str]:
+    """Waits for a fork that was begun. Returns what ``in_child`` does."""
+    pid, reader = child
     with os.fdopen(reader, "rb") as said:
         message = said.read().decode()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), message
@@ -115,7 +129,7 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     write_input(folder)
     killed, followers = MODES[mode]
     new, old = (NEW_FILTERS, OLD_FILTERS) if killed == "refilter" else ((), ())
-    clean, start, output = folder / "clean", folder / "start", folder / "out"
+    clean, start = folder / "clean", folder / "start"
     must(
         lambda: (
             job(folder, clean, filters=new),
@@ -134,12 +148,12 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     anew = killed.startswith("edit")
     assert (stable(clean) != stable(start)) is not anew
 
-    def fresh() -> None:
+    def fresh(output: Path) -> None:
         shutil.rmtree(output, ignore_errors=True)
         if not anew:
             shutil.copytree(start, output)
 
-    def check(point: str) -> None:
+    def check(output: Path, point: str) -> None:
         first, _, second = followers.partition(" or ")
         following = second if second and point.startswith("after") else first
         begun = read_filters(Store(str(output)))  # a refilter may be killed before it has begun
@@ -149,22 +163,38 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
         assert verify(Store(str(output))).problems == []
         assert stable(output) in allowed, sorted(stable(output))
 
-    fresh()
-    calls = folder / "calls"
-    must(lambda: (record(calls), job(folder, output, killed, filters=new)))  # type: ignore[func-returns-value]
-    points = calls.read_text().splitlines()
-    bad = []
-    for number, point in enumerate(points):
-        fresh()
-        code, said = in_child(
-            lambda n=number: (kill_at(n), job(folder, output, killed, filters=new))
-        )  # type: ignore[misc]
+    def problems(output: Path, number: int) -> list[str]:
+        fresh(output)
+        point, found = points[number], []
+        code, said = in_child(lambda: (kill_at(number), job(folder, output, killed, filters=new)))  # type: ignore[func-returns-value]
         if code != -signal.SIGKILL:
-            bad.append(f"{point}: was not killed: {said}")
-        code, said = in_child(lambda p=point: check(p))  # type: ignore[misc]
+            found.append(f"{point}: was not killed: {said}")
+        code, said = in_child(lambda: check(output, point))
         if code or said:
-            bad.append(f"{point}: {code}: {said}")
-    return {"points": points, "bad": bad}
+            found.append(f"{point}: {code}: {said}")
+        return found
+
+    fresh(folder / "out")
+    calls = folder / "calls"
+    must(lambda: (record(calls), job(folder, folder / "out", killed, filters=new)))  # type: ignore[func-returns-value]
+    points = calls.read_text().splitlines()
+    return {"points": points, "bad": in_lanes(folder, len(points), problems)}
+
+
+def in_lanes(
+    folder: Path, num_points: int, problems: Callable[[Path, int], list[str]]
+) -> list[str]:
+    """What ``problems`` says of all points, given the output of the lane and a point's number."""
+
+    def lane(first: int) -> None:
+        points = range(first, num_points, LANES)
+        found = [line for point in points for line in problems(folder / f"out{first}", point)]
+        (folder / f"bad{first}").write_text(json.dumps(found))
+
+    lanes = [begin(partial(lane, first)) for first in range(LANES)]
+    for code, said in [end(child) for child in lanes]:
+        assert (code, said) == (0, ""), (code, said)
+    return [line for n in range(LANES) for line in json.loads((folder / f"bad{n}").read_text())]
 
 
 def must(work: Callable[[], object]) -> None:

@@ -16,6 +16,10 @@ import torch
 if TYPE_CHECKING:
     from pipeline.models.loading import LatentDiffusion
 
+# Tests compute on little: a second thread gains little, and where something else is on its CPU the
+# first spins until it comes back, at each of the small operations.
+torch.set_num_threads(1)
+
 # Relative error that two ways of computing the same thing may show, by dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 

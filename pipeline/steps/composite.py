@@ -74,7 +74,7 @@ def into_source(
     (left, top, right, bottom), region = fit(width, height, size=size, resize=resize)
     scaled_to = (right - left, bottom - top)
     mask = np.zeros((height, width), np.uint8)
-    mask[top:bottom, left:right] = _scaled(made.mask, region, scaled_to, Image.Resampling.NEAREST)
+    mask[top:bottom, left:right] = _scaled_mask(made.mask, region, scaled_to)
     if feather is None:
         alpha = np.ones(scaled_to[::-1], np.float32)
     else:
@@ -169,6 +169,20 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
         )
         mask = np.minimum(mask, np.minimum(before, after))
     return mask
+
+
+def _scaled_mask(mask: np.ndarray, region: Box, size: tuple[int, int]) -> np.ndarray:
+    """A region of a mask, (H, W) uint8, resized to (width, height); no part of it is lost.
+
+    Where it shrinks, a pixel that the mask covers in part is inside: between the pixels that the
+    nearest neighbour takes, a whole cell of the latent grid can lie.
+    """
+    nearest = _scaled(mask, region, size, Image.Resampling.NEAREST)
+    left, top, right, bottom = region
+    if size[0] >= right - left and size[1] >= bottom - top:
+        return nearest
+    covered = _scaled((mask > 0).astype(np.float32), region, size, Image.Resampling.BOX) > 0
+    return np.where(covered & (nearest == 0), mask.max(), nearest)
 
 
 def _scaled(

@@ -112,7 +112,7 @@ def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) 
             edit.fail("finish", error)
     return row | {
         "mask_area": _area(edit),
-        "settings": json.dumps(settings, sort_keys=True, ensure_ascii=False),
+        "settings": _json_text(settings).decode(),
         "status": str(edit.status),
         "stage": edit.stage,
         "error": edit.error,
@@ -196,8 +196,12 @@ def _provenance(picture: Picture, row: dict[str, Any]) -> bytes:
     """The member .json: how the picture came about, and the sample's own JSON under "source"."""
     record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
     record["source"] = picture.metadata
-    text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1)
-    # Half a surrogate pair in the sample's JSON goes out as it came in: as an escape.
+    return _json_text(record, indent=1)
+
+
+def _json_text(value: Any, indent: int | None = None) -> bytes:
+    """UTF-8; half a surrogate pair in the sample's JSON goes out as it came in: as an escape."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.words.records import Edit, Part, Picture
 from pipeline.words.rows import STAGED_SCHEMA
+from pipeline.words.settings import resolved_settings
 from tests.committing import SIZE, invert, make_config, make_context, prepared
 from tests.reference import composite as reference
 from tests.samples import encode, pixels
@@ -215,6 +217,22 @@ def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, in
     assert row["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("side", [32, 48, 100])
+def test_no_cell_is_lost_where_the_source_is_small(side: int) -> None:
+    """A cell of 8 pixels of 512, wherever it lies, changes a picture of 32 pixels, and only it."""
+    source = np.zeros((side, side, 3), np.uint8)
+    before, edited = np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 255, np.uint8)
+    for cell in range(0, 64, 3):
+        mask = np.zeros((512, 512), np.float32)
+        mask[8 * cell : 8 * cell + 8, 8 * cell : 8 * cell + 8] = 1
+        made = composite(before, edited, mask, feather=None)
+        small = into_source(source, made, size=512, resize="crop", feather=4)
+        assert (small.pixels[small.mask > 0] > 0).any()
+        assert (small.pixels[small.mask == 0] == 0).all()
+        assert np.unique(small.mask).tolist() == [0, 255]
+        assert small.area <= (8 * side / 512 + 2) ** 2 / side**2
+
+
 def test_scaling_back_undoes_the_fit() -> None:
     """A model's picture twice as large, cropped: a full mask without feather gives it back."""
     source = np.repeat(np.repeat(pixels(4, 8, 12)[:8, :12], 1, 0), 1, 1)
@@ -345,6 +363,15 @@ def test_half_a_surrogate_in_the_json_is_still_json() -> None:
     assert json.loads(members(row)["json"])["source"] == {"x": "\ud800"}
 
 
+def test_half_a_surrogate_in_the_samples_settings_fails_its_row_alone() -> None:
+    """The row shows what was asked for, as the same escape."""
+    picture = make_picture(settings={"encode_ratio": "\ud800"})
+    picture.fail("mask", "ValueError", "out of range")
+    settings_for = partial(resolved_settings, make_config().method)
+    (row,) = finished(picture, {"settings_for": settings_for})
+    assert json.loads(row["settings"])["encode_ratio"] == "\ud800"
+
+
 @pytest.mark.parametrize(
     ("key", "encoded"),
     [
@@ -356,6 +383,8 @@ def test_half_a_surrogate_in_the_json_is_still_json() -> None:
         ("//x//y", "%2F%2Fx/%2Fy_0"),
         ("..\\x", "%2E%2E%5Cx_0"),
         ("a\nb\0", "a%0Ab%00_0"),
+        ("__a__/b", "%5F_a__/b_0"),
+        ("a/__b__/_c", "a/__b__/_c_0"),
         ("with space/猫", "with space/猫_0"),
     ],
 )
@@ -367,6 +396,7 @@ def test_output_keys_stay_in_their_folder(key: str, encoded: str) -> None:
 def test_output_keys_are_never_equal() -> None:
     """Different edits have different names, also where a key looks like an encoded one."""
     keys = ["a", "a_1", "a.b", "a%2Eb", "a%252Eb", "/a", "%2Fa", "a//b", "a/%2Fb", "a/b"]
+    keys += ["__a__/b", "%5F_a__/b", "_a__/b"]
     names = {output_key(key, index) for key in keys for index in range(12)}
     assert len(names) == len(keys) * 12
     suffixes = ["png", "source.png", "_x", "source._x", "", "x"]

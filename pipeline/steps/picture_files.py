@@ -37,6 +37,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 ALPHA_NOTE = "transparent pixels were put on white"
+OUT_OF_MEMORY = MemoryError.__name__  # the kind of error that --retry-failed computes again
 FRAMES_NOTE = "of an animated picture the first frame was taken"
 
 
@@ -98,7 +99,8 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
         with _reasons(data, formats):
             return _as_grey(_loaded(data, formats, max_pixels)[0])
     except PictureError as error:
-        raise PictureError("BadMask", f"the mask: {error.message}") from error
+        kind = OUT_OF_MEMORY if error.kind == OUT_OF_MEMORY else "BadMask"
+        raise PictureError(kind, f"the mask: {error.message}") from error
 
 
 def _as_grey(mask: Image.Image) -> Image.Image:
@@ -167,6 +169,8 @@ def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
     except Image.UnidentifiedImageError as error:
         tried = ", ".join(formats)
         raise PictureError("NotAPicture", f"the bytes are no picture of {tried}") from error
+    except MemoryError as error:  # the machine's fault, and not the picture's: tried again
+        raise PictureError(OUT_OF_MEMORY, "the memory did not suffice to decode it") from error
     except Exception as error:  # hostile bytes make decoders raise anything
         raise PictureError("DamagedPicture", _stable(error)) from error
 

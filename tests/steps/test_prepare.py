@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.plan.republish import is_retried
 from pipeline.steps import picture_files
 from pipeline.steps.geometry import fit
 from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE, decode_mask
@@ -159,6 +160,34 @@ def test_transparency_is_put_on_white_and_noted() -> None:
     assert picture.edits[0].notes == [ALPHA_NOTE]
     image[..., 3] = 255
     assert prepare_one(save(Image.fromarray(image), "PNG")).edits[0].notes == []
+
+
+@pytest.mark.parametrize("what", ["picture", "mask"])
+def test_memory_that_does_not_suffice_is_no_damage(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row says so by a name that --retry-failed computes again; the next picture goes on."""
+    name = {"picture": "_as_rgb", "mask": "_as_grey"}[what]
+    whole, calls = getattr(picture_files, name), []
+
+    def short(*args: Any) -> Image.Image:
+        calls.append(args)
+        if len(calls) == 1:
+            raise MemoryError
+        return whole(*args)
+
+    monkeypatch.setattr(picture_files, name, short)
+    mask = save(Image.new("L", (32, 32), 255), "PNG")
+    pictures = [
+        Picture(str(n), encoded=encode(pixels(n, 32, 32)), encoded_mask=mask, edits=[Edit(0, "x")])
+        for n in range(2)
+    ]
+    part = Part("s", 0, 1, pictures)
+    prepare(part, size=32, resize="crop", resolution="model", max_pixels=10**6)
+    first, second = part.edits
+    assert (first.stage, first.error) == ("prepare", "MemoryError")
+    assert is_retried(first.stage, first.error)
+    assert second.pending
 
 
 def animated(form: str) -> bytes:

@@ -79,7 +79,7 @@ class MaskStage:
         for edit in picture.pending:
             edit.mask = mask
             if not mask.any():
-                _unchanged(edit, "the supplied mask is empty")
+                _unchanged(edit, _why_empty(picture.supplied_mask))
 
     def _infer(self, shard: str, pictures: list[Picture]) -> None:
         """One prediction of the noise a picture and text that it reads, whoever asks for it.
@@ -176,6 +176,17 @@ class MaskStage:
 def _pixels(picture: Picture) -> np.ndarray:
     assert picture.image is not None, "prepare sets it for every picture that is in flight"
     return picture.image
+
+
+def _why_empty(supplied_mask: np.ndarray | None) -> str:
+    """Of a supplied mask that edits no cell: classes 0 and 1 in place of 0 and 255, say."""
+    brightest = 0 if supplied_mask is None else int(supplied_mask.max())
+    if not brightest:
+        return "the supplied mask is empty"
+    return (
+        f"the supplied mask covers no cell of the latent grid by a quarter; its brightest pixel is "
+        f"{brightest} of 255"
+    )
 
 
 def _unchanged(edit: Edit, message: str) -> None:

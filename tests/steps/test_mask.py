@@ -121,6 +121,15 @@ def test_supplied_empty_mask_is_unchanged(tiny_model: LatentDiffusion) -> None:
     assert "supplied mask" in picture.edits[0].message
 
 
+def test_a_mask_of_classes_is_said_to_be_dark(tiny_model: LatentDiffusion) -> None:
+    """1 in place of 255 edits nothing, and "empty" would be no help."""
+    picture = make_picture(0)
+    picture.supplied_mask = np.ones((32, 32), np.uint8)
+    masked(tiny_model, picture)
+    assert picture.edits[0].status is Status.UNCHANGED
+    assert "1 of 255" in picture.edits[0].message
+
+
 def test_full_mask_edits_everything(tiny_model: LatentDiffusion) -> None:
     """source: full is a mask of ones, without an evaluation."""
     (picture,) = masked(tiny_model, make_picture(0), source="full")

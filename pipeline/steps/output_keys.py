@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+META_FOLDER = re.compile(r"^_(?=_[^/]*__/)")  # webdataset's readers leave out all that is in it
+
 # A dot would end the key (webdataset); a percent sign is what the others are written with; a
 # backslash is a folder's end on Windows; control characters break listings.
 ENCODED = re.compile(r"[%.\\\x00-\x1f\x7f]")
@@ -13,10 +15,12 @@ def output_key(key: str, edit_index: int) -> str:
     """The key of an edit's members, ``<key>_<edit index>``, different for different edits.
 
     ``%``, ``.``, backslash and control characters are written as %XX, and so is a slash that
-    would begin the name or an empty folder: no "..", no absolute path.
+    would begin the name or an empty folder, and the first underscore of a folder ``__so__`` that
+    begins the name: no "..", no absolute path, nothing that webdataset's readers would leave out.
     """
     encoded = ENCODED.sub(_percent, key)
     encoded = re.sub(r"(?:^|(?<=/))/", "%2F", encoded)
+    encoded = META_FOLDER.sub("%5F", encoded)
     return f"{encoded}_{edit_index}"
 
 

@@ -34,7 +34,9 @@ def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
     members: list[tuple[str, bytes]] = []
     for start, end in segments:
         try:
-            for member in tar_file_iterator(_stream(data, start, end, whole=problem is None)):
+            stream = _stream(data, start, end, whole=problem is None)
+            # webdataset leaves out folders called __so__, which is no reason for a lost edit
+            for member in tar_file_iterator(stream, skip_meta=None):
                 members.append((member["fname"], member["data"]))
         except ERRORS as error:
             problem = problem or f"truncated: {type(error).__name__} in the members from {start} on"

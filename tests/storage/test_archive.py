@@ -89,6 +89,12 @@ def test_only_regular_members_count() -> None:
     assert read_members(sink.getvalue()) == ([], None)
 
 
+def test_a_folder_that_webdataset_keeps_for_itself_is_read() -> None:
+    """What lies in __so__/ asks for edits like all else, and would be lost without a row."""
+    names = [name for name, _ in read_members(shard_bytes([{"__a__/b.png": b"x"}]))[0]]
+    assert names == ["__a__/b.png"]
+
+
 def test_a_negative_size_does_not_loop() -> None:
     """CPython before 3.11.14 walks backwards for ever (CVE-2025-8194)."""
     info = tarfile.TarInfo("a.txt")

@@ -160,14 +160,11 @@ def rms(first: np.ndarray, second: np.ndarray) -> float:
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
     """The least value of each pixel's 3 x 3 neighbours inside the picture."""
-    for axis in (0, 1):
-        before = np.concatenate(
-            [mask.take([0], axis), mask.take(range(mask.shape[axis] - 1), axis)], axis
-        )
-        after = np.concatenate(
-            [mask.take(range(1, mask.shape[axis]), axis), mask.take([-1], axis)], axis
-        )
-        mask = np.minimum(mask, np.minimum(before, after))
+    for first, last in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        least = mask.copy()
+        np.minimum(least[last], mask[first], out=least[last])
+        np.minimum(least[first], mask[last], out=least[first])
+        mask = least
     return mask
 
 

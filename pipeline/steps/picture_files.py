@@ -57,7 +57,8 @@ def decode_picture(
     Args:
         data: the file.
         max_pixels: a file whose header declares more is not decoded.
-        suffixes: whose formats are tried.
+        suffixes: whose formats are tried, by what follows their last dot; where one of them names
+            none (``img``), all of ``FORMATS``.
 
     Returns:
         (picture in mode RGB, notes on what was done to it).
@@ -65,7 +66,9 @@ def decode_picture(
     Raises:
         PictureError: it is no such picture, too large, cut short or damaged.
     """
-    formats = sorted({FORMATS[suffix.lower()] for suffix in suffixes if suffix.lower() in FORMATS})
+    endings = {suffix.lower().rpartition(".")[2] for suffix in suffixes}
+    named = endings if endings <= FORMATS.keys() else FORMATS.keys()
+    formats = sorted({FORMATS[name] for name in named})
     with _reasons(data, formats):
         picture, notes = _loaded(data, formats, max_pixels)
         return _as_rgb(picture, notes), notes

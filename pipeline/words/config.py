@@ -25,7 +25,8 @@ class Input(Section):
 
     shards: str | list[str]
     limit: int = Field(0, ge=0)  # edits in all; 0 = all of them
-    image: list[str] = ["jpg", "jpeg", "png", "webp"]  # suffixes, the first one present is taken
+    # suffixes, the first one present is taken
+    image: list[str] = Field(["jpg", "jpeg", "png", "webp"], min_length=1)
     caption: list[str] = ["txt", "json:caption"]  # a suffix, or a field of key.json
     edits: list[str] = ["edit.txt", "json:edits", "json:edit"]  # edit.txt: one text a line
     mask: str = "mask.png"  # if present it replaces the inferred mask

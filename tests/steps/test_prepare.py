@@ -14,7 +14,13 @@ from PIL import Image
 from pipeline.plan.republish import is_retried
 from pipeline.steps import picture_files
 from pipeline.steps.geometry import fit
-from pipeline.steps.picture_files import ALPHA_NOTE, FRAMES_NOTE, decode_mask
+from pipeline.steps.picture_files import (
+    ALPHA_NOTE,
+    FRAMES_NOTE,
+    PictureError,
+    decode_mask,
+    decode_picture,
+)
 from pipeline.steps.prepare import prepare
 from pipeline.words.records import Edit, Part, Picture, Status
 from tests.samples import declared_png, encode, pixels
@@ -160,6 +166,16 @@ def test_transparency_is_put_on_white_and_noted() -> None:
     assert picture.edits[0].notes == [ALPHA_NOTE]
     image[..., 3] = 255
     assert prepare_one(save(Image.fromarray(image), "PNG")).edits[0].notes == []
+
+
+@pytest.mark.parametrize("suffix", ["image.png", "IMG.PNG", "img"])
+def test_a_suffix_may_have_dots_or_name_no_format(suffix: str) -> None:
+    """input.image: [image.png] is a member's name as good as another; a GIF is no PNG, though."""
+    decoded, _ = decode_picture(encode(pixels(0, 8, 8)), max_pixels=64, suffixes=[suffix])
+    assert np.array_equal(np.asarray(decoded), pixels(0, 8, 8))
+    if suffix != "img":
+        with pytest.raises(PictureError, match="no picture of PNG"):
+            decode_picture(save(decoded, "GIF"), max_pixels=64, suffixes=[suffix])
 
 
 @pytest.mark.parametrize("what", ["picture", "mask"])

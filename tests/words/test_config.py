@@ -43,6 +43,7 @@ def imagic(**settings: object) -> dict:
             ["stages.mask.threads=2, stages.encode.threads=1", "threads must be equal"],
         ),
         ({"input": {"shards": []}}, ["input.shards=[]", "glob"]),
+        ({"input": {"shards": "a.tar", "image": []}}, ["input.image=[]", "at least 1"]),
         ({"method": {"mask": {"noise_level": []}}}, ["method.mask.noise_level=[]"]),
         ({"output": {"path": "o", "lossless": True}}, ["output.lossless", "webp"]),
         ({"output": {}}, ["output.path", "must be given"]),

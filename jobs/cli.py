@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except ConfigError as error:
-        print(f"overpaint: {error}", file=sys.stderr)
+        tell(f"overpaint: {error}", level="error")
         return EXIT_BAD_CONFIG
 
 
@@ -59,9 +59,11 @@ def _edit(options: argparse.Namespace) -> int:
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     """What a run returns; where the store or a node ends it, a line that says how to go on."""
     from jobs.starts import CannotStartError
+    from jobs.stop import interruptible
 
     try:
-        return run()
+        with interruptible():
+            return run()
     except (OSError, CannotStartError) as error:
         if options.verbose:
             traceback.print_exc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from typing import Any
 
@@ -26,6 +27,9 @@ def connect(config: Config, verbose: bool) -> None:
     Args:
         config: its ``run.address`` and ``run.num_cpus``.
         verbose: show Ray's own messages and those of its workers.
+
+    Raises:
+        ConfigError: no cluster answers at that address, or it does not let this process in.
     """
     use_few_arenas()
     address = cluster_address(config)
@@ -34,15 +38,46 @@ def connect(config: Config, verbose: bool) -> None:
     )
     # The progress line is ours; without this Ray warns that it will stop reserving zero GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        address=address or "local",  # none: Ray would join any that it finds on this machine
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        **local,
-    )
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address or "local",  # none: Ray would join any that it finds on this machine
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            **local,
+        )
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        if address is None:
+            raise
+        raise ConfigError(f"run.address={address!r}: {_refusal(error)}") from error
+    if callable(on_sigterm):  # Ray has put one of its own there
+        signal.signal(signal.SIGTERM, on_sigterm)
     if not verbose:
         # Its tracebacks of lost parts: jobs/missing.py says what became of each, in a line.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _refusal(error: BaseException) -> str:
+    """Why Ray did not connect, in a line, and what to do where it asked for a token."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    if isinstance(error.__cause__ or error, ray.exceptions.AuthenticationError):
+        return (
+            f"{reason}: the cluster asks for a token, and takes no other than its own; set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        )
+    return reason
+
+
+def disconnect() -> None:
+    """Leaves Ray, and ends a local one.
+
+    Ray's shutdown puts the system's own reaction to SIGTERM back without Python's knowledge, so
+    that the handler which ``signal.getsignal`` still names would not be called.
+    """
+    ray.shutdown()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def check_stores(config: Config) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 import ray
 
-from jobs.cluster import check_stores, connect, device_of
+from jobs.cluster import check_stores, connect, device_of, disconnect
 from jobs.graph import configure_context, edit_dataset
 from jobs.journal import Journal
 from jobs.logs import tell, use_format
 from jobs.memory import give_back
 from jobs.missing import run_missing
+from jobs.paths import with_absolute_paths
 from jobs.planner import planned
 from jobs.progress import RunProgress
 from jobs.ray_environment import cluster_address
@@ -69,6 +70,8 @@ def edit(
     started = time.monotonic()
     use_format(config.run.log_format)
     check_stores(config)
+    if cluster_address(config):
+        config = with_absolute_paths(config)
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # only the cluster knows whether it has GPUs
     plan = make_plan(config, device_of(config))
@@ -92,7 +95,7 @@ def edit(
             progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
         finally:
             if not keep_ray:
-                ray.shutdown()
+                disconnect()
         num_edits = progress.counts.total()
         against = expected.against(progress.images_per_s_after_start)
         plan = plan.still_to_do()

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from jobs.cluster import device_of
+from jobs.cluster import device_of, disconnect
 from jobs.edit import EXIT_OK, edit
 from jobs.evaluate_judges import Judging
 from jobs.evaluate_options import config_for, home_of
@@ -71,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> int:
         try:
             report, edits = (_sweep if options.sweep else _one)(options, judging)
         finally:
-            ray.shutdown()
+            disconnect()
     except BenchmarkError as error:
         raise ConfigError(str(error)) from error
     except Unfinished as error:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.calibrate import CalibrationError, calibrate, num_edits
-from jobs.cluster import check_pools, check_stores, connect, device_of
+from jobs.cluster import check_pools, check_stores, connect, device_of, disconnect
 from jobs.logs import tell
 from jobs.progress import duration
 from jobs.ray_environment import cluster_address
@@ -40,7 +40,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     try:
         planned(plan, measure=True, keep=False)
     finally:
-        ray.shutdown()
+        disconnect()
     return 0
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+import ray
 
 from jobs.journal import Journal
 from jobs.logs import tell
@@ -24,7 +28,8 @@ class StopFlag:
         self._journal = journal
 
     def set(self) -> None:
-        self._journal.ask_to_stop()
+        if ray.is_initialized():  # else no part is left to stop; asked, Ray would start anew
+            self._journal.ask_to_stop()
 
     def is_set(self) -> bool:
         """False too where the journal's process is gone: then nobody asked to stop."""
@@ -68,3 +73,25 @@ class GracefulStop:
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
         tell("the grace period is over; parts in flight are lost", level="warning")
         sys.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and Ctrl-C before the first part and after the last one: nothing is in flight.
+
+    ``GracefulStop`` stands in for these handlers while there are parts.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        tell(f"{name}: no part is in flight; run the same command to go on", level="warning")
+        sys.exit(EXIT_INTERRUPTED)
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from jobs.paths import relative_paths
 from jobs.stop import EXIT_INTERRUPTED
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
@@ -108,19 +108,11 @@ def _check_paths(config: Config) -> None:
     Raises:
         ConfigError: names key and path.
     """
-    shards = config.input.shards
-    paths = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
-    paths.append(("output.path", config.output.path))
-    models = [("model.path", config.model.path)]
-    models += [(f"scores.{name}.path", net.path) for name, net in config.scores.chosen.items()]
-    paths += [(key, path) for key, path in models if path != "bundled" and Path(path).exists()]
-    for key, path in paths:
-        local = path.removeprefix("file://").removeprefix("local://")
-        if "://" not in local and not os.path.isabs(os.path.expanduser(local)):
-            raise ConfigError(
-                f"{key}={path!r}: is relative, and the job runs in a folder of its own on the "
-                "cluster; give the url of a bucket, or an absolute path that every node sees"
-            )
+    for key, path in relative_paths(config):
+        raise ConfigError(
+            f"{key}={path!r}: is relative, and the job runs in a folder of its own on the "
+            "cluster; give the url of a bucket, or an absolute path that every node sees"
+        )
 
 
 def _pack(config: Config, folder: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import ray
 
 from jobs.graph import actor_resources
+from jobs.logs import use_format
 from pipeline.plan.costs import Costs
 from pipeline.plan.operators import finish_context, prepared, read
 from pipeline.plan.plan import Plan, ShardWork
@@ -60,6 +61,7 @@ class _Calibrator:
     def measure(self, plan: Plan, work: ShardWork) -> Costs:
         """The cost of an edit, after one that is not counted: the first call of each kernel."""
         config = plan.config
+        use_format(config.run.log_format)
         start = time.perf_counter()
         from pipeline.methods import (
             load_fused,

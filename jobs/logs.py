@@ -74,7 +74,15 @@ class _JsonLines(logging.Handler):
         fields: dict[str, Any] = {"logger": record.name}
         if record.exc_info is not None:
             fields["exception"] = logging.Formatter().formatException(record.exc_info)
-        _write(_line(record.getMessage(), record.levelname.lower(), fields))
+        _write(_line(_message(record), record.levelname.lower(), fields))
+
+
+def _message(record: logging.LogRecord) -> str:
+    """As it was meant; one that does not fit its arguments must not fail the part that it is of."""
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - whatever formatting raises, in a library's own words
+        return f"{record.msg} {record.args}"
 
 
 def _line(message: str, level: str, fields: dict[str, Any]) -> str:

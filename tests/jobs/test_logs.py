@@ -6,12 +6,17 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
 from jobs import logs
+from jobs.cli import main
+from jobs.graph import StageActor
+from jobs.steps import Stages, Steps
 from jobs.watch import Guard
 from tests.jobs.conftest import Recovered
 from tests.jobs.faulty import LIBRARY
@@ -55,6 +60,44 @@ def test_a_library_s_warning_says_which_part_it_is_of(
     )
     assert last["message"] == "idle"
     assert "shard" not in last
+
+
+def test_a_library_s_slip_is_a_line_and_no_error(
+    json_lines: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words that do not fit their arguments: raised from here, they would fail a part."""
+    logs.use_format("json")
+    logging.getLogger("anything").warning("%d of", "many")
+    (line,) = parsed(capsys.readouterr().err)
+    assert line["message"] == "%d of ('many',)"
+    assert line["logger"] == "anything"
+
+
+def test_what_a_library_says_while_an_actor_loads_is_json(
+    json_lines: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before its first part, when nothing has told its process yet how to talk."""
+
+    def load(*arguments: object) -> Stages:
+        logging.getLogger("anything").warning("an old format")
+        return {}
+
+    guard = Guard(mock.MagicMock(), 60.0, log_format="json")
+    with mock.patch("jobs.graph.starting", return_value=nullcontext()):
+        StageActor(mock.Mock(), "mask", "cpu", guard, None, Steps(load=load))
+    (line,) = parsed(capsys.readouterr().err)
+    assert line["message"] == "an old format"
+
+
+def test_an_error_of_the_configuration_is_json_too(
+    json_lines: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once the run has read that its lines are to be JSON."""
+    places = ["input.shards=memory://in/*.tar", f"output.path={tmp_path}", "run.log_format=json"]
+    assert main(["edit", "demo", *places]) == 2
+    (line,) = parsed(capsys.readouterr().err)
+    assert line["level"] == "error"
+    assert "memory:// is the memory of one process" in line["message"]
 
 
 def test_text_stays_plain(capsys: pytest.CaptureFixture[str]) -> None:

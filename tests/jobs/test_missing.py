@@ -46,11 +46,17 @@ class FakeRunner:
     done: list[str]
 
     def __init__(self, *arguments: object) -> None:
-        pass
+        self.dead = self.opened = self.loaded = False
 
     def ask(self, method: str, *arguments: object) -> object:
+        assert not self.dead, "a runner that was lost is asked again"
+        assert self.opened or method == "open", "a new runner knows of no shard"
+        assert self.loaded or method != "compute", "a new runner has no networks"
         if self.lost and self.lost[0][0] == method:
+            self.dead = True
             raise self.lost.pop(0)[1]
+        self.opened |= method == "open"
+        self.loaded |= method == "load"
         if method == "next":
             index = len(self.done)
             return index if index < 2 else None
@@ -98,3 +104,25 @@ def test_nodes_are_not_lost_without_end(monkeypatch: pytest.MonkeyPatch) -> None
     """A part that takes its machine along, again and again, fails as one whose worker dies."""
     lost = [("compute", NodeLostError("died with its node")) for _ in range(3)]
     assert run_alone(monkeypatch, cast(Any, lost), max_restarts=2) == ["fail", "compute"]
+
+
+@pytest.mark.parametrize(("failures", "done"), [(2, ["compute", "compute"]), (3, [])])
+def test_networks_that_do_not_load_fail_no_part(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failures: int,
+    done: list[str],
+) -> None:
+    """As often as a worker may try; then nothing is staged, and a line says why."""
+    lost = [("load", RunnerLostError("raised OSError: no such file")) for _ in range(failures)]
+    assert run_alone(monkeypatch, lost, max_start_retries=2) == done
+    words = "that run alone raised OSError: no such file while it loaded the model"
+    assert (words in capsys.readouterr().err) == (not done)
+
+
+def test_a_shard_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody knows its samples, so it has no rows; and no other question is asked of it."""
+    assert run_alone(monkeypatch, [("next", RunnerLostError("died"))]) == []
+    assert "shard 0 stays unpublished: reading it died" in capsys.readouterr().err

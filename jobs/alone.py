@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from jobs.graph import actor_resources, no_exit, run_stage
+from jobs.metrics import tell_traffic
 from jobs.watch import Guard
 from pipeline.plan.operators import (
     PartResult,
@@ -55,6 +56,7 @@ class PartRunner:
         """Reads the next part of the shard that is not staged, and gives its index."""
         with self.guard.watch(self.shard, None, "read"), no_exit():
             self.part = next(self.parts, None)
+        tell_traffic()
         return None if self.part is None else self.part.index
 
     def compute(self) -> PartResult:
@@ -67,15 +69,17 @@ class PartRunner:
             part = prepared(part, config, self.plan.model.size_for(config.model))
         for name, stage in self.stages.items():
             part = run_stage(name, stage, part, self.guard, self.plan.device)
-        with watch(part.shard, part.index, "finish"), no_exit():
+        with watch(part.shard, part.index, "finish"), self.guard.journal.storing(), no_exit():
             result = finish_and_commit(part, finish_context(self.plan), self.plan.output)
         self.guard.journal.end(part.shard, part.index)
+        tell_traffic()
         return result
 
     def fail(self, failure: Failure) -> PartResult:
         """Commits the part that was read with rows that say why it could not be computed."""
         assert self.part is not None
-        with self.guard.watch(self.part.shard, self.part.index, "finish"):
+        watch = self.guard.watch(self.part.shard, self.part.index, "finish")
+        with watch, self.guard.journal.storing():
             return fail_and_commit(self.part, finish_context(self.plan), self.plan.output, *failure)
 
 

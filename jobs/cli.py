@@ -58,13 +58,13 @@ def _edit(options: argparse.Namespace) -> int:
 
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     """What a run returns; where the store or a node ends it, a line that says how to go on."""
-    from jobs.starts import CannotStartError
+    from jobs.starts import CannotGoOnError
     from jobs.stop import interruptible
 
     try:
         with interruptible():
             return run()
-    except (OSError, CannotStartError) as error:
+    except (OSError, CannotGoOnError) as error:
         if options.verbose:
             traceback.print_exc()
         tell(f"overpaint: {error}; run the same command to go on", level="error")

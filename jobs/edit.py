@@ -65,7 +65,7 @@ def edit(
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
-        CannotStartError: a worker did not start; what is staged stays.
+        CannotGoOnError: a worker did not start, or nothing could be stored; what is staged stays.
     """
     started = time.monotonic()
     use_format(config.run.log_format)

@@ -138,7 +138,6 @@ class StageActor:
         part = _part_of(batch)
         for name, stage in self.stages.items():
             part = run_stage(name, stage, part, self.guard, self.device)
-            tell_gpu_memory(name)
         return _row_of(part)
 
 
@@ -154,6 +153,7 @@ def run_stage(
         fault = _device_fault(device)
     if fault is not None:
         end_process(f"part {part.index} of shard {part.shard}: {name}: {fault}")
+    tell_gpu_memory(name)
     return part
 
 
@@ -196,7 +196,7 @@ def _finish(
     batch: pa.Table, context: FinishContext, output: Store, guard: Guard, steps: Steps
 ) -> pa.Table:
     part = _part_of(batch)
-    with guard.watch(part.shard, part.index, "finish"), no_exit():
+    with guard.watch(part.shard, part.index, "finish"), guard.journal.storing(), no_exit():
         result = steps.finish(part, context, output)
     guard.journal.end(part.shard, part.index)
     tell_traffic()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.refusals import RefusalBook
 from jobs.starts import StartBook
 
 # A journal that does not answer in this time is gone, and the run goes on without it.
@@ -28,6 +31,7 @@ class _Book:
         self.entries: dict[Place, Entry] = {}
         self.reasons: list[tuple[Place, str]] = []
         self.starts = StartBook(start_retries)
+        self.refusals = RefusalBook()
         self.stopped = False
 
     def stop(self) -> None:
@@ -41,6 +45,11 @@ class _Book:
 
     def end(self, place: Place) -> None:
         self.entries.pop(place, None)
+        if place[1] is not None:
+            self.refusals.stored()
+
+    def refused(self, reason: str) -> None:
+        self.refusals.refused(reason)
 
     def timed_out(self, place: Place, step: str, limit_s: float, reason: str) -> None:
         self.entries[place] = Entry(step, limit_s)
@@ -63,7 +72,7 @@ class _Book:
         self.starts.done(worker)
 
     def start_problems(self) -> tuple[str | None, str | None]:
-        return self.starts.given_up, self.starts.last
+        return self.starts.given_up or self.refusals.given_up, self.starts.last
 
 
 class Journal:
@@ -124,8 +133,17 @@ class Journal:
         """Whether somebody did."""
         return bool(self._ask("is_stopped"))
 
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Around the commit of a part: the run ends where the store takes none of them any more."""
+        try:
+            yield
+        except OSError as error:
+            self._ask("refused", f"{type(error).__name__}: {error}")
+            raise
+
     def given_up(self) -> str | None:
-        """Why a worker did not start, more often than it may; None as long as none did."""
+        """Why the run is to end: a worker did not start, or nothing could be stored, for long."""
         return self._start_problems()[0]
 
     def start_problem(self) -> str | None:

@@ -79,8 +79,17 @@ def tell_traffic() -> None:
         retries.inc(traffic["retries"])
 
 
+_gpu_peaks: Counts[str] = Counts()  # bytes, by stage; of this process
+
+
 def tell_gpu_memory(stage: str) -> None:
-    """Sets the most that this process has held on its GPU; nothing where it has none."""
+    """Sets the most that a stage has held on this process's GPU; nothing where it has none.
+
+    To be called after each run of a stage, since what was held since the last call is taken for
+    the stage's: in layout fused one process runs all three. The first one's includes loading.
+    """
     torch = sys.modules.get("torch")  # a stage that has not loaded it uses no GPU
     if torch is not None and torch.cuda.is_available():
-        _worker_metrics()[2].set(torch.cuda.max_memory_allocated(), {"stage": stage})
+        _gpu_peaks[stage] = max(_gpu_peaks[stage], torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+        _worker_metrics()[2].set(_gpu_peaks[stage], {"stage": stage})

@@ -28,8 +28,8 @@ LOOK_EVERY_S = 2.0
 CRASHED = "its process died while it loaded the model"
 
 
-class CannotStartError(RuntimeError):
-    """No part is at fault: a worker did not start, again and again. The message says why."""
+class CannotGoOnError(RuntimeError):
+    """No part is at fault: a worker does not start, or the store takes nothing. It says why."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class StartWatch:
     """Ends the driver's waiting when the journal has given up on a worker. A context manager.
 
     Raises:
-        CannotStartError: in the main thread, wherever it waits.
+        CannotGoOnError: in the main thread, wherever it waits.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -113,10 +113,10 @@ class StartWatch:
         if isinstance(error, ray.exceptions.RayError):  # Ray was first: it gave the actor up
             reason = self.journal.start_problem()
             if reason is not None:
-                raise CannotStartError(reason) from error
+                raise CannotGoOnError(reason) from error
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        raise CannotStartError(self.reason)
+        raise CannotGoOnError(self.reason)
 
     def _look(self) -> None:
         main = threading.main_thread().ident

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.progress import RunProgress, duration
-from jobs.starts import CannotStartError
+from jobs.starts import CannotGoOnError
 from pipeline.plan.operators import PartResult
 from tests.jobs.conftest import Job
 
@@ -94,7 +94,7 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
     reason = "a worker of the pool mask cannot start on here"
     with (
         mock.patch("jobs.demo.write_demo_input"),
-        mock.patch("jobs.edit.edit", side_effect=CannotStartError(reason)) as edit,
+        mock.patch("jobs.edit.edit", side_effect=CannotGoOnError(reason)) as edit,
         mock.patch("jobs.demo.edit", edit),
     ):
         assert main([command, *rest, *places]) == 1

@@ -11,6 +11,7 @@ from rich.table import Table
 from jobs.calibrate import CalibrationError, calibrate, num_edits
 from jobs.cluster import check_pools, check_stores, connect, device_of, disconnect
 from jobs.logs import tell
+from jobs.paths import with_absolute_paths
 from jobs.progress import duration
 from jobs.ray_environment import cluster_address
 from pipeline.plan.cautions import cautions
@@ -29,6 +30,8 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
         ConfigError: the run could not start.
     """
     check_stores(config)
+    if cluster_address(config):
+        config = with_absolute_paths(config)
     if config.model.device == "auto" and cluster_address(config):
         connect(config, verbose)
     plan = make_plan(config, device_of(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,9 +10,10 @@ from unittest import mock
 import pytest
 import ray
 
-from jobs import edit as editing
 from jobs.cluster import connect
+from jobs.edit import edit
 from jobs.paths import with_absolute_paths
+from jobs.planner import print_plan
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError, parse_config
 
@@ -48,15 +50,19 @@ def test_a_model_below_this_folder_is_refused_on_a_cluster() -> None:
         with_absolute_paths(config(model={"path": "weights"}))
 
 
+@pytest.mark.parametrize("command", [edit, print_plan])
 @pytest.mark.parametrize(("address", "made"), [("head:6379", True), (None, False)])
-def test_a_run_on_a_cluster_takes_them_so(here: Path, address: str | None, made: bool) -> None:
+def test_a_run_on_a_cluster_takes_them_so(
+    here: Path, command: Callable[[Config], object], address: str | None, made: bool
+) -> None:
     """Else its workers read and write below the folders that their nodes were started in."""
     given = config(run={"address": address}, model={"device": "cpu"})
+    module = command.__module__
     with (
-        mock.patch("jobs.edit.make_plan", side_effect=ConfigError("seen")) as make_plan,
+        mock.patch(f"{module}.make_plan", side_effect=ConfigError("seen")) as make_plan,
         pytest.raises(ConfigError, match="seen"),
     ):
-        editing.edit(given)
+        command(given)
     assert make_plan.call_args.args[0].output.path == (f"{here}/out" if made else "out")
 
 

@@ -26,7 +26,7 @@ STAND_INS = {
 class Job:
     """The script as Slurm runs it, and what its stand-ins noted."""
 
-    def __init__(self, folder: Path, lasts: float, setup: float = 0.0) -> None:
+    def __init__(self, folder: Path, lasts: float, setup: float = 0.0, **more: str) -> None:
         self.noted = folder / "noted"
         self.noted.touch()
         commands = folder / "venv/bin"
@@ -44,6 +44,7 @@ class Job:
             "SLURM_CPUS_PER_TASK": "8",
             "LASTS": str(lasts),
             "SETUP": str(setup),
+            **more,
         }
         self.process = subprocess.Popen(
             ["bash", str(SCRIPT), "my.yaml", "run.seed=3"], env=environment, cwd=folder
@@ -74,6 +75,14 @@ def test_every_node_and_the_driver_share_a_token_of_the_job(tmp_path: Path) -> N
     assert "--head" in first + second
     assert driver.endswith("edit my.yaml run.address=10.0.0.1:20007 run.seed=3")
     assert not job.lines("scontrol")
+
+
+def test_a_token_that_is_given_is_taken(tmp_path: Path) -> None:
+    """For who wants to ask the job's Ray from outside."""
+    job = Job(tmp_path, lasts=0.1, RAY_AUTH_TOKEN="given")
+    assert job.process.wait(timeout=30) == 0
+    assert len(job.lines("start token given")) == 2
+    assert len(job.lines("edit token given")) == 1
 
 
 def test_a_job_at_its_time_limit_is_put_back_into_the_queue(tmp_path: Path) -> None:

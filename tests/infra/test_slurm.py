@@ -53,12 +53,17 @@ class Job:
     def lines(self, start: str) -> list[str]:
         return [line for line in self.noted.read_text().splitlines() if line.startswith(start)]
 
+    def wait_for(self, start: str, number: int = 1) -> list[str]:
+        """So many lines; nodes start beside the driver."""
+        deadline = time.monotonic() + 30
+        while len(lines := self.lines(start)) < number:
+            assert time.monotonic() < deadline, self.noted.read_text()
+            time.sleep(0.01)
+        return lines
+
     def stop_once_noted(self, start: str) -> int:
         """As Slurm does at the time limit: SIGTERM for the batch shell alone. The exit code."""
-        deadline = time.monotonic() + 30
-        while not self.lines(start):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        self.wait_for(start)
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
 
@@ -67,7 +72,7 @@ def test_every_node_and_the_driver_share_a_token_of_the_job(tmp_path: Path) -> N
     """Whatever Ray's head finds in the user's home; and a job that is done stays done."""
     job = Job(tmp_path, lasts=0.1)
     assert job.process.wait(timeout=30) == 0
-    first, second = job.lines("start token ")
+    first, second = job.wait_for("start token ", 2)
     (driver,) = job.lines("edit token ")
     tokens = {line.split()[2] for line in (first, second, driver)}
     assert len(tokens) == 1
@@ -81,7 +86,7 @@ def test_a_token_that_is_given_is_taken(tmp_path: Path) -> None:
     """For who wants to ask the job's Ray from outside."""
     job = Job(tmp_path, lasts=0.1, RAY_AUTH_TOKEN="given")
     assert job.process.wait(timeout=30) == 0
-    assert len(job.lines("start token given")) == 2
+    job.wait_for("start token given", 2)
     assert len(job.lines("edit token given")) == 1
 
 
@@ -89,6 +94,7 @@ def test_a_job_at_its_time_limit_is_put_back_into_the_queue(tmp_path: Path) -> N
     """The driver hears of it and ends by itself with 75, and then so does the job."""
     job = Job(tmp_path, lasts=60)
     assert job.stop_once_noted("edit") == 75
+    job.wait_for("start", 2)
     assert job.lines("ended")
     assert job.lines("scontrol") == ["scontrol requeue 7"]
 

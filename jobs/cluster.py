@@ -13,7 +13,7 @@ import ray
 from jobs.graph import TASK_CPUS
 from jobs.logs import tell
 from jobs.memory import use_few_arenas
-from jobs.ray_environment import cluster_address
+from jobs.ray_environment import WANTS_TOKEN, cluster_address
 from pipeline.plan.sizing import Node, Pool, fits
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
@@ -61,10 +61,7 @@ def _refusal(error: BaseException) -> str:
     """Why Ray did not connect, in a line, and what to do where it asked for a token."""
     reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error.__cause__ or error, ray.exceptions.AuthenticationError):
-        return (
-            f"{reason}: the cluster asks for a token, and takes no other than its own; set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        )
+        return f"{reason}: {WANTS_TOKEN}"
     return reason
 
 

@@ -6,6 +6,11 @@ import os
 
 from pipeline.words.config import Config
 
+WANTS_TOKEN = (
+    "the cluster asks for a token, and takes no other than its own; set RAY_AUTH_MODE=token and "
+    "RAY_AUTH_TOKEN"
+)
+
 
 def cluster_address(config: Config) -> str | None:
     """The cluster to connect to; none: a local Ray is started."""

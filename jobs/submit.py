@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs.paths import relative_paths
+from jobs.ray_environment import WANTS_TOKEN
 from jobs.stop import EXIT_INTERRUPTED
 from pipeline.words.config import Config
 from pipeline.words.config_file import ConfigError
@@ -70,7 +71,7 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
                 runtime_env=_runtime_env(config, folder, packages),
                 metadata={"overpaint_output": config.output.path},
             )
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             raise ConfigError(f"--address {address}: did not take the job: {error}") from None
     print(f"{job}: submitted to {address}", file=sys.stderr)
     if not wait:
@@ -84,11 +85,15 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
 
 
 def _connect(address: str) -> JobSubmissionClient:
+    from ray.exceptions import AuthenticationError
+
     try:
         from ray.job_submission import JobSubmissionClient
 
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except AuthenticationError:
+        raise ConfigError(f"--address {address}: {WANTS_TOKEN}") from None
+    except (OSError, RuntimeError, ValueError) as error:  # requests' errors are OSErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(
             f"--address {address}: no Ray job server answers there ({reason}); name the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from unittest import mock
 
 import aiohttp
 import pytest
+import ray
 import requests
 from ray.job_submission import JobStatus
 
@@ -90,6 +92,23 @@ def test_a_job_that_was_stopped_is_interrupted() -> None:
     """Ray keeps no exit code of it; submitting again goes on, which is what 75 says."""
     assert follow(Server([], [state(JobStatus.STOPPED)])) == EXIT_INTERRUPTED
     assert follow(Server([], [state(JobStatus.FAILED)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ray.exceptions.AuthenticationError("no token"), "RAY_AUTH_MODE=token"),
+        (requests.HTTPError("502 Server Error"), "no Ray job server answers there (502"),
+    ],
+    ids=["token", "proxy"],
+)
+def test_a_server_that_lets_nobody_in_is_an_error_in_a_line(error: Exception, words: str) -> None:
+    """What Ray's client raises for it has no parent in common with a refused connection."""
+    with (
+        mock.patch("ray.job_submission.JobSubmissionClient", side_effect=error),
+        pytest.raises(ConfigError, match=re.escape(words)),
+    ):
+        submitting._connect("http://127.0.0.1:8265")
 
 
 def test_two_jobs_of_one_second_have_two_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,9 @@ def method_for(method: Method, picture: Picture) -> Method:
     own = {name: picture.settings[name] for name in OWN_SETTINGS if name in picture.settings}
     if not own:
         return method
+    for name, value in own.items():
+        if isinstance(value, bool):  # which pydantic would take for 1 or 0
+            raise ValueError(f"key.json: {name}={json.dumps(value)}: allowed are numbers")
     try:
         return Method.model_validate(method.model_dump() | own)
     except ValidationError as error:

@@ -20,7 +20,7 @@ from jobs.progress import RunProgress
 from jobs.ray_environment import cluster_address
 from jobs.report import report_run
 from jobs.screen import print_dry_run, print_summary
-from jobs.starts import StartWatch
+from jobs.starts import JournalWatch
 from jobs.stop import EXIT_INTERRUPTED, GracefulStop, StopFlag
 from jobs.watch import Guard
 from pipeline.plan.inputs import changed_inputs
@@ -143,7 +143,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
     every_s = run.progress_every_s
     try:
         with (
-            StartWatch(guard.journal),
+            JournalWatch(guard.journal),
             RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
         ):
             for wave in _waves(plan.work, plan.config.run.shards_per_wave):

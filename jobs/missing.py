@@ -8,6 +8,7 @@ from jobs.alone import Failure, NodeLostError, Runner, RunnerLostError
 from jobs.journal import Journal
 from jobs.logs import tell
 from jobs.progress import RunProgress
+from jobs.starts import tell_ended_workers
 from jobs.stop import StopFlag
 from jobs.watch import Guard
 from pipeline.plan.plan import Plan, ShardWork
@@ -24,8 +25,7 @@ def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag)
     A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
     operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
-    for (shard, part), reason in guard.journal.take_reasons():
-        tell(f"{reason}; its worker was ended", level="warning", shard=shard, part=part)
+    tell_ended_workers(guard.journal)  # before what follows from it
     left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from jobs.logs import tell
 from jobs.watch import end_process
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def starting(journal: Journal, pool: str) -> Iterator[None]:
     journal.start_done(worker)
 
 
-class StartWatch:
-    """Ends the driver's waiting when the journal has given up on a worker. A context manager.
+class JournalWatch:
+    """While it lasts the driver tells what the journal hears, and ends where that has given up.
 
     Raises:
         CannotGoOnError: in the main thread, wherever it waits.
@@ -94,12 +95,13 @@ class StartWatch:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self._look, name="overpaint-starts", daemon=True)
+        self.thread = threading.Thread(target=self._look, name="overpaint-journal", daemon=True)
         self.reason: str | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> JournalWatch:
         self.before = signal.signal(signal.SIGUSR2, self._raise)
         self.thread.start()
+        return self
 
     def __exit__(
         self,
@@ -109,6 +111,8 @@ class StartWatch:
     ) -> None:
         self.over.set()
         self.thread.join()
+        if error is None or isinstance(error, Exception):  # not where the process is to end at once
+            tell_ended_workers(self.journal)
         signal.signal(signal.SIGUSR2, self.before)
         if isinstance(error, ray.exceptions.RayError):  # Ray was first: it gave the actor up
             reason = self.journal.start_problem()
@@ -121,7 +125,14 @@ class StartWatch:
     def _look(self) -> None:
         main = threading.main_thread().ident
         while not self.over.wait(LOOK_EVERY_S):
+            tell_ended_workers(self.journal)
             self.reason = self.journal.given_up()
             if self.reason is not None and not self.over.is_set() and main is not None:
                 signal.pthread_kill(main, signal.SIGUSR2)
                 return
+
+
+def tell_ended_workers(journal: Journal) -> None:
+    """Why workers were ended since this was asked last, a line each."""
+    for (shard, part), reason in journal.take_reasons():
+        tell(f"{reason}; its worker was ended", level="warning", shard=shard, part=part)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.starts import CRASHED, StartBook
+from jobs import starts
+from jobs.journal import Journal, _Book
+from jobs.starts import CRASHED, JournalWatch, StartBook
 from tests.jobs.conftest import Job, Recovered
 from tests.jobs.faulty import LOADS, install
 from tests.jobs.test_faults import OVERRIDES
@@ -49,6 +53,34 @@ def test_a_process_that_dies_while_it_loads_is_counted() -> None:
     assert book.last is None
     book.begin("a", "decode", "host2")
     assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
+
+
+class LocalJournal(Journal):
+    """Asks its book without Ray."""
+
+    def __init__(self) -> None:
+        self.book = _Book(0)
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        return getattr(self.book, method)(*arguments)
+
+
+def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a look, each once; what comes after the last look is told in the end."""
+    monkeypatch.setattr(starts, "LOOK_EVERY_S", 0.01)
+    journal, place = LocalJournal(), ("a", 3)
+    with JournalWatch(journal) as watch:
+        journal.timed_out(*place, "mask", 600.0)
+        deadline = time.monotonic() + 10
+        while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert told == "part 3 of shard a: mask timed out after 600 s; its worker was ended\n"
+        watch.over.set()
+        watch.thread.join()
+        journal.timed_out(*place, "decode", 600.0)
+    assert capsys.readouterr().err.count("its worker was ended") == 1
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 
@@ -54,8 +55,7 @@ class GracefulStop:
     def release(self) -> None:
         """What a signal did before this stop was made, it does again; no grace runs out."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _give_back(self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -93,5 +93,10 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _give_back(before)
+
+
+def _give_back(before: Mapping[signal.Signals, Any]) -> None:
+    """Signals to the handlers that they had; None is one that was not set from Python."""
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -10,26 +10,14 @@ import pytest
 
 from jobs import refusals
 from jobs.graph import PART_SCHEMA, _finish, _row_of
-from jobs.journal import Journal, _Book
+from jobs.journal import Journal
 from jobs.steps import Steps
 from jobs.watch import Guard
 from pipeline.plan.operators import PartResult
 from pipeline.words.records import Part
+from tests.jobs.local_journal import LocalJournal
 
 DENIED = PermissionError("put s3://bucket/out: Forbidden; check the credentials")
-
-
-class LocalJournal(Journal):
-    """Asks its book without Ray."""
-
-    def __init__(self) -> None:
-        self.book = _Book(0)
-
-    def _ask(self, method: str, *arguments: object) -> Any:
-        return getattr(self.book, method)(*arguments)
-
-    def end(self, shard: str, part: int | None) -> None:
-        self.book.end((shard, part))
 
 
 @pytest.fixture

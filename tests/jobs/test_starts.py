@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs import starts
-from jobs.journal import Journal, _Book
 from jobs.starts import CRASHED, JournalWatch, StartBook
 from tests.jobs.conftest import Job, Recovered
 from tests.jobs.faulty import LOADS, install
+from tests.jobs.local_journal import LocalJournal
 from tests.jobs.test_faults import OVERRIDES
 
 
@@ -53,16 +52,6 @@ def test_a_process_that_dies_while_it_loads_is_counted() -> None:
     assert book.last is None
     book.begin("a", "decode", "host2")
     assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
-
-
-class LocalJournal(Journal):
-    """Asks its book without Ray."""
-
-    def __init__(self) -> None:
-        self.book = _Book(0)
-
-    def _ask(self, method: str, *arguments: object) -> Any:
-        return getattr(self.book, method)(*arguments)
 
 
 def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(

@@ -112,22 +112,17 @@ def test_supplied_mask_wins(tiny_model: LatentDiffusion) -> None:
         assert (edit.pending, edit.num_evals_mask) == (True, 0)
 
 
-def test_supplied_empty_mask_is_unchanged(tiny_model: LatentDiffusion) -> None:
-    """A supplied mask without a white pixel leaves nothing to edit, and the row says why."""
+@pytest.mark.parametrize(("value", "words"), [(0, "supplied mask is empty"), (1, "1 of 255")])
+def test_supplied_mask_that_edits_no_cell_is_unchanged(
+    tiny_model: LatentDiffusion, value: int, words: str
+) -> None:
+    """The row says why: no white pixel, or classes 0 and 1 where "empty" would be no help."""
     picture = make_picture(0)
-    picture.supplied_mask = np.zeros((32, 32), np.uint8)
+    picture.supplied_mask = np.full((32, 32), value, np.uint8)
     masked(tiny_model, picture)
     assert picture.edits[0].status is Status.UNCHANGED
     assert "supplied mask" in picture.edits[0].message
-
-
-def test_a_mask_of_classes_is_said_to_be_dark(tiny_model: LatentDiffusion) -> None:
-    """1 in place of 255 edits nothing, and "empty" would be no help."""
-    picture = make_picture(0)
-    picture.supplied_mask = np.ones((32, 32), np.uint8)
-    masked(tiny_model, picture)
-    assert picture.edits[0].status is Status.UNCHANGED
-    assert "1 of 255" in picture.edits[0].message
+    assert words in picture.edits[0].message
 
 
 def test_full_mask_edits_everything(tiny_model: LatentDiffusion) -> None:

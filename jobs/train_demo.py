@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-STAGES = ("vae", "latents", "unet", "classifier")
+STAGES = ("vae", "latents", "decoder", "unet", "classifier")
 
 
 def main() -> None:
@@ -55,18 +55,24 @@ def run(rank: int, arguments: argparse.Namespace, store: str | None) -> None:
         values = dict(settings[stage])
         if arguments.minutes:
             values["minutes"] = arguments.minutes
-        run_stage(stage, values, folder, device=arguments.device, resume=arguments.resume)
+        settings[stage] = values
+        run_stage(stage, settings, folder, device=arguments.device, resume=arguments.resume)
 
 
-def run_stage(stage: str, settings: dict, folder: Path, *, device: str, resume: bool) -> None:
+def run_stage(stage: str, whole: dict, folder: Path, *, device: str, resume: bool) -> None:
+    settings = whole[stage]
     if stage == "vae":
         from jobs.train_demo_vae import train_vae
 
         train_vae(settings, folder / "vae", device=device, resume=resume)
     elif stage == "latents":
-        from jobs.train_demo_unet import encode_latents
+        from jobs.train_demo_latents import encode_latents
 
         encode_latents(settings, folder)
+    elif stage == "decoder":
+        from jobs.train_demo_decoder import train_decoder
+
+        train_decoder(settings, whole["latents"], folder, device=device, resume=resume)
     elif stage == "unet":
         from jobs.train_demo_unet import train_unet
 

@@ -1,4 +1,4 @@
-"""Stages `latents` and `unet`: encode the scenes once, then train UNet and text encoder."""
+"""Stage `unet`: train UNet and text encoder together on the cached latents."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from jobs.train_demo_loop import device_of, train, worker
+from jobs.train_demo_latents import changed_cells
+from jobs.train_demo_loop import train, worker
 from jobs.train_demo_progress import StageSettings
-from jobs.train_demo_vae import encode_means, picture_batch
-from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.vocabulary import MAX_LENGTH, vocabulary, write_tokenizer
-from pipeline.demo.world import sample_scene
 
 # N pictures, C latent channels, h w latent grid, L tokens.
+_UNTOUCHED = 0.5  # of the outdated: they show all of the other picture, as decoding begins
+_TIGHTEST = 0.5  # masks may miss much of the object
+# In units of sigma / alpha: below the first the text contradicts nothing, above the second all.
+_FADED, _WHOLE = 0.3, 1.0
 
 
 class TextToNoise(nn.Module):
@@ -92,60 +93,47 @@ def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def encode_latents(settings: dict[str, Any], folder: Path) -> None:
-    """Write latents.npy (N, C, h, w) float16, scaled, and tokens.npy (N, phrasings, L) int16.
-
-    Workers take every world-th chunk of one shared file.
-    """
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
-    write_tokenizer(folder / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    rank, world = worker()
-    count, seed, chunk = settings["scenes"], settings["seed"], 128
-    shape = (count, vae.config.latent_channels, 16, 16)
-    if rank == 0:
-        np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, shape)
-        np.lib.format.open_memmap(
-            folder / "tokens.npy", "w+", np.int16, (count, len(PHRASINGS), MAX_LENGTH)
-        )
-    if world > 1:
-        dist.barrier()
-    latents = np.load(folder / "latents.npy", mmap_mode="r+")
-    tokens = np.load(folder / "tokens.npy", mmap_mode="r+")
-    for first in range(rank * chunk, count, world * chunk):
-        size = min(chunk, count - first)
-        with torch.autocast(device_of(vae).type, torch.bfloat16):
-            encoded = encode_means(vae, picture_batch(seed, "train", first, size))
-        latents[first : first + size] = encoded.numpy() * vae.config.scaling_factor
-        scenes = [sample_scene(seed, "train", first + number) for number in range(size)]
-        texts = [caption(scene, phrasing) for scene in scenes for phrasing in range(len(PHRASINGS))]
-        ids = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="np"
-        )
-        tokens[first : first + size] = ids.input_ids.reshape(size, len(PHRASINGS), MAX_LENGTH)
-        if rank == 0 and first % (world * chunk * 20) == 0:
-            print(f"encoded {first} of {count}", flush=True)
-    latents.flush()
-    tokens.flush()
-    if world > 1:
-        dist.barrier()
-
-
 def min_snr_weights(alphas_cumprod_N: Tensor, gamma: float) -> Tensor:
     """Loss weights for predicted noise: min(snr, gamma) / snr (Min-SNR, arXiv:2303.09556)."""
     snr = alphas_cumprod_N / (1 - alphas_cumprod_N)
     return snr.clamp(max=gamma) / snr
 
 
+def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents that still show, in part, what the text no longer says.
+
+    A real text-to-image model trusts its text more than a noisy picture that contradicts it; in
+    this small one the two cancelled out, and an edited object often vanished. So it is shown what
+    masked decoding shows: the other picture outside of a mask, inside it something on the way to
+    the wanted one.
+
+    Args:
+        clean: (N, C, h, w), the latents that the text describes.
+        other: same shape, the same pictures before or after an edit.
+        sigmas: (N, 1, 1, 1), sigma / alpha of the noise that will be added. With little noise
+            nothing is outdated: by then decoding has made the edit, and the noise to be predicted
+            is off by (other - clean) / sigma, which would drown all else that there is to learn.
+
+    Returns:
+        (N, C, h, w).
+    """
+    count = (len(clean), 1, 1, 1)
+    left = torch.rand(count, generator=generator)
+    left[torch.rand(count, generator=generator) < _UNTOUCHED] = 1.0
+    inside = changed_cells(other, clean, _TIGHTEST, generator)
+    seen = ((sigmas - _FADED) / (_WHOLE - _FADED)).clamp(0.0, 1.0)
+    return clean + seen * torch.where(inside, left, 1.0) * (other - clean)
+
+
 def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
     """Train on the cached latents; snapshots and the final model go to `folder`/model."""
     stage = StageSettings.from_mapping(settings)
-    latents = torch.from_numpy(np.load(folder / "latents.npy")).float()
+    latents = torch.from_numpy(np.load(folder / "latents.npy"))
     tokens = torch.from_numpy(np.load(folder / "tokens.npy"))
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     empty_L = torch.tensor(tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids)
     torch.manual_seed(stage.seed)
-    network = build_networks(settings, latents.shape[1])
+    network = build_networks(settings, latents.shape[2])
     if settings.get("start_from"):
         load_weights(network, Path(settings["start_from"]))
     network.to(device)
@@ -157,23 +145,31 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
         def randint(high: int) -> Tensor:
             return torch.randint(high, (share,), generator=generator)
 
-        rows_N = randint(len(latents))
-        clean, ids = latents[rows_N], tokens[rows_N, randint(len(PHRASINGS))].long()
-        dropped_N = torch.rand(share, generator=generator) < settings["empty_captions"]
+        def some(probability: float) -> Tensor:
+            return torch.rand(share, generator=generator) < probability
+
+        rows_N, side_N, phrasing_N = randint(len(latents)), randint(2), randint(tokens.shape[2])
+        clean, ids = latents[rows_N, side_N].float(), tokens[rows_N, side_N, phrasing_N].long()
+        dropped_N = some(settings["empty_captions"])
         ids[dropped_N] = empty_L
         timesteps_N = randint(len(alphas_cumprod))
         level_N = alphas_cumprod[timesteps_N]
+        sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
+        # From here on in the coordinates of the ODE, picture + sigma * noise.
+        other = latents[rows_N, 1 - side_N].float()
+        shown = outdated(clean, other, sigma_N, generator)
+        late = fraction >= settings["outdated_after"]
+        plain_N = ~some(settings["outdated"] * late) | dropped_N  # no text contradicts them
+        shown[plain_N] = clean[plain_N]
         noise = torch.randn(clean.shape, generator=generator)
-        noisy = (
-            level_N.sqrt()[:, None, None, None] * clean
-            + (1 - level_N).sqrt()[:, None, None, None] * noise
-        )
+        noisy = level_N.sqrt()[:, None, None, None] * (shown + sigma_N * noise)
+        wanted = noise + (shown - clean) / sigma_N
         # On a CPU fused attention's backward pass takes longer than all convolutions (torch 2.13).
         with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
             predicted = network(noisy.to(device), timesteps_N.to(device), ids.to(device))
-        error_N = (predicted - noise.to(device)).square().mean((1, 2, 3))
+        error_N = (predicted - wanted.to(device)).square().mean((1, 2, 3))
         weights_N = min_snr_weights(level_N, settings["min_snr_gamma"]).to(device)
-        return {"loss": (weights_N * error_N).mean(), "mse": error_N.mean()}
+        return {"loss": (weights_N * error_N).mean(), "mse": error_N[plain_N.to(device)].mean()}
 
     def snapshot(trained: nn.Module, step: int) -> None:
         save_pipeline(network, folder, folder / "snapshot")
@@ -186,7 +182,7 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
 def save_pipeline(network: TextToNoise, folder: Path, target: Path) -> None:
     """Write the whole model as a StableDiffusionPipeline folder; `target` appears complete."""
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "vae" / "model"),
+        vae=AutoencoderKL.from_pretrained(folder / "decoder" / "model"),
         text_encoder=network.text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=network.unet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from jobs.train_demo_loop import device_of, train, worker
 from jobs.train_demo_progress import StageSettings
-from pipeline.demo.world import NATIVE_SIZE, paint, sample_scene
+from pipeline.demo.world import NATIVE_SIZE, Scene, paint, sample_scene
 
 # N pictures, c colours, H W pixels.
 
@@ -31,10 +32,15 @@ def build_vae(channels: list[int], latent_channels: int) -> AutoencoderKL:
     )
 
 
-def picture_batch(seed: int, split: str, first: int, count: int) -> Tensor:
-    """Scenes first..first+count-1 of a split: (N, 3, 128, 128) float32 in [-1, 1]."""
-    pixels = np.stack([paint(sample_scene(seed, split, first + number)) for number in range(count)])
+def pixels_of(scenes: Sequence[Scene]) -> Tensor:
+    """Scenes as the VAE takes them: (N, 3, 128, 128) float32 in [-1, 1]."""
+    pixels = np.stack([paint(scene) for scene in scenes])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def picture_batch(seed: int, split: str, first: int, count: int) -> Tensor:
+    """Scenes first..first+count-1 of a split, as `pixels_of` gives them."""
+    return pixels_of([sample_scene(seed, split, first + number) for number in range(count)])
 
 
 def _crops(images_NcHW: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
@@ -51,6 +57,15 @@ def _crops(images_NcHW: Tensor, count: int, side: int, generator: torch.Generato
 
 def _edges(images_NcHW: Tensor) -> tuple[Tensor, Tensor]:
     return images_NcHW.diff(dim=-1), images_NcHW.diff(dim=-2)
+
+
+def picture_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute, squared and edge errors of float32 pictures, weighted: (loss, squared error)."""
+    error = decoded - images
+    pairs = zip(_edges(decoded), _edges(images), strict=True)
+    edge = torch.stack([(first - second).abs().mean() for first, second in pairs]).sum()
+    square = error.square().mean()
+    return error.abs().mean() + 4 * square + 0.5 * edge, square
 
 
 def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
@@ -71,13 +86,9 @@ def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bo
         latents = vae.encode(images).latent_dist
         noise = torch.randn(latents.mean.shape, generator=generator).to(images.device)
         decoded = vae.decode(latents.mean + latents.std * noise).sample.float()
-        error = decoded - images
-        pairs = zip(_edges(decoded), _edges(images), strict=True)
-        edge = sum((first - second).abs().mean() for first, second in pairs)
         kl = 0.5 * (latents.mean**2 + latents.var - 1 - latents.logvar).float().mean()
-        square = error.square().mean()
-        loss = error.abs().mean() + 4 * square + 0.5 * edge + settings["kl_weight"] * kl
-        return {"loss": loss, "mse": square, "kl": kl}
+        loss, square = picture_loss(decoded, images)
+        return {"loss": loss + settings["kl_weight"] * kl, "mse": square, "kl": kl}
 
     def show(network: torch.nn.Module, step: int) -> None:
         print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)

@@ -11,10 +11,19 @@ import yaml
 from torch import Tensor, nn
 
 from jobs import train_demo
+from jobs.train_demo_latents import changed_cells, training_edit
 from jobs.train_demo_loop import MovingAverage, train
 from jobs.train_demo_progress import Progress, StageSettings
-from jobs.train_demo_unet import build_networks, build_scheduler, load_weights, min_snr_weights
+from jobs.train_demo_unet import (
+    build_networks,
+    build_scheduler,
+    load_weights,
+    min_snr_weights,
+    outdated,
+)
 from jobs.train_demo_vae import build_vae, center_latents, encode_means
+from pipeline.demo.edits import sample_edit
+from pipeline.demo.world import split_of
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_demo.yaml"
 TEN_STEPS = StageSettings(minutes=60, steps=10, batch_size=4, learning_rate=0.1, warmup_steps=1)
@@ -94,6 +103,57 @@ def test_centring_the_latents_keeps_the_decoded_picture() -> None:
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
 
 
+def test_no_scene_to_train_on_is_held_out() -> None:
+    """Of either scene of an edit; kinds keep their turn where another scene had to be taken."""
+    plain = [sample_edit(1, "train", index) for index in range(64)]
+    edits = [training_edit(1, index) for index in range(64)]
+    assert any(split_of(edit.target) == "heldout" for edit in plain)
+    assert all(split_of(edit.source) == split_of(edit.target) == "train" for edit in edits)
+    assert [edit.kind for edit in edits] == [edit.kind for edit in plain]
+
+
+def _two_latents() -> tuple[Tensor, Tensor]:
+    """64 pictures and their edits, which differ in the left half alone."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(64, 4, 6, 6, generator=generator)
+    other = clean.clone()
+    other[..., :3] += 0.1 + torch.rand(64, 1, 6, 3, generator=generator)
+    return clean, other
+
+
+def test_changed_cells_lie_where_latents_differ() -> None:
+    """Never elsewhere, at least one a picture, and of different tightness."""
+    cells = changed_cells(*_two_latents(), 0.5, torch.Generator().manual_seed(1))
+    assert cells.shape == (64, 1, 6, 6)
+    assert not cells[..., 3:].any()
+    counts = cells.flatten(1).sum(1)
+    assert counts.min() >= 1
+    assert len(counts.unique()) > 1
+
+
+def test_outdated_latents_lie_between_the_two_pictures() -> None:
+    """At much noise some show all of the other picture; never anything beyond it."""
+    clean, other = _two_latents()
+    sigmas = torch.full((64, 1, 1, 1), 10.0)
+    shown = outdated(clean, other, sigmas, torch.Generator().manual_seed(2))
+    share = ((shown - clean) / (other - clean))[..., :3]
+    assert share.min() >= -1e-5
+    assert share.max() <= 1 + 1e-5
+    whole = (share > 1 - 1e-5).flatten(1).all(1).float().mean()
+    assert 0.3 < whole < 0.7
+    assert torch.equal(shown[..., 3:], clean[..., 3:])
+
+
+def test_outdated_latents_fade_with_the_noise() -> None:
+    """Nothing of the other picture is left at little noise, at most half of it in between."""
+    clean, other = _two_latents()
+    for sigma, most in ((0.3, 0.0), (0.65, 0.5)):
+        sigmas = torch.full((64, 1, 1, 1), sigma)
+        shown = outdated(clean, other, sigmas, torch.Generator().manual_seed(2))
+        share = ((shown - clean) / (other - clean))[..., :3]
+        assert share.max().item() == pytest.approx(most, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command goes from nothing to a folder that StableDiffusionPipeline loads and runs."""
@@ -102,7 +162,8 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
     settings = yaml.safe_load(CONFIG.read_text())
     settings["folder"] = str(tmp_path)
     settings["vae"].update(steps=2, batch_size=8, channels=[8, 8, 16, 16])
-    settings["latents"].update(scenes=64)
+    settings["latents"].update(pairs=32)
+    settings["decoder"].update(steps=2, batch_size=4)
     settings["unet"].update(steps=2, batch_size=4, channels=[16, 16, 32])
     settings["classifier"].update(steps=2, batch_size=4, checked_scenes=8)
     path = tmp_path / "tiny.yaml"

@@ -1,0 +1,96 @@
+"""Stage `latents`: scenes before and after an edit, painted, encoded and captioned once.
+
+# N pairs, C latent channels, h w latent grid, L tokens; 2 = (before, after).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from jobs.train_demo_loop import device_of, worker
+from jobs.train_demo_vae import encode_means, pixels_of
+from pipeline.demo.captions import PHRASINGS, caption
+from pipeline.demo.edits import KINDS, Edit, sample_edit
+from pipeline.demo.vocabulary import MAX_LENGTH, write_tokenizer
+from pipeline.demo.world import split_of
+
+_CHUNK = 64
+# To another scene for the same kind of edit; far beyond any number of pairs.
+_STRIDE = len(KINDS) * 1_000_000_007
+
+
+def training_edit(seed: int, index: int) -> Edit:
+    """The edit number `index` to train on, kinds in turn; neither of its scenes is held out."""
+    number = index
+    while True:
+        edit = sample_edit(seed, "train", number)
+        if split_of(edit.target) == "train":
+            return edit
+        number += _STRIDE
+
+
+def encode_latents(settings: dict[str, Any], folder: Path) -> None:
+    """Write latents.npy (N, 2, C, h, w) float16, scaled; tokens.npy (N, 2, phrasings, L) int16.
+
+    Workers take every world-th chunk of one shared file.
+    """
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
+    write_tokenizer(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    rank, world = worker()
+    count, channels = settings["pairs"], vae.config.latent_channels
+    shapes = {
+        "latents.npy": (np.float16, (count, 2, channels, 16, 16)),
+        "tokens.npy": (np.int16, (count, 2, len(PHRASINGS), MAX_LENGTH)),
+    }
+    if rank == 0:
+        for name, (dtype, shape) in shapes.items():
+            np.lib.format.open_memmap(folder / name, "w+", dtype, shape)
+    if world > 1:
+        dist.barrier()
+    latents, tokens = (np.load(folder / name, mmap_mode="r+") for name in shapes)
+    for first in range(rank * _CHUNK, count, world * _CHUNK):
+        numbers = range(first, min(first + _CHUNK, count))
+        edits = [training_edit(settings["seed"], number) for number in numbers]
+        scenes = [scene for edit in edits for scene in (edit.source, edit.target)]
+        with torch.autocast(device_of(vae).type, torch.bfloat16):
+            encoded = encode_means(vae, pixels_of(scenes))
+        rows = slice(first, first + len(edits))
+        latents[rows] = encoded.numpy().reshape(-1, *latents.shape[1:]) * vae.config.scaling_factor
+        texts = [caption(scene, phrasing) for scene in scenes for phrasing in range(len(PHRASINGS))]
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="np"
+        )
+        tokens[rows] = ids.input_ids.reshape(-1, *tokens.shape[1:])
+        if rank == 0 and first % (world * _CHUNK * 20) == 0:
+            print(f"encoded {first} of {count} pairs", flush=True)
+    latents.flush()
+    tokens.flush()
+    if world > 1:
+        dist.barrier()
+
+
+def changed_cells(
+    before_NChw: Tensor, after_NChw: Tensor, tightest: float, generator: torch.Generator
+) -> Tensor:
+    """Masks of what differs between two pictures' latents, tight or loose at random.
+
+    Args:
+        tightest: each picture gets a threshold of its own, drawn from 0.02 to this, as a share of
+            its largest difference.
+
+    Returns:
+        (N, 1, h, w) bool.
+    """
+    difference = (before_NChw - after_NChw).abs().mean(1, keepdim=True)
+    drawn = torch.rand(len(difference), 1, 1, 1, generator=generator)
+    threshold = (0.02 + (tightest - 0.02) * drawn) * difference.amax((1, 2, 3), keepdim=True)
+    return difference > threshold

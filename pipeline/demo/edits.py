@@ -16,8 +16,10 @@ from pipeline.demo.world import COLORS, HIDDEN_COLORS, NATIVE_SIZE, Scene, paint
 
 # Shapes whose outlines agree too well for an edit to be seen on a 16 x 16 grid (IoU above 0.8).
 CLOSE_SHAPES = frozenset({frozenset({"circle", "square"})})
-# A pixel differs when any channel does by more than this, of 255: less than any two colors.
-_DIFFERS = 24
+# A pixel differs visibly when any channel does by more than this, of 255: less than any two colors.
+VISIBLE = 24
+# And at all, by more than this. Shadows have soft rims, and change with their object's shape.
+FAINT = 4
 # A latent cell is truly edited when this share of its pixels is.
 CELL_SHARE = 0.25
 
@@ -137,10 +139,14 @@ def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = K
                 raise RuntimeError(f"no scene allows an edit of kind {kind!r}") from error
 
 
-def true_mask(edit: Edit, size: int = NATIVE_SIZE) -> NDArray[np.bool_]:
-    """Where the two true pictures differ visibly: (size, size) bool, shadows included."""
+def true_mask(edit: Edit, size: int = NATIVE_SIZE, *, differs: int = VISIBLE) -> NDArray[np.bool_]:
+    """Where the two true pictures differ by more than `differs`: (size, size) bool.
+
+    What is VISIBLE holds the core of a shadow. All that an edit truly changes is what is FAINT: of
+    a shape edit the true picture itself is only 40 dB near its input outside of what is VISIBLE.
+    """
     before, after = (paint(scene, size).astype(np.int16) for scene in (edit.source, edit.target))
-    return np.abs(before - after).max(axis=2) > _DIFFERS
+    return np.abs(before - after).max(axis=2) > differs
 
 
 def mask_on_grid(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.demo.captions import caption
 from pipeline.demo.editor import Outcome, generate, masked_part, outcomes, with_full_masks
-from pipeline.demo.edits import Edit, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.edits import FAINT, VISIBLE, Edit, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.measures import mask_iou, mask_precision, mask_recall, psnr
 from pipeline.demo.readback import (
     SceneReader,
@@ -114,8 +114,14 @@ def _rows_of_batch(
     perfect = perfect_edits(model, edits)
     rows = []
     for number, (edit, outcome, reading) in enumerate(zip(edits, done, readings, strict=True)):
-        truth, before = true_mask(edit), pictures[number]
+        truth = true_mask(edit)
         cells, mask = mask_on_grid(truth), outcome.mask
+        shown = {
+            "": outcome.image,
+            "vae_": decoded[number],
+            "perfect_": perfect[number],
+            "sdedit_": others[number].image,
+        }
         rows.append(
             {
                 "kind": edit.kind,
@@ -125,21 +131,27 @@ def _rows_of_batch(
                 "confirmed": confirms_edit(reading, edit),
                 "rest": confirms_rest(reading, edit),
                 "empty": not outcome.edited,
-                "psnr": psnr(outcome.image, before, ~truth) if outcome.edited else np.nan,
-                "vae_psnr": psnr(decoded[number], before, ~truth) if outcome.edited else np.nan,
-                "perfect_psnr": psnr(perfect[number], before, ~truth),
-                "sdedit_psnr": psnr(others[number].image, before, ~truth),
+                **(_backgrounds(edit, shown) if outcome.edited else {}),
             }
         )
     return rows
 
 
+def _backgrounds(edit: Edit, shown: dict[str, NDArray[np.uint8]]) -> dict[str, float]:
+    """PSNR of each picture outside of all that truly changes, and outside of what visibly does."""
+    before = paint(edit.source)
+    return {
+        f"{name}psnr{also}": psnr(image, before, ~true_mask(edit, differs=differs))
+        for also, differs in (("", FAINT), ("_with_shadows", VISIBLE))
+        for name, image in shown.items()
+    }
+
+
 def perfect_edits(model: LatentDiffusion, edits: list[Edit]) -> NDArray[np.uint8]:
     """The edit's own latents inside the true cells, the input's outside, decoded: (N, H, W, 3).
 
-    No editor that replaces whole latent cells keeps more of the background by the same measure: a
-    cell on the object's rim holds background too, the decoder reads a cell's neighbours, and a
-    shadow reaches beyond the mask.
+    What an editor loses that replaces just the true cells: the decoder reads a cell's neighbours,
+    and beyond the mask lie cells that hold a little of the old object, and the rim of its shadow.
     """
     cells_N1hw = torch.tensor(np.stack([mask_on_grid(true_mask(edit)) for edit in edits]))[:, None]
     with torch.inference_mode():
@@ -156,7 +168,7 @@ def edit_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The means of `measure_edits` that are asked for, over the kinds that they concern."""
 
     def mean(name: str, *kinds: str) -> float:
-        values = [row[name] for row in rows if not kinds or row["kind"] in kinds]
+        values = [row.get(name, np.nan) for row in rows if not kinds or row["kind"] in kinds]
         return float(np.nanmean(values)) if values else float("nan")
 
     local = _LOCAL_KINDS
@@ -166,6 +178,9 @@ def edit_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
         "shape_mask_precision": mean("precision", "shape"),
         "rest_confirmed": mean("rest"),
         "background_psnr_below_vae_db": mean("vae_psnr", *local) - mean("psnr", *local),
+        "background_with_faint_shadows_psnr_below_vae_db": (
+            mean("vae_psnr_with_shadows", *local) - mean("psnr_with_shadows", *local)
+        ),
         "background_psnr_perfect_edit_below_vae_db": (
             mean("vae_psnr", *local) - mean("perfect_psnr", *local)
         ),
@@ -196,7 +211,7 @@ def measure_sweep(
             done = outcomes(model, part if masked else everywhere, used, seed=0)
             readings = list(zip(read_pictures(reader, _images(done)), edits, strict=True))
             kept = [
-                psnr(outcome.image, paint(edit.source), ~true_mask(edit))
+                psnr(outcome.image, paint(edit.source), ~true_mask(edit, differs=FAINT))
                 for outcome, edit in zip(done, edits, strict=True)
                 if outcome.edited
             ]

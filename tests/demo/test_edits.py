@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
-from pipeline.demo.edits import KINDS, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.edits import FAINT, KINDS, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.measures import psnr
 from pipeline.demo.world import HIDDEN_COLORS, coverage, paint, split_of
 
 EDITS = [sample_edit(0, "heldout", index) for index in range(100)]
@@ -64,6 +65,17 @@ def test_shape_edit_keeps_color_and_place() -> None:
         before, after = (scene.objects[edit.changed[0]] for scene in (edit.source, edit.target))
         assert (before.color, before.x, before.y) == (after.color, after.x, after.y)
         assert mask_on_grid(true_mask(edit)).sum() >= 8
+
+
+def test_the_true_picture_keeps_what_is_not_even_faint() -> None:
+    """Outside of all that differs it is 50 dB near its input; outside of the visible it is not."""
+    for kind in ("color", "shape", "object"):
+        for edit in by_kind(kind):
+            visible, faint = true_mask(edit), true_mask(edit, differs=FAINT)
+            assert not (visible & ~faint).any()
+            assert psnr(paint(edit.target), paint(edit.source), ~faint) > 50
+    shaped = [psnr(paint(e.target), paint(e.source), ~true_mask(e)) for e in by_kind("shape")]
+    assert np.mean(shaped) < 43
 
 
 def test_background_edit_keeps_the_objects() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-STAGES = ("vae", "latents", "decoder", "unet", "classifier")
+STAGES = ("vae", "joins", "latents", "unet", "classifier")
 
 
 def main() -> None:
@@ -55,24 +55,22 @@ def run(rank: int, arguments: argparse.Namespace, store: str | None) -> None:
         values = dict(settings[stage])
         if arguments.minutes:
             values["minutes"] = arguments.minutes
-        settings[stage] = values
-        run_stage(stage, settings, folder, device=arguments.device, resume=arguments.resume)
+        run_stage(stage, values, folder, device=arguments.device, resume=arguments.resume)
 
 
-def run_stage(stage: str, whole: dict, folder: Path, *, device: str, resume: bool) -> None:
-    settings = whole[stage]
+def run_stage(stage: str, settings: dict, folder: Path, *, device: str, resume: bool) -> None:
     if stage == "vae":
         from jobs.train_demo_vae import train_vae
 
         train_vae(settings, folder / "vae", device=device, resume=resume)
+    elif stage == "joins":
+        from jobs.train_demo_joins import train_joins
+
+        train_joins(settings, folder, device=device, resume=resume)
     elif stage == "latents":
         from jobs.train_demo_latents import encode_latents
 
         encode_latents(settings, folder)
-    elif stage == "decoder":
-        from jobs.train_demo_decoder import train_decoder
-
-        train_decoder(settings, whole["latents"], folder, device=device, resume=resume)
     elif stage == "unet":
         from jobs.train_demo_unet import train_unet
 

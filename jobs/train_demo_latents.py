@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
-from torch import Tensor
 from transformers import CLIPTokenizer
 
 from jobs.train_demo_loop import device_of, worker
@@ -42,7 +41,7 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
 
     Workers take every world-th chunk of one shared file.
     """
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model", torch_dtype=torch.float32)
     write_tokenizer(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     rank, world = worker()
@@ -76,21 +75,3 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
     tokens.flush()
     if world > 1:
         dist.barrier()
-
-
-def changed_cells(
-    before_NChw: Tensor, after_NChw: Tensor, tightest: float, generator: torch.Generator
-) -> Tensor:
-    """Masks of what differs between two pictures' latents, tight or loose at random.
-
-    Args:
-        tightest: each picture gets a threshold of its own, drawn from 0.02 to this, as a share of
-            its largest difference.
-
-    Returns:
-        (N, 1, h, w) bool.
-    """
-    difference = (before_NChw - after_NChw).abs().mean(1, keepdim=True)
-    drawn = torch.rand(len(difference), 1, 1, 1, generator=generator)
-    threshold = (0.02 + (tightest - 0.02) * drawn) * difference.amax((1, 2, 3), keepdim=True)
-    return difference > threshold

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from jobs.train_demo_latents import changed_cells
 from jobs.train_demo_loop import train, worker
 from jobs.train_demo_progress import StageSettings
 from pipeline.demo.vocabulary import MAX_LENGTH, vocabulary, write_tokenizer
 
 # N pictures, C latent channels, h w latent grid, L tokens.
 _UNTOUCHED = 0.5  # of the outdated: they show all of the other picture, as decoding begins
-_TIGHTEST = 0.5  # masks may miss much of the object
 # In units of sigma / alpha: below the first the text contradicts nothing, above the second all.
 _FADED, _WHOLE = 0.3, 1.0
 
@@ -99,6 +97,19 @@ def min_snr_weights(alphas_cumprod_N: Tensor, gamma: float) -> Tensor:
     return snr.clamp(max=gamma) / snr
 
 
+def changed_cells(before_NChw: Tensor, after_NChw: Tensor, generator: torch.Generator) -> Tensor:
+    """Masks of what differs between two pictures' latents, tight or loose at random.
+
+    Each picture gets a threshold of its own, drawn from 2 % to 50 % of its largest difference.
+
+    Returns:
+        (N, 1, h, w) bool.
+    """
+    difference = (before_NChw - after_NChw).abs().mean(1, keepdim=True)
+    share = 0.02 + 0.48 * torch.rand(len(difference), 1, 1, 1, generator=generator)
+    return difference > share * difference.amax((1, 2, 3), keepdim=True)
+
+
 def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Generator) -> Tensor:
     """Latents that still show, in part, what the text no longer says.
 
@@ -120,7 +131,7 @@ def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Gene
     count = (len(clean), 1, 1, 1)
     left = torch.rand(count, generator=generator)
     left[torch.rand(count, generator=generator) < _UNTOUCHED] = 1.0
-    inside = changed_cells(other, clean, _TIGHTEST, generator)
+    inside = changed_cells(other, clean, generator)
     seen = ((sigmas - _FADED) / (_WHOLE - _FADED)).clamp(0.0, 1.0)
     return clean + seen * torch.where(inside, left, 1.0) * (other - clean)
 
@@ -182,7 +193,7 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
 def save_pipeline(network: TextToNoise, folder: Path, target: Path) -> None:
     """Write the whole model as a StableDiffusionPipeline folder; `target` appears complete."""
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "decoder" / "model"),
+        vae=AutoencoderKL.from_pretrained(folder / "joins" / "model"),
         text_encoder=network.text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=network.unet,

@@ -11,12 +11,14 @@ import yaml
 from torch import Tensor, nn
 
 from jobs import train_demo
-from jobs.train_demo_latents import changed_cells, training_edit
+from jobs.train_demo_joins import around_changes
+from jobs.train_demo_latents import training_edit
 from jobs.train_demo_loop import MovingAverage, train
 from jobs.train_demo_progress import Progress, StageSettings
 from jobs.train_demo_unet import (
     build_networks,
     build_scheduler,
+    changed_cells,
     load_weights,
     min_snr_weights,
     outdated,
@@ -112,6 +114,18 @@ def test_no_scene_to_train_on_is_held_out() -> None:
     assert [edit.kind for edit in edits] == [edit.kind for edit in plain]
 
 
+def test_crops_hold_what_changes() -> None:
+    """The middle of the changed object is in the crop, wherever it is in the picture."""
+    edits = [sample_edit(1, "train", index, kinds=("color",)) for index in range(32)]
+    marked = torch.zeros(len(edits), 1, 128, 128)
+    for image, edit in zip(marked, edits, strict=True):
+        item = edit.target.objects[edit.changed[0]]
+        image[0, int(item.y * 128), int(item.x * 128)] = 1.0
+    crops = around_changes(edits, marked, 64)
+    assert crops.shape == (32, 1, 64, 64)
+    assert (crops.flatten(1).sum(1) == 1).all()
+
+
 def _two_latents() -> tuple[Tensor, Tensor]:
     """64 pictures and their edits, which differ in the left half alone."""
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +137,7 @@ def _two_latents() -> tuple[Tensor, Tensor]:
 
 def test_changed_cells_lie_where_latents_differ() -> None:
     """Never elsewhere, at least one a picture, and of different tightness."""
-    cells = changed_cells(*_two_latents(), 0.5, torch.Generator().manual_seed(1))
+    cells = changed_cells(*_two_latents(), torch.Generator().manual_seed(1))
     assert cells.shape == (64, 1, 6, 6)
     assert not cells[..., 3:].any()
     counts = cells.flatten(1).sum(1)
@@ -163,7 +177,7 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
     settings["folder"] = str(tmp_path)
     settings["vae"].update(steps=2, batch_size=8, channels=[8, 8, 16, 16])
     settings["latents"].update(pairs=32)
-    settings["decoder"].update(steps=2, batch_size=4)
+    settings["joins"].update(steps=2, batch_size=4)
     settings["unet"].update(steps=2, batch_size=4, channels=[16, 16, 32])
     settings["classifier"].update(steps=2, batch_size=4, checked_scenes=8)
     path = tmp_path / "tiny.yaml"

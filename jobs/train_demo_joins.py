@@ -1,0 +1,99 @@
+"""Stage `joins`: teach the VAE that latents of a picture and of its edit get joined.
+
+A masked edit is decoded from cells of two pictures, which an autoencoder never sees by itself.
+Cells beside the object carried it along, so that its colour bled into the background, and group
+norms took the change to every pixel.
+
+# N edits, c colours, H W pixels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from jobs.train_demo_latents import training_edit
+from jobs.train_demo_loop import train, worker
+from jobs.train_demo_progress import StageSettings
+from jobs.train_demo_vae import picture_loss, pixels_of, reconstruction_psnr
+from pipeline.demo.edits import FAINT, Edit
+
+# In standard deviations of the latents: about what a denoiser leaves at its last level.
+_LATENT_NOISE = 0.03
+# A cell is taken from the edit if it changes by a share of its pixels, drawn for each from these.
+_SHARES = (0.005, 0.3)
+
+
+def around_changes(edits: list[Edit], images_NcHW: Tensor, side: int) -> Tensor:
+    """Crops about the first changed object of each edit, or the middle: (N, c, side, side)."""
+    crops = []
+    for edit, image in zip(edits, images_NcHW, strict=True):
+        item = edit.target.objects[edit.changed[0]] if edit.changed else None
+        corner = [
+            min(max(round(place * length - side / 2), 0), length - side)
+            for place, length in zip(
+                (item.y, item.x) if item else (0.5, 0.5), image.shape[1:], strict=True
+            )
+        ]
+        crops.append(image[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side])
+    return torch.stack(crops)
+
+
+def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
+    """Train `folder`/vae/model on; write `folder`/joins/model.
+
+    `settings` has, beside the loop's own: `crop` and `whole_pictures_after` as the stage `vae` has
+    them, and `anchor`, which weighs how far the latents may move from those that it starts with.
+    """
+    stage = StageSettings.from_mapping(settings)
+    torch.manual_seed(stage.seed)
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
+    vae.to(device)
+    scale = vae.config.scaling_factor
+    first_encoder = copy.deepcopy(nn.ModuleList([vae.encoder, vae.quant_conv])).requires_grad_(
+        False
+    )
+    rank, world = worker()
+    share = stage.batch_size // world
+
+    def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
+        whole = fraction > settings["whole_pictures_after"]
+        count = share // 4 if whole else share
+        first = (step * world + rank) * share
+        edits = [training_edit(stage.seed, first + number) for number in range(count)]
+        images = [pixels_of([edit.source for edit in edits]), pixels_of([e.target for e in edits])]
+        if not whole:
+            images = [around_changes(edits, image, settings["crop"]) for image in images]
+        before, after = (image.to(device) for image in images)
+        changed = (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
+        low, high = _SHARES
+        least = low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator).to(device)
+        cells = F.avg_pool2d(changed.float(), 8) >= least
+        both = torch.cat([before, after])
+        latents = vae.encode(both).latent_dist.mean.float()
+        old, new = latents.chunk(2)
+        noise = torch.randn(latents.shape, generator=generator).to(device) * _LATENT_NOISE / scale
+        decoded = vae.decode(torch.cat([old, torch.where(cells, new, old)]) + noise).sample.float()
+        everywhere, mse = picture_loss(decoded, both)
+        # What no edit may change counts again: a rim that a mask missed cannot all be mended.
+        kept = (~changed).repeat(2, 1, 1, 1)
+        beside, kept_mse = picture_loss(decoded * kept, both * kept)
+        with torch.no_grad():
+            encoded = first_encoder[1](first_encoder[0](both)).float()
+        moved = ((latents - encoded[:, : latents.shape[1]]) * scale).square().mean()
+        loss = everywhere + 2 * beside + settings["anchor"] * moved
+        return {"loss": loss, "mse": mse, "kept_mse": kept_mse, "moved": moved}
+
+    def show(network: torch.nn.Module, step: int) -> None:
+        print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)
+
+    train(vae, losses_at, stage, folder / "joins", resume=resume, after_checkpoint=show)
+    if rank == 0:
+        vae.save_pretrained(folder / "joins" / "model", safe_serialization=True)
+        print(f"held-out PSNR {reconstruction_psnr(vae, 128)[0]:.2f} dB")

@@ -22,7 +22,7 @@ from jobs.train_demo_latents import training_edit
 from jobs.train_demo_loop import train, worker
 from jobs.train_demo_progress import StageSettings
 from jobs.train_demo_vae import picture_loss, pixels_of, reconstruction_psnr
-from pipeline.demo.edits import FAINT, Edit
+from pipeline.demo.edits import FAINT
 
 # In standard deviations of the latents: about what a denoiser leaves at its last level.
 _LATENT_NOISE = 0.03
@@ -30,26 +30,11 @@ _LATENT_NOISE = 0.03
 _SHARES = (0.005, 0.3)
 
 
-def around_changes(edits: list[Edit], images_NcHW: Tensor, side: int) -> Tensor:
-    """Crops about the first changed object of each edit, or the middle: (N, c, side, side)."""
-    crops = []
-    for edit, image in zip(edits, images_NcHW, strict=True):
-        item = edit.target.objects[edit.changed[0]] if edit.changed else None
-        corner = [
-            min(max(round(place * length - side / 2), 0), length - side)
-            for place, length in zip(
-                (item.y, item.x) if item else (0.5, 0.5), image.shape[1:], strict=True
-            )
-        ]
-        crops.append(image[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side])
-    return torch.stack(crops)
-
-
 def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
     """Train `folder`/vae/model on; write `folder`/joins/model.
 
-    `settings` has, beside the loop's own: `crop` and `whole_pictures_after` as the stage `vae` has
-    them, and `anchor`, which weighs how far the latents may move from those that it starts with.
+    `settings` has, beside the loop's own: `anchor`, the weight of how far the latents move from
+    those that it starts with; `local`, of how far an edit moves those of cells that it leaves be.
     """
     stage = StageSettings.from_mapping(settings)
     torch.manual_seed(stage.seed)
@@ -63,17 +48,14 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
     share = stage.batch_size // world
 
     def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
-        whole = fraction > settings["whole_pictures_after"]
-        count = share // 4 if whole else share
+        # Whole pictures: in crops about the objects group norms learnt other statistics.
         first = (step * world + rank) * share
-        edits = [training_edit(stage.seed, first + number) for number in range(count)]
-        images = [pixels_of([edit.source for edit in edits]), pixels_of([e.target for e in edits])]
-        if not whole:
-            images = [around_changes(edits, image, settings["crop"]) for image in images]
-        before, after = (image.to(device) for image in images)
+        edits = [training_edit(stage.seed, first + number) for number in range(share)]
+        before = pixels_of([edit.source for edit in edits]).to(device)
+        after = pixels_of([edit.target for edit in edits]).to(device)
         changed = (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
         low, high = _SHARES
-        least = low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator).to(device)
+        least = low + (high - low) * torch.rand(share, 1, 1, 1, generator=generator).to(device)
         cells = F.avg_pool2d(changed.float(), 8) >= least
         both = torch.cat([before, after])
         latents = vae.encode(both).latent_dist.mean.float()
@@ -87,8 +69,10 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
         with torch.no_grad():
             encoded = first_encoder[1](first_encoder[0](both)).float()
         moved = ((latents - encoded[:, : latents.shape[1]]) * scale).square().mean()
-        loss = everywhere + 2 * beside + settings["anchor"] * moved
-        return {"loss": loss, "mse": mse, "kept_mse": kept_mse, "moved": moved}
+        outside = F.max_pool2d(changed.float(), 8) == 0
+        leaked = (((new - old) * scale).square() * outside).mean()
+        loss = everywhere + 2 * beside + settings["anchor"] * moved + settings["local"] * leaked
+        return {"loss": loss, "mse": mse, "kept_mse": kept_mse, "moved": moved, "leaked": leaked}
 
     def show(network: torch.nn.Module, step: int) -> None:
         print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)

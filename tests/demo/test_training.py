@@ -11,7 +11,6 @@ import yaml
 from torch import Tensor, nn
 
 from jobs import train_demo
-from jobs.train_demo_joins import around_changes
 from jobs.train_demo_latents import training_edit
 from jobs.train_demo_loop import MovingAverage, train
 from jobs.train_demo_progress import Progress, StageSettings
@@ -112,18 +111,6 @@ def test_no_scene_to_train_on_is_held_out() -> None:
     assert any(split_of(edit.target) == "heldout" for edit in plain)
     assert all(split_of(edit.source) == split_of(edit.target) == "train" for edit in edits)
     assert [edit.kind for edit in edits] == [edit.kind for edit in plain]
-
-
-def test_crops_hold_what_changes() -> None:
-    """The middle of the changed object is in the crop, wherever it is in the picture."""
-    edits = [sample_edit(1, "train", index, kinds=("color",)) for index in range(32)]
-    marked = torch.zeros(len(edits), 1, 128, 128)
-    for image, edit in zip(marked, edits, strict=True):
-        item = edit.target.objects[edit.changed[0]]
-        image[0, int(item.y * 128), int(item.x * 128)] = 1.0
-    crops = around_changes(edits, marked, 64)
-    assert crops.shape == (32, 1, 64, 64)
-    assert (crops.flatten(1).sum(1) == 1).all()
 
 
 def _two_latents() -> tuple[Tensor, Tensor]:

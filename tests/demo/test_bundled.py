@@ -7,17 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline.demo
 from pipeline.demo.backgrounds import BACKGROUNDS
 from pipeline.demo.editor import load_demo_model, masked_part, outcomes, with_full_masks
-from pipeline.demo.edits import sample_edit
-from pipeline.demo.measures import psnr
-from pipeline.demo.readback import load_reader, read_pictures, reading_of
+from pipeline.demo.edits import FAINT, mask_on_grid, sample_edit, true_mask
+from pipeline.demo.measures import mask_iou, psnr
+from pipeline.demo.readback import (
+    confirms_edit,
+    confirms_rest,
+    load_reader,
+    read_pictures,
+    reading_of,
+)
 from pipeline.demo.vocabulary import END, MAX_LENGTH, world_words, write_tokenizer
 from pipeline.demo.world import paint, sample_scene
 from pipeline.words.config import Mask, Method
+from pipeline.words.config_file import load_config
 
 FOLDER = Path(pipeline.demo.__file__).parent / "model"
 SCENES = [sample_scene(5, "heldout", index) for index in range(64)]
@@ -90,6 +98,21 @@ def test_latents_have_unit_spread(model) -> None:
     assert latents.mean().item() == pytest.approx(0.0, abs=0.15)
 
 
+def test_an_edit_leaves_latents_alone_where_it_changes_no_pixel(model) -> None:
+    """Cells beside a changed object move by 0.1 standard deviations (without `joins`: 0.3)."""
+    edits = [sample_edit(5, "heldout", index, kinds=("color", "shape")) for index in range(32)]
+    changed = np.stack([true_mask(edit, differs=FAINT) for edit in edits])
+    cells = torch.from_numpy(np.stack([mask_on_grid(mask, share=1e-9) for mask in changed]))[
+        :, None
+    ]
+    beside = (F.max_pool2d(cells.float(), 3, stride=1, padding=1) > 0) & ~cells
+    with torch.inference_mode():
+        before = model.pictures.encode([paint(edit.source) for edit in edits])
+        after = model.pictures.encode([paint(edit.target) for edit in edits])
+    moved = (before - after).square().mean(1, keepdim=True)[beside].mean().sqrt()
+    assert moved.item() < 0.15
+
+
 def test_reader_reads_heldout_scenes() -> None:
     """Background and every object of 300 scenes, 99 in a hundred without a fault."""
     reader = load_reader()
@@ -107,9 +130,6 @@ def test_reader_refuses_another_size() -> None:
 
 def test_masks_of_color_edits_find_the_object(model) -> None:
     """The model knows its world well enough that its masks overlap the truth by half or more."""
-    from pipeline.demo.edits import mask_on_grid, true_mask
-    from pipeline.demo.measures import mask_iou
-
     edits = [sample_edit(3, "heldout", index, kinds=("color",)) for index in range(8)]
     part = masked_part(model, edits, Method(steps=5, mask=Mask(num_noises=6)), seed=0)
     overlaps = [
@@ -117,6 +137,17 @@ def test_masks_of_color_edits_find_the_object(model) -> None:
         for row, edit in zip(part.edits, edits, strict=True)
     ]
     assert np.mean(overlaps) > 0.5
+
+
+def test_color_edits_show_what_was_asked_for(model) -> None:
+    """At the demo's settings, with fewer steps: most of 32, with one object or more."""
+    method = load_config("demo", ["method.steps=20", "method.mask.num_noises=5"]).method
+    edits = [sample_edit(7, "heldout", index, kinds=("color",)) for index in range(32)]
+    done = outcomes(model, masked_part(model, edits, method, seed=0), method, seed=0)
+    readings = read_pictures(load_reader(), np.stack([outcome.image for outcome in done]))
+    pairs = list(zip(readings, edits, strict=True))
+    assert np.mean([confirms_edit(*pair) for pair in pairs]) >= 0.85
+    assert np.mean([confirms_rest(*pair) for pair in pairs]) >= 0.95
 
 
 def test_methods_share_a_masked_part(model) -> None:

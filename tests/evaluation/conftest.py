@@ -29,7 +29,6 @@ def evaluate(tiny_model_folder: Path, tmp_path: Path) -> Evaluate:
         command = [
             *("evaluate", benchmark, "--plain", "--data", str(data), "--out", str(tmp_path / "o")),
             *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
-            "method.encode_ratio=0.8",  # the paper's; the demo's own suits the bundled model
         ]
         assert main([*command, *more]) == code
         return json.loads((tmp_path / "o/evaluation.json").read_text()) if code == 0 else {}

@@ -22,6 +22,7 @@ from tests.samples import encode, pixels
 from tests.tiny_inception import inception_weights
 
 BILINEAR = Image.Resampling.BILINEAR
+EVERYWHERE = ("method.mask.source=full", "method.encode_ratio=0.8")
 
 
 def test_pie_bench_from_its_files_to_its_table(
@@ -34,7 +35,7 @@ def test_pie_bench_from_its_files_to_its_table(
     entries = {f"{number:04d}": pie_entry(number) for number in range(2)}
     data = write_pie(tmp_path / "pie", entries)
     scores = asked(section, "clip", "lpips", "dino")
-    report = evaluate("pie-bench", data, *scores, "method.mask.source=full")
+    report = evaluate("pie-bench", data, *scores, *EVERYWHERE)
     printed = capsys.readouterr().out
     assert "| PnPInversion + P2P (published) | 11.65 | 27.22 | 54.55 | – | 84.76 |" in printed
     assert "Not measured" not in printed
@@ -51,7 +52,7 @@ def test_pie_bench_from_its_files_to_its_table(
         assert ours["figures"][name] == pytest.approx(mean, rel=1e-12), name
     tar = tmp_path / "o/out/00000.tar"
     before = tar.stat().st_mtime_ns
-    again = evaluate("pie-bench", data, *scores, "method.mask.source=full")
+    again = evaluate("pie-bench", data, *scores, *EVERYWHERE)
     assert tar.stat().st_mtime_ns == before
     assert again == report
 
@@ -134,9 +135,7 @@ def test_imagenet_from_its_files_to_its_table(
         *("--inception", str(tmp_path / "inception.safetensors"), "--real", str(data / "train")),
         *("--classifier", section["nsfw"]["path"]),
     ]
-    report = evaluate(
-        "imagenet", data, *networks, *asked(section, "lpips"), "method.mask.source=full"
-    )
+    report = evaluate("imagenet", data, *networks, *asked(section, "lpips"), *EVERYWHERE)
     printed = capsys.readouterr().out
     assert "| FlexIT, 5 networks, 160 steps (published) | 25.50 | 67.00 | 52.00 |" in printed
     assert "Not measured" not in printed
@@ -163,7 +162,7 @@ def test_imagenet_from_its_files_to_its_table(
 
     (means,) = (tmp_path / "o").glob("class_means-*.safetensors")
     again = evaluate(
-        *("imagenet", data, *networks[:2], "--real", str(means), "method.mask.source=full"),
+        *("imagenet", data, *networks[:2], "--real", str(means), *EVERYWHERE),
         *asked(section, "lpips"),
     )
     assert again["ours"]["diffedit, 0.8"]["figures"]["csfid"] == found["figures"]["csfid"]

@@ -63,7 +63,7 @@ so that tests, the demo and comparisons of methods run without a download. It kn
 
 ## Figures
 
-By `python -m jobs.evaluate_demo`.
+By `python -m jobs.evaluate_demo method.mask.dilate=0`.
 
 $figures
 

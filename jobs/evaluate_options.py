@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
 from pipeline.words.config import Config
-from pipeline.words.config_file import load_config
+from pipeline.words.config_file import ConfigError, load_config
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
 # What is measured is what the method made: no second compression, the model's own picture.
@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark", choices=BENCHMARKS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
     parser.add_argument("--data", help="the benchmark's own folder")
-    parser.add_argument("--config", help="a YAML file, or a bundled one: demo, or augment_demo")
+    parser.add_argument(
+        "--config", help="a YAML file, or a bundled one; default: demo, for the bundled model"
+    )
     parser.add_argument("--out", help="a folder or url; default: runs/evaluate/BENCHMARK")
     parser.add_argument("--limit", type=int, default=0, help="tasks; 0 = all")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="test", help="imagenet")
@@ -59,11 +61,20 @@ def config_for(
         overrides: over those that were given.
 
     Raises:
-        ConfigError: it is not usable.
+        ConfigError: it is not usable, or not given for another model than the bundled one: the
+            demo's ratio and guidance suit no other.
     """
     home = home_of(options)
     places = [f"input.shards={home}/in/*.tar", f"output.path={home}/{folder}"]
-    return load_config(options.config or "demo", [*options.overrides, *FIXED, *overrides, *places])
+    config = load_config(
+        options.config or "demo", [*options.overrides, *FIXED, *overrides, *places]
+    )
+    if not options.config and config.model.path != "bundled":
+        raise ConfigError(
+            f"model.path={config.model.path!r} needs --config: without it the method has the"
+            " settings of demo, which suit model.path=bundled only"
+        )
+    return config
 
 
 def _numbers(text: str) -> list[float]:

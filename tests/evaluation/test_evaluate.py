@@ -92,6 +92,15 @@ def test_rows_scores_have_the_published_tables_units() -> None:
     }
 
 
+def test_another_model_needs_a_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's settings are not used in silence for a model that they do not suit."""
+    command = ["evaluate", "pie-bench", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert main([*command, "model.path=/some/model"]) == 2
+    assert "model.path='/some/model' needs --config" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_under_ray_the_same_pictures_are_measured(
     tmp_path: Path, evaluate: Evaluate, tiny_model_folder: Path
@@ -102,7 +111,13 @@ def test_under_ray_the_same_pictures_are_measured(
     plain = evaluate("tedbench", data, *sweep)
     command = [
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
-        *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
+        *(
+            "--config",
+            "demo",
+            f"model.path={tiny_model_folder}",
+            "method.steps=2",
+            "method.mask.num_noises=1",
+        ),
         *(*sweep, "run.layout=fused", "run.num_cpus=2"),
     ]
     done = subprocess.run(
@@ -123,7 +138,7 @@ def test_a_run_that_is_interrupted_is_not_measured(
     data = write_pie(tmp_path / "pie", {"0000": pie_entry(0)})
     monkeypatch.setattr("jobs.evaluate.edit", lambda config, **_: (75, None))
     command = ["evaluate", "pie-bench", "--data", str(data), "--out", str(tmp_path / "o")]
-    assert main([*command, f"model.path={tiny_model_folder}"]) == 75
+    assert main([*command, "--config", "demo", f"model.path={tiny_model_folder}"]) == 75
     assert not (tmp_path / "o/evaluation.json").exists()
 
 

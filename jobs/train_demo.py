@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-STAGES = ("vae", "joins", "latents", "unet", "classifier")
+STAGES = ("vae", "joins", "latents", "unet", "decoder", "classifier")
 
 
 def main() -> None:
@@ -75,6 +75,10 @@ def run_stage(stage: str, settings: dict, folder: Path, *, device: str, resume: 
         from jobs.train_demo_unet import train_unet
 
         train_unet(settings, folder, device=device, resume=resume)
+    elif stage == "decoder":
+        from jobs.train_demo_decoder import train_decoder
+
+        train_decoder(settings, folder, device=device, resume=resume)
     elif stage == "classifier":
         from jobs.train_demo_classifier import train_classifier
 

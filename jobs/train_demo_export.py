@@ -51,6 +51,8 @@ so that tests, the demo and comparisons of methods run without a download. It kn
   small a network lets caption and noisy picture cancel out, and an edited object vanishes. Real
   text-to-image models are trained on no such pairs: compare methods on this model, but expect
   every method to follow a text less readily elsewhere.
+* Decoder of the VAE, $decoder_summary that the model made itself, and as many
+  whole pictures: the latents that an edit leaves are to decode to the true picture after it.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
 * $notes
@@ -60,6 +62,8 @@ so that tests, the demo and comparisons of methods run without a download. It kn
 ![loss of the VAE on pairs](joins_losses.png)
 
 ![loss of the UNet](unet_losses.png)
+
+![loss of the decoder](decoder_losses.png)
 
 ## Figures
 
@@ -101,6 +105,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         ),
         "joins_summary": _summary(folder / "joins", settings["joins"]["batch_size"], "edits"),
         "unet_summary": _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
+        "decoder_summary": _summary(folder / "decoder", settings["decoder"]["batch_size"], "edits"),
         "machine": settings["export"]["machine"],
         "limits": textwrap.fill(settings["export"]["limits"], 100),
         "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
@@ -115,7 +120,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     pipeline.text_encoder.float()
     pipeline.save_pretrained(partial, safe_serialization=True)
     write_tokenizer(partial / "tokenizer")
-    for stage in ("vae", "joins", "unet"):
+    for stage in ("vae", "joins", "unet", "decoder"):
         draw_curves(folder / stage)
         shutil.copyfile(folder / stage / "losses.png", partial / f"{stage}_losses.png")
     (partial / "README.md").write_text(_CARD.substitute(facts))

@@ -164,6 +164,7 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
         dropped_N = some(settings["empty_captions"])
         ids[dropped_N] = empty_L
         timesteps_N = randint(len(alphas_cumprod))
+        timesteps_N = torch.where(some(settings["early"]), timesteps_N // 2, timesteps_N)
         level_N = alphas_cumprod[timesteps_N]
         sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
         # From here on in the coordinates of the ODE, picture + sigma * noise.

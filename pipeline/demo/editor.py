@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.demo.edits import Edit
 from pipeline.demo.world import paint
@@ -17,6 +18,7 @@ from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.noise import draw_noise
 from pipeline.methods import stage_class
+from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.steps.mask import MaskStage
 from pipeline.words.config import Method, Model, Stage
@@ -77,6 +79,22 @@ def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -
             raise RuntimeError(f"{picture.key}: {row.stage}: {row.error}: {row.message}")
         results.append(Outcome(row.mask > 0, image, row.image is not None))
     return results
+
+
+class _Undecoded(PictureCoder):
+    """Hands latents on where pictures are asked for."""
+
+    def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
+        return list(latents.float().cpu().numpy())
+
+
+def edited_latents(
+    model: LatentDiffusion, part: Part, method: Method, *, seed: int
+) -> list[NDArray[np.float32] | None]:
+    """What `outcomes` decodes: (C, h, w) for each edit, None where its mask is empty."""
+    coder = _Undecoded(model.pictures.vae, model.micro_batch)
+    done = outcomes(replace(model, pictures=coder), part, method, seed=seed)
+    return [np.asarray(one.image, np.float32) if one.edited else None for one in done]
 
 
 def with_full_masks(part: Part) -> Part:

@@ -12,7 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline.demo
 from pipeline.demo.backgrounds import BACKGROUNDS
-from pipeline.demo.editor import load_demo_model, masked_part, outcomes, with_full_masks
+from pipeline.demo.editor import (
+    edited_latents,
+    load_demo_model,
+    masked_part,
+    outcomes,
+    with_full_masks,
+)
 from pipeline.demo.edits import FAINT, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.measures import mask_iou, psnr
 from pipeline.demo.readback import (
@@ -26,6 +32,7 @@ from pipeline.demo.vocabulary import END, MAX_LENGTH, world_words, write_tokeniz
 from pipeline.demo.world import paint, sample_scene
 from pipeline.words.config import Mask, Method
 from pipeline.words.config_file import load_config
+from pipeline.words.records import Status
 
 FOLDER = Path(pipeline.demo.__file__).parent / "model"
 SCENES = [sample_scene(5, "heldout", index) for index in range(64)]
@@ -160,3 +167,19 @@ def test_methods_share_a_masked_part(model) -> None:
     assert all((a.image == b.image).all() for a, b in zip(first, again, strict=True))
     assert all(row.image is None for row in part.edits)
     assert all(each.mask.all() for each in outcomes(model, with_full_masks(part), method, seed=0))
+
+
+def test_edited_latents_decode_to_the_outcomes(model) -> None:
+    """The latents are those of the pictures, and an edit with an empty mask has none."""
+    edits = [sample_edit(3, "heldout", index, kinds=("color",)) for index in range(3)]
+    method = Method(steps=4, encode_ratio=0.5, mask=Mask(num_noises=2))
+    part = masked_part(model, edits, method, seed=0)
+    part.edits[1].mask = np.zeros_like(part.edits[1].mask)
+    part.edits[1].status = Status.UNCHANGED
+    latents = edited_latents(model, part, method, seed=0)
+    assert latents[1] is None
+    for number in (0, 2):
+        with torch.inference_mode():
+            decoded = model.pictures.decode(torch.from_numpy(latents[number])[None])[0]
+        wanted = outcomes(model, part, method, seed=0)[number].image
+        assert psnr(decoded, wanted) > 60

@@ -166,6 +166,7 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
     settings["latents"].update(pairs=32)
     settings["joins"].update(steps=2, batch_size=4)
     settings["unet"].update(steps=2, batch_size=4, channels=[16, 16, 32])
+    settings["decoder"].update(edits=4, steps=2, batch_size=4)
     settings["classifier"].update(steps=2, batch_size=4, checked_scenes=8)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))

@@ -115,7 +115,9 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
         unscaled = (seen + noise).to(device) / vae.config.scaling_factor
         decoded = vae.decode(unscaled).sample.float()
         loss, _ = picture_loss(decoded, wanted)
-        beside, kept_mse = picture_loss(decoded[:share] * ~changed, after * ~changed)
+        # What no edit may change counts again, in whole pictures too: they are the measure.
+        kept = (~changed).repeat(2, 1, 1, 1)
+        beside, kept_mse = picture_loss(decoded * kept, wanted * kept)
         mse = (decoded[share:] - whole).square().mean()
         return {"loss": loss + 2 * beside, "mse": mse, "kept_mse": kept_mse}
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipeline.demo.editor import load_demo_model
 from pipeline.demo.world import paint, sample_scene
@@ -15,7 +16,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.words.records import Edit, Part, Picture
 from tests.parts import decoded_latents, make_config, run_stages
 
-NUM_PICTURES = 8
+NUM_PICTURES = 24
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +46,33 @@ def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
     )
 
 
-def rmse(model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim") -> float:
-    """Of the latents that come back, in standard deviations of the latents."""
+def rmse(
+    model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim"
+) -> NDArray[np.floating]:
+    """Of each picture's latent that comes back, in standard deviations of all latents: (N,)."""
     part = copy.deepcopy(masked)
     config = plain(steps, solver)
     clean = np.stack([picture.latent for picture in part.pictures])
     run_stages(model, part, config, ["encode"])
     latents = decoded_latents(model, part, config).numpy()
-    return float(np.sqrt(np.mean((latents - clean) ** 2)) / clean.std())
+    return np.sqrt(np.mean((latents - clean) ** 2, axis=(1, 2, 3))) / clean.std()
 
 
 def test_ddim_comes_back_by_half_with_twice_the_steps(model: LatentDiffusion, masked: Part) -> None:
-    """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4."""
+    """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4.
+
+    Geometric means. With few steps a picture in eight ends in another one (an error of 0.3 to 0.6,
+    not 0.05), and any other mean would tell of nothing but how many do. At 50 steps that is rare.
+    """
     errors = [rmse(model, masked, steps) for steps in (12, 25, 50, 100)]
-    assert errors[2] <= 0.10, errors
-    ratios = [coarse / fine for coarse, fine in pairwise(errors)]
-    assert all(1.6 <= ratio <= 2.4 for ratio in ratios), (errors, ratios)
+    typical = [float(np.exp(np.log(each).mean())) for each in errors]
+    assert typical[2] <= 0.10, typical
+    ratios = [coarse / fine for coarse, fine in pairwise(typical)]
+    assert all(1.6 <= ratio <= 2.4 for ratio in ratios), (typical, ratios)
+    assert np.mean(errors[2] <= 0.10) >= 0.9, errors[2]
+    assert errors[3].max() <= 0.10, errors[3]
 
 
 def test_bdia_comes_back_exactly(model: LatentDiffusion, masked: Part) -> None:
-    """To 1e-4 in float32, at the paper's 50 steps."""
-    assert rmse(model, masked, 50, "bdia") <= 1e-4
+    """To 1e-4 in float32, at the paper's 50 steps, every picture."""
+    assert rmse(model, masked, 50, "bdia").max() <= 1e-4

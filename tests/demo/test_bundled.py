@@ -157,8 +157,11 @@ def test_color_edits_show_what_was_asked_for(model) -> None:
     assert np.mean([confirms_rest(*pair) for pair in pairs]) >= 0.95
 
 
-def test_edits_keep_the_background(model) -> None:
-    """At the demo's settings, with fewer steps and no growth: 1.6 dB below the VAE's own."""
+def test_edits_are_made_and_keep_the_background(model) -> None:
+    """At the demo's settings, with fewer steps and no growth: nine in ten, 1.6 dB below the VAE.
+
+    Together: a model that makes fewer edits keeps more.
+    """
     settings = ["method.steps=20", "method.mask.num_noises=5", "method.mask.dilate=0"]
     method = load_config("demo", settings).method
     kinds = ("color", "shape", "object")
@@ -172,6 +175,9 @@ def test_edits_keep_the_background(model) -> None:
         for own, outcome, picture, edit in zip(decoded, done, pictures, edits, strict=True)
         for kept in [~true_mask(edit, differs=FAINT)]
     ]
+    readings = read_pictures(load_reader(), np.stack([outcome.image for outcome in done]))
+    made = [confirms_edit(*pair) for pair in zip(readings, edits, strict=True)]
+    assert np.mean(made) >= 0.9
     assert np.mean(below) <= 1.6
 
 

@@ -10,27 +10,31 @@ true latents takes every value at its word. The encoder stays as it is, so laten
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from jobs.train_demo_latents import training_edit
-from jobs.train_demo_loop import train, worker
+from jobs.train_demo_loop import train, wait_for_workers, worker
 from jobs.train_demo_progress import StageSettings
-from jobs.train_demo_vae import picture_loss, pixels_of, reconstruction_psnr
+from jobs.train_demo_vae import (
+    LATENT_NOISE,
+    changed_pixels,
+    loss_on_edits,
+    pixels_of,
+    reconstruction_psnr,
+    show_psnr,
+)
 from pipeline.demo.editor import edited_latents, load_demo_model, masked_part
-from pipeline.demo.edits import FAINT
 from pipeline.demo.world import paint
 from pipeline.words.config import Mask, Method
 
 _BATCH = 48
-# In standard deviations of the latents: about what a denoiser leaves at its last level.
-_LATENT_NOISE = 0.03
 
 
 def drawn_method(settings: dict[str, Any], number: int) -> Method:
@@ -56,8 +60,7 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
     if rank == 0:
         shape = (count, 3, model.info.latent_channels, 16, 16)
         np.lib.format.open_memmap(path, "w+", np.float16, shape)
-    if world > 1:
-        dist.barrier()
+    wait_for_workers()
     written = np.load(path, mmap_mode="r+")
     for first in range(rank * _BATCH, count, world * _BATCH):
         numbers = range(first, min(first + _BATCH, count))
@@ -65,8 +68,8 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
         method = drawn_method(settings, first)
         part = masked_part(model, edits, method, seed=first)
         edited = edited_latents(model, part, method, seed=first)
+        before = np.stack([np.asarray(picture.latent) for picture in part.pictures])
         with torch.inference_mode():
-            before = model.pictures.encode([paint(edit.source) for edit in edits]).numpy()
             after = model.pictures.encode([paint(edit.target) for edit in edits]).numpy()
         pairs = zip(edited, before, strict=True)
         made = np.stack([old if new is None else new for new, old in pairs])
@@ -74,12 +77,10 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
         if rank == 0:
             print(f"edited {numbers.stop} of {count}", flush=True)
     written.flush()
-    if world > 1:
-        dist.barrier()
+    wait_for_workers()
     if rank == 0:
         path.rename(folder / "edited.npy")
-    if world > 1:
-        dist.barrier()
+    wait_for_workers()
 
 
 def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
@@ -104,26 +105,22 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
         edits = [training_edit(stage.seed, number) for number in rows_N.tolist()]
         before = pixels_of([edit.source for edit in edits]).to(device)
         after = pixels_of([edit.target for edit in edits]).to(device)
-        changed = (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
+        changed = changed_pixels(before, after)
         # As many of scenes before edits as of scenes after them.
         first_N = (torch.arange(share) % 2 == 0)[:, None, None, None]
         edited, old, new = stored[rows_N].float().unbind(1)
         seen = torch.cat([edited, torch.where(first_N, old, new)])
         whole = torch.where(first_N.to(device), before, after)
         wanted = torch.cat([after, whole])
-        noise = torch.randn(seen.shape, generator=generator) * _LATENT_NOISE
+        noise = torch.randn(seen.shape, generator=generator) * LATENT_NOISE
         unscaled = (seen + noise).to(device) / vae.config.scaling_factor
         decoded = vae.decode(unscaled).sample.float()
-        loss, _ = picture_loss(decoded, wanted)
-        # What no edit may change counts again, in whole pictures too: they are the measure.
-        kept = (~changed).repeat(2, 1, 1, 1)
-        beside, kept_mse = picture_loss(decoded * kept, wanted * kept)
+        # Whole pictures have their kept part counted again too: they are the measure.
+        loss, _, kept_mse = loss_on_edits(decoded, wanted, changed)
         mse = (decoded[share:] - whole).square().mean()
-        return {"loss": loss + 2 * beside, "mse": mse, "kept_mse": kept_mse}
+        return {"loss": loss, "mse": mse, "kept_mse": kept_mse}
 
-    def show(network: nn.Module, step: int) -> None:
-        print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)
-
+    show = partial(show_psnr, vae)
     train(decoder, losses_at, stage, folder / "decoder", resume=resume, after_checkpoint=show)
     if rank == 0:
         for target in (folder / "decoder" / "model", folder / "model" / "vae"):

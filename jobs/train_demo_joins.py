@@ -10,6 +10,7 @@ norms took the change to every pixel.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from torch import Tensor, nn
 from jobs.train_demo_latents import training_edit
 from jobs.train_demo_loop import train, worker
 from jobs.train_demo_progress import StageSettings
-from jobs.train_demo_vae import picture_loss, pixels_of, reconstruction_psnr
-from pipeline.demo.edits import FAINT
+from jobs.train_demo_vae import (
+    LATENT_NOISE,
+    changed_pixels,
+    loss_on_edits,
+    pixels_of,
+    reconstruction_psnr,
+    show_psnr,
+)
 
-# In standard deviations of the latents: about what a denoiser leaves at its last level.
-_LATENT_NOISE = 0.03
 # A cell is taken from the edit if it changes by a share of its pixels, drawn for each from these.
 _SHARES = (0.005, 0.3)
 
@@ -53,31 +58,32 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
         edits = [training_edit(stage.seed, first + number) for number in range(share)]
         before = pixels_of([edit.source for edit in edits]).to(device)
         after = pixels_of([edit.target for edit in edits]).to(device)
-        changed = (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
+        changed = changed_pixels(before, after)
         low, high = _SHARES
         least = low + (high - low) * torch.rand(share, 1, 1, 1, generator=generator).to(device)
         cells = F.avg_pool2d(changed.float(), 8) >= least
         both = torch.cat([before, after])
         latents = vae.encode(both).latent_dist.mean.float()
         old, new = latents.chunk(2)
-        noise = torch.randn(latents.shape, generator=generator).to(device) * _LATENT_NOISE / scale
+        noise = torch.randn(latents.shape, generator=generator).to(device) * LATENT_NOISE / scale
         decoded = vae.decode(torch.cat([old, torch.where(cells, new, old)]) + noise).sample.float()
-        everywhere, mse = picture_loss(decoded, both)
-        # What no edit may change counts again: a rim that a mask missed cannot all be mended.
-        kept = (~changed).repeat(2, 1, 1, 1)
-        beside, kept_mse = picture_loss(decoded * kept, both * kept)
+        loss, mse, kept_mse = loss_on_edits(decoded, both, changed)
         with torch.no_grad():
             encoded = first_encoder[1](first_encoder[0](both)).float()
         moved = ((latents - encoded[:, : latents.shape[1]]) * scale).square().mean()
         outside = F.max_pool2d(changed.float(), 8) == 0
         leaked = (((new - old) * scale).square() * outside).mean()
-        loss = everywhere + 2 * beside + settings["anchor"] * moved + settings["local"] * leaked
+        loss = loss + settings["anchor"] * moved + settings["local"] * leaked
         return {"loss": loss, "mse": mse, "kept_mse": kept_mse, "moved": moved, "leaked": leaked}
 
-    def show(network: torch.nn.Module, step: int) -> None:
-        print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)
-
-    train(vae, losses_at, stage, folder / "joins", resume=resume, after_checkpoint=show)
+    train(
+        vae,
+        losses_at,
+        stage,
+        folder / "joins",
+        resume=resume,
+        after_checkpoint=partial(show_psnr, vae),
+    )
     if rank == 0:
         vae.save_pretrained(folder / "joins" / "model", safe_serialization=True)
         print(f"held-out PSNR {reconstruction_psnr(vae, 128)[0]:.2f} dB")

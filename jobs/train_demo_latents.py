@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from jobs.train_demo_loop import device_of, worker
+from jobs.train_demo_loop import device_of, wait_for_workers, worker
 from jobs.train_demo_vae import encode_means, pixels_of
 from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.edits import KINDS, Edit, sample_edit
@@ -53,8 +52,7 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
     if rank == 0:
         for name, (dtype, shape) in shapes.items():
             np.lib.format.open_memmap(folder / name, "w+", dtype, shape)
-    if world > 1:
-        dist.barrier()
+    wait_for_workers()
     latents, tokens = (np.load(folder / name, mmap_mode="r+") for name in shapes)
     for first in range(rank * _CHUNK, count, world * _CHUNK):
         numbers = range(first, min(first + _CHUNK, count))
@@ -73,5 +71,4 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
             print(f"encoded {first} of {count} pairs", flush=True)
     latents.flush()
     tokens.flush()
-    if world > 1:
-        dist.barrier()
+    wait_for_workers()

@@ -24,6 +24,12 @@ def worker() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def wait_for_workers() -> None:
+    """Return when every process that trains together has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's weights live."""
     return next(network.parameters()).device

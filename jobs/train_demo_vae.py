@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from jobs.train_demo_loop import device_of, train, worker
 from jobs.train_demo_progress import StageSettings
+from pipeline.demo.edits import FAINT
 from pipeline.demo.world import NATIVE_SIZE, Scene, paint, sample_scene
 
 # N pictures, c colours, H W pixels.
+
+# In standard deviations of the latents: about what a denoiser leaves at its last level.
+LATENT_NOISE = 0.03
 
 
 def build_vae(channels: list[int], latent_channels: int) -> AutoencoderKL:
@@ -68,6 +73,32 @@ def picture_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return error.abs().mean() + 4 * square + 0.5 * edge, square
 
 
+def changed_pixels(before: Tensor, after: Tensor) -> Tensor:
+    """What an edit changes of pictures as `pixels_of` gives them: (N, 1, H, W) bool."""
+    return (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
+
+
+def loss_on_edits(
+    decoded: Tensor, pictures: Tensor, changed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`picture_loss` in which what no edit may change counts thrice.
+
+    A rim that a mask missed cannot all be mended.
+
+    Args:
+        decoded: (2N, 3, H, W); each edit has two pictures, N rows apart.
+        pictures: same shape, what they should be.
+        changed: (N, 1, H, W) bool.
+
+    Returns:
+        (loss, squared error, that of what no edit changes).
+    """
+    everywhere, mse = picture_loss(decoded, pictures)
+    kept = (~changed).repeat(2, 1, 1, 1)
+    beside, kept_mse = picture_loss(decoded * kept, pictures * kept)
+    return everywhere + 2 * beside, mse, kept_mse
+
+
 def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
     """Train on crops, the last part of the budget on whole pictures; write `folder`/model."""
     stage = StageSettings.from_mapping(settings)
@@ -90,10 +121,7 @@ def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bo
         loss, square = picture_loss(decoded, images)
         return {"loss": loss + settings["kl_weight"] * kl, "mse": square, "kl": kl}
 
-    def show(network: torch.nn.Module, step: int) -> None:
-        print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)
-
-    train(vae, losses_at, stage, folder, resume=resume, after_checkpoint=show)
+    train(vae, losses_at, stage, folder, resume=resume, after_checkpoint=partial(show_psnr, vae))
     if rank == 0:
         finish_vae(vae, folder, seed=stage.seed)
 
@@ -153,3 +181,8 @@ def reconstruction_psnr(vae: AutoencoderKL, count: int) -> tuple[float, float]:
         values.append(10 * torch.log10(255**2 / error.square().mean((1, 2, 3))))
     joined = torch.cat(values)
     return float(joined.mean()), float(joined.min())
+
+
+def show_psnr(vae: AutoencoderKL, network: torch.nn.Module, step: int) -> None:
+    """For `train` after a checkpoint: the held-out PSNR of a VAE of which `network` is trained."""
+    print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)

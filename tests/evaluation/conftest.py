@@ -28,13 +28,8 @@ def evaluate(tiny_model_folder: Path, tmp_path: Path) -> Evaluate:
     def run(benchmark: str, data: Path, *more: str, code: int = 0) -> dict[str, Any]:
         command = [
             *("evaluate", benchmark, "--plain", "--data", str(data), "--out", str(tmp_path / "o")),
-            *(
-                "--config",
-                "demo",
-                f"model.path={tiny_model_folder}",
-                "method.steps=2",
-                "method.mask.num_noises=1",
-            ),
+            *("--config", "demo"),
+            *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
         ]
         assert main([*command, *more]) == code
         return json.loads((tmp_path / "o/evaluation.json").read_text()) if code == 0 else {}

@@ -111,13 +111,8 @@ def test_under_ray_the_same_pictures_are_measured(
     plain = evaluate("tedbench", data, *sweep)
     command = [
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
-        *(
-            "--config",
-            "demo",
-            f"model.path={tiny_model_folder}",
-            "method.steps=2",
-            "method.mask.num_noises=1",
-        ),
+        *("--config", "demo"),
+        *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
         *(*sweep, "run.layout=fused", "run.num_cpus=2"),
     ]
     done = subprocess.run(

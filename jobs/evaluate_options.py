@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
     parser.add_argument("--data", help="the benchmark's own folder")
     parser.add_argument(
-        "--config", help="a YAML file, or a bundled one; default: demo, for the bundled model"
+        "--config",
+        help="a YAML file, or a bundled one; default, for the bundled model: demo, or augment_demo",
     )
     parser.add_argument("--out", help="a folder or url; default: runs/evaluate/BENCHMARK")
     parser.add_argument("--limit", type=int, default=0, help="tasks; 0 = all")

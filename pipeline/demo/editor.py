@@ -16,6 +16,8 @@ from pipeline.demo.edits import Edit
 from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.masks import grown
 from pipeline.diffusion.noise import draw_noise
 from pipeline.methods import stage_class
 from pipeline.models.autoencoder import PictureCoder
@@ -103,6 +105,15 @@ def with_full_masks(part: Part) -> Part:
     for row in copied.edits:
         if row.mask is not None:
             row.mask, row.status = np.ones_like(row.mask), None
+    return copied
+
+
+def with_grown_masks(part: Part, cells: int) -> Part:
+    """The same part, its masks (of 0 and 1) as `method.mask.dilate` would have made them."""
+    copied = copy.deepcopy(part)
+    for row in copied.edits:
+        if row.mask is not None:
+            row.mask = to_numpy(grown(from_numpy(row.mask), cells))
     return copied
 
 

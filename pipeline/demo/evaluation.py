@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.demo.captions import caption
-from pipeline.demo.editor import Outcome, generate, masked_part, outcomes, with_full_masks
+from pipeline.demo.editor import (
+    Outcome,
+    generate,
+    masked_part,
+    outcomes,
+    with_full_masks,
+    with_grown_masks,
+)
 from pipeline.demo.edits import FAINT, VISIBLE, Edit, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.measures import mask_iou, mask_precision, mask_recall, psnr
 from pipeline.demo.readback import (
@@ -87,16 +94,23 @@ def measure_edits(
     seed: int,
     after_batch: Callable[[list[Edit], list[Outcome]], None],
 ) -> list[dict[str, Any]]:
-    """DiffEdit on held-out edits of every kind, beside SDEdit: one row of figures an edit."""
+    """DiffEdit on held-out edits of every kind, beside SDEdit: one row of figures an edit.
+
+    Figures of masks are of what DiffEdit finds, before `method.mask.dilate` lets it grow for the
+    edit: grown masks hold what does not change on purpose.
+    """
+    found_by = method.model_copy(update={"mask": method.mask.model_copy(update={"dilate": 0})})
     rows: list[dict[str, Any]] = []
     for first in range(0, count, _BATCH):
         numbers = range(first, min(first + _BATCH, count))
         edits = [sample_edit(seed, "heldout", number) for number in numbers]
-        part = masked_part(model, edits, method, seed=first)
+        found = masked_part(model, edits, found_by, seed=first)
+        part = with_grown_masks(found, method.mask.dilate)
         done = outcomes(model, part, method, seed=first)
         sdedit = method.model_copy(update={"encode": "noise", "encode_ratio": SDEDIT_STRENGTH})
         others = outcomes(model, with_full_masks(part), sdedit, seed=first)
-        rows += _rows_of_batch(model, reader, edits, done, others)
+        masks = [row.mask > 0 for row in found.edits if row.mask is not None]
+        rows += _rows_of_batch(model, reader, edits, masks, done, others)
         after_batch(edits, done)
     return rows
 
@@ -105,6 +119,7 @@ def _rows_of_batch(
     model: LatentDiffusion,
     reader: SceneReader,
     edits: list[Edit],
+    masks: list[NDArray[np.bool_]],
     done: list[Outcome],
     others: list[Outcome],
 ) -> list[dict[str, Any]]:
@@ -113,9 +128,10 @@ def _rows_of_batch(
     decoded, readings = _through_vae(model, pictures), read_pictures(reader, _images(done))
     perfect = perfect_edits(model, edits)
     rows = []
-    for number, (edit, outcome, reading) in enumerate(zip(edits, done, readings, strict=True)):
-        truth = true_mask(edit)
-        cells, mask = mask_on_grid(truth), outcome.mask
+    for number, (edit, mask, outcome, reading) in enumerate(
+        zip(edits, masks, done, readings, strict=True)
+    ):
+        cells = mask_on_grid(true_mask(edit))
         shown = {
             "": outcome.image,
             "vae_": decoded[number],

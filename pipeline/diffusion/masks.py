@@ -128,9 +128,13 @@ def cut_mask(
     values = rescale(difference, rule, clamp_percentile=clamp_percentile)
     cut = otsu_threshold(values) if rule == "otsu" else threshold
     mask = ((values > cut) & (difference > floor)).to(values.dtype)
-    if dilate:
-        mask = F.max_pool2d(mask[None, None], 2 * dilate + 1, stride=1, padding=dilate)[0, 0]
+    mask = grown(mask, dilate)
     return (mask * values if soft else mask), values
+
+
+def grown(mask: Tensor, cells: int) -> Tensor:
+    """A mask of 0 and 1 (h, w) float32, larger by so many cells on every side, corners included."""
+    return F.max_pool2d(mask[None, None], 2 * cells + 1, stride=1, padding=cells)[0, 0]
 
 
 def mask_from_pixels(pixels: Tensor, size: tuple[int, int], *, soft: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def main() -> None:
 def run(rank: int, arguments: argparse.Namespace, store: str | None) -> None:
     """Run the stages as one worker of `--processes`."""
     if store:
+        # A worker hears of its parent's death by SIGINT, which background jobs of a shell ignore.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         torch.distributed.init_process_group(
             "gloo", store, rank=rank, world_size=arguments.processes

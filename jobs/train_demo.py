@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-STAGES = ("vae", "joins", "latents", "unet", "decoder", "classifier")
+STAGES = ("vae", "joins", "latents", "unet", "decoder", "edits", "classifier")
 
 
 def main() -> None:
@@ -82,6 +82,10 @@ def run_stage(stage: str, settings: dict, folder: Path, *, device: str, resume: 
         from jobs.train_demo_decoder import train_decoder
 
         train_decoder(settings, folder, device=device, resume=resume)
+    elif stage == "edits":
+        from jobs.train_demo_edits import train_on_edits
+
+        train_on_edits(settings, folder, device=device, resume=resume)
     elif stage == "classifier":
         from jobs.train_demo_classifier import train_classifier
 

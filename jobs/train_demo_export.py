@@ -53,6 +53,8 @@ so that tests, the demo and comparisons of methods run without a download. It kn
   every method to follow a text less readily elsewhere.
 * Decoder of the VAE, $decoder_summary that the model made itself, and as many
   whole pictures: the latents that an edit leaves are to decode to the true picture after it.
+* UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, the masks
+  given, and learns from the decoded picture, through all the steps of decoding.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
 * $notes
@@ -65,9 +67,12 @@ so that tests, the demo and comparisons of methods run without a download. It kn
 
 ![loss of the decoder](decoder_losses.png)
 
+![loss of the UNet on edits](edits_losses.png)
+
 ## Figures
 
-By `python -m jobs.evaluate_demo method.mask.dilate=0`.
+By `python -m jobs.evaluate_demo`, with the settings of `make demo` (configs/demo.yaml). Figures of
+masks are of those that DiffEdit finds; for the edit they grow by a cell.
 
 $figures
 
@@ -105,6 +110,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         ),
         "joins_summary": _summary(folder / "joins", settings["joins"]["batch_size"], "edits"),
         "unet_summary": _summary(folder / "unet", settings["unet"]["batch_size"], "latents"),
+        "edits_summary": _summary(folder / "edits", settings["edits"]["batch_size"], "edits"),
         "decoder_summary": _summary(folder / "decoder", settings["decoder"]["batch_size"], "edits"),
         "machine": settings["export"]["machine"],
         "limits": textwrap.fill(settings["export"]["limits"], 100),
@@ -114,13 +120,15 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     }
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    for name in settings["edits"]["trained_modules"]:
+        round_weights(pipeline.unet.get_submodule(name), settings["export"]["mantissa_bits"])
     pipeline.unet.half()
     pipeline.vae.half()
     # Float32: transformers loads what it finds, and would hand half floats to a float32 UNet.
     pipeline.text_encoder.float()
     pipeline.save_pretrained(partial, safe_serialization=True)
     write_tokenizer(partial / "tokenizer")
-    for stage in ("vae", "joins", "unet", "decoder"):
+    for stage in ("vae", "joins", "unet", "decoder", "edits"):
         draw_curves(folder / stage)
         shutil.copyfile(folder / stage / "losses.png", partial / f"{stage}_losses.png")
     (partial / "README.md").write_text(_CARD.substitute(facts))
@@ -131,6 +139,18 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     partial.rename(target)
     shutil.copyfile(folder / "readback.safetensors", WEIGHTS)
     print(f"{target}: {total / 1e6:.1f} MB")
+
+
+@torch.no_grad()
+def round_weights(network: torch.nn.Module, bits: int) -> None:
+    """Round to so many bits after the leading one, in place.
+
+    Of weights that change while others stay: their low bits are noise, do not compress, and stay in
+    the repository for good. Seven bits, bfloat16's, change no figure.
+    """
+    for weight in network.parameters():
+        mantissa, exponent = torch.frexp(weight)
+        weight.copy_(torch.ldexp((mantissa * 2 ** (bits + 1)).round(), exponent - bits - 1))
 
 
 def _millions(network: torch.nn.Module) -> str:

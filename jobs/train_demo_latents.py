@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from jobs.train_demo_loop import device_of, wait_for_workers, worker
@@ -72,3 +74,32 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
     latents.flush()
     tokens.flush()
     wait_for_workers()
+
+
+@dataclass(frozen=True)
+class CachedPairs:
+    """What `encode_latents` wrote.
+
+    Attributes:
+        latents: (P, 2, C, h, w) float16, scaled; 2 = (before, after).
+        tokens: (P, 2, phrasings, L) int16.
+        empty_L: the empty text's.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    empty_L: Tensor
+
+    @classmethod
+    def load(cls, folder: Path) -> CachedPairs:
+        """Read the files of a training run's folder."""
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        empty = tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids
+        latents, tokens = (np.load(folder / name) for name in ("latents.npy", "tokens.npy"))
+        return cls(torch.from_numpy(latents), torch.from_numpy(tokens), torch.tensor(empty))
+
+    def texts(self, rows_N: Tensor, side_N: Tensor, generator: torch.Generator) -> Tensor:
+        """The tokens of captions in random phrasings: (N, L) int64."""
+        count = self.tokens.shape[2]
+        phrasing_N = torch.randint(count, rows_N.shape, generator=generator)
+        return self.tokens[rows_N, side_N, phrasing_N].long()

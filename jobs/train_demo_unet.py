@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from jobs.train_demo_loop import train, worker
+from jobs.train_demo_latents import CachedPairs
+from jobs.train_demo_loop import device_of, train, worker
 from jobs.train_demo_progress import StageSettings
 from pipeline.demo.vocabulary import MAX_LENGTH, vocabulary, write_tokenizer
 
@@ -34,8 +34,13 @@ class TextToNoise(nn.Module):
 
     def forward(self, latents_NChw: Tensor, timesteps_N: Tensor, ids_NL: Tensor) -> Tensor:
         """The predicted noise, shaped like the latents, float32."""
-        words = self.text_encoder(ids_NL)[0]
-        return self.unet(latents_NChw, timesteps_N, words, return_dict=False)[0].float()
+        return self.after_reading(latents_NChw, timesteps_N, self.text_encoder(ids_NL)[0])
+
+    def after_reading(self, latents_NChw: Tensor, timesteps_N: Tensor, words: Tensor) -> Tensor:
+        """The same, from the text encoder's hidden states (N, L, D)."""
+        # On a CPU fused attention's backward pass takes longer than all convolutions (torch 2.13).
+        with sdpa_kernel(SDPBackend.MATH) if words.device.type == "cpu" else nullcontext():
+            return self.unet(latents_NChw, timesteps_N, words, return_dict=False)[0].float()
 
 
 def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNoise:
@@ -136,65 +141,78 @@ def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Gene
     return clean + seen * torch.where(inside, left, 1.0) * (other - clean)
 
 
+def noise_losses(
+    network: TextToNoise,
+    pairs: CachedPairs,
+    settings: dict[str, Any],
+    count: int,
+    generator: torch.Generator,
+    *,
+    late: bool,
+) -> dict[str, Tensor]:
+    """How well the noise in `count` random pictures is predicted, some of them outdated if `late`.
+
+    Returns:
+        "loss", and "mse" of those that no text contradicts.
+    """
+
+    def some(probability: float) -> Tensor:
+        return torch.rand(count, generator=generator) < probability
+
+    device, alphas_cumprod = device_of(network), build_scheduler().alphas_cumprod
+    rows_N = torch.randint(len(pairs.latents), (count,), generator=generator)
+    side_N = torch.randint(2, (count,), generator=generator)
+    clean, other = (pairs.latents[rows_N, side].float() for side in (side_N, 1 - side_N))
+    ids = pairs.texts(rows_N, side_N, generator)
+    dropped_N = some(settings["empty_captions"])
+    ids[dropped_N] = pairs.empty_L
+    timesteps_N = torch.randint(len(alphas_cumprod), (count,), generator=generator)
+    timesteps_N = torch.where(some(settings["early"]), timesteps_N // 2, timesteps_N)
+    level_N = alphas_cumprod[timesteps_N]
+    sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
+    # From here on in the coordinates of the ODE, picture + sigma * noise.
+    shown = outdated(clean, other, sigma_N, generator)
+    plain_N = ~some(settings["outdated"] * late) | dropped_N  # no text contradicts them
+    shown[plain_N] = clean[plain_N]
+    noise = torch.randn(clean.shape, generator=generator)
+    noisy = level_N.sqrt()[:, None, None, None] * (shown + sigma_N * noise)
+    wanted = noise + (shown - clean) / sigma_N
+    predicted = network(noisy.to(device), timesteps_N.to(device), ids.to(device))
+    error_N = (predicted - wanted.to(device)).square().mean((1, 2, 3))
+    weights_N = min_snr_weights(level_N, settings["min_snr_gamma"]).to(device)
+    return {"loss": (weights_N * error_N).mean(), "mse": error_N[plain_N.to(device)].mean()}
+
+
 def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
     """Train on the cached latents; snapshots and the final model go to `folder`/model."""
     stage = StageSettings.from_mapping(settings)
-    latents = torch.from_numpy(np.load(folder / "latents.npy"))
-    tokens = torch.from_numpy(np.load(folder / "tokens.npy"))
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    empty_L = torch.tensor(tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids)
+    pairs = CachedPairs.load(folder)
     torch.manual_seed(stage.seed)
-    network = build_networks(settings, latents.shape[2])
+    network = build_networks(settings, pairs.latents.shape[2])
     if settings.get("start_from"):
         load_weights(network, Path(settings["start_from"]))
     network.to(device)
-    alphas_cumprod = build_scheduler().alphas_cumprod
     rank, world = worker()
     share = stage.batch_size // world
 
     def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
-        def randint(high: int) -> Tensor:
-            return torch.randint(high, (share,), generator=generator)
-
-        def some(probability: float) -> Tensor:
-            return torch.rand(share, generator=generator) < probability
-
-        rows_N, side_N, phrasing_N = randint(len(latents)), randint(2), randint(tokens.shape[2])
-        clean, ids = latents[rows_N, side_N].float(), tokens[rows_N, side_N, phrasing_N].long()
-        dropped_N = some(settings["empty_captions"])
-        ids[dropped_N] = empty_L
-        timesteps_N = randint(len(alphas_cumprod))
-        timesteps_N = torch.where(some(settings["early"]), timesteps_N // 2, timesteps_N)
-        level_N = alphas_cumprod[timesteps_N]
-        sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
-        # From here on in the coordinates of the ODE, picture + sigma * noise.
-        other = latents[rows_N, 1 - side_N].float()
-        shown = outdated(clean, other, sigma_N, generator)
         late = fraction >= settings["outdated_after"]
-        plain_N = ~some(settings["outdated"] * late) | dropped_N  # no text contradicts them
-        shown[plain_N] = clean[plain_N]
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = level_N.sqrt()[:, None, None, None] * (shown + sigma_N * noise)
-        wanted = noise + (shown - clean) / sigma_N
-        # On a CPU fused attention's backward pass takes longer than all convolutions (torch 2.13).
-        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
-            predicted = network(noisy.to(device), timesteps_N.to(device), ids.to(device))
-        error_N = (predicted - wanted.to(device)).square().mean((1, 2, 3))
-        weights_N = min_snr_weights(level_N, settings["min_snr_gamma"]).to(device)
-        return {"loss": (weights_N * error_N).mean(), "mse": error_N[plain_N.to(device)].mean()}
+        return noise_losses(network, pairs, settings, share, generator, late=late)
+
+    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model")
 
     def snapshot(trained: nn.Module, step: int) -> None:
-        save_pipeline(network, folder, folder / "snapshot")
+        save_pipeline(network, vae, folder, folder / "snapshot")
 
     train(network, losses_at, stage, folder / "unet", resume=resume, after_checkpoint=snapshot)
     if rank == 0:
-        save_pipeline(network, folder, folder / "model")
+        save_pipeline(network, vae, folder, folder / "model")
 
 
-def save_pipeline(network: TextToNoise, folder: Path, target: Path) -> None:
+def save_pipeline(network: TextToNoise, vae: AutoencoderKL, folder: Path, target: Path) -> None:
     """Write the whole model as a StableDiffusionPipeline folder; `target` appears complete."""
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "joins" / "model"),
+        vae=vae,
         text_encoder=network.text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=network.unet,

@@ -73,6 +73,22 @@ def picture_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return error.abs().mean() + 4 * square + 0.5 * edge, square
 
 
+def mean_psnr(decoded: Tensor, pictures: Tensor, counted: Tensor, *, most: float) -> Tensor:
+    """The mean PSNR in dB of float32 pictures in [-1, 1], errors outside `counted` being none.
+
+    Of pictures, not of their joined error: in that the plain ones, whose few errors are seen best,
+    would vanish beside the textured ones.
+
+    Args:
+        decoded: (N, 3, H, W).
+        pictures: same shape, what they should be.
+        counted: (N, 1, H, W) bool.
+        most: what a picture without an error counts as.
+    """
+    square_N = ((decoded - pictures).square() * counted).mean((1, 2, 3))
+    return (10 * torch.log10(4 / (square_N + 4 * 10 ** (-most / 10)))).mean()
+
+
 def changed_pixels(before: Tensor, after: Tensor) -> Tensor:
     """What an edit changes of pictures as `pixels_of` gives them: (N, 1, H, W) bool."""
     return (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5

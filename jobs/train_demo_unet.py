@@ -73,12 +73,17 @@ def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNois
     return TextToNoise(unet, CLIPTextModel(text))
 
 
+def load_networks(folder: Path) -> TextToNoise:
+    """The networks of a saved model, in float32 whatever they are stored in."""
+    return TextToNoise(
+        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+    )
+
+
 def load_weights(network: TextToNoise, folder: Path) -> None:
     """Start from a saved model of the same settings: its averaged weights, no optimizer's state."""
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    network.unet.load_state_dict(unet.state_dict())
-    network.text_encoder.load_state_dict(text_encoder.state_dict())
+    network.load_state_dict(load_networks(folder).state_dict())
 
 
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:

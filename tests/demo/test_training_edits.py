@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from jobs.train_demo_edits import Asked, draw_edits, edited_latents, pixels_asked_for
 from jobs.train_demo_export import BUNDLED
 from jobs.train_demo_latents import CachedPairs, training_edit
-from jobs.train_demo_unet import TextToNoise, build_scheduler
+from jobs.train_demo_unet import build_scheduler, load_networks
 from jobs.train_demo_vae import pixels_of
 from pipeline.demo.editor import edited_latents as product_latents
 from pipeline.demo.editor import load_demo_model, masked_part
@@ -40,10 +39,7 @@ def test_edits_are_those_of_the_stages() -> None:
         settings = {"padding": "max_length", "max_length": MAX_LENGTH, "return_tensors": "pt"}
         return tokenizer(texts, **settings).input_ids
 
-    network = TextToNoise(
-        UNet2DConditionModel.from_pretrained(BUNDLED / "unet", torch_dtype=torch.float32),
-        CLIPTextModel.from_pretrained(BUNDLED / "text_encoder", dtype=torch.float32),
-    )
+    network = load_networks(BUNDLED)
     rows = [(picture, picture.edits[0]) for picture in part.pictures]
     before = torch.from_numpy(np.stack([picture.latent for picture, _ in rows]))
     inside = torch.from_numpy(np.stack([row.mask for _, row in rows]))[:, None]

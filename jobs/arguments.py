@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jobs.evaluate_options import add_arguments as add_evaluate_arguments
+from jobs.evaluate.options import add_arguments as add_evaluate_arguments
 from pipeline import __version__
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.arguments import parse_arguments
-from jobs.evaluate_options import config_for, home_of
+from jobs.evaluate.options import config_for, home_of
 from jobs.logs import tell
 from jobs.ray_environment import set_ray_environment
-from pipeline.words.config_file import ConfigError, load_config
+from pipeline.config.load import ConfigError, load_config
 
 EXIT_INCOMPLETE = 1
 EXIT_BAD_CONFIG = 2
@@ -46,7 +46,7 @@ def _quieten_libraries() -> None:
 def _edit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     set_ray_environment(config)
-    from jobs.edit import dry_run, edit
+    from jobs.edit.driver import dry_run, edit
 
     if options.dry_run:
         return dry_run(config)
@@ -58,8 +58,8 @@ def _edit(options: argparse.Namespace) -> int:
 
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     """What a run returns; where the store or a node ends it, a line that says how to go on."""
-    from jobs.starts import CannotGoOnError
-    from jobs.stop import interruptible
+    from jobs.supervise.shutdown import interruptible
+    from jobs.supervise.starts import CannotGoOnError
 
     try:
         with interruptible():
@@ -74,38 +74,38 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
 def _plan(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     set_ray_environment(config)
-    from jobs.planner import print_plan
+    from jobs.edit.planner import print_plan
 
     return print_plan(config, verbose=options.verbose)
 
 
 def _submit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
-    from jobs.submit import submit
+    from jobs.commands.submit import submit
 
     return submit(config, options.address, packages=options.packages, wait=not options.no_wait)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from jobs.verify import verify_output
+    from jobs.commands.verify import verify_output
 
     return verify_output(options.output, options.storage_option)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from jobs.status import print_status
+    from jobs.commands.status import print_status
 
     return print_status(options.output, options.storage_option, as_json=options.json)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from jobs.report import report_output
+    from jobs.edit.report import report_output
 
     return report_output(options.output, options.storage_option, options.overrides)
 
 
 def _refilter(options: argparse.Namespace) -> int:
-    from jobs.refilter import refilter_output
+    from jobs.commands.refilter import refilter_output
 
     return refilter_output(
         options.output,
@@ -118,7 +118,7 @@ def _refilter(options: argparse.Namespace) -> int:
 
 
 def _mix(options: argparse.Namespace) -> int:
-    from jobs.mix import mix_outputs
+    from jobs.commands.mix import mix_outputs
 
     return mix_outputs(
         options.output, options.edited, options.config, options.overrides, dry_run=options.dry_run
@@ -127,12 +127,12 @@ def _mix(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     if options.benchmark == "augmentation":
-        from jobs.evaluate_augmentation import evaluate_augmentation
+        from jobs.evaluate.augmentation import evaluate_augmentation
 
         home = Path(home_of(options))
         return evaluate_augmentation(options.config or "augment_demo", options.overrides, home)
     set_ray_environment(config_for(options))
-    from jobs.evaluate import evaluate
+    from jobs.evaluate.command import evaluate
 
     return _resumable(options, lambda: evaluate(options))
 
@@ -142,19 +142,19 @@ def _demo(options: argparse.Namespace) -> int:
     places = [f"input.shards={folder}/in/*.tar", f"output.path={folder}/out"]
     config = load_config("demo", [*places, *options.overrides])
     set_ray_environment(config)
-    from jobs.demo import demo
+    from jobs.commands.demo import demo
 
     return _resumable(options, lambda: demo(config, Path(folder), verbose=options.verbose))
 
 
 def _demo_data(options: argparse.Namespace) -> int:
-    from jobs.demo import demo_data
+    from jobs.commands.demo import demo_data
 
     return demo_data(options.output, options.shards, options.samples, options.seed)
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    from jobs.benchmark import Options, benchmark
+    from jobs.benchmark.command import Options, benchmark
 
     values = {name: value for name, value in vars(options).items() if name != "command"}
     for name in ("overrides", "sweep"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.words.config import Config
+from pipeline.config.config import Config
 
 WANTS_TOKEN = (
     "the cluster asks for a token, and takes no other than its own; set RAY_AUTH_MODE=token and "

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
+from pipeline.records.part import Part, Status
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.publish import publish_if_complete
@@ -17,8 +19,6 @@ from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import write_part
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
-from pipeline.words.records import Part, Status
 
 SIZE = 32  # pixels a side
 GRID = 4  # latent cells a side

@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from pipeline.config.filters import Filtering
 from pipeline.plan.inputs import INPUTS_FILE
 from pipeline.plan.run_folder import resolved_yaml
+from pipeline.records.part import Part
 from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import publish_if_complete
@@ -25,8 +27,6 @@ from pipeline.steps.write_part import header_of, to_ipc
 from pipeline.storage.layout import part_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
-from pipeline.words.filters import Filtering
-from pipeline.words.records import Part
 from tests.committing import make_config, make_context
 from tests.samples import encode, write_shard
 

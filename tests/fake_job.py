@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pipeline.execution.local_loop import run_loop
 from pipeline.models.probe import ModelInfo
-from pipeline.plan.loop import run_loop
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_summary
 from pipeline.plan.summary import summarise
+from pipeline.records.part import Part
 from pipeline.storage.layout import sweep
-from pipeline.words.records import Part
 from tests.committing import SIZE, invert, make_config
 
 MODEL = ModelInfo(Path("nowhere"), "r1", "stable-diffusion", "epsilon", SIZE, 8, 4)
@@ -51,7 +51,7 @@ def run_fake(
                 item.fail(stage, "RuntimeError", "the device went away")
         return edit(part)
 
-    with mock.patch("pipeline.plan.loop.load_fused", return_value={stage: inverting}):
+    with mock.patch("pipeline.execution.local_loop.load_fused", return_value={stage: inverting}):
         plan = run_loop(plan, beside=beside)
     sweep(plan.output)
     write_summary(plan.output, summarise(plan, 1.0, 0))

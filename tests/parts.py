@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.methods import STAGES, build_stage
+from pipeline.config.config import Config
 from pipeline.models.loading import LatentDiffusion
-from pipeline.words.config import Config
-from pipeline.words.records import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Picture
+from pipeline.stages.build import STAGES, build_stage
 
 
 def make_picture(number: int, *edit_texts: str, caption: str = "a dog", size: int = 32) -> Picture:

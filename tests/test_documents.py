@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.words.rows import COLUMNS
+from pipeline.records.rows import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,46 +19,52 @@ FILE_STEPS = (
 ARRAY_STEPS = ("geometry", "composite")  # arrays in, arrays out: for steps of either kind
 ALLOWED: dict[str, set[str]] = {
     "pipeline": set(),
-    "pipeline.words": {"pipeline", "pipeline.words"},
-    "pipeline.storage": {"pipeline", "pipeline.words", "pipeline.storage"},
+    "pipeline.config": {"pipeline", "pipeline.config"},
+    "pipeline.storage": {"pipeline", "pipeline.config", "pipeline.storage"},
     "pipeline.scores": {"pipeline.scores"},
-    "pipeline.diffusion": {"pipeline.words", "pipeline.diffusion", "torch"},
+    "pipeline.diffusion": {"pipeline.config", "pipeline.diffusion", "torch"},
     "pipeline.models": {
-        *("pipeline.words", "pipeline.diffusion", "pipeline.models"),
+        *("pipeline.config", "pipeline.diffusion", "pipeline.models"),
         *("torch", "diffusers", "transformers"),
     },
-    "pipeline.steps(arrays)": {"pipeline.words", "pipeline.scores", "pipeline.steps(arrays)"},
+    "pipeline.steps(arrays)": {"pipeline.config", "pipeline.scores", "pipeline.steps(arrays)"},
     "pipeline.steps(files)": {
-        *("pipeline.words", "pipeline.storage", "pipeline.scores"),
+        *("pipeline.config", "pipeline.storage", "pipeline.scores"),
         *("pipeline.steps(arrays)", "pipeline.steps(files)"),
     },
     "pipeline.steps(stages)": {
-        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.steps(stages)"),
+        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.steps(stages)"),
         *("pipeline.steps(arrays)", "torch"),
     },
-    "pipeline.methods": {
-        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
+    "pipeline.stages.build": {
+        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.stages.build"),
         *("pipeline.steps(stages)", "torch"),
     },
     "pipeline.plan": {
-        *("pipeline", "pipeline.words", "pipeline.storage", "pipeline.models", "pipeline.methods"),
+        *(
+            "pipeline",
+            "pipeline.config",
+            "pipeline.storage",
+            "pipeline.models",
+            "pipeline.stages.build",
+        ),
         *("pipeline.scores", "pipeline.steps(files)", "pipeline.plan"),
     },
     "pipeline.report": {
-        *("pipeline.words", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
+        *("pipeline.config", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
         "pipeline.report",
     },
     "pipeline.mix": {
-        *("pipeline.words", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
+        *("pipeline.config", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
         "pipeline.mix",
     },
     "pipeline.demo": {
-        *("pipeline.words", "pipeline.diffusion", "pipeline.models", "pipeline.methods"),
+        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.stages.build"),
         *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),
         *("torch", "diffusers", "transformers"),
     },
     "pipeline.evaluation": {
-        *("pipeline.words", "pipeline.storage", "pipeline.scores", "pipeline.steps(files)"),
+        *("pipeline.config", "pipeline.storage", "pipeline.scores", "pipeline.steps(files)"),
         *("pipeline.steps(arrays)", "pipeline.models", "pipeline.demo", "pipeline.evaluation"),
     },
 }
@@ -126,5 +132,5 @@ def test_file_steps_load_without_torch() -> None:
 
 def test_ray_workers_that_read_and_write_need_no_torch() -> None:
     """The graph's module is imported by every worker; only the actors of a stage load torch."""
-    code = "import sys, jobs.graph; assert 'torch' not in sys.modules"
+    code = "import sys, jobs.edit.graph; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

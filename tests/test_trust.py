@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.config import Input
+from pipeline.config.load import ConfigError
 from pipeline.steps.read import read_shard
 from pipeline.steps.verify import verify
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
-from pipeline.words.config import Input
-from pipeline.words.config_file import ConfigError
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import sample, shard_bytes, write_shard
 

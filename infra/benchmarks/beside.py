@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.benchmark_machine import describe_machine
-from jobs.benchmark_work import draw_samples, write_input
-from pipeline.plan.loop import PICTURES, run_loop
+from jobs.benchmark.machine import describe_machine
+from jobs.benchmark.work import draw_samples, write_input
+from pipeline.config.load import parse_config
+from pipeline.execution.local_loop import PICTURES, run_loop
 from pipeline.plan.plan import make_plan
-from pipeline.words.config_file import parse_config
-from pipeline.words.records import Part
+from pipeline.records.part import Part
 
 SIZE, PART_SIZE = 1024, 4
 FORMS = {"one thread": False, "threads beside": True}

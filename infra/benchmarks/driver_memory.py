@@ -2,9 +2,9 @@
 
     python -m infra.benchmarks.driver_memory --waves 5 --out infra/benchmarks/driver_memory
 
-The graph is that of a run (``jobs/simulate.py``): reader, fused pool, writer, a block a part, waves
-of shards; stages do nothing and parts are empty. The figure is what the driver holds at the end
-over what it held when a tenth of the parts had come.
+The graph is that of a run (``infra/benchmarks/simulate.py``): reader, fused pool, writer, a block a
+part, waves of shards; stages do nothing and parts are empty. The figure is what the driver holds at
+the end over what it held when a tenth of the parts had come.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 
 from jobs.ray_environment import set_ray_environment
-from pipeline.words.config import Config
-from pipeline.words.config_file import parse_config
+from pipeline.config.config import Config
+from pipeline.config.load import parse_config
 
 WANTED = 1.2
 PARTS = 50  # of a shard
@@ -50,9 +50,9 @@ def measure(num_parts: int, num_waves: int, actors: int) -> dict[str, Any]:
     shards = num_parts // PARTS
     config = simulated_config(shards // num_waves, actors)
     set_ray_environment(config)
-    from jobs.cluster import connect
-    from jobs.graph import configure_context
-    from jobs.simulate import Simulation, run_simulation
+    from infra.benchmarks.simulate import Simulation, run_simulation
+    from jobs.edit.cluster import connect
+    from jobs.edit.graph import configure_context
 
     connect(config, verbose=False)
     configure_context()

@@ -5,10 +5,10 @@
     done
 
 All edit the demo's shards with the bundled model on two cores, from the tar to the published shard.
-*bare* is the plain loop (``pipeline/plan/loop.py``) with two threads of torch; *fused* is one actor
-with two threads, *pools* a mask, an encode and two decode actors with one thread each. There the
-networks want every core, and what Ray needs is taken from them. *bare_1thread* and *fused_1thread*
-have one thread, as an actor has by default, and leave the other core to the rest.
+*bare* is the plain loop (``pipeline/execution/local_loop.py``) with two threads of torch; *fused*
+is one actor with two threads, *pools* a mask, an encode and two decode actors with one thread each.
+There the networks want every core, and what Ray needs is taken from them. *bare_1thread* and
+*fused_1thread* have one thread, as an actor has by default, and leave the other core to the rest.
 
 Rates are from the first part's end to the last one's, so that starting up is in none of them; the
 boundaries of the job's three waves, where its actors start anew, are. Each is measured in an
@@ -26,12 +26,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark_machine import describe_machine
+from jobs.benchmark.machine import describe_machine
 from jobs.ray_environment import set_ray_environment
+from pipeline.config.config import Config
+from pipeline.config.load import load_config
 from pipeline.demo.dataset import write_demo_shards
-from pipeline.plan.operators import PartResult
-from pipeline.words.config import Config
-from pipeline.words.config_file import load_config
+from pipeline.execution.operators import PartResult
 
 WANTED = {"fused": 0.90, "fused_1thread": 0.90, "pools": 0.85}
 BARE = {"fused": "bare", "fused_1thread": "bare_1thread", "pools": "bare"}
@@ -81,7 +81,7 @@ def configured(name: str, folder: str) -> Config:
 
 def run_bare(config: Config) -> list[Part]:
     """The job without Ray, in this process."""
-    from pipeline.plan.loop import run_loop
+    from pipeline.execution.local_loop import run_loop
     from pipeline.plan.plan import make_plan
 
     parts: list[Part] = []
@@ -93,8 +93,8 @@ def run_bare(config: Config) -> list[Part]:
 def run_job(config: Config) -> list[Part]:
     """``overpaint edit``, with an ear at its progress."""
     set_ray_environment(config)
-    import jobs.edit
-    from jobs.progress import RunProgress
+    import jobs.edit.driver
+    from jobs.edit.progress import RunProgress
 
     parts: list[Part] = []
 
@@ -103,8 +103,8 @@ def run_job(config: Config) -> list[Part]:
             super().update(result)
             parts.append((time.monotonic(), result.num_edits))
 
-    jobs.edit.RunProgress = Heard  # type: ignore[misc]
-    code, _ = jobs.edit.edit(config)
+    jobs.edit.driver.RunProgress = Heard  # type: ignore[misc]
+    code, _ = jobs.edit.driver.edit(config)
     assert code == 0
     return parts
 

@@ -79,12 +79,12 @@ def _invoke(places: dict[str, Any]) -> dict[str, Any]:
 def drive(places: dict[str, Any]) -> dict[str, Any]:
     """What ``overpaint edit`` does before it starts Ray, step by step."""
     start = time.perf_counter()
-    import jobs.edit  # noqa: F401 - the driver holds Ray and pandas too
+    import jobs.edit.driver  # noqa: F401 - the driver holds Ray and pandas too
+    from pipeline.config.load import parse_config
     from pipeline.plan.inputs import changed_inputs
     from pipeline.plan.plan import make_plan
-    from pipeline.plan.republish import publish_staged
     from pipeline.plan.run_folder import write_run_folder
-    from pipeline.words.config_file import parse_config
+    from pipeline.republish.retry_failed import publish_staged
 
     seconds: dict[str, float] = {}
     at_start = {"cpu_s": round(time.process_time(), 2), "memory_bytes": _memory_peak()}

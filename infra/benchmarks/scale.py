@@ -2,12 +2,12 @@
 
     python -m infra.benchmarks.scale --gpus 8 32 64 --out infra/benchmarks/scale
 
-The graph is that of a run (``jobs/graph.py``), on a Ray that is told it has so many GPUs. Stages
-sleep for what Stable Diffusion 1.5 was measured to take on a GPU, 0.3 s a picture, of which mask,
-encode and decode take 0.14, 0.29 and 0.57; parts are of 64 pictures. Pools are sized as those of a
-run are (``pipeline/plan/sizing.py``). The figure is the share of time in which the actors of the
-slowest pool work, from the moment when every actor has begun its first part until no further part
-comes to the slowest pool.
+The graph is that of a run (``jobs/edit/graph.py``), on a Ray that is told it has so many GPUs.
+Stages sleep for what Stable Diffusion 1.5 was measured to take on a GPU, 0.3 s a picture, of which
+mask, encode and decode take 0.14, 0.29 and 0.57; parts are of 64 pictures. Pools are sized as those
+of a run are (``pipeline/sizing/pools.py``). The figure is the share of time in which the actors of
+the slowest pool work, from the moment when every actor has begun its first part until no further
+part comes to the slowest pool.
 
 What is simulated is scheduling: actors are processes of this machine, parts are empty, so neither
 networks nor the object store carry pictures.
@@ -27,9 +27,9 @@ from statistics import median
 from typing import Any
 
 from jobs.ray_environment import set_ray_environment
-from pipeline.plan.sizing import Node, Pool, best_sizes
-from pipeline.words.config import STAGES, Config
-from pipeline.words.config_file import parse_config
+from pipeline.config.config import STAGES, Config
+from pipeline.config.load import parse_config
+from pipeline.sizing.pools import Node, Pool, best_sizes
 
 WANTED = 0.95
 PICTURE_S = 0.3
@@ -92,8 +92,8 @@ def measure(gpus: int, parts_each: int, stretch: float) -> dict[str, Any]:
     set_ray_environment(config)
     import ray
 
-    from jobs.graph import configure_context
-    from jobs.simulate import Simulation, run_simulation
+    from infra.benchmarks.simulate import Simulation, run_simulation
+    from jobs.edit.graph import configure_context
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     ray.init(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.config import Method, Model, Stage
 from pipeline.demo.edits import Edit
 from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim
@@ -19,13 +20,12 @@ from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.masks import grown
 from pipeline.diffusion.noise import draw_noise
-from pipeline.methods import stage_class
 from pipeline.models.autoencoder import PictureCoder
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.steps.mask import MaskStage
-from pipeline.words.config import Method, Model, Stage
-from pipeline.words.records import Edit as Row
-from pipeline.words.records import Part, Picture, Status
+from pipeline.records.part import Edit as Row
+from pipeline.records.part import Part, Picture, Status
+from pipeline.stages.build import stage_class
+from pipeline.stages.mask import MaskStage
 
 
 def load_demo_model(folder: Path | str = "bundled", *, threads: int = 1) -> LatentDiffusion:

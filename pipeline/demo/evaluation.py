@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.config.config import Method
 from pipeline.demo.captions import caption
 from pipeline.demo.editor import (
     Outcome,
@@ -29,7 +30,6 @@ from pipeline.demo.readback import (
 )
 from pipeline.demo.world import Scene, paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
-from pipeline.words.config import Method
 
 Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

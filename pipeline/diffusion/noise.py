@@ -15,7 +15,7 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise, from a generator of its own.
 
     Args:
-        seed: from ``pipeline.words.seeds.noise_seed``, in [0, 2**63).
+        seed: from ``pipeline.records.seeds.noise_seed``, in [0, 2**63).
         shape: of the result.
 
     Returns:

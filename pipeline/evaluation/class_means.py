@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from pipeline.evaluation.tasks import BenchmarkError
-from pipeline.steps.geometry import fit
-from pipeline.steps.picture_files import decode_picture
+from pipeline.images.files import decode_picture
+from pipeline.images.geometry import fit
 from pipeline.storage.store import Store
 
 IMAGENET_CLASSES = 1000

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.config.config import Config
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError
+from pipeline.images.files import decode_mask, decode_picture
+from pipeline.records.part import Part, Picture, Status
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key
-from pipeline.steps.picture_files import decode_mask, decode_picture
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import REJECTED, parquet_name, tar_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
-from pipeline.words.records import Part, Picture, Status
 
 # Columns of the rows that are shown by another name, and the factor of the published tables.
 OF_ROW = {

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from pipeline.records.seeds import hash_words
 from pipeline.steps.texts import whole_word
-from pipeline.words.seeds import hash_words
 
 UNLABELLED = "no word of labels in the edit text"
 AMBIGUOUS = "words of several labels in the edit text"

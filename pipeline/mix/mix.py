@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from pipeline.config.mix import Mix
 from pipeline.mix.plan import MixPlan
 from pipeline.mix.write import MixedShard, begin, mix_shard, to_json
 from pipeline.storage.readers import in_threads
-from pipeline.words.mix import Mix
 
 MANIFEST = "manifest.json"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
 from pipeline.mix.survey import MixError, survey_shard
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
-from pipeline.words.mix import Mix
 
 PLAN_FILE = "_mix/plan.json"
 VERSION = 1  # of what is written for the same plan

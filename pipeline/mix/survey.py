@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.config.mix import Mix
 from pipeline.mix.choose import EditId, label_of, split_of
-from pipeline.plan.generation import read_rows
+from pipeline.records.part import Status
+from pipeline.republish.generation import read_rows
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.store import Store
-from pipeline.words.mix import Mix
-from pipeline.words.records import Status
 
 COLUMNS = (
     *("key", "edit_index", "output_key", "status", "stage", "error", "edit_text"),

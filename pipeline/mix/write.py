@@ -22,12 +22,12 @@ from typing import Any
 from pipeline.mix.choose import EditId, choose_edits, unit_hash
 from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, survey_shard
+from pipeline.records.part import Picture
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.steps.read import read_originals
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
-from pipeline.words.records import Picture
 
 MARKERS = "_mix/shards/"
 NOT_CHOSEN = "beyond the ratio"

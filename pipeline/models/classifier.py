@@ -9,9 +9,9 @@ import torch
 from transformers import AutoImageProcessor
 from transformers import AutoModelForImageClassification as Network
 
+from pipeline.config.scores import Weights
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import locate
-from pipeline.words.scores import Weights
 
 NEEDED = (("config.json",), ("preprocessor_config.json",))
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pipeline.config.config import Model
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.schedule import Level
 from pipeline.models.text import TextEncoder
-from pipeline.words.config import Model
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Of distinct shapes: a tail is padded to a power of two, and region decoding has a few sizes.

@@ -17,12 +17,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from pipeline.config.reuse import Reuse
 from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import UNetDenoiser
-from pipeline.words.reuse import Reuse
 
 
 class ReusingDenoiser:

@@ -15,6 +15,8 @@ from diffusers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from pipeline.config.config import Model, Stage
+from pipeline.config.reuse import Reuse
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder
@@ -28,8 +30,6 @@ from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
-from pipeline.words.config import Model, Stage
-from pipeline.words.reuse import Reuse
 
 DTYPES = {
     "float32": torch.float32,

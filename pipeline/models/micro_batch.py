@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.words.signs_of_life import alive
+from pipeline.process.heartbeat import alive
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.words.config import Model
+from pipeline.config.config import Model
 
 BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder that stands for "bundled", in development
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.config import Model
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
 from pipeline.models.model_files import (
@@ -20,7 +21,6 @@ from pipeline.models.model_files import (
     read_json,
     weights_variant,
 )
-from pipeline.words.config import Model
 
 FAMILIES = {  # pipeline class in model_index.json -> family
     "StableDiffusionPipeline": "stable-diffusion",

@@ -13,9 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline.config.scores import Dino, Lpips, Nsfw, Scores, Weights
 from pipeline.models.lpips_layers import telling_shapes
 from pipeline.models.model_files import HUB_ID, PICKLES, files_sha256
-from pipeline.words.scores import Dino, Lpips, Nsfw, Scores, Weights
 
 # The files that a scorer needs besides safetensors; one of a tuple's is enough.
 NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {

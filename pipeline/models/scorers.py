@@ -20,14 +20,14 @@ from transformers import (
 from transformers import AutoModelForImageClassification as Classifier
 from transformers.utils.logging import disable_progress_bar
 
+from pipeline.config.config import Stage
+from pipeline.config.scores import Scores
 from pipeline.models.device import device_kind, make_deterministic
 from pipeline.models.embeddings import Clip, DinoStructure, PictureNetwork, clip_scores
 from pipeline.models.loading import DTYPES
 from pipeline.models.lpips import Lpips
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import ScorerFiles, linear_layers, probe_scores
-from pipeline.words.config import Stage
-from pipeline.words.scores import Scores
 
 
 @dataclass(frozen=True)

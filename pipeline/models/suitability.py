@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pipeline.config.config import Config
+from pipeline.config.reuse import Reuse
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
-from pipeline.words.config import Config
-from pipeline.words.reuse import Reuse
 
 REGION_FAMILIES = ("stable-diffusion",)
 REUSE_FAMILIES = ("stable-diffusion", "stable-diffusion-xl")  # those of a UNet

@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pipeline.config.filters import NAMES, Filtering, canonical, filtering_of, parse_filter
+from pipeline.records.rows import SCORE
 from pipeline.storage.store import Store
-from pipeline.words.filters import NAMES, Filtering, canonical, filtering_of, parse_filter
-from pipeline.words.rows import SCORE
 
 FILTERS_FILE = "_run/filters.json"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import __version__
-from pipeline.words.config import Config
+from pipeline.config.config import Config
 
 # Libraries whose arithmetic or codecs end up in the bytes; another version may move the last bit.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")

@@ -6,10 +6,10 @@ import io
 import json
 
 from pipeline.plan.plan import Plan
+from pipeline.process.gc_pause import without_collection
 from pipeline.storage.layout import output_state
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
-from pipeline.words.collection import without_collection
 
 INPUTS_FILE = "_run/inputs.json"
 MAX_LINES = 20

@@ -6,18 +6,18 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import probe_scores
 from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
+from pipeline.process.gc_pause import without_collection
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import ShardState, output_state
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
-from pipeline.words.collection import without_collection
-from pipeline.words.config import Config
-from pipeline.words.config_file import ConfigError
 
 RUN_FILE = "_run/run.json"
 

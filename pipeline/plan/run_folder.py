@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from pipeline import __version__
+from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import INPUTS_FILE, inputs_json
 from pipeline.plan.plan import RUN_FILE, Plan
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
 
 CONFIG_FILE = "_run/config.yaml"
 SUMMARY_FILE = "_run/summary.json"

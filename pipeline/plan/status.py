@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.plan.inputs import saved_inputs
+from pipeline.records.part import Status
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, ShardState, output_state
 from pipeline.storage.readers import in_threads
 from pipeline.storage.store import Store
-from pipeline.words.records import Status
 
 
 @dataclass(frozen=True, slots=True)

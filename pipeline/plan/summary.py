@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from typing import Any
 
-from pipeline.plan.operators import TIMED
+from pipeline.config.config import SCORE_STAGE
+from pipeline.execution.operators import TIMED
 from pipeline.plan.plan import Plan
+from pipeline.records.part import Status
 from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
-from pipeline.words.config import SCORE_STAGE
-from pipeline.words.records import Status
 
 
 def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:

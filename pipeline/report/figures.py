@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.plan.operators import TIMED
+from pipeline.config.config import STAGES, Config, Report
+from pipeline.execution.operators import TIMED
+from pipeline.records.part import Status
 from pipeline.report.outputs import Output, Score
 from pipeline.report.packing import Row, reason_of
 from pipeline.steps.filter import STAGE as FILTER_STAGE
-from pipeline.words.config import STAGES, Config, Report
-from pipeline.words.records import Status
 
 NUM_BINS = 30
 NUM_EXAMPLES = 4  # of a kind of failure

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.config import Report
+from pipeline.records.part import Status
 from pipeline.report.outputs import Output
 from pipeline.report.packing import Packed, Row, number_of, row_tree
 from pipeline.report.pictures import ShardPictures
 from pipeline.report.sample import extremes, stratified
 from pipeline.storage.shards import InputShard
-from pipeline.words.config import Report
-from pipeline.words.records import Status
 
 PROBED = 32  # edits whose pictures are made to learn how many bytes one takes
 SAFETY = 0.97  # of the bytes left, for what the probe did not see

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError, apply_override, parse_config
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, marked_shard, parquet_name
 from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
-from pipeline.words.config_file import ConfigError, apply_override, parse_config
 
 MAX_ROWS_READ = 100_000  # of all statuses; more are in the markers' counts alone
 # Numbers of a row that tell where it comes from or what it took, not how good it is.

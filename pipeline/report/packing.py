@@ -8,9 +8,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.records.part import Status
 from pipeline.report.outputs import Output
 from pipeline.report.pictures import Shown
-from pipeline.words.records import Status
 
 PICTURES_IN_CHUNK = 96  # in one script element
 MAX_TEXT = 400  # characters of a caption, an edit text or a message; the Parquet file has it all

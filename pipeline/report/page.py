@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pipeline.config.config import Config, Report
 from pipeline.plan.inputs import saved_inputs
 from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
 from pipeline.report.gallery import Gallery, make_gallery
@@ -18,7 +19,6 @@ from pipeline.report.outputs import Output, read_output
 from pipeline.report.packing import script_json
 from pipeline.report.pictures import ShardPictures
 from pipeline.storage.store import Store
-from pipeline.words.config import Config, Report
 
 REPORT_FILE = "_run/report.html"
 FOLDER = Path(__file__).parent

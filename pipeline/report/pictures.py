@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config.config import Config
+from pipeline.images.files import PictureError, decode_mask, decode_picture
+from pipeline.records.part import Part, Picture, Status
 from pipeline.steps.output_keys import output_key
-from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import read_members
@@ -20,8 +22,6 @@ from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
-from pipeline.words.records import Part, Picture, Status
 
 WEBP_QUALITY = 80
 WEBP_METHOD = 2  # 0 to 6, speed against size

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.config.filters import Filtering
+from pipeline.records.part import Status
 from pipeline.steps.output_keys import output_key
-from pipeline.words.filters import Filtering
-from pipeline.words.records import Status
 
 STAGE = "filter"  # where a rejected row was rejected
 JUDGED = ("status", "stage", "error", "message", "output_key")

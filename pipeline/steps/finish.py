@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config.config import Config
+from pipeline.images.composite import Composite, composite, into_source, mask_of
+from pipeline.images.files import decode_picture, encode_grey, encode_picture
+from pipeline.process.heartbeat import alive
+from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.rows import SCORE, STAGED_SCHEMA
 from pipeline.scores.background import background_scores
-from pipeline.steps.composite import Composite, composite, into_source, mask_of
 from pipeline.steps.output_keys import output_key, output_suffix
-from pipeline.steps.picture_files import decode_picture, encode_grey, encode_picture
 from pipeline.storage.readers import in_threads
-from pipeline.words.config import Config
-from pipeline.words.records import Edit, Part, Picture, Status
-from pipeline.words.rows import SCORE, STAGED_SCHEMA
-from pipeline.words.signs_of_life import alive
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
 # Columns that say what became of the edit stand in the row alone; the rest is provenance.

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.steps.geometry import Box, fit
-from pipeline.steps.picture_files import PictureError, decode_mask, decode_picture
+from pipeline.images.files import PictureError, decode_mask, decode_picture
+from pipeline.images.geometry import Box, fit
+from pipeline.process.heartbeat import alive
+from pipeline.records.part import Part, Picture
 from pipeline.storage.readers import in_threads
-from pipeline.words.records import Part, Picture
-from pipeline.words.signs_of_life import alive
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.filters import Filtering
+from pipeline.records.part import Status
+from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.write_part import from_ipc, header_of
 from pipeline.storage.archive import tar_writer
@@ -28,9 +31,6 @@ from pipeline.storage.layout import (
     tar_name,
 )
 from pipeline.storage.store import Store
-from pipeline.words.filters import Filtering
-from pipeline.words.records import Status
-from pipeline.words.rows import ROW_SCHEMA
 
 __all__ = [
     "ShardState",

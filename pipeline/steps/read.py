@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from pipeline.config.config import Input
+from pipeline.records.part import Edit, Part, Picture
 from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
 from pipeline.storage.archive import read_members, split_at_first_dot
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
-from pipeline.words.config import Input
-from pipeline.words.records import Edit, Part, Picture
 
 # What key.json may set for its sample; the ranges are the method's to check.
 SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")

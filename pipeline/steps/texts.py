@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.words.config import Input
+from pipeline.config.config import Input
 
 MAX_DEPTH = 100  # of key.json's nesting: all that reads and writes it later recurses
 

@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.filters import Filtering, filtering_of
+from pipeline.records.part import Status
+from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
@@ -29,9 +32,6 @@ from pipeline.storage.layout import (
 )
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
-from pipeline.words.filters import Filtering, filtering_of
-from pipeline.words.records import Status
-from pipeline.words.rows import ROW_SCHEMA
 
 RUN_FILE = f"{RUN}run.json"
 FILTERS_FILE = f"{RUN}filters.json"

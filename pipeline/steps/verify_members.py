@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.records.part import Status
 from pipeline.storage.archive import read_members
-from pipeline.words.records import Status
 
 PICTURES = ("jpg", "png", "webp")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.records.part import Part
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.storage.layout import marker_name, part_name
 from pipeline.storage.store import Store
-from pipeline.words.records import Part
 
 
 def write_part(store: Store, part: Part, table: pa.Table) -> bool:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.process.heartbeat import alive
 from pipeline.storage.traffic import note_traffic
-from pipeline.words.signs_of_life import alive
 
 Result = TypeVar("Result")
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline.demo
+from pipeline.config.config import Mask, Method
+from pipeline.config.load import load_config
 from pipeline.demo.backgrounds import BACKGROUNDS
 from pipeline.demo.editor import (
     edited_latents,
@@ -30,9 +32,7 @@ from pipeline.demo.readback import (
 )
 from pipeline.demo.vocabulary import END, MAX_LENGTH, world_words, write_tokenizer
 from pipeline.demo.world import paint, sample_scene
-from pipeline.words.config import Mask, Method
-from pipeline.words.config_file import load_config
-from pipeline.words.records import Status
+from pipeline.records.part import Status
 
 FOLDER = Path(pipeline.demo.__file__).parent / "model"
 SCENES = [sample_scene(5, "heldout", index) for index in range(64)]

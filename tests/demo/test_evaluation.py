@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.config import Mask, Method
 from pipeline.demo.editor import Outcome, load_demo_model, masked_part, outcomes
 from pipeline.demo.edits import Edit, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.evaluation import measure_edits, perfect_edits
 from pipeline.demo.measures import psnr
 from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
 from pipeline.demo.world import paint
-from pipeline.words.config import Mask, Method
 
 
 def test_perfect_edit_shows_the_wanted_scene_and_keeps_what_is_far_from_it() -> None:

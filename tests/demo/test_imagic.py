@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.config import Method
 from pipeline.demo.editor import load_demo_model, masked_part
 from pipeline.demo.edits import sample_edit
 from pipeline.demo.measures import psnr
 from pipeline.demo.world import paint
 from pipeline.diffusion.denoiser import Condition
-from pipeline.methods import stage_class
 from pipeline.models.loading import LatentDiffusion
-from pipeline.steps.imagic_fit import ImagicFitStage
-from pipeline.words.config import Method
-from pipeline.words.records import Part
+from pipeline.records.part import Part
+from pipeline.stages.build import stage_class
+from pipeline.stages.imagic.fit import ImagicFitStage
 
 EDIT = sample_edit(1, "heldout", 0, kinds=("color",))
 

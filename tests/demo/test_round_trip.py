@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.demo.editor import load_demo_model
 from pipeline.demo.world import paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
-from pipeline.words.records import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Picture
 from tests.parts import decoded_latents, make_config, run_stages
 
 NUM_PICTURES = 24

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.config import Model, Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.imagic import interpolated, minimise, prediction_loss
 from pipeline.diffusion.noise import add_noise, draw_fit
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import load_model
-from pipeline.words.config import Model, Stage
 from tests.reference import imagic as reference
 from tests.tiny_models import make_tiny_stable_diffusion
 

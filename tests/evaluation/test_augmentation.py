@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from jobs.augmentation_arms import drawn
 from jobs.cli import main
-from pipeline.demo.classifier import (
+from jobs.evaluate.augmentation_arms import drawn
+from jobs.evaluate.classifier import (
     Settings,
     as_input,
     classical,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.config.load import load_config
 from pipeline.evaluation.curves import METHODS, Point, axes_of, compare, margins, overrides_for
 from pipeline.evaluation.intervals import RESAMPLES, _interval, _means, bootstrap
 from pipeline.evaluation.plots import plot_curves
 from pipeline.evaluation.tables import table
-from pipeline.words.config_file import load_config
 
 
 def points(method: str, *pairs: tuple[float, float], axis: str = "confirmed_e2") -> list[Point]:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.config import Input
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError, first_tasks, write_shards
 from pipeline.steps.read import read_shard
 from pipeline.storage.store import Store
-from pipeline.words.config import Input
 from tests.samples import encode, pixels
 
 

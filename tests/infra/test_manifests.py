@@ -15,8 +15,8 @@ import pytest
 import ray
 import yaml
 
-from pipeline.words.config import Config
-from pipeline.words.config_file import parse_config
+from pipeline.config.config import Config
+from pipeline.config.load import parse_config
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

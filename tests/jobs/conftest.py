@@ -93,9 +93,9 @@ def digests() -> Callable[[Path], dict[str, str]]:
 @pytest.fixture(scope="session")
 def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the plain loop without Ray: what every other way of running must equal."""
-    from pipeline.plan.loop import run_loop
+    from pipeline.config.load import load_config
+    from pipeline.execution.local_loop import run_loop
     from pipeline.plan.plan import make_plan
-    from pipeline.words.config_file import load_config
 
     output = tmp_path_factory.mktemp("plain") / "out"
     config = load_config(job.folder / "job.yaml", [f"output.path={output}"])

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.words.records import Part, Picture, Status
+from pipeline.records.part import Part, Picture, Status
 from tests.jobs.killer import on_storage_call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ _SITE = """
 import importlib.abc, importlib.machinery, importlib.util, sys
 
 PLANTED = ("pipeline.steps.read", "pipeline.steps.prepare", "pipeline.steps.finish",
-    "pipeline.plan.operators", "pipeline.methods", "jobs.metrics",
+    "pipeline.execution.operators", "pipeline.stages.build", "jobs.edit.metrics",
     "pipeline.storage.store", "pipeline.models.device")
 
 
@@ -47,7 +47,7 @@ class Finder(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
         if name not in PLANTED:
             return None
-        if name in ("pipeline.methods", "pipeline.models.device"):  # these load torch
+        if name in ("pipeline.stages.build", "pipeline.models.device"):  # these load torch
             return importlib.util.spec_from_loader(name, Replaced())
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
@@ -105,9 +105,9 @@ def plant(module: ModuleType) -> None:
         "pipeline.steps.read": ("to_picture", "read", lambda sample, *rest: sample.key),
         "pipeline.steps.prepare": ("_prepare", "prepare", lambda picture, **rest: picture.key),
         "pipeline.steps.finish": ("_write_members", "finish", lambda picture, *rest: picture.key),
-        "pipeline.plan.operators": ("write_part", "write", _key_of_computed),
+        "pipeline.execution.operators": ("write_part", "write", _key_of_computed),
     }
-    if module.__name__ == "pipeline.methods":
+    if module.__name__ == "pipeline.stages.build":
         stages = {"mask": _mask, "encode": _encode, "decode": _decode}
         module.load_fused = lambda *config: {  # type: ignore[attr-defined]
             name: partial(_stage, name, step) for name, step in stages.items()
@@ -121,7 +121,7 @@ def plant(module: ModuleType) -> None:
     if module.__name__ == "pipeline.models.device":
         module.device_fault = lambda device: None  # type: ignore[attr-defined]
         return
-    if module.__name__ == "jobs.metrics":
+    if module.__name__ == "jobs.edit.metrics":
         module.tell_gpu_memory = lambda stage: None  # type: ignore[attr-defined]
         return
     name, step, key_of = names[module.__name__]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.journal import Journal, _Book
+from jobs.supervise.journal import Journal, _Book
 
 
 class LocalJournal(Journal):

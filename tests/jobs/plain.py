@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.plan.loop import run_loop
+from pipeline.config.load import load_config
+from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import make_plan
 from pipeline.storage.layout import sweep
-from pipeline.words.config_file import load_config
 
 if __name__ == "__main__":
     config = load_config(sys.argv[1], sys.argv[2:])

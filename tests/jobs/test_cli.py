@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 
 from jobs.cli import main
-from jobs.progress import RunProgress, duration
-from jobs.starts import CannotGoOnError
-from pipeline.plan.operators import PartResult
+from jobs.edit.progress import RunProgress, duration
+from jobs.supervise.starts import CannotGoOnError
+from pipeline.execution.operators import PartResult
 from tests.jobs.conftest import Job
 
 
@@ -93,9 +93,9 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
     places = ["--folder", str(tmp_path)] if command == "demo" else ["output.path=" + str(tmp_path)]
     reason = "a worker of the pool mask cannot start on here"
     with (
-        mock.patch("jobs.demo.write_demo_input"),
-        mock.patch("jobs.edit.edit", side_effect=CannotGoOnError(reason)) as edit,
-        mock.patch("jobs.demo.edit", edit),
+        mock.patch("jobs.commands.demo.write_demo_input"),
+        mock.patch("jobs.edit.driver.edit", side_effect=CannotGoOnError(reason)) as edit,
+        mock.patch("jobs.commands.demo.edit", edit),
     ):
         assert main([command, *rest, *places]) == 1
     assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to go on\n"

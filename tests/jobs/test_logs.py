@@ -15,9 +15,9 @@ import pytest
 
 from jobs import logs
 from jobs.cli import main
-from jobs.graph import StageActor
-from jobs.steps import Stages, Steps
-from jobs.watch import Guard
+from jobs.edit.graph import StageActor
+from jobs.edit.steps import Stages, Steps
+from jobs.supervise.watchdog import Guard
 from tests.jobs.conftest import Recovered
 from tests.jobs.faulty import LIBRARY
 
@@ -83,7 +83,7 @@ def test_what_a_library_says_while_an_actor_loads_is_json(
         return {}
 
     guard = Guard(mock.MagicMock(), 60.0, log_format="json")
-    with mock.patch("jobs.graph.starting", return_value=nullcontext()):
+    with mock.patch("jobs.edit.graph.starting", return_value=nullcontext()):
         StageActor(mock.Mock(), "mask", "cpu", guard, None, Steps(load=load))
     (line,) = parsed(capsys.readouterr().err)
     assert line["message"] == "an old format"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from pipeline.config.mix import Mix
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.survey import MixError
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
-from pipeline.words.mix import Mix
 from tests.committing import contents, make_config, run
 from tests.samples import sample, write_shard
 

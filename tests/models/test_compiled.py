@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.config import Model, Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
 from pipeline.models.compiled import CACHE_VARIABLE, compile_network
@@ -17,7 +18,6 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import in_micro_batches
 from pipeline.plan.fingerprint import fingerprint_inputs
-from pipeline.words.config import Model, Stage
 from tests.parts import make_config
 
 LEVEL = Level(20, 381, 0.6, 0.8)

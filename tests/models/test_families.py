@@ -11,8 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from pipeline.config.config import Model, Stage
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.words.config import Model, Stage
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
 
 TEXTS = ["a cat", "a red dog on the circle", "dog " * 100, "a cat", "A Cat"]

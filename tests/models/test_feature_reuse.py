@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.config.config import Model, Stage
+from pipeline.config.reuse import Reuse
 from pipeline.models.feature_reuse import ReusingDenoiser, evaluate, evaluate_outermost
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import UNetDenoiser
 from pipeline.models.suitability import check_suits
-from pipeline.words.config import Model, Stage
-from pipeline.words.reuse import Reuse
 from tests.parts import (
     counted,
     decoded_latents,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.config.config import Model, Stage
 from pipeline.diffusion.denoiser import Condition, Repeated
 from pipeline.diffusion.schedule import Level
-from pipeline.methods import load_stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import eps_from_v, eps_from_x0, in_micro_batches
-from pipeline.words.config import Model, Stage
+from pipeline.stages.build import load_stage
 from tests.parts import make_config
 
 LEVEL = Level(20, 381, 0.6, 0.8)

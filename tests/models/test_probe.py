@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.config import Model
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
-from pipeline.words.config import Model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

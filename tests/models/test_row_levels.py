@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.config.config import Model, Stage
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import load_model
-from pipeline.words.config import Model, Stage
 from tests.tiny_models import make_tiny_stable_diffusion
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.scores import Scores
 from pipeline.models.score_weights import probe_scores
-from pipeline.words.scores import Scores
 from tests.tiny_scorers import make_tiny_scorers
 
 Section = dict[str, Any]

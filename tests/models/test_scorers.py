@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import CLIPModel, ViTForImageClassification, ViTModel
 
+from pipeline.config.scores import COMPUTED_BY, Scores
 from pipeline.models.embeddings import clip_scores
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.scorers import Judged, Scorers
-from pipeline.words.scores import COMPUTED_BY, Scores
 from tests.reference import scores as reference
 from tests.samples import pixels
 from tests.tiny_scorers import WIDTH, aesthetic_weights, make_tiny_scorers

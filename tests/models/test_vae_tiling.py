@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.benchmark_work import draw_samples
+from jobs.benchmark.work import draw_samples
+from pipeline.config.config import Config, Model, Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.fingerprint import fingerprint_inputs
-from pipeline.words.config import Config, Model, Stage
 from tests.parts import make_config
 
 

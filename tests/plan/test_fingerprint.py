@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.config.load import apply_override, parse_config
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
-from pipeline.words.config_file import apply_override, parse_config
 
 
 def of(*overrides: str, revision: str = "r", device: str = "cpu") -> str:

@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 from pipeline.plan.inputs import changed_inputs
-from pipeline.plan.republish import publish_staged
 from pipeline.plan.run_folder import write_run_folder
+from pipeline.republish.retry_failed import publish_staged
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.readers import WINDOW, in_threads

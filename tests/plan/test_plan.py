@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan.loop import run_loop
+from pipeline.config.load import ConfigError, parse_config
+from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_run_folder
-from pipeline.words.config_file import ConfigError, parse_config
 from tests.samples import sample, write_shard
 
 Planner = Callable[..., Plan]

@@ -20,12 +20,12 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from pipeline.config.config import Input
+from pipeline.records.part import Part, Status
 from pipeline.steps.finish import finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import plan_parts, read_shard, split_key
 from pipeline.storage.archive import split_at_first_dot
-from pipeline.words.config import Input
-from pipeline.words.records import Part, Status
 from tests.committing import SIZE, invert, make_config, make_context
 from tests.samples import declared_png, pixels
 

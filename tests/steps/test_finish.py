@@ -15,18 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.steps.composite import (
+from pipeline.config.sample_settings import resolved_settings
+from pipeline.images.composite import (
     blend,
     composite,
     into_source,
     inward_ramp,
     pixel_mask,
 )
+from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.rows import STAGED_SCHEMA
 from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key, output_suffix
-from pipeline.words.records import Edit, Part, Picture
-from pipeline.words.rows import STAGED_SCHEMA
-from pipeline.words.settings import resolved_settings
 from tests.committing import SIZE, invert, make_config, make_context, prepared
 from tests.reference import composite as reference
 from tests.samples import encode, pixels

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.plan.republish import is_retried
-from pipeline.steps import picture_files
-from pipeline.steps.geometry import fit
-from pipeline.steps.picture_files import (
+from pipeline.images import files as picture_files
+from pipeline.images.files import (
     ALPHA_NOTE,
     FRAMES_NOTE,
     PictureError,
     decode_mask,
     decode_picture,
 )
+from pipeline.images.geometry import fit
+from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.republish.retry_failed import is_retried
 from pipeline.steps.prepare import prepare
-from pipeline.words.records import Edit, Part, Picture, Status
 from tests.samples import declared_png, encode, pixels
 
 

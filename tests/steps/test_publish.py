@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.config import Config
+from pipeline.records.part import Part
+from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.publish import ShardStats, output_state, publish_if_complete, sweep
 from pipeline.steps.verify import verify
 from pipeline.storage.layout import part_name
 from pipeline.storage.store import Store
-from pipeline.words.config import Config
-from pipeline.words.records import Part
-from pipeline.words.rows import ROW_SCHEMA
 from tests.committing import contents, make_config, run
 from tests.samples import sample, write_shard
 

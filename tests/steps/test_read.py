@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.config import Input
+from pipeline.records.part import Edit, Part, Picture, Status
 from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_parts, read_shard
 from pipeline.steps.texts import substituted
 from pipeline.storage.shards import expand_shards
-from pipeline.words.config import Input
-from pipeline.words.records import Edit, Part, Picture, Status
 from tests.samples import encode, pixels, sample, shard_bytes, write_shard
 
 PICTURE = encode(pixels())

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
+from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.publish import to_parquet
 from pipeline.steps.verify import verify
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import part_name
 from pipeline.storage.store import Store
-from pipeline.words.rows import ROW_SCHEMA
 from tests.committing import make_config, run
 from tests.samples import sample, shard_bytes, write_shard
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.records.part import Edit, Part, Picture
 from pipeline.steps.finish import finish
 from pipeline.steps.write_part import failed_part, from_ipc, header_of, to_ipc, write_part
 from pipeline.storage.store import Store
-from pipeline.words.records import Edit, Part, Picture
 from tests.committing import invert, make_config, make_context, prepared
 from tests.samples import encode, pixels
 

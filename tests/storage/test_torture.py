@@ -7,9 +7,9 @@ import tarfile
 
 import numpy as np
 
+from pipeline.config.config import Input
+from pipeline.records.part import Picture
 from pipeline.steps.read import read_shard
-from pipeline.words.config import Input
-from pipeline.words.records import Picture
 from tests.samples import shard_bytes
 
 NUM_SAMPLES = 20

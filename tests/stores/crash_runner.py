@@ -22,13 +22,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from pipeline.config.filters import filtering_of
 from pipeline.plan.filters import read_filters
-from pipeline.plan.refilter import refilter
-from pipeline.plan.republish import reopen_failed
 from pipeline.plan.run_folder import write_run_folder
+from pipeline.republish.refilter import refilter
+from pipeline.republish.retry_failed import reopen_failed
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
-from pipeline.words.filters import filtering_of
 from tests.committing import contents
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import sample, write_shard

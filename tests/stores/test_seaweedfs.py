@@ -15,13 +15,13 @@ from unittest import mock
 import pytest
 
 from jobs.cli import main
-from pipeline.plan.loop import run_loop
+from pipeline.config.load import parse_config
+from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.status import read_status
+from pipeline.records.part import Part
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
-from pipeline.words.config_file import parse_config
-from pipeline.words.records import Part
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
 from tests.stores.conftest import S3Server
@@ -180,7 +180,7 @@ def race(plans: list[Plan]) -> None:
         except BaseException:  # noqa: BLE001 - shown by the assertion below
             failures.append(traceback.format_exc())
 
-    with mock.patch("pipeline.plan.loop.load_fused", return_value={"decode": together}):
+    with mock.patch("pipeline.execution.local_loop.load_fused", return_value={"decode": together}):
         threads = [threading.Thread(target=drive, args=(plan,)) for plan in plans]
         for thread in threads:
             thread.start()

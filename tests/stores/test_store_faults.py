@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan
 from pipeline.steps.verify import verify
 from pipeline.storage import retry
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
-from pipeline.words.config_file import ConfigError
 from tests.fake_job import fake_plan, run_fake
 from tests.stores.conftest import S3Server
 from tests.stores.faulty_proxy import FaultyProxy, Request, faulty_proxy, paging, seeded

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from jobs.cli import main
-from pipeline.plan.loop import run_loop
+from pipeline.config.load import load_config
+from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import make_plan
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
-from pipeline.words.config_file import load_config
 from tests.stores.conftest import S3Server
 from tests.stores.two_shards import published, put_input
 

@@ -1,0 +1,153 @@
+"""Runs whose steps do nothing: what the graph and Ray themselves cost, and hold.
+
+Everything between read and write is that of a real run (``jobs/edit/graph.py``); parts are empty,
+no network is loaded and nothing is stored, so that a worker is a small process without torch. A
+stage may be told to sleep, and to note when it did.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from jobs.edit.driver_memory import give_back
+from jobs.edit.graph import edit_dataset
+from jobs.edit.progress import RunProgress
+from jobs.edit.steps import Stages, Steps
+from jobs.supervise.journal import Journal
+from jobs.supervise.watchdog import Guard
+from pipeline.config.config import STAGES, Config
+from pipeline.execution.operators import PartResult
+from pipeline.models.probe import ModelInfo
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.part import Part
+from pipeline.steps.finish import FinishContext
+from pipeline.storage.shards import InputShard
+from pipeline.storage.store import Store
+
+MODEL = ModelInfo(Path("nowhere"), "simulated", "stable-diffusion", "epsilon", 512, 8, 4)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What stands in the place of pictures and networks.
+
+    Attributes:
+        shards: of the run, in waves of ``run.shards_per_wave``.
+        parts: of a shard.
+        stage_s: how long a stage sleeps for a part, by the stage's name; none: not at all.
+        spans: a folder. Each actor appends there, to a file ``<stage>-<process id>``, a line
+            ``start end`` for each part: seconds of the clock (``time.time``) in between which it
+            slept. None: nothing is noted.
+    """
+
+    shards: int
+    parts: int
+    stage_s: dict[str, float] = field(default_factory=dict)
+    spans: str | None = None
+
+    def steps(self) -> Steps:
+        """What the operators call."""
+        return Steps(
+            read=partial(_read, self.parts),
+            prepare=_prepare,
+            load=partial(_load, self.stage_s, self.spans),
+            finish=_finish,
+        )
+
+    def plan(self, config: Config) -> Plan:
+        """The plan of a run that has everything to do."""
+        work = [
+            ShardWork(InputShard(f"simulated/{number:07d}.tar", f"{number:07d}", 0))
+            for number in range(self.shards)
+        ]
+        return Plan(config, "cpu", MODEL, "", {}, work, [])
+
+
+def run_simulation(
+    simulation: Simulation,
+    config: Config,
+    on_part: Callable[[int], None] | None = None,
+    on_wave: Callable[[int], None] | None = None,
+) -> RunProgress:
+    """Runs it on the Ray that this process is connected to.
+
+    Args:
+        simulation: see there.
+        config: pools, layout and size of a wave.
+        on_part: hears of every part that is done, and how many there are by then.
+        on_wave: hears how many parts were done when a wave ended.
+    """
+    plan = simulation.plan(config)
+    guard = Guard(_NoJournal(), None)
+    size = config.run.shards_per_wave
+    with RunProgress(plan.num_shards, 0, config.run.progress_every_s) as progress:
+        hear = progress.update
+
+        def update(result: PartResult) -> None:
+            hear(result)
+            if on_part is not None:
+                on_part(progress.parts)
+
+        progress.update = update  # type: ignore[method-assign]
+        for start in range(0, len(plan.work), size):
+            wave = plan.work[start : start + size]
+            progress.follow(edit_dataset(plan, wave, guard, None, simulation.steps()))
+            give_back()
+            if on_wave is not None:
+                on_wave(progress.parts)
+    return progress
+
+
+class _NoJournal(Journal):
+    """Nobody dies in a simulation, and a call of an actor at each step is most of what it takes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def begin(self, shard: str, part: int | None, step: str) -> None:
+        pass
+
+    def end(self, shard: str, part: int | None) -> None:
+        pass
+
+    def start_begins(self, worker: str, pool: str, host: str) -> None:
+        pass
+
+    def start_done(self, worker: str) -> None:
+        pass
+
+
+def _read(num_parts: int, work: ShardWork, config: Config) -> Iterator[Part]:
+    for index in range(num_parts):
+        yield Part(work.shard.name, index, num_parts)
+
+
+def _prepare(part: Part, config: Config, size: int) -> Part:
+    return part
+
+
+def _load(
+    stage_s: dict[str, float], spans: str | None, config: Config, name: str, device: str
+) -> Stages:
+    names = STAGES if name == "fused" else (name,)
+    return {each: partial(_work, each, stage_s.get(each, 0.0), spans) for each in names}
+
+
+def _work(name: str, seconds: float, spans: str | None, part: Part) -> Part:
+    start = time.time()
+    if seconds:
+        time.sleep(seconds)
+    if spans is not None:
+        with open(os.path.join(spans, f"{name}-{os.getpid()}"), "a") as file:
+            print(start, time.time(), file=file)
+    return part
+
+
+def _finish(part: Part, context: FinishContext, output: Store) -> PartResult:
+    last = part.index == part.num_parts - 1
+    return PartResult(part.shard, part.index, {"edited": 1}, part.seconds, published=last)

@@ -1,0 +1,205 @@
+"""The loops that are timed, and the FLOPs that they are worth."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+
+from jobs.benchmark.machine import memory_peak_bytes, reset_memory_peak
+from jobs.benchmark.work import Sample, parts_of, write_input
+from pipeline.config.config import STAGES, Config
+from pipeline.execution.local_loop import run_loop
+from pipeline.execution.operators import PartResult, guarded
+from pipeline.models.compiled import as_written
+from pipeline.models.loading import LatentDiffusion
+from pipeline.plan.plan import make_plan
+from pipeline.records.part import Part, Status
+from pipeline.stages.build import StageStep, build_stage, load_fused
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run of a loop.
+
+    Attributes:
+        seconds: wall clock, from prepared pictures to edited ones (``whole``: from shard to shard).
+        edits: how many were asked for.
+        cpu_seconds: of all threads of this process; what a busy machine does not change much.
+        counts: what became of them, by status; "edited" for an edit that was decoded.
+        stage_seconds: by stage, where the loop has stages.
+        evals: network evaluations by stage.
+        memory_peak_bytes: of the GPU, or of the process on a CPU.
+    """
+
+    seconds: float
+    edits: int
+    cpu_seconds: float
+    counts: Mapping[str, int] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    evals: Mapping[str, int] = field(default_factory=dict)
+    memory_peak_bytes: int | None = None
+
+    @property
+    def edits_per_s(self) -> float:
+        return self.edits / self.seconds
+
+
+class Clock:
+    """Seconds since it was made: of the wall, and of this process's threads."""
+
+    def __init__(self) -> None:
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._start, time.process_time() - self._cpu_start
+
+
+class BareLoop:
+    """The stages over parts in memory: no files, no Ray. What a GPU could do at best."""
+
+    def __init__(
+        self, config: Config, device: str, stages: dict[str, StageStep] | None = None
+    ) -> None:
+        self.config, self.device = config, device
+        self.stages = load_fused(config, device) if stages is None else stages
+
+    def with_config(self, config: Config) -> BareLoop:
+        """Another method or micro-batch over the same networks."""
+        stages = {
+            name: build_stage(
+                config, name, self.model.with_micro_batch(getattr(config.stages, name).micro_batch)
+            )
+            for name in STAGES
+        }
+        return BareLoop(config, self.device, stages)
+
+    def run(self, samples: list[Sample]) -> Timing:
+        """Times every stage over every part of the samples; see ``run_parts``."""
+        return self.run_parts(parts_of(samples, self.config.run.part_size))
+
+    def run_parts(self, parts: list[Part]) -> Timing:
+        """Times every stage over every part; work that failed is an error here, not a row.
+
+        Raises:
+            RuntimeError: an edit failed.
+        """
+        reset_memory_peak(self.device)
+        clock = Clock()
+        for part in parts:
+            for name, stage in self.stages.items():
+                guarded(name, stage, part)
+        return _timing(clock, parts, memory_peak_bytes(self.device))
+
+    @property
+    def model(self) -> LatentDiffusion:
+        """The loaded networks."""
+        model: LatentDiffusion = self.stages["decode"].model  # type: ignore[attr-defined]
+        return model
+
+
+def run_whole(loop: BareLoop, samples: list[Sample]) -> Timing:
+    """The whole job in one process: a shard on disk is read, edited, written and published.
+
+    The networks are those of ``loop``: loading them is paid once a run, not once an edit.
+    """
+    with TemporaryDirectory(prefix="overpaint-benchmark-") as home:
+        write_input(Path(home) / "00000.tar", samples)
+        places = {"input": {"shards": f"{home}/*.tar"}, "output": {"path": f"{home}/out"}}
+        plan = make_plan(Config.model_validate(loop.config.model_dump() | places), loop.device)
+        results: list[PartResult] = []
+        reset_memory_peak(loop.device)
+        clock = Clock()
+        run_loop(plan, results.append, loop.stages)
+        seconds, cpu_seconds = clock.read()
+    counts: Counter[str] = Counter()
+    stage_seconds: Counter[str] = Counter()
+    for result in results:
+        counts.update(result.counts)
+        stage_seconds.update(result.seconds)
+    peak = memory_peak_bytes(loop.device)
+    return Timing(
+        seconds, counts.total(), cpu_seconds, counts, stage_seconds, memory_peak_bytes=peak
+    )
+
+
+def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
+    """Multiplications and additions of one network evaluation, one VAE encode, one decode.
+
+    Counted by torch on one row; of a batch they are that many times as much. What the count is of:
+    matrix products, convolutions and attention, as everywhere in the field.
+    """
+    cells = size // model.info.latent_scale
+    latent = torch.zeros(1, model.info.latent_channels, cells, cells, device=model.device)
+    level = model.schedule.level_at(0.5)
+    with torch.inference_mode(), as_written(model.unbatched.network):
+        text = model.text.encode([""])
+        calls = {
+            "eval": lambda: model.unbatched(latent, level, text),
+            "vae_encode": lambda: model.pictures.encode([np.zeros((size, size, 3), np.uint8)]),
+            "vae_decode": lambda: model.pictures.decode(latent),
+        }
+        return {name: _flops(call) for name, call in calls.items()}
+
+
+def stage_flops(timing: Timing, flops: Mapping[str, int], num_pictures: int) -> dict[str, int]:
+    """What each stage's networks computed in a run: evaluations, and pictures through the VAE."""
+    decoded = timing.counts.get("edited", 0)
+    total = {name: timing.evals[name] * flops["eval"] for name in STAGES}
+    total["mask"] += num_pictures * flops["vae_encode"]
+    total["decode"] += decoded * flops["vae_decode"]
+    return total
+
+
+def _timing(clock: Clock, parts: list[Part], peak: int | None) -> Timing:
+    seconds, cpu_seconds = clock.read()
+    counts: Counter[str] = Counter()
+    for edit in (edit for part in parts for edit in part.edits):
+        if edit.status is Status.FAILED:
+            raise RuntimeError(f"benchmark: an edit failed in {edit.stage}: {edit.message}")
+        counts["edited" if edit.pending else str(edit.status)] += 1
+    return Timing(
+        seconds,
+        counts.total(),
+        cpu_seconds,
+        counts,
+        {name: sum(part.seconds[name] for part in parts) for name in STAGES},
+        {
+            name: sum(getattr(edit, f"num_evals_{name}") for part in parts for edit in part.edits)
+            for name in STAGES
+        },
+        peak,
+    )
+
+
+def _flops(call: Any) -> int:
+    # torch 2.13's table lacks what CPUs run: this attention, and oneDNN's operators.
+    mapping = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten.mkldnn_convolution: _convolution_flops,
+        torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _convolution_flops(x: Any, weight: Any, *rest: Any, out_shape: Any, **more: Any) -> int:
+    return int(conv_flop_count(x, weight, out_shape))
+
+
+def _linear_flops(x: Any, weight: Any, *rest: Any, **more: Any) -> int:
+    return 2 * math.prod(x) * int(weight[0])

@@ -1,0 +1,167 @@
+"""Models to measure: a folder, the bundled one, or a real architecture with random weights.
+
+Time does not depend on the weights, so ``random:sd15`` is as good for speed as Stable Diffusion
+1.5 itself, and needs no download. Its texts are read by the bundled model's tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+from pipeline.config.config import Model
+from pipeline.config.load import ConfigError
+from pipeline.models.loading import DTYPES
+from pipeline.models.model_files import locate_model
+
+MAX_TOKENS = 77
+# Architectures as their checkpoints publish them; what is not named is diffusers' default.
+SD15_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+}
+SDXL_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+CLIP_LARGE: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+OPEN_CLIP_BIG: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+}
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def model_folder(name: str, dtype: str, home: Path) -> str:
+    """What ``model.path`` is to be: a random model is written below ``home`` once, and found again.
+
+    Args:
+        name: "bundled", a folder, a hub id, or one of ``RANDOM``.
+        dtype: in which a random model's weights are drawn and kept on disk (bfloat16: 2.1 GB for
+            sd15, 7.1 GB for sdxl, and as much memory while it is written).
+        home: a folder for random models.
+
+    Raises:
+        ConfigError: an unknown random model.
+    """
+    if not name.startswith("random:"):
+        return name
+    if name not in RANDOM:
+        raise ConfigError(f"--model {name}: allowed are {', '.join(RANDOM)}, bundled or a folder")
+    folder = home / f"{name.replace(':', '_')}_{dtype}"
+    if not (folder / "model_index.json").is_file():  # written last by save_pretrained
+        print(f"writing {folder}", flush=True)
+        with torch.random.fork_rng(devices=[]), _default_dtype(DTYPES[dtype]):
+            torch.manual_seed(0)
+            pipeline = RANDOM[name](_tokenizer())
+        pipeline.save_pretrained(folder, safe_serialization=True)
+    return str(folder)
+
+
+def _sd15(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        unet=UNet2DConditionModel(**SD15_UNET),
+        vae=AutoencoderKL(sample_size=512, scaling_factor=0.18215, **VAE),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, CLIP_LARGE)),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sdxl(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
+    return StableDiffusionXLPipeline(
+        unet=UNet2DConditionModel(**SDXL_UNET),
+        vae=AutoencoderKL(sample_size=1024, scaling_factor=0.13025, **VAE),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, CLIP_LARGE)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, OPEN_CLIP_BIG)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        add_watermarker=False,
+    )
+
+
+RANDOM: dict[str, Callable[[CLIPTokenizer], Any]] = {"random:sd15": _sd15, "random:sdxl": _sdxl}
+
+
+def _tokenizer() -> CLIPTokenizer:
+    bundled, _ = locate_model(Model(path="bundled"))
+    return CLIPTokenizer.from_pretrained(
+        bundled / "tokenizer", local_files_only=True, model_max_length=MAX_TOKENS
+    )
+
+
+def _text_config(tokenizer: CLIPTokenizer, architecture: dict[str, Any]) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=MAX_TOKENS,
+        **architecture,
+    )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Networks built meanwhile are of this dtype from the start: no copy in float32 before it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,192 @@
+"""What shortcuts of decoding cost in quality: `python -m jobs.benchmark.quality`, bundled model.
+
+The same edits, under the same masks, are decoded whole, in boxes, and with features used again;
+the scene reader says which edits are there afterwards, and each setting is compared with the whole
+decode edit by edit. The JSON is written anew after each batch: a run that is ended has its results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from jobs.benchmark.machine import describe_machine
+from jobs.benchmark.paired import paired_difference
+from pipeline.config.config import Method, Model
+from pipeline.config.decode import Decode
+from pipeline.config.reuse import Reuse
+from pipeline.demo.editor import load_demo_model, masked_part
+from pipeline.demo.edits import Edit, sample_edit, true_mask
+from pipeline.demo.measures import psnr
+from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
+from pipeline.demo.world import paint
+from pipeline.models.loading import LatentDiffusion
+from pipeline.models.probe import probe_model
+from pipeline.records.part import Part
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.encode import EncodeStage
+from pipeline.stages.region import decoded_shape
+
+KINDS = ("color", "shape", "object")  # edits of one object: what a box is for
+MULTIPLE = 4  # the bundled model's UNet halves its grid of 16 cells twice
+BATCH = 32
+
+Figures = dict[str, float]  # of one edit
+Setting = dict[str, Any]  # of ``method.decode`` or ``method.reuse``
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--edits", type=int, default=1024)
+    parser.add_argument("--contexts", type=int, nargs="*", default=[1, 2, 3], help="of boxes")
+    parser.add_argument("--intervals", type=int, nargs="*", default=[2, 3, 5], help="of reuse")
+    parser.add_argument("--layers", type=int, nargs="*", default=[1, 2], help="of reuse")
+    parser.add_argument("--encode", action="store_true", help="reuse in encoding, as rows more")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark/decode_quality.json"))
+    options = parser.parse_args()
+    method = Method(**yaml.safe_load(options.config.read_text())["method"])
+    model = load_demo_model(options.model, threads=options.threads)
+    circumstances = {
+        "machine": describe_machine("cpu", options.threads),
+        "model_revision": probe_model(Model(path=options.model)).revision,
+        "kinds": KINDS,
+        "method": method.model_dump(mode="json"),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        report = circumstances | {"edits": rows[0]["edits"], "rows": rows}
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+    settings = settings_of(options.contexts, options.intervals, options.layers, options.encode)
+    for row in measure(model, method, options.edits, settings, options.seed, write):
+        print(json.dumps(row))
+
+
+def settings_of(
+    contexts: Sequence[int], intervals: Sequence[int], layers: Sequence[int], encode: bool
+) -> list[Setting]:
+    """The whole decode first, which the others are compared with."""
+    found: list[Setting] = [{"region": "full"}]
+    found += [{"region": "box", "context": cells, "multiple": MULTIPLE} for cells in contexts]
+    for also in (False, True) if encode else (False,):
+        found += [
+            {"interval": interval, "layers": number, "encode": also}
+            for number in layers
+            for interval in intervals
+        ]
+    return found
+
+
+def measure(
+    model: LatentDiffusion,
+    method: Method,
+    count: int,
+    settings: list[Setting],
+    seed: int,
+    write: Callable[[list[dict[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """A row for each setting; ``write`` is given them after each batch."""
+    reader = load_reader()
+    found: list[list[Figures]] = [[] for _ in settings]
+    rows: list[dict[str, Any]] = []
+    for first in range(0, count, BATCH):
+        numbers = range(first, min(first + BATCH, count))
+        edits = [sample_edit(seed, "heldout", number, kinds=KINDS) for number in numbers]
+        masked = masked_part(model, edits, method, seed=first)
+        encoded = EncodeStage(model, method, first)(copy.deepcopy(masked))
+        for setting, figures in zip(settings, found, strict=True):
+            used = with_setting(method, setting)
+            part = copy.deepcopy(encoded)
+            if used.reuse.encode:
+                part = EncodeStage(model, used, first)(copy.deepcopy(masked))
+            figures += _decoded(model, used, part, edits, first, reader)
+        rows = [
+            setting | summary(figures, found[0])
+            for setting, figures in zip(settings, found, strict=True)
+        ]
+        write(rows)
+        print(f"{numbers.stop} of {count} edits", flush=True)
+    return rows
+
+
+def with_setting(method: Method, setting: Setting) -> Method:
+    """The method with a setting of ``settings_of``."""
+    if "interval" in setting:
+        return method.model_copy(update={"reuse": Reuse(**setting)})
+    decode = Decode(**(method.decode.model_dump() | setting))
+    return method.model_copy(update={"decode": decode})
+
+
+def summary(figures: list[Figures], whole: list[Figures]) -> dict[str, Any]:
+    """Means, and how the confirmed edits differ from those of the whole decode, pair by pair.
+
+    ``paired`` is over all edits; ``paired_where_boxed`` over those whose box is not the whole grid,
+    which are the only ones that a box can change.
+    """
+    found: dict[str, Any] = {"edits": len(figures)}
+    found |= {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+    pairs = [
+        (one["confirmed"], other["confirmed"]) for one, other in zip(figures, whole, strict=True)
+    ]
+    found["paired"] = paired_difference(pairs)
+    boxed = [pair for pair, one in zip(pairs, figures, strict=True) if one["grid_share"] < 1.0]
+    if boxed:
+        found["paired_where_boxed"] = paired_difference(boxed)
+    return found
+
+
+def _decoded(
+    model: LatentDiffusion,
+    method: Method,
+    part: Part,
+    edits: list[Edit],
+    seed: int,
+    reader: torch.nn.Module,
+) -> list[Figures]:
+    """Figures of each edit that has a mask."""
+    shapes = [
+        decoded_shape(edit.mask, method.decode) if edit.pending and edit.mask is not None else None
+        for edit in part.edits
+    ]
+    start = time.process_time()
+    DecodeStage(model, method, seed)(part)
+    seconds = (time.process_time() - start) / len(edits)
+    done = [
+        (row.image, edit, shape)
+        for row, edit, shape in zip(part.edits, edits, shapes, strict=True)
+        if row.image is not None and shape is not None
+    ]
+    readings = read_pictures(reader, np.stack([image for image, _, _ in done]))  # type: ignore[arg-type]
+    return [
+        {
+            "confirmed": float(confirms_edit(reading, edit)),
+            "rest": float(confirms_rest(reading, edit)),
+            "background_psnr_db": psnr(image, paint(edit.source), ~true_mask(edit)),
+            "grid_share": shape[0] * shape[1] / _cells(model) ** 2,
+            "decode_cpu_s": seconds,
+        }
+        for (image, edit, shape), reading in zip(done, readings, strict=True)
+    ]
+
+
+def _cells(model: LatentDiffusion) -> int:
+    return model.info.native_size // model.info.latent_scale
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What timings come to: medians, spreads, utilisation and ratios; written and printed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.benchmark.loops import Timing, stage_flops
+
+WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits of each picture
+
+
+def write_report(report: Mapping[str, Any], out: Path) -> None:
+    """As JSON, whole or not at all: what was there before stays until then."""
+    path = out.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unready = path.with_suffix(".json.tmp")
+    unready.write_text(json.dumps(report, indent=2) + "\n")
+    unready.replace(path)
+
+
+def runs_of(
+    timings: Mapping[str, list[Timing]], flops: Mapping[str, int], rate: float, edits: int
+) -> dict[str, Any]:
+    """What is known of each loop that has run."""
+    runs = {name: _summary(results) for name, results in timings.items() if results}
+    for workload, each in WORKLOADS.items():
+        name = f"bare_{workload}"
+        if name in runs:
+            runs[name]["stages"] = _stages(timings[name], flops, rate, edits // each)
+    return runs
+
+
+def _summary(timings: list[Timing]) -> dict[str, Any]:
+    """Of one loop: every run's seconds, and the rate's median and spread."""
+    rates = [timing.edits_per_s for timing in timings]
+    last = timings[-1]
+    return {
+        "edits": last.edits,
+        "counts": dict(last.counts),
+        "seconds": [round(timing.seconds, 4) for timing in timings],
+        "cpu_seconds": [round(timing.cpu_seconds, 4) for timing in timings],
+        "edits_per_s": spread(rates),
+        "memory_peak_bytes": last.memory_peak_bytes,
+    }
+
+
+def _stages(
+    timings: list[Timing], flops: Mapping[str, int], rate: float, num_pictures: int
+) -> dict[str, Any]:
+    """Seconds, evaluations, FLOPs and utilisation of each stage of a bare loop."""
+    worth = stage_flops(timings[-1], flops, num_pictures)
+    found: dict[str, Any] = {}
+    for name, flop in worth.items():
+        seconds = statistics.median(timing.stage_seconds[name] for timing in timings)
+        found[name] = {
+            "seconds": round(seconds, 4),
+            "evals": timings[-1].evals[name],
+            "flop": flop,
+            "utilisation": round(flop / seconds / rate, 4),
+        }
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios_of(runs: Mapping[str, Any]) -> dict[str, float]:
+    """Edits per second of the bare loop over the baseline's, by medians."""
+    ratios: dict[str, float] = {}
+    for suffix in ("", "_compiled"):
+        for workload in WORKLOADS:
+            theirs, ours = runs.get(f"baseline{suffix}_{workload}"), runs.get(f"bare_{workload}")
+            if theirs and ours:
+                rates = (run["edits_per_s"]["median"] for run in (ours, theirs))
+                ratios[workload + suffix] = round(next(rates) / next(rates), 3)
+    return ratios
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The figures as a few lines."""
+    for name, run in report["runs"].items():
+        rate = run["edits_per_s"]
+        text = f"{name:28} {rate['median']:8.3f} edits/s  [{rate['min']:.3f}, {rate['max']:.3f}]"
+        for stage, figures in run.get("stages", {}).items():
+            text += f"  {stage} {figures['seconds']:.2f} s ({figures['utilisation']:.0%})"
+        print(text)
+    for name, ratio in report["ratio"].items():
+        print(f"ratio.{name:22} {ratio:8.3f}")

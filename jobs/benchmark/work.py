@@ -1,0 +1,75 @@
+"""What a benchmark computes: pictures of the demo world, one or several edits each, as parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.demo.edits import draw_edit, sample_edit
+from pipeline.demo.samples import image_bytes, write_shard
+from pipeline.demo.trouble import FOUR_KINDS
+from pipeline.demo.world import paint
+from pipeline.records.part import Edit, Part, Picture
+
+SHARD = "benchmark"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture, (H, W, 3) uint8, its caption, and the texts that edit it."""
+
+    key: str
+    image: np.ndarray
+    caption: str
+    edit_texts: tuple[str, ...]
+
+
+def draw_samples(num_pictures: int, edits_per_picture: int, size: int) -> list[Sample]:
+    """Held-out scenes painted at a size, with edits of every kind in turn; always the same."""
+    samples: list[Sample] = []
+    number = 0
+    while len(samples) < num_pictures:
+        edit = sample_edit(0, "heldout", number)
+        rng = np.random.default_rng([0, number])
+        kinds = [FOUR_KINDS[place % len(FOUR_KINDS)] for place in range(1, edits_per_picture)]
+        number += 1
+        try:
+            edits = [edit, *(draw_edit(rng, edit.source, kind) for kind in kinds)]
+        except ValueError:  # rare: the scene allows no edit of this kind
+            continue
+        texts = tuple(dict.fromkeys(each.edit_text for each in edits))
+        if len(texts) == edits_per_picture:  # a text asked for twice would be masked once
+            samples.append(Sample(f"{number:06d}", paint(edit.source, size), edit.caption, texts))
+    return samples
+
+
+def parts_of(samples: Iterable[Sample], part_size: int) -> list[Part]:
+    """Prepared parts, as the mask stage takes them: a picture is in one part with all its edits."""
+    parts: list[Part] = []
+    for sample in samples:
+        if not parts or len(parts[-1].edits) + len(sample.edit_texts) > part_size:
+            parts.append(Part(SHARD, len(parts), 0))
+        edits = [Edit(index, text) for index, text in enumerate(sample.edit_texts)]
+        picture = Picture(sample.key, sample.caption, image=sample.image, edits=edits)
+        parts[-1].pictures.append(picture)
+    for part in parts:
+        part.num_parts = len(parts)
+    return parts
+
+
+def write_input(path: Path, samples: Iterable[Sample]) -> None:
+    """The same work as one input shard, for the whole job."""
+    members = (
+        {
+            "__key__": sample.key,
+            "jpg": image_bytes(Image.fromarray(sample.image), "JPEG", quality=95),
+            "txt": sample.caption.encode(),
+            "edit.txt": "\n".join(sample.edit_texts).encode(),
+        }
+        for sample in samples
+    )
+    write_shard(path, members)

@@ -1,0 +1,117 @@
+"""``overpaint mix``: originals and their edits as training shards."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
+from pipeline.config.mix import Mix
+from pipeline.mix.mix import MANIFEST, run_mix
+from pipeline.mix.plan import MixPlan, make_mix_plan
+from pipeline.mix.write import MixedShard
+from pipeline.plan.run_folder import CONFIG_FILE
+from pipeline.storage.store import Store
+
+EXIT_INCOMPLETE = 1
+
+
+def mix_outputs(
+    output: str, edited: list[str], config: str | None, overrides: list[str], *, dry_run: bool
+) -> int:
+    """Mixes the originals of one or several edited outputs with their edits.
+
+    Args:
+        output: where the training shards go.
+        edited: outputs of ``overpaint edit``.
+        config: a YAML file with the settings of ``pipeline/config/mix.py``; none: their defaults.
+        overrides: "key=value", e.g. "ratio=0.5".
+        dry_run: count, and write nothing.
+
+    Returns:
+        The exit code: 1 if a store or a change of its input interrupted the mix.
+
+    Raises:
+        ConfigError: the settings, the originals and the outputs do not fit together.
+    """
+    try:
+        mix = _settings(output, edited, config, overrides)
+        plan = make_mix_plan(mix)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error) or type(error).__name__) from error
+    _print_plan(plan)
+    if dry_run:
+        return 0
+    try:
+        manifest = run_mix(plan, _Progress(len(plan.shards)))
+    except (ValueError, OSError) as error:
+        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
+        return EXIT_INCOMPLETE
+    _print_manifest(plan, manifest)
+    return 0
+
+
+def _settings(output: str, edited: list[str], config: str | None, overrides: list[str]) -> Mix:
+    """The settings; the input's are those that the first output's run has read it with."""
+    given: dict[str, Any] = {} if config is None else load_tree(config)
+    for override in overrides:
+        apply_override(given, override)
+    for section, place in (("output", {"path": output}), ("edited", {"paths": edited})):
+        given[section] = {**given.get(section, {}), **place}
+    first = Store(edited[0], given["edited"].get("storage_options"))
+    try:
+        saved = yaml.safe_load(first.get(CONFIG_FILE))["input"]
+    except FileNotFoundError:
+        raise ConfigError(f"{edited[0]}: no run has written {CONFIG_FILE} here") from None
+    given["input"] = {**saved, **given.get("input", {})}
+    return parse_settings(given, Mix)
+
+
+class _Progress:
+    """A line every tenth of the way."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+
+    def __call__(self, mixed: MixedShard) -> None:
+        self.done += 1
+        tenths = [10 * count // self.total for count in (self.done - 1, self.done)]
+        if tenths[0] != tenths[1]:
+            print(f"{self.done} of {self.total} shards", flush=True)
+
+
+def _print_plan(plan: MixPlan) -> None:
+    table = Table("split", "originals", "edits", "wanted", "available")
+    for name in plan.mix.splits:
+        counts = [plan.total(what, name) for what in ("pictures", "take")]
+        row = [name, *map(str, counts)]
+        if name in plan.mix.edited_splits:
+            row += [str(plan.wanted(name)), str(plan.total("available", name))]
+        table.add_row(*row)
+    Console().print(table)
+    for name in plan.mix.edited_splits:
+        wanted, taken = plan.wanted(name), plan.total("take", name)
+        if taken < wanted:
+            print(
+                f"warning: {name}: ratio={plan.mix.ratio:g} asks for {wanted} edits and {taken} "
+                f"are there; a weight of {plan.weight(name):g} for each makes up for it"
+            )
+
+
+def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
+    for what in ("pictures", "edits"):
+        for reason, count in manifest[what]["left_out"].items():
+            print(f"{what} left out: {count}: {reason}")
+    kept = manifest["edits"]["with_the_class_of_their_source"]
+    if kept:
+        print(
+            f"warning: {kept} edits keep the .{plan.mix.label_member} of their source; if edit "
+            "texts change the class, say labels='{word: class, ...}'"
+        )
+    for shard, problem in manifest["problems"].items():
+        print(f"warning: shard {shard}: {problem}", file=sys.stderr)
+    print(f"{plan.output.url}/{MANIFEST}")

@@ -1,0 +1,110 @@
+"""``overpaint refilter``: applies other filters to an output and says what that changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from jobs.commands.verify import open_output
+from jobs.edit.report import draw_report
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError, parse_config
+from pipeline.plan.filters import changed_filters, read_filters
+from pipeline.plan.run_folder import CONFIG_FILE, SUMMARY_FILE, resolved_yaml, write_summary
+from pipeline.records.part import Status
+from pipeline.republish.generation import NotTheSameError
+from pipeline.republish.refilter import preview, refilter
+from pipeline.storage.store import Store
+
+
+def refilter_output(
+    path: str,
+    storage_options: list[str],
+    *,
+    given: list[str | dict[str, str]],
+    dropped: list[str],
+    clear: bool,
+    dry_run: bool,
+) -> int:
+    """Changes the filters in force and republishes what they concern; computes no picture.
+
+    The report is drawn anew unless ``report.enabled`` is off. That alone reads the input, where it
+    can, for the pictures before.
+
+    Args:
+        path: of the output.
+        storage_options: "key=value", for fsspec.
+        given, dropped, clear: see ``changed_filters``. With none of them a refilter that was
+            interrupted goes on.
+        dry_run: print what would become of the rows, and change nothing.
+
+    Returns:
+        The exit code: 0 if every published shard has the new filters, else 1.
+
+    Raises:
+        ConfigError: nothing was changed: no run has written there, a filter is none or is on a
+            score that the run did not compute, or a picture that passes now was not kept.
+    """
+    output = open_output(path, storage_options)
+    try:
+        in_force = read_filters(output)
+        current = [] if in_force is None else in_force.filters
+        filters = changed_filters(current, given=given, dropped=dropped, clear=clear)
+        config = _config_with(output, filters)
+        found = preview(output, config.filtering)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no run has written here") from None
+    except NotTheSameError as error:
+        raise ConfigError(f"{path}: {error}; overpaint verify says more") from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {error or type(error).__name__}") from error
+    _print_change(current, filters, found.before, found.after)
+    if found.lost:
+        raise ConfigError(
+            f"{path}: {found.lost} edits would pass whose pictures were not kept when they were "
+            "rejected (output.keep_rejected: false); such an output can only be filtered further"
+        )
+    if dry_run:
+        return 0
+    done = refilter(output, config.filtering)
+    for line in done.problems:
+        print(line, file=sys.stderr)
+    output.put(CONFIG_FILE, resolved_yaml(config).encode())
+    _correct_summary(output, preview(output, config.filtering).before)
+    print(f"{len(done.shards)} shards published anew, {len(done.problems)} problems")
+    if config.report.enabled:
+        draw_report(output, config)
+    return 1 if done.problems else 0
+
+
+def _config_with(output: Store, filters: list[str]) -> Config:
+    """The run's configuration with other filters; checks that their scores are computed."""
+    tree: Any = yaml.safe_load(output.get(CONFIG_FILE))
+    return parse_config(tree | {"filters": filters})
+
+
+def _correct_summary(output: Store, counts: Counter[str]) -> None:
+    """The counts of the last summary, where a run got to write one."""
+    try:
+        summary = json.loads(output.get(SUMMARY_FILE))
+    except FileNotFoundError:
+        return
+    write_summary(output, summary | {"counts": {str(item): counts[item] for item in Status}})
+
+
+def _print_change(
+    current: list[str], filters: list[str], before: Counter[str], after: Counter[str]
+) -> None:
+    console = Console()
+    for title, texts in (("filters were", current), ("filters are", filters)):
+        console.print(f"{title}: {', '.join(texts) or 'none'}", highlight=False, soft_wrap=True)
+    table = Table("status", "before", "after")
+    for status in Status:
+        table.add_row(str(status), str(before[status]), str(after[status]))
+    console.print(table)

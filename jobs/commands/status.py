@@ -1,0 +1,50 @@
+"""``overpaint status``: prints what an output holds, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.commands.verify import open_output
+from pipeline.config.load import ConfigError
+from pipeline.plan.status import OutputStatus, ShardStatus, read_status
+
+
+def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int:
+    """Prints the status of an output; the exit code is 0 wherever it could be read.
+
+    Raises:
+        ConfigError: no run has written there, or the store cannot be read.
+    """
+    output = open_output(path, storage_options)
+    try:
+        status = read_status(output)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error or type(error).__name__}") from error
+    if as_json:
+        print(json.dumps(status.to_tree(), indent=2, ensure_ascii=False))
+    else:
+        _print_table(status)
+    return 0
+
+
+def _print_table(status: OutputStatus) -> None:
+    table = Table("shard", "state", "parts", "edits", "failed", "remark")
+    for shard in status.shards:
+        edits = [str(shard.edits), str(shard.failed)] if shard.state == "done" else ["", ""]
+        table.add_row(shard.shard, shard.state, _parts(shard), *edits, shard.problem or "")
+    console = Console()
+    console.print(table)
+    states = ", ".join(f"{number} {state}" for state, number in status.states.items())
+    tree = status.to_tree()
+    console.print(f"{len(status.shards)} shards: {states}; {tree['edits']} edits", highlight=False)
+    if tree["failed"]:
+        console.print(f"{tree['failed']} failed edits: overpaint edit ... --retry-failed")
+
+
+def _parts(shard: ShardStatus) -> str:
+    if shard.state == "staged":
+        return f"{shard.staged_parts} of {shard.num_parts or '?'}"
+    return str(shard.num_parts or "")

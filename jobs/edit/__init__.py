@@ -1,0 +1,1 @@
+"""``overpaint edit``: the driver, the graph of a run, and what it says."""

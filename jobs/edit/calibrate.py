@@ -1,0 +1,167 @@
+"""Runs a few edits through every step in a process of their own, and says what they took."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import ray
+
+from jobs.edit.graph import actor_resources
+from jobs.logs import use_format
+from pipeline.config.config import Config
+from pipeline.execution.operators import finish_context, prepared, read
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.part import Part
+from pipeline.sizing.costs import Costs
+from pipeline.steps.finish import finish
+
+# auto: on a GPU a whole micro-batch of pictures; on a CPU a row costs the same in any batch.
+EDITS = {"cuda": 32, "cpu": 8}
+
+
+class CalibrationError(RuntimeError):
+    """Nothing could be measured; the message says why."""
+
+
+def num_edits(config: Config, device: str) -> int:
+    """How many edits a calibration computes; never more than a part has."""
+    wanted = config.plan.calibrate
+    return min(config.run.part_size, wanted if isinstance(wanted, int) else EDITS[device])
+
+
+def calibrate(plan: Plan) -> Costs:
+    """Measures the first edits that are to do, on a node that has what an actor needs.
+
+    Nothing of it is kept, since a part counts whole. Needs a connected Ray.
+
+    Raises:
+        CalibrationError: the shard cannot be read, has no edit, or the process died.
+    """
+    options = actor_resources(plan.config, "fused", plan.device)
+    actor = ray.remote(**options, max_restarts=0)(_Calibrator).remote()
+    try:
+        costs: Costs = ray.get(actor.measure.remote(plan.without_shards(), plan.work[0]))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise CalibrationError(f"{type(cause).__name__}: {cause}") from error
+    except ray.exceptions.RayError as error:
+        raise CalibrationError(f"its process was lost ({type(error).__name__})") from error
+    finally:
+        ray.kill(actor)
+    return costs
+
+
+class _Calibrator:
+    """Has the GPU or the core of one actor to itself, and gives its memory back when it ends."""
+
+    def measure(self, plan: Plan, work: ShardWork) -> Costs:
+        """The cost of an edit, after one that is not counted: the first call of each kernel."""
+        config = plan.config
+        use_format(config.run.log_format)
+        start = time.perf_counter()
+        from pipeline.stages.build import (
+            load_fused,
+        )  # here: the driver needs no torch, and it takes time
+
+        stages = load_fused(config, plan.device)
+        load_s = time.perf_counter() - start
+        memory = _Memory(plan.device)
+        weights_bytes = memory.now()
+        start = time.perf_counter()
+        parts = list(read(replace(work, staged=frozenset()), config))
+        read_s = time.perf_counter() - start
+        in_shard = sum(len(part.edits) for part in parts)
+        part = _first_edits(parts, num_edits(config, plan.device))
+        parts.clear()
+        if not in_shard:
+            raise ValueError(f"shard {work.shard.name} has no edit")
+        size = plan.model.size_for(config.model)
+        one = _first_edits([copy.deepcopy(part)], 1)
+        _through(prepared(one, config, size), stages)
+        part.seconds.clear()
+        part = prepared(part, config, size)
+        edits = len(part.edits)
+        edit_bytes = {"prepare": len(part.to_bytes()) / edits}
+        peaks, rows = {}, {}
+        for name, stage in stages.items():
+            memory.reset()
+            part = _through(part, {name: stage})
+            peaks[name] = memory.peak()
+            rows[name] = min(edits, config.pool_stage(name).micro_batch)
+            edit_bytes[name] = len(part.to_bytes()) / edits
+        finish(part, finish_context(plan))
+        seconds = {step: spent / edits for step, spent in part.seconds.items()}
+        return Costs(
+            source="calibration",
+            seconds=seconds | {"read": read_s / in_shard},
+            edits=edits,
+            edits_per_byte=in_shard / work.shard.size,
+            load_s=load_s,
+            device=part.device or plan.device,
+            device_bytes=memory.total(),
+            weights_bytes=weights_bytes,
+            peak_bytes=peaks,
+            rows=rows,
+            edit_bytes=edit_bytes,
+        )
+
+
+def _first_edits(parts: list[Part], number: int) -> Part:
+    """The first part, cut after so many edits; at least one picture stays, with its edits."""
+    part = parts[0] if parts else Part("", 0, 0)
+    kept = 0
+    for index, picture in enumerate(part.pictures):
+        if kept >= number:
+            del part.pictures[index:]
+            break
+        picture.edits = picture.edits[: number - kept]
+        kept += len(picture.edits)
+    return part
+
+
+def _through(part: Part, stages: dict[str, Callable[[Part], Part]]) -> Part:
+    """As in the stream, but what a stage raises ends the calibration."""
+    for name, stage in stages.items():
+        start = time.perf_counter()
+        part = stage(part)
+        part.seconds[name] = time.perf_counter() - start
+    return part
+
+
+class _Memory:
+    """Of the device: what torch has allocated on a GPU, or what this process has in main memory."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+
+    def reset(self) -> None:
+        """Begins a new peak. A process cannot, so there a later peak is at least an earlier one."""
+        if self.cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+    def now(self) -> int:
+        if self.cuda:
+            import torch
+
+            return int(torch.cuda.memory_allocated())
+        return self.peak()
+
+    def peak(self) -> int:
+        if self.cuda:
+            import torch
+
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def total(self) -> int:
+        if self.cuda:
+            import torch
+
+            return int(torch.cuda.get_device_properties(0).total_memory)
+        return 0

@@ -1,0 +1,163 @@
+"""``overpaint edit``: the driver of a run. Plans, streams waves of shards through Ray, sums up."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+
+import ray
+
+from jobs.edit.cluster import check_stores, connect, device_of, disconnect
+from jobs.edit.driver_memory import give_back
+from jobs.edit.graph import configure_context, edit_dataset
+from jobs.edit.lost_parts import run_missing
+from jobs.edit.paths import with_absolute_paths
+from jobs.edit.planner import planned
+from jobs.edit.progress import RunProgress
+from jobs.edit.report import report_run
+from jobs.edit.summary_tables import print_dry_run, print_summary
+from jobs.logs import tell, use_format
+from jobs.ray_environment import cluster_address
+from jobs.supervise.journal import Journal
+from jobs.supervise.shutdown import EXIT_INTERRUPTED, GracefulStop, StopFlag
+from jobs.supervise.starts import JournalWatch
+from jobs.supervise.watchdog import Guard
+from pipeline.config.config import Config
+from pipeline.config.sample_settings import warnings_for
+from pipeline.plan.inputs import changed_inputs
+from pipeline.plan.plan import Plan, ShardWork, make_plan
+from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
+from pipeline.plan.summary import summarise
+from pipeline.republish.refilter import complete_refilter
+from pipeline.republish.retry_failed import publish_staged, reopen_failed
+from pipeline.storage.layout import sweep
+
+EXIT_OK = 0
+EXIT_INCOMPLETE = 1
+ONE_DRIVER = (
+    "warning: this store has no conditional put: only one driver at a time may run on this output"
+)
+
+
+def dry_run(config: Config) -> int:
+    """Prints what a run would do, and computes nothing."""
+    check_stores(config)
+    _warn(warnings_for(config.method))
+    print_dry_run(make_plan(config, device_of(config)))
+    return EXIT_OK
+
+
+def edit(
+    config: Config, *, verbose: bool = False, retry_failed: bool = False, keep_ray: bool = False
+) -> tuple[int, Plan]:
+    """Runs the job to its end.
+
+    Args:
+        config: the run.
+        verbose: show Ray's messages.
+        retry_failed: compute failed rows of published shards again, where that may help.
+        keep_ray: stay connected afterwards, for a next run; the caller calls ``ray.shutdown``.
+
+    Returns:
+        The exit code, and the plan as it stands at the end: 0 if every shard is published, 75 after
+        SIGTERM or Ctrl-C (run again to go on), else 1.
+
+    Raises:
+        ConfigError: the run cannot start; nothing was computed.
+        CannotGoOnError: a worker did not start, or nothing could be stored; what is staged stays.
+    """
+    started = time.monotonic()
+    use_format(config.run.log_format)
+    check_stores(config)
+    if cluster_address(config):
+        config = with_absolute_paths(config)
+    if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
+        connect(config, verbose)  # only the cluster knows whether it has GPUs
+    plan = make_plan(config, device_of(config))
+    _warn([*warnings_for(config.method), *changed_inputs(plan)])
+    if not plan.output.conditional:  # once, before the Store travels
+        tell(ONE_DRIVER, level="warning")
+    write_run_folder(plan)
+    _warn(complete_refilter(plan))
+    if retry_failed:
+        plan = _reopened(plan)
+    plan = publish_staged(plan)
+    stopped = False
+    num_edits = 0
+    against = None
+    if plan.work:
+        if not ray.is_initialized():
+            connect(config, verbose)
+        try:
+            plan, expected = planned(plan, measure=False, keep=True)
+            write_config(plan)  # with the sizes that were left open
+            progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
+        finally:
+            if not keep_ray:
+                disconnect()
+        num_edits = progress.counts.total()
+        against = expected.against(progress.images_per_s_after_start)
+        plan = plan.still_to_do()
+    sweep(plan.output)
+    summary = summarise(plan, time.monotonic() - started, num_edits) | {"plan": against}
+    write_summary(plan.output, summary)
+    print_summary(plan, summary)
+    if not stopped:
+        report_run(plan, num_edits)
+    if stopped and plan.work:
+        message = f"interrupted with {len(plan.work)} shards to do; run the same command to go on"
+        tell(message, level="warning", to=sys.stdout)
+        return EXIT_INTERRUPTED, plan
+    return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        tell(f"warning: {line}", level="warning")
+
+
+def _reopened(plan: Plan) -> Plan:
+    """The plan with the shards whose failed rows are computed again; says which."""
+    reopened = reopen_failed(plan)
+    _warn(reopened.problems)
+    message = f"{len(reopened.shards)} published shards have failed edits to compute again"
+    tell(message, to=sys.stdout)
+    return reopened.plan
+
+
+def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgress, bool]:
+    """All waves, then what they left missing. Returns what was done and whether it was stopped.
+
+    Args:
+        plan: of the run.
+        silence_s: without a sign of life, after which a worker is ended.
+        release: give signals back afterwards; else they end gracefully what is left of the process.
+    """
+    configure_context()
+    run = plan.config.run
+    journal = Journal(run.max_start_retries)
+    flag = StopFlag(journal)
+    guard = Guard(journal, run.part_timeout_s, silence_s, run.log_format)
+    stop = GracefulStop(flag, run.grace_s)
+    every_s = run.progress_every_s
+    try:
+        with (
+            JournalWatch(guard.journal),
+            RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
+        ):
+            for wave in _waves(plan.work, plan.config.run.shards_per_wave):
+                if stop.requested:
+                    break
+                progress.follow(edit_dataset(plan, wave, guard, flag))
+                give_back()
+            if not stop.requested:
+                run_missing(plan, progress, guard, flag)
+    finally:
+        if release:
+            stop.release()
+    return progress, stop.requested
+
+
+def _waves(work: list[ShardWork], size: int) -> list[list[ShardWork]]:
+    return [work[start : start + size] for start in range(0, len(work), size)]

@@ -1,0 +1,167 @@
+"""After the waves: what was expected and is not staged runs again alone, then fails by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jobs.edit.part_runner import Failure, NodeLostError, Runner, RunnerLostError
+from jobs.edit.progress import RunProgress
+from jobs.logs import tell
+from jobs.supervise.journal import Journal
+from jobs.supervise.shutdown import StopFlag
+from jobs.supervise.starts import tell_ended_workers
+from jobs.supervise.watchdog import Guard
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.republish.retry_failed import publish_staged
+
+
+class CannotLoadError(RuntimeError):
+    """No runner can load the networks: a fault of the machine, and of no part."""
+
+
+def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag) -> None:
+    """Runs what the waves left, one part at a time, and stages the rows of what is lost again.
+
+    A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
+    operator outside the stages raised. A shard that cannot be read stays unpublished.
+    """
+    tell_ended_workers(guard.journal)  # before what follows from it
+    left = publish_staged(plan.still_to_do())
+    if not left.work or stop.is_set():
+        return
+    message = f"{len(left.work)} shards miss parts; running those again alone"
+    tell(message, level="warning")
+    runners = _Runners(_fused(left), guard)
+    try:
+        for work in left.work:
+            try:
+                _run_shard(work, runners, progress, guard.journal, stop)
+            except RunnerLostError as error:
+                name = work.shard.name
+                tell(f"shard {name} stays unpublished: {error}", level="error", shard=name)
+    except CannotLoadError as error:
+        tell(f"the worker for parts that run alone {error}", level="error")
+    finally:
+        runners.end()
+
+
+class _Runners:
+    """One runner, and another one after each loss."""
+
+    def __init__(self, plan: Plan, guard: Guard) -> None:
+        self.plan, self.guard = plan, guard
+        self.runner: Runner | None = None
+        self.load_failures = 0  # in a row
+        self.nodes_lost = 0
+
+    def ask(self, method: str, *arguments: object) -> object:
+        """
+        Raises:
+            RunnerLostError: the runner died or raised; the next question goes to a new one.
+            NodeLostError: its node died, and not more than ``run.max_restarts`` did.
+        """
+        if self.runner is None:
+            self.runner = Runner(self.plan, self.guard)
+        try:
+            return self.runner.ask(method, *arguments)
+        except RunnerLostError as error:
+            self.runner = None
+            if isinstance(error, NodeLostError):
+                self.nodes_lost += 1
+                if 0 <= self.plan.config.run.max_restarts < self.nodes_lost:
+                    raise RunnerLostError(str(error)) from error
+            raise
+
+    def load(self) -> bool:
+        """Whether the runner has its networks. If not, the next one is new and has opened nothing.
+
+        Raises:
+            CannotLoadError: it failed ``run.max_start_retries`` times more.
+        """
+        try:
+            self.ask("load")
+        except NodeLostError:
+            return False
+        except RunnerLostError as error:
+            self.load_failures += 1
+            if self.load_failures > self.plan.config.run.max_start_retries:
+                raise CannotLoadError(f"{error} while it loaded the model") from error
+            return False
+        self.load_failures = 0
+        return True
+
+    def end(self) -> None:
+        if self.runner is not None:
+            self.runner.end()
+
+
+def _run_shard(
+    work: ShardWork, runners: _Runners, progress: RunProgress, journal: Journal, stop: StopFlag
+) -> None:
+    """Computes the missing parts of a shard in their order; a part that is lost here fails.
+
+    Unless its node was lost: then it is tried again.
+
+    Raises:
+        RunnerLostError: the shard cannot be read, or not even the rows of a failed part be staged.
+        CannotLoadError: see there.
+    """
+    failures: dict[int, Failure] = {}
+    opened = False
+    while not stop.is_set():
+        try:
+            if not opened:
+                runners.ask("open", work)
+                opened = True
+            index = runners.ask("next")
+        except NodeLostError:
+            opened = False
+            continue
+        except RunnerLostError as error:
+            raise RunnerLostError(f"reading it {_how(journal, work.shard.name, error)}") from error
+        if index is None:
+            return
+        assert isinstance(index, int)
+        if index not in failures and not runners.load():
+            opened = False
+            continue
+        try:
+            if index in failures:
+                result = runners.ask("fail", failures[index])
+            else:
+                result = runners.ask("compute")
+        except NodeLostError:
+            opened = False
+            continue
+        except RunnerLostError as error:
+            if index in failures:
+                raise RunnerLostError(f"staging part {index} {error}") from error
+            failures[index] = failure(journal, work.shard.name, index, error)
+            opened = False
+            continue
+        if index in failures:
+            progress.metrics.lost.inc()
+        work = replace(work, staged=work.staged | {index})
+        progress.update(result)  # type: ignore[arg-type]
+
+
+def failure(journal: Journal, shard: str, part: int, error: RunnerLostError) -> Failure:
+    """What the rows of a lost part say: the step that it was lost in, the kind, and a sentence."""
+    entry = journal.entry(shard, part)
+    step = entry.step if entry else "compute"
+    if entry and entry.timed_out_s is not None:
+        return step, "TimedOut", f"timed out after {entry.timed_out_s:g} s, also when it ran alone"
+    return step, "PartLost", f"the worker that computed this part {error}, also when it ran alone"
+
+
+def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:
+    entry = journal.entry(shard, None)
+    if entry and entry.timed_out_s is not None:
+        return f"timed out after {entry.timed_out_s:g} s"
+    return str(error)
+
+
+def _fused(plan: Plan) -> Plan:
+    """The same computation in one actor; a layout moves no byte. It travels without its shards."""
+    run = plan.config.run.model_copy(update={"layout": "fused"})
+    return replace(plan.without_shards(), config=plan.config.model_copy(update={"run": run}))

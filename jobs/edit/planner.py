@@ -1,0 +1,144 @@
+"""``overpaint plan``, and the same at the start of every run: what it will take, said before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
+from jobs.edit.cluster import check_pools, check_stores, connect, device_of, disconnect
+from jobs.edit.paths import with_absolute_paths
+from jobs.edit.progress import duration
+from jobs.logs import tell
+from jobs.ray_environment import cluster_address
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError
+from pipeline.plan.plan import Plan, make_plan
+from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, expected_edits, known_costs
+from pipeline.sizing.estimate import Expectation, expect, is_sized, sized
+from pipeline.sizing.pools import DoesNotFitError, Node
+from pipeline.sizing.warnings import cautions
+
+
+def print_plan(config: Config, *, verbose: bool = False) -> int:
+    """Says what a run would take, and writes nothing. Without a cluster, of this machine.
+
+    Raises:
+        ConfigError: the run could not start.
+    """
+    check_stores(config)
+    if cluster_address(config):
+        config = with_absolute_paths(config)
+    if config.model.device == "auto" and cluster_address(config):
+        connect(config, verbose)
+    plan = make_plan(config, device_of(config))
+    if not plan.work:
+        print("nothing is left to compute")
+        return 0
+    if not ray.is_initialized():
+        connect(config, verbose)
+    try:
+        planned(plan, measure=True, keep=False)
+    finally:
+        disconnect()
+    return 0
+
+
+def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Expectation]:
+    """Finds out, prints and warns. Needs a connected Ray.
+
+    Args:
+        plan: with work to do.
+        measure: calibrate with ``plan.calibrate: auto`` also where every size is set by hand.
+        keep: write a new calibration into the output, for runs that go on.
+
+    Returns:
+        The plan with the sizes that were left open, and what to expect of it.
+
+    Raises:
+        ConfigError: the pools do not fit.
+    """
+    nodes = check_pools(plan.config, plan.device)
+    costs = _costs(plan, measure, keep)
+    edits = expected_edits(plan, costs)
+    try:
+        expected = expect(plan.config, plan.device, costs, nodes, edits)
+    except DoesNotFitError as error:
+        raise ConfigError(f"stages: {error}") from None
+    plan = replace(plan, config=sized(plan.config, expected))
+    _print(plan, expected, costs, nodes)
+    warnings = cautions(expected, plan.config, plan.device, costs, nodes, len(plan.work))
+    for line in warnings:
+        tell(f"warning: {line}", level="warning")
+    return plan, expected
+
+
+def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
+    """What is known of this output, else measured where that is wanted, else counted."""
+    wanted = plan.config.plan.calibrate
+    known = known_costs(plan)
+    if known is not None:
+        return known
+    if wanted == "never" or (wanted == "auto" and not measure and is_sized(plan.config)):
+        return counted_costs(plan.config)
+    tell(f"plan: measuring {num_edits(plan.config, plan.device)} edits")
+    try:
+        costs = calibrate(plan)
+    except CalibrationError as error:
+        tell(f"warning: nothing could be measured: {error}", level="warning")
+        return counted_costs(plan.config)
+    if keep:
+        plan.output.put_if_absent(COSTS_FILE, costs.to_json())
+    return costs
+
+
+def _print(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -> None:
+    config, known = plan.config, costs.source != "evaluations"
+    names = ["pool", "actors", "s an edit", "busy", "micro-batch"]
+    table = Table(*names, *(["largest that fits"] if expected.micro_batch else []), title="plan")
+    stages = costs.stage_seconds(config)
+    for pool in config.pools:
+        fused = pool == "fused"
+        seconds = sum(stages.values()) if fused else stages[pool]
+        row = [pool, str(expected.sizes[pool]), f"{seconds:.3g}" if known else ""]
+        row += [f"{expected.busy[pool]:.0%}", str(config.pool_stage(pool).micro_batch)]
+        if expected.micro_batch:
+            fits = expected.micro_batch
+            row.append(str(min(fits.values()) if fused else fits.get(pool, "")))
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for line in _lines(plan, expected, costs, nodes):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _lines(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -> list[str]:
+    """The plan in sentences."""
+    config = plan.config
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    how = {
+        "calibration": f"measured on {costs.edits} edits",
+        "markers": f"as {costs.edits} edits of this output took",
+        "evaluations": "nothing measured (plan.calibrate), so work is told by network evaluations",
+    }
+    lines = [
+        f"cluster: {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, {cpus:g} CPUs, "
+        f"{gpus:g} GPUs; layout {expected.layout}; {how[costs.source]}",
+    ]
+    if expected.images_per_s is None:
+        return lines
+    about = "" if expected.edits is None else f"about {expected.edits} edits"
+    words = [f"expected: {expected.images_per_s:.3g} images/s", about]
+    if expected.wall_s is not None and expected.device_hours is not None:
+        kind = "GPU" if plan.device == "cuda" else "actor"
+        words += [duration(expected.wall_s), f"{expected.device_hours:.3g} {kind}-hours"]
+    if expected.money is not None:
+        digits = ".2f" if expected.money >= 1 else ".2g"
+        words.append(f"{expected.money:{digits}} {config.report.currency}")
+    lines.append(", ".join(word for word in words if word))
+    if config.run.part_timeout_s is None:
+        lines.append(f"a worker without a sign of life for {expected.silence_s:.0f} s is ended")
+    return lines

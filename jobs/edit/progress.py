@@ -1,0 +1,135 @@
+"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+
+import ray
+from ray.data import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from jobs.edit.graph import results_of
+from jobs.edit.metrics import RunMetrics
+from jobs.logs import is_json, note, tell
+from pipeline.execution.operators import PartResult
+
+
+class _Rates(ProgressColumn):
+    """The counters behind the bar, as the progress itself words them."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["rates"]))
+
+
+class RunProgress:
+    """Counts parts as they are staged. Use as a context manager.
+
+    The bar counts shards, whose number is known from the start; the number of edits is known only
+    once a shard was read.
+    """
+
+    def __init__(self, num_shards: int, num_done: int, every_s: float) -> None:
+        self.num_shards = num_shards
+        self.num_done_before = num_done
+        self.published: set[str] = set()  # two parts may both find their shard complete
+        self.every_s = every_s
+        self.parts = 0
+        self.counts: Counter[str] = Counter()
+        self.started = self.printed = time.monotonic()
+        self.first_part_at: float | None = None
+        self.last_part_at = self.started
+        self.first_edits = 0  # of the first part
+        self.metrics = RunMetrics(num_shards, num_done)
+        self.bar: Progress | None = None
+        if sys.stderr.isatty() and not is_json():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+
+    @property
+    def num_done(self) -> int:
+        """Shards published, by this invocation and before."""
+        return self.num_done_before + len(self.published)
+
+    def __enter__(self) -> RunProgress:
+        if self.bar is not None:
+            self.bar.start()
+            self.task = self.bar.add_task(
+                "shards", total=self.num_shards, completed=self.num_done, rates="starting"
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def follow(self, dataset: Dataset) -> None:
+        """Runs a Dataset of ``jobs.edit.graph`` to its end and takes each part's result.
+
+        Block by block: ``iter_batches`` of Ray 2.60 leaves a thread behind for each Dataset unless
+        it prefetches, and then a result comes only after the next one.
+        """
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in ray.get(list(bundle.block_refs)):
+                for result in results_of(block):
+                    self.update(result)
+
+    def update(self, result: PartResult) -> None:
+        """Takes the result of one staged part."""
+        now = time.monotonic()
+        if self.first_part_at is None:
+            self.first_part_at, self.first_edits = now, result.num_edits
+        self.last_part_at = now
+        self.parts += 1
+        if result.published:
+            self.published.add(result.shard)
+        self.counts.update(result.counts)
+        note(
+            "part staged",
+            shard=result.shard,
+            part=result.part,
+            counts=result.counts,
+            seconds=result.seconds,
+        )
+        self.metrics.count(result, self.counts.total() / max(now - self.started, 1e-9))
+        self.metrics.show_shards(self.num_shards, self.num_done)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.num_done, rates=self.line())
+        elif now - self.printed >= self.every_s:
+            self.printed = now
+            tell(f"{self.num_done}/{self.num_shards} shards, {self.line()}")
+
+    @property
+    def images_per_s_after_start(self) -> float | None:
+        """From the first part to the last one; None where there are not two."""
+        if self.first_part_at is None or self.last_part_at <= self.first_part_at:
+            return None
+        edits = self.counts.total() - self.first_edits
+        return edits / (self.last_part_at - self.first_part_at)
+
+    def line(self) -> str:
+        """Parts, edits, images/s since the start, time left, failures."""
+        elapsed = time.monotonic() - self.started
+        edits = self.counts.total()
+        words = [
+            f"{self.parts} parts",
+            f"{edits} edits",
+            f"{edits / max(elapsed, 1e-9):.2f} images/s",
+        ]
+        if self.published:
+            left_s = elapsed / len(self.published) * (self.num_shards - self.num_done)
+            words.append(f"{duration(left_s)} left")
+        words.append(f"{self.counts['failed']} failed")
+        return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, e.g. '2 h 05 min'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

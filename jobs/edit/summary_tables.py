@@ -1,0 +1,95 @@
+"""What ``overpaint edit`` prints: the plan of a dry run, and the summary at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.edit.progress import duration
+from jobs.logs import is_json, tell
+from pipeline.plan.plan import Plan
+from pipeline.plan.run_folder import resolved_yaml
+
+MAX_NAMES = 20
+
+
+def print_dry_run(plan: Plan) -> None:
+    """The resolved config, the fingerprint, the shards to do and done, the plan of actors."""
+    config = plan.config
+    print(resolved_yaml(config))
+    print(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
+    print(f"fingerprint:  {plan.fingerprint}")
+    print(f"done:         {len(plan.published)} shards{_some(plan.published)}")
+    names = [f"{work.shard.name} ({len(work.staged)} parts staged)" for work in plan.work]
+    print(f"to do:        {len(plan.work)} shards{_some(names)}")
+    table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
+    for name in config.pools:
+        stage = config.pool_stage(name)
+        most = stage.max_actors or stage.actors
+        table.add_row(
+            name,
+            str(stage.actors) if most == stage.actors else f"{stage.actors} to {most}",
+            f"{stage.cpus:g}",
+            f"{stage.gpus_per_actor(plan.device):g}",
+            str(stage.threads),
+            str(stage.micro_batch),
+        )
+    Console().print(table)
+
+
+def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
+    """Counts by status, images/s, seconds and evaluations a stage."""
+    if is_json():
+        tell("summary", summary=summary)
+        return
+    console = Console()
+    counts = Table("status", "edits", title="edits")
+    for status, number in summary["counts"].items():
+        counts.add_row(status, str(number))
+    counts.add_row("in all", str(summary["edits"]), style="bold")
+    console.print(counts)
+    steps = Table("step", "seconds", "network evaluations", title="summed over workers")
+    for name, seconds in summary["seconds"].items():
+        steps.add_row(name, f"{seconds:.1f}", str(summary["num_evals"].get(name, "")))
+    console.print(steps)
+    for stage, number in summary["halvings"].items():
+        console.print(
+            f"{stage}: out of memory, so the micro-batch was halved {number} times; its rows say "
+            f"so. Lower stages.{stage}.micro_batch in a run into another output",
+            style="yellow",
+            soft_wrap=True,
+        )
+    shards = summary["shards"]
+    for name, problem in summary["problems"].items():
+        console.print(f"shard {name}: {problem}", style="yellow")
+    console.print(f"{shards['published']} shards published, {shards['to_do']} to do")
+    if summary["edits_computed_now"]:
+        console.print(
+            f"{summary['edits_computed_now']} edits in {duration(summary['wall_s'])}: "
+            f"{summary['images_per_s']:.2f} images/s, start-up included",
+            soft_wrap=True,
+        )
+        _print_against(console, summary["plan"])
+    else:
+        console.print("nothing was left to compute")
+    console.print(f"output: {plan.config.output.path}", soft_wrap=True)
+
+
+def _print_against(console: Console, plan: dict[str, Any] | None) -> None:
+    """What the plan expected, where it did and something can be compared."""
+    if plan is not None and plan["ratio"] is not None:
+        console.print(
+            f"from the first part to the last: {plan['images_per_s_after_start']:.3g} images/s, "
+            f"{plan['ratio']:.0%} of the {plan['images_per_s']:.3g} that were expected",
+            soft_wrap=True,
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    if not names:
+        return ""
+    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f": {', '.join(names[:MAX_NAMES])}{more}"

@@ -1,0 +1,1 @@
+"""``overpaint evaluate``: public benchmarks and the demo world, edited and measured."""

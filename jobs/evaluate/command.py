@@ -1,0 +1,187 @@
+"""``overpaint evaluate``: a public benchmark, edited by any method and measured by its protocol."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.edit.cluster import device_of, disconnect
+from jobs.edit.driver import EXIT_OK, edit
+from jobs.evaluate.judges import Judging
+from jobs.evaluate.options import config_for, home_of
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError
+from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
+from pipeline.evaluation.curves import Point, compare, overrides_for
+from pipeline.evaluation.edit_rows import edits_parquet
+from pipeline.evaluation.intervals import bootstrap
+from pipeline.evaluation.measure import Measured, measure, summary
+from pipeline.evaluation.plots import plot_curves
+from pipeline.evaluation.tables import report_text
+from pipeline.evaluation.tasks import BenchmarkError, Task, first_tasks, write_shards
+from pipeline.execution.local_loop import run_loop
+from pipeline.plan.plan import make_plan
+from pipeline.storage.store import Store
+
+BENCHMARKS: dict[str, Any] = {
+    "pie-bench": pie_bench,
+    "tedbench": tedbench,
+    "imagenet": imagenet,
+    "demo": demo_world,
+}
+DEMO_TASKS = 32
+
+
+class Unfinished(Exception):
+    """A run of the evaluation did not come to its end; the same command goes on."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a run ended with exit code {code}")
+        self.code = code
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Runs and measures one method, or with ``--sweep`` several methods over their ratios.
+
+    Writes ``evaluation.json``, ``evaluation.md``, ``edits.parquet`` with the figures of each edit
+    and, of a sweep, ``evaluation.png``. Edits that are published already are not computed again.
+
+    Returns:
+        The exit code: 0, or that of the run that did not come to its end.
+
+    Raises:
+        ConfigError: the benchmark's folder, the configuration, a method or the weights of a
+            measure are not usable.
+    """
+    benchmark = BENCHMARKS[options.benchmark]
+    options.overrides = [*getattr(benchmark, "OVERRIDES", ()), *options.overrides]
+    config = config_for(options)
+    home = Store(home_of(options), config.output.storage_options)
+    try:
+        tasks = first_tasks(_tasks(options), options.limit)
+        if not tasks:
+            raise BenchmarkError(f"{options.data}: no task of {options.benchmark} is there")
+        judging = Judging(options, config, tasks, home)
+        write_shards(tasks, home)
+        try:
+            report, edits = (_sweep if options.sweep else _one)(options, judging)
+        finally:
+            disconnect()
+    except BenchmarkError as error:
+        raise ConfigError(str(error)) from error
+    except Unfinished as error:
+        return error.code
+    report = {"benchmark": options.benchmark, "tasks": len(tasks), **report}
+    text = report_text(benchmark.COLUMNS, benchmark.PUBLISHED, report, benchmark.NOTES)
+    home.put("edits.parquet", edits_parquet(edits))
+    home.put("evaluation.md", f"{text}\n".encode())
+    if options.sweep:
+        _plot(report, options.benchmark, home)
+    home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
+    print(text)
+    print(f"{home.url}/evaluation.json")
+    return EXIT_OK
+
+
+def _tasks(options: argparse.Namespace) -> Iterator[Task]:
+    """The tasks of the benchmark's own files; the demo world draws its own."""
+    if options.benchmark == "demo":
+        options.limit = options.limit or DEMO_TASKS
+        return demo_world.read_tasks()
+    if options.data is None:
+        raise ConfigError(f"evaluate {options.benchmark}: --data DIR must name the benchmark")
+    if options.benchmark == "imagenet":
+        return imagenet.read_tasks(Path(options.data), options.split)
+    read: Iterator[Task] = BENCHMARKS[options.benchmark].read_tasks(Path(options.data))
+    return read
+
+
+Edits = list[tuple[str, float, list[Measured]]]  # method, ratio, its edits
+
+
+def _one(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
+    """The method of the configuration, as it is."""
+    config = config_for(options)
+    found, measured = _run_and_measure(options, config, judging)
+    method = config.method
+    report = {
+        "model": config.model.path,
+        "method": method.model_dump(mode="json"),
+        "ours": {f"{method.name}, {method.ratio:g}": found},
+    }
+    return report, [(method.name, method.ratio, measured)]
+
+
+def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
+    """Each method at each ratio, the pixel composite off."""
+    points: list[Point] = []
+    ours, edits, settings = {}, [], {}
+    for name in options.methods:
+        for ratio in options.ratios:
+            folder = f"out/{name.replace(' ', '_')}-{ratio:g}"
+            config = config_for(options, folder, overrides_for(name, ratio))
+            found, measured = _run_and_measure(options, config, judging)
+            by_key = {item.key: item.figures for item in measured if item.figures}
+            points.append(Point(name, ratio, found["figures"], by_key))
+            ours[f"{name}, {ratio:g}"] = found
+            edits.append((name, ratio, measured))
+            settings[name] = config.method.model_dump(mode="json")
+            print(f"{name}, {ratio:g}: {json.dumps(found['counts'])}", flush=True)
+    report = {
+        "model": config.model.path,
+        "methods": settings,
+        "points": [{"method": p.method, "ratio": p.ratio, "figures": p.figures} for p in points],
+        "compared": _compared(points, options.methods),
+        "ours": ours,
+    }
+    return report, edits
+
+
+def _compared(points: list[Point], methods: list[str]) -> list[dict[str, Any]]:
+    """DiffEdit beside each of the others, with intervals where figures are means over edits."""
+    found = []
+    for other in methods:
+        if other == "DiffEdit" or "DiffEdit" not in methods:
+            continue
+        item = compare(points, "DiffEdit", other)
+        if item is None:
+            found.append({"better": "DiffEdit", "other": other, "overlap": None})
+        else:
+            sure = bootstrap(points, "DiffEdit", other, item["compared_at"])
+            found.append(item | {"bootstrap": sure})
+    return found
+
+
+def _run_and_measure(
+    options: argparse.Namespace, config: Config, judging: Judging
+) -> tuple[dict[str, Any], list[Measured]]:
+    """Edits what is not published yet, then measures everything.
+
+    Raises:
+        Unfinished: the run was interrupted, or shards are left unpublished.
+    """
+    if options.plain:
+        plan = run_loop(make_plan(config, device_of(config)))
+    else:
+        code, plan = edit(config, verbose=options.verbose, keep_ray=True)
+        if code != EXIT_OK:
+            raise Unfinished(code)
+    judges = judging.fresh(plan.device)
+    measured = measure(config, plan.model.size_for(config.model), judges)
+    return summary(measured, judges), measured
+
+
+def _plot(report: dict[str, Any], benchmark: str, home: Store) -> None:
+    points = [Point(item["method"], item["ratio"], item["figures"]) for item in report["points"]]
+    try:
+        drawn = plot_curves(points, f"{benchmark}: trade-off")
+    except ImportError:
+        print("no plot: it takes matplotlib (pip install 'overpaint[train]')")
+        return
+    if drawn is None:
+        print("no plot: the points have no pair of distance and agreement in common")
+    else:
+        home.put("evaluation.png", drawn)

@@ -1,0 +1,130 @@
+"""The networks of an evaluation beside those of the run: looked for at the start, loaded once."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError
+from pipeline.evaluation import demo_world, imagenet
+from pipeline.evaluation.class_means import Means, check_real, class_means
+from pipeline.evaluation.flexit import FlexitJudge
+from pipeline.evaluation.measure import Judge
+from pipeline.evaluation.region import RegionJudge
+from pipeline.evaluation.tasks import BenchmarkError, Task
+from pipeline.models.classifier import ImageClassifier, check_classifier
+from pipeline.models.inception import Inception, check_inception, load_inception
+from pipeline.models.scorers import Scorers, load_scorers
+from pipeline.storage.store import Store
+
+OF_IMAGENET = ("inception", "real", "classifier")
+
+
+class Judging:
+    """The judges of a benchmark; their networks are loaded once for all methods of a sweep."""
+
+    def __init__(
+        self, options: argparse.Namespace, config: Config, tasks: list[Task], home: Store
+    ) -> None:
+        """Looks at every file that will be needed, and computes nothing.
+
+        Raises:
+            ConfigError: a file is missing or of another kind, or two options belong together.
+        """
+        self.options, self.config, self.home = options, config, home
+        self.targets = sorted({str(task.facts.get("target_id", "")) for task in tasks})
+        given = [name for name in OF_IMAGENET if getattr(options, name)]
+        if given and options.benchmark != "imagenet":
+            raise ConfigError(f"--{given[0]} is for imagenet, and this is {options.benchmark}")
+        if bool(options.inception) != bool(options.real):
+            raise ConfigError("--inception and --real belong together: CSFID needs both")
+        try:
+            if options.inception:
+                check_inception(options.inception)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"--inception={options.inception!r}: {error}") from error
+        try:
+            if options.real:
+                check_real(Path(options.real), self.targets)
+            if options.classifier:
+                check_classifier(options.classifier)
+        except BenchmarkError as error:
+            raise ConfigError(f"--real: {error}") from error
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from error
+
+    def fresh(self, device: str) -> list[Judge]:
+        """Judges for the edits of one method.
+
+        Args:
+            device: that the run computes on; without a GPU here they judge on the CPU.
+        """
+        self.device = _device_here(device)
+        if self.options.benchmark == "demo":
+            return [demo_world.ReadBack()]
+        judges: list[Judge] = []
+        if self.scorers is not None:
+            judges.append(RegionJudge(self.scorers))
+        if self.options.benchmark == "imagenet":
+            features = None if self.inception is None else self.inception.features
+            judges.append(
+                FlexitJudge(
+                    scorers=self.scorers,
+                    classifier=self.classifier,
+                    classes=self.classes,
+                    features=features,
+                    real=self.real,
+                )
+            )
+        return judges
+
+    @cached_property
+    def scorers(self) -> Scorers | None:
+        """CLIP and LPIPS of the run; what else it scores by stands in its rows."""
+        chosen = self.config.scores.model_copy(
+            update=dict.fromkeys(("dino", "dinov2", "aesthetic", "nsfw"))
+        )
+        if not chosen.chosen:
+            return None
+        return load_scorers(chosen, self.device, self.config.stages.score)
+
+    @cached_property
+    def inception(self) -> Inception | None:
+        path = self.options.inception
+        return load_inception(path, self.device) if path else None
+
+    @cached_property
+    def classifier(self) -> ImageClassifier | None:
+        path = self.options.classifier
+        return ImageClassifier(path, self.device) if path else None
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """The targets of all queries, of both halves: what the classifier chooses from."""
+        if self.classifier is None:
+            return []
+        found = imagenet.target_classes(Path(self.options.data))
+        if found[-1] >= self.classifier.num_classes:
+            raise ConfigError(
+                f"--classifier={self.options.classifier!r}: knows {self.classifier.num_classes} "
+                f"classes, and the queries ask for number {found[-1]}; ImageNet has 1,000"
+            )
+        return found
+
+    @cached_property
+    def real(self) -> Means | None:
+        if self.inception is None:
+            return None
+        weights = hashlib.sha256(Path(self.options.inception).expanduser().read_bytes()).hexdigest()
+        return class_means(
+            Path(self.options.real), self.targets, self.inception.features, weights, self.home
+        )
+
+
+def _device_here(device: str) -> str:
+    import torch  # its look at the devices takes a moment
+
+    return "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,1 @@
+"""What watches over workers: the journal, the watchdog, starts, shutdown."""

@@ -1,0 +1,1 @@
+"""Everything that made the bundled model; not in the wheel."""

@@ -1,0 +1,135 @@
+"""From a YAML file and ``key=value`` overrides to a ``Config``, with errors to act on."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.config import Config
+
+BUNDLED_FOLDERS = (
+    Path(__file__).resolve().parents[1] / "configs",  # an installed wheel
+    Path(__file__).resolve().parents[2] / "configs",  # a checkout
+)
+
+Settings = TypeVar("Settings", bound=BaseModel)
+SECRET_SECTION = "storage_options"  # its values are shown nowhere
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key, the value and what is allowed."""
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a configuration.
+
+    Args:
+        path: a YAML file, or the name of a bundled configuration ("demo", "configs/demo.yaml").
+        overrides: "key=value" with a dotted key and a YAML value, e.g. "run.seed=7".
+
+    Raises:
+        ConfigError: the file is absent or no YAML, a key is unknown, a value is not allowed.
+    """
+    return parse_config(load_tree(path, overrides))
+
+
+def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The same, unchecked: the nested mapping of a file with its overrides.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, or an override is none.
+    """
+    found = find_config(path)
+    try:
+        tree = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{found}: not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{found}: a configuration is a mapping, not {type(tree).__name__}")
+    for override in overrides or []:
+        apply_override(tree, override)
+    return tree
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Checks a nested mapping against the typed model; all errors are reported at once."""
+    return parse_settings(tree, Config)
+
+
+def parse_settings(tree: dict[str, Any], model: type[Settings]) -> Settings:
+    """The same for the settings of another command."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item, model) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or the bundled configuration of that name."""
+    wanted = Path(path)
+    if wanted.is_file():
+        return wanted
+    for folder in BUNDLED_FOLDERS:
+        bundled = folder / (wanted.name if wanted.suffix else f"{wanted.name}.yaml")
+        if bundled.is_file() and wanted.parent.name in ("", "configs"):
+            return bundled
+    bundled_names = sorted(
+        {file.name for folder in BUNDLED_FOLDERS for file in folder.glob("*.yaml")}
+    )
+    raise ConfigError(
+        f"no configuration at '{path}'; bundled are: {', '.join(bundled_names) or 'none'}"
+    )
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one dotted key of a nested mapping in place.
+
+    Raises:
+        ConfigError: no '=', or the key leads through a value that is not a section.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{override}' is not an override; write key=value, e.g. run.seed=7")
+    *sections, last = key.split(".")
+    for name in sections:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{key}: '{name}' is a value and has no keys of its own")
+    try:
+        tree[last] = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:  # e.g. a glob that begins with '*', an alias to YAML
+        tree[last] = text
+
+
+def _explain(item: Any, model: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors: key, value, what is allowed."""
+    location = [part for part in item["loc"] if isinstance(part, str | int)]
+    key = ".".join(str(part) for part in location) or "configuration"
+    if item["type"] == "extra_forbidden":
+        allowed = _keys_at(location[:-1], model)
+        nearest = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"allowed: {', '.join(allowed)}"
+        return f"{key}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{key}: must be given"
+    message = item["msg"].removeprefix("Value error, ")
+    if not location:
+        return message  # of the whole configuration: its value would print secrets
+    value = "..." if SECRET_SECTION in location else repr(item["input"])
+    return f"{key}={value}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(location: list[Any], model: Any) -> list[str]:
+    """The keys that a section knows, by its place in the configuration."""
+    for name in location:
+        annotation = model.model_fields[name].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next(
+            item for item in options if isinstance(item, type) and issubclass(item, BaseModel)
+        )
+    return sorted(model.model_fields)

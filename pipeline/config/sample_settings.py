@@ -1,0 +1,63 @@
+"""The method as it is used for one sample: the config's, with what key.json sets of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config.config import Method
+from pipeline.records.part import Picture
+
+OWN_SETTINGS = ("encode_ratio", "strength", "guidance_scale")
+
+
+def method_for(method: Method, picture: Picture) -> Method:
+    """The method with the sample's own settings in place.
+
+    Raises:
+        ValueError: a setting is out of range; the message names key, value and what is allowed.
+    """
+    own = {name: picture.settings[name] for name in OWN_SETTINGS if name in picture.settings}
+    if not own:
+        return method
+    for name, value in own.items():
+        if isinstance(value, bool):  # which pydantic would take for 1 or 0
+            raise ValueError(f"key.json: {name}={json.dumps(value)}: allowed are numbers")
+    try:
+        return Method.model_validate(method.model_dump() | own)
+    except ValidationError as error:
+        item = error.errors()[0]
+        key = ".".join(str(part) for part in item["loc"])
+        raise ValueError(f"key.json: {key}={item['input']!r}: {item['msg'].lower()}") from None
+
+
+def seed_for(run_seed: int, picture: Picture) -> int:
+    """The run's seed, or the sample's own.
+
+    Raises:
+        ValueError: the sample's own is no integer from 0 to 2**63 - 1.
+    """
+    seed = picture.settings.get("seed", run_seed)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"key.json: seed={seed!r}: allowed are integers from 0 to 2**63 - 1")
+    return seed
+
+
+def resolved_settings(method: Method, picture: Picture) -> dict[str, Any]:
+    """Every setting of the method as used for a sample, JSON-able, for its rows."""
+    try:
+        return method_for(method, picture).model_dump(mode="json")
+    except ValueError:  # its rows have failed for that reason, and show what was asked for
+        return method.model_dump(mode="json") | picture.settings
+
+
+def warnings_for(method: Method) -> list[str]:
+    """What can run but is seldom meant, a line each, for the start of a run."""
+    if method.solver == "bdia" and method.guidance_scale > 1.0:
+        return [
+            f"method.solver=bdia with guidance_scale={method.guidance_scale}: decoding oscillates "
+            "under guidance and few edits succeed; use guidance_scale=1, or solver=ddim or dpmpp_2m"
+        ]
+    return []

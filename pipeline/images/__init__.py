@@ -1,0 +1,1 @@
+"""Image files, geometry and the pixel composite."""

@@ -1,0 +1,1 @@
+"""What concerns this process: its heartbeat and its garbage collector."""

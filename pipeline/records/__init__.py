@@ -1,0 +1,1 @@
+"""What travels through a run: samples and edits in parts, rows, seeds."""

@@ -1,0 +1,91 @@
+"""The rows that a user reads: the schema of the published Parquet file, and of a staged part.
+
+Nothing in a row varies from run to run (times and hosts go into the marker), so tar and Parquet
+are a function of input, configuration, model and code alone.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.records.part import MEMBERS
+
+# (name, type, nullable, meaning): the README's table of columns is checked against this one.
+COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
+    ("shard", pa.string(), False, "input shard: its path below the common prefix, without .tar"),
+    ("key", pa.string(), False, "the sample's key in that shard"),
+    ("edit_index", pa.int32(), False, "from 0 within the sample; -1: the sample has no edit"),
+    (
+        "output_key",
+        pa.string(),
+        True,
+        "the key of its members in the tar; rejected: in that of _rejected/",
+    ),
+    ("status", pa.string(), False, "edited, unchanged, rejected or failed"),
+    ("stage", pa.string(), True, "where it failed, was rejected, or was found unchanged"),
+    ("error", pa.string(), True, "the kind of error, or the filter's name"),
+    ("message", pa.string(), True, "the reason, in a sentence"),
+    ("notes", pa.list_(pa.string()), False, "what else to know, e.g. a text was truncated"),
+    ("caption", pa.string(), True, "what is there (the paper's reference text)"),
+    ("edit_text", pa.string(), True, "what is wanted (the paper's query text)"),
+    ("source_sha256", pa.string(), True, "of the picture's member as it stands in the input"),
+    ("source_width", pa.int32(), True, "pixels, after EXIF rotation"),
+    ("source_height", pa.int32(), True, "pixels, after EXIF rotation"),
+    ("image_sha256", pa.string(), True, "of the picture's member in the tar"),
+    ("width", pa.int32(), True, "pixels, of the written picture"),
+    ("height", pa.int32(), True, "pixels, of the written picture"),
+    ("mask_area", pa.float32(), True, "share of the written picture inside the edit mask"),
+    ("mask_box", pa.list_(pa.int32()), True, "x0, y0, x1, y1 of the mask in pixels of the output"),
+    ("score_edit_rms", pa.float32(), True, "root mean square change inside the mask, in [0, 1]"),
+    ("score_background_psnr_db", pa.float32(), True, "outside the mask, before the composite"),
+    ("score_background_ssim", pa.float32(), True, "outside the mask; background windows alone"),
+    ("score_background_mse", pa.float32(), True, "outside the mask, values in [0, 1]"),
+    ("score_background_psnr_frame_db", pa.float32(), True, "PIE-Bench's form: over the full frame"),
+    ("score_background_ssim_frame", pa.float32(), True, "PIE-Bench's form, SSIM"),
+    ("score_background_mse_frame", pa.float32(), True, "PIE-Bench's form, MSE"),
+    ("score_lpips", pa.float32(), True, "perceptual distance of before and after"),
+    ("score_clip_text_before", pa.float32(), True, "cosine of the picture before and the caption"),
+    ("score_clip_text_after", pa.float32(), True, "cosine of the picture after and the edit text"),
+    ("score_clip_image", pa.float32(), True, "cosine of before and after"),
+    ("score_clip_directional", pa.float32(), True, "cosine of the pictures' and texts' changes"),
+    ("score_dino_structure", pa.float32(), True, "distance of the DINO keys' self-similarities"),
+    ("score_dinov2_image", pa.float32(), True, "cosine of before and after"),
+    ("score_aesthetic", pa.float32(), True, "of the picture after"),
+    ("score_nsfw", pa.float32(), True, "probability, of the picture after"),
+    ("num_evals_mask", pa.int32(), False, "network evaluations of the mask stage"),
+    ("num_evals_encode", pa.int32(), False, "of encoding, at the picture's first use; or of a fit"),
+    ("num_evals_decode", pa.int32(), False, "of decoding and scoring, guidance counted as two"),
+    ("method", pa.string(), False, "diffedit, sdedit, ..."),
+    ("settings", pa.string(), False, "JSON: every setting of the method as used for this row"),
+    ("model", pa.string(), False, "as named in the config"),
+    ("model_revision", pa.string(), False, "hub commit, or sha256 of a local folder's files"),
+    ("seed", pa.int64(), False, "the run's seed, or the sample's own"),
+    ("fingerprint", pa.string(), False, "of everything that changes computed bytes"),
+]
+
+SCORE = "score_"  # what every score's column begins with
+LOWER_IS_BETTER = frozenset(
+    f"{SCORE}{name}"
+    for name in ("background_mse", "background_mse_frame", "lpips", "dino_structure", "nsfw")
+)
+NEITHER_IS_BETTER = frozenset({f"{SCORE}edit_rms"})
+
+
+def _metadata(name: str, meaning: str) -> dict[str, str]:
+    """What a reader of the Parquet file finds in a column's metadata."""
+    if not name.startswith(SCORE) or name in NEITHER_IS_BETTER:
+        return {"meaning": meaning}
+    return {"meaning": meaning, "better": "lower" if name in LOWER_IS_BETTER else "higher"}
+
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=nullable, metadata=_metadata(name, meaning))
+        for name, kind, nullable, meaning in COLUMNS
+    ]
+)
+
+# A staged part: its rows with the members of each row (in their order in the tar). The schema's
+# metadata "part" holds JSON: shard, index, num_parts, problem, seconds, hosts, device,
+# halvings.
+STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))

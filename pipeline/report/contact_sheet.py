@@ -1,0 +1,143 @@
+"""One PNG to look at: before, difference map, mask and after of some edits, with both texts."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import webdataset
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.execution.operators import prepared, read
+from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.part import Status
+from pipeline.storage.shards import expand_shards
+
+TILE = 144  # pixels a side
+GAP = 6
+TEXT_HEIGHT = 40
+SHEET_COLUMNS = 2
+TITLES = ("before", "difference", "mask", "after")
+PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
+
+
+@dataclass
+class _Entry:
+    caption: str
+    edit_text: str
+    tiles: list[Image.Image | None]
+
+
+def contact_sheet(plan: Plan, num_edits: int = 16) -> bytes | None:
+    """Draws edits spread evenly over the published shards of a run.
+
+    Args:
+        plan: the run; its input shards are read again for the pictures before the edit.
+        num_edits: how many edits to show at most.
+
+    Returns:
+        The bytes of a PNG, or None where the run edited nothing.
+    """
+    chosen = _choose(plan, num_edits)
+    entries = []
+    for shard, rows in chosen.items():
+        entries += _entries(plan, shard, rows)
+    return _draw(entries) if entries else None
+
+
+def _choose(plan: Plan, num_edits: int) -> dict[str, list[dict[str, Any]]]:
+    """Edited rows by shard, evenly spaced over all of them."""
+    output = plan.output
+    edited = []
+    for shard in plan.published:
+        table = pq.read_table(io.BytesIO(output.get(f"{shard}.parquet")))
+        edited += [row for row in table.to_pylist() if row["status"] == Status.EDITED]
+    if not edited:
+        return {}
+    places = np.linspace(0, len(edited) - 1, min(num_edits, len(edited))).round().astype(int)
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    for place in places:
+        chosen.setdefault(edited[place]["shard"], []).append(edited[place])
+    return chosen
+
+
+def _entries(plan: Plan, shard: str, rows: list[dict[str, Any]]) -> list[_Entry]:
+    """The tiles of the chosen rows of one shard."""
+    before = _before(plan, shard, {row["key"] for row in rows})
+    members = _members(plan.output.get(f"{shard}.tar"), {row["output_key"] for row in rows})
+    suffix = plan.config.output.format
+    entries = []
+    for row in rows:
+        own = members[row["output_key"]]
+        tiles = [before.get(row["key"])]
+        tiles += [_image(own.get(name)) for name in ("difference.png", "mask.png", suffix)]
+        entries.append(_Entry(row["caption"], row["edit_text"], tiles))
+    return entries
+
+
+def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
+    """The prepared input pictures of some keys of a shard."""
+    shards = expand_shards(plan.config.input.shards, plan.config.input.storage_options)
+    work = ShardWork(next(item for item in shards if item.name == shard))
+    images = {}
+    for part in read(work, plan.config):
+        part.pictures = [picture for picture in part.pictures if picture.key in keys]
+        for picture in prepared(part, plan.config, plan.model.size_for(plan.config.model)).pictures:
+            if picture.image is not None:
+                images[picture.key] = Image.fromarray(picture.image)
+    return images
+
+
+def _members(tar: bytes, output_keys: set[str]) -> dict[str, dict[str, bytes]]:
+    """The members of some output keys of a published tar, by suffix."""
+    members: dict[str, dict[str, bytes]] = {key: {} for key in output_keys}
+    for item in webdataset.tariterators.tar_file_iterator(io.BytesIO(tar)):
+        key, _, suffix = item["fname"].partition(".")
+        if key in members:
+            members[key][suffix] = item["data"]
+    return members
+
+
+def _image(data: bytes | None) -> Image.Image | None:
+    return None if data is None else Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _draw(entries: list[_Entry]) -> bytes:
+    """Lays the entries out in columns and encodes the sheet."""
+    width = len(TITLES) * (TILE + GAP) + 2 * GAP
+    height = TILE + TEXT_HEIGHT + GAP
+    lines = -(-len(entries) // SHEET_COLUMNS)
+    columns = min(SHEET_COLUMNS, len(entries))
+    header = 24
+    sheet = Image.new("RGB", (columns * width + GAP, lines * height + header + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=13)
+    for column in range(columns):
+        for number, title in enumerate(TITLES):
+            draw.text((column * width + GAP + number * (TILE + GAP), 6), title, FAINT, font)
+    for place, entry in enumerate(entries):
+        left = (place % columns) * width + GAP
+        top = (place // columns) * height + header
+        for number, tile in enumerate(entry.tiles):
+            corner = (left + number * (TILE + GAP), top)
+            if tile is None:
+                draw.rectangle((*corner, corner[0] + TILE, corner[1] + TILE), outline=FAINT)
+            else:
+                sheet.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), corner)
+        draw.text((left, top + TILE + 3), _fit(entry.caption, font, width), FAINT, font)
+        draw.text((left, top + TILE + 19), _fit(f"to: {entry.edit_text}", font, width), INK, font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _fit(text: str, font: Any, width: int) -> str:
+    """The text, cut with an ellipsis so that it fits the width in pixels."""
+    if font.getlength(text) <= width - 2 * GAP:
+        return text
+    while text and font.getlength(text + "…") > width - 2 * GAP:
+        text = text[:-1]
+    return text + "…"

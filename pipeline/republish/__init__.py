@@ -1,0 +1,1 @@
+"""Published shards taken apart again: failed rows, other filters."""

@@ -1,0 +1,197 @@
+"""The sizes of a run's pools and what may be expected of them: rate, hours, money.
+
+No Ray, no torch: machines come in as ``Node``, measurements as ``Costs``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config.config import Config
+from pipeline.sizing.costs import Costs
+from pipeline.sizing.pools import DoesNotFitError, Node, Pool, best_sizes, rate_of
+
+# One reader and one writer work beside the pools, a quarter of a CPU each (jobs/edit/graph.py).
+BESIDE_CPUS = 0.25
+# A layout that promises so much more is taken where run.layout is auto, and else named.
+BETTER = 1.05
+# A step that takes so many times of what it took when it was measured hangs; but minutes are always
+# granted (a slow disk, a busy neighbour), and never more than where nothing was measured.
+HANG_TIMES, HANG_LEAST_S, HANG_MOST_S = 10.0, 600.0, 3600.0
+# Of a device's memory: the rest is the allocator's, and of pictures larger than those measured.
+MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run will take, as far as it is known before."""
+
+    layout: str
+    sizes: dict[str, int]
+    busy: dict[str, float]  # share of the time that each pool works
+    images_per_s: float | None = None  # once all pools work; None: no seconds are known
+    other_images_per_s: float | None = None  # of the other layout, where it fits
+    edits: int | None = None
+    wall_s: float | None = None  # start of the actors included, start of Ray not
+    device_hours: float | None = None  # of all GPUs of the cluster, on a CPU of all actors
+    money: float | None = None
+    silence_s: float = HANG_MOST_S  # without a sign of life a worker is taken for hung
+    micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, where memory is known
+
+    def against(self, images_per_s: float | None) -> dict[str, Any]:
+        """What was expected beside what came of it, JSON-able, for the summary.
+
+        Args:
+            images_per_s: from the first part to the last one; None: there were no two.
+        """
+        both = images_per_s is not None and self.images_per_s
+        return {
+            "layout": self.layout,
+            "actors": self.sizes,
+            "wall_s": self.wall_s,
+            "device_hours": self.device_hours,
+            "images_per_s": self.images_per_s,
+            "images_per_s_after_start": images_per_s,
+            "ratio": images_per_s / self.images_per_s if both else None,  # type: ignore[operator]
+        }
+
+
+def expect(
+    config: Config, device: str, costs: Costs, nodes: Sequence[Node], edits: int | None
+) -> Expectation:
+    """Sizes the pools of a run. What is set by hand stays; the rest follows.
+
+    Args:
+        config: the run; ``auto`` in layout and actors is what this finds.
+        device: "cpu" or "cuda".
+        costs: of an edit on one actor.
+        nodes: of the cluster.
+        edits: left to do; None: not known.
+
+    Raises:
+        DoesNotFitError: no allowed layout fits.
+    """
+    layouts = ("pools", "fused")
+    found = {name: _allocation(config, device, costs, nodes, name) for name in layouts}
+    chosen = _layout(config, {name: rate for name, (_, rate) in found.items()})
+    sizes, rate = found[chosen]
+    if not sizes:
+        raise DoesNotFitError(f"run.layout={config.run.layout}: the smallest pools do not fit")
+    other = found[layouts[1 - layouts.index(chosen)]]
+    pools = _pools(config, device, costs, chosen)
+    busy = {p.name: min(1.0, p.seconds * rate / sizes[p.name]) for p in pools}
+    known = costs.source != "evaluations"
+    wall_s = _wall_s(config, costs, rate, edits) if known and edits is not None else None
+    devices = sum(node.gpus for node in nodes) if device == "cuda" else sum(sizes.values())
+    hours = None if wall_s is None else wall_s * devices / 3600
+    price = config.report.price_per_device_hour
+    return Expectation(
+        layout=chosen,
+        sizes=sizes,
+        busy=busy,
+        images_per_s=rate if known else None,
+        other_images_per_s=other[1] if known and other[0] else None,
+        edits=edits,
+        wall_s=wall_s,
+        device_hours=hours,
+        money=None if hours is None or price is None else hours * price,
+        silence_s=_silence_s(config, costs) if known else HANG_MOST_S,
+        micro_batch=_micro_batches(config, costs, device),
+    )
+
+
+def sized(config: Config, expected: Expectation) -> Config:
+    """The configuration with layout and numbers of actors as they were found."""
+    stages = config.stages
+    for pool, size in expected.sizes.items():
+        name = "decode" if pool == "fused" else pool
+        stage = getattr(stages, name).model_copy(update={"actors": size})
+        stages = stages.model_copy(update={name: stage})
+    run = config.run.model_copy(update={"layout": expected.layout})
+    return config.model_copy(update={"stages": stages, "run": run})
+
+
+def is_sized(config: Config) -> bool:
+    """Whether nothing about the pools is left to the plan."""
+    if config.run.layout == "auto":
+        return False
+    return all(config.pool_stage(pool).actors != "auto" for pool in config.pools)
+
+
+def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]:
+    names = ("fused",) if layout == "fused" else config.stage_names
+    seconds = costs.stage_seconds(config)
+    pools = []
+    for name in names:
+        stage = config.pool_stage(name)
+        pools.append(
+            Pool(
+                name,
+                sum(seconds.values()) if name == "fused" else seconds[name],
+                cpus=stage.cpus,
+                gpus=stage.gpus_per_actor(device),
+                memory_bytes=stage.memory_bytes or 0,
+                actors=None if stage.actors == "auto" else stage.actors,
+                most=stage.max_actors,
+            )
+        )
+    return pools
+
+
+def _allocation(
+    config: Config, device: str, costs: Costs, nodes: Sequence[Node], layout: str
+) -> tuple[dict[str, int], float]:
+    """Sizes and rate of a layout; no sizes where it does not fit."""
+    pools = _pools(config, device, costs, layout)
+    beside = [Pool("read and finish", 0.0, cpus=BESIDE_CPUS, actors=2)]
+    cpu_s = _cpu_seconds(config, device, costs)
+    ceiling = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
+    try:
+        sizes = best_sizes(pools, nodes, beside=beside, most_per_s=ceiling)
+    except DoesNotFitError:
+        return {}, 0.0
+    return sizes, min(ceiling, rate_of(pools, sizes))
+
+
+def _cpu_seconds(config: Config, device: str, costs: Costs) -> float:
+    """CPU time of an edit: no more edits a second are possible than CPUs over this."""
+    steps = sum(costs.seconds.get(step, 0.0) for step in ("read", "prepare", "finish"))
+    if device != "cpu":
+        return steps
+    seconds = costs.stage_seconds(config)
+    return steps + sum(seconds.values()) * config.threads
+
+
+def _layout(config: Config, rates: dict[str, float]) -> str:
+    if config.run.layout != "auto":
+        return config.run.layout
+    return "fused" if rates["fused"] >= rates["pools"] * BETTER else "pools"
+
+
+def _wall_s(config: Config, costs: Costs, rate: float, edits: int) -> float:
+    """Loading, the first part's way to the last pool, then all edits at the rate of the stream."""
+    seconds = costs.stage_seconds(config)
+    first = min(config.run.part_size, edits) * (sum(seconds.values()) - max(seconds.values()))
+    return costs.load_s + first + edits / rate
+
+
+def _silence_s(config: Config, costs: Costs) -> float:
+    part_s = config.run.part_size * max(costs.seconds.values())
+    return min(HANG_MOST_S, max(HANG_LEAST_S, HANG_TIMES * part_s))
+
+
+def _micro_batches(config: Config, costs: Costs, device: str) -> dict[str, int]:
+    """The largest power of two whose rows fit beside the weights, on a GPU that was measured."""
+    found: dict[str, int] = {}
+    if device != "cuda" or not costs.device_bytes:
+        return found
+    for name, peak in costs.peak_bytes.items():
+        stage = config.pool_stage(name)
+        share = min(1.0, stage.gpus_per_actor(device) or 1.0)
+        room = MEMORY_SHARE * share * costs.device_bytes - costs.weights_bytes
+        row = max(1.0, (peak - costs.weights_bytes) / max(1, costs.rows.get(name, 1)))
+        found[name] = 1 << max(0, int(math.log2(max(1.0, room / row))))
+    return found

@@ -1,0 +1,150 @@
+"""What to say before a run spends: pools that idle, memory that will not do, waves too short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config.config import Config
+from pipeline.sizing.costs import Costs
+from pipeline.sizing.estimate import BETTER, Expectation
+from pipeline.sizing.pools import Node
+
+# Ray Data gives each actor two parts at a time, and half of the object store to all of them.
+PARTS_PER_ACTOR = 2
+STORE_SHARE = 0.5
+# DESIGN.md: a wave lasts at least so many starts of an actor.
+STARTS_PER_WAVE = 50
+
+
+def cautions(
+    expected: Expectation,
+    config: Config,
+    device: str,
+    costs: Costs,
+    nodes: Sequence[Node],
+    num_shards: int,
+) -> list[str]:
+    """A line for everything that a person may want to change first.
+
+    Args:
+        expected: what was found for this configuration.
+        config: with sizes.
+        device: "cpu" or "cuda".
+        costs: of an edit.
+        nodes: of the cluster.
+        num_shards: left to do.
+    """
+    return [
+        *_about_layout(expected, config, device, nodes),
+        *_about_threads(expected, config, device, nodes),
+        *_about_memory(expected, config, device, costs, nodes),
+        *_about_time(expected, config, costs, num_shards),
+    ]
+
+
+def _about_layout(
+    expected: Expectation, config: Config, device: str, nodes: Sequence[Node]
+) -> list[str]:
+    lines = []
+    rate, other = expected.images_per_s, expected.other_images_per_s
+    if rate is not None and other is not None and other >= rate * BETTER:
+        name = "pools" if expected.layout == "fused" else "fused"
+        lines.append(
+            f"run.layout={name}, with actors as configured, may give {other / rate:.2f} times "
+            "the images a second"
+        )
+    used = sum(
+        size * config.pool_stage(pool).gpus_per_actor(device)
+        for pool, size in expected.sizes.items()
+    )
+    idle = sum(node.gpus for node in nodes) - used
+    if device == "cuda" and idle >= 1:
+        lines.append(f"{idle:g} GPUs of the cluster have no actor: stages.*.actors=auto uses them")
+    return lines
+
+
+def _about_threads(
+    expected: Expectation, config: Config, device: str, nodes: Sequence[Node]
+) -> list[str]:
+    """Threads that nobody reserved cores for: given by hand, or those of an earlier run."""
+    threads, actors = config.threads, sum(expected.sizes.values())
+    cpus = min(config.pool_stage(pool).cpus for pool in expected.sizes)
+    there = sum(node.cpus for node in nodes)
+    if device != "cpu" or threads <= max(1.0, cpus) or actors * threads <= there:
+        return []
+    return [
+        f"{actors} actors of {threads} threads each are more than the {there:g} CPUs that there "
+        f"are, and each reserves stages.*.cpus={cpus:g}: they will wait for each other; fewer "
+        "actors, or stages.*.threads=auto (in a new output)"
+    ]
+
+
+def _about_memory(
+    expected: Expectation, config: Config, device: str, costs: Costs, nodes: Sequence[Node]
+) -> list[str]:
+    lines = []
+    for name, best in expected.micro_batch.items():
+        size = config.pool_stage(name).micro_batch
+        if size > best:
+            lines.append(
+                f"stages.{name}.micro_batch={size} will hardly fit: {best} would (in a new output)"
+            )
+    if device == "cpu" and costs.peak_bytes:
+        peak, there = max(costs.peak_bytes.values()), sum(node.memory_bytes for node in nodes)
+        wanted = peak * sum(expected.sizes.values())
+        if there and wanted > there:
+            lines.append(
+                f"{sum(expected.sizes.values())} actors of {_gigabytes(peak)} each are more than "
+                f"the {_gigabytes(there)} that the nodes have: fewer actors, or a smaller "
+                "micro_batch"
+            )
+    store = sum(node.object_store_bytes for node in nodes) * STORE_SHARE
+    flight = _bytes_in_flight(expected, config, costs)
+    if store and flight > store:
+        lines.append(
+            f"parts in flight may take {_gigabytes(flight)}, and the object store gives them "
+            f"{_gigabytes(store)}: pools will wait for it; run.part_size="
+            f"{max(1, int(config.run.part_size * store / flight))} would fit (in a new output)"
+        )
+    return lines
+
+
+def _about_time(expected: Expectation, config: Config, costs: Costs, num_shards: int) -> list[str]:
+    if expected.images_per_s is None:
+        return []
+    lines = []
+    part_s = config.run.part_size * max(costs.stage_seconds(config).values())
+    limit = config.run.part_timeout_s
+    if limit is not None and limit < 3 * part_s:
+        lines.append(
+            f"run.part_timeout_s={limit:g}: a step on a part takes about {part_s:.0f} s, and a "
+            "healthy worker may be ended"
+        )
+    if expected.edits and num_shards > config.run.shards_per_wave:
+        share = config.run.shards_per_wave / num_shards
+        wave_s = expected.edits * share / expected.images_per_s
+        if wave_s < STARTS_PER_WAVE * costs.load_s:
+            lines.append(
+                f"a wave of run.shards_per_wave={config.run.shards_per_wave} shards takes about "
+                f"{wave_s:.0f} s, and each loads the models anew ({costs.load_s:.0f} s): more "
+                "shards a wave cost less"
+            )
+    return lines
+
+
+def _bytes_in_flight(expected: Expectation, config: Config, costs: Costs) -> float:
+    """What actors hold and wait for at most: two parts each as they come, one as it goes."""
+    sizes = costs.edit_bytes
+    if not sizes:
+        return 0.0
+    before = {"mask": "prepare", "encode": "mask", "decode": "encode", "score": "decode"}
+    total = 0.0
+    for pool, actors in expected.sizes.items():
+        first, last = (pool, pool) if pool != "fused" else ("mask", config.stage_names[-1])
+        each = PARTS_PER_ACTOR * sizes.get(before[first], 0.0) + sizes.get(last, 0.0)
+        total += actors * each * config.run.part_size
+    return total
+
+
+def _gigabytes(amount: float) -> str:
+    return f"{amount / 1e9:.1f} GB"

@@ -1,0 +1,80 @@
+"""Compositions of the steps: which mask, encode and decode a method is, and loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.config.config import SCORE_STAGE, STAGES, Config, Method
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.scorers import load_scorers
+from pipeline.models.suitability import check_suits
+from pipeline.records.part import Part
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.encode import EncodeStage
+from pipeline.stages.imagic.decode import ImagicDecodeStage
+from pipeline.stages.imagic.fit import ImagicFitStage
+from pipeline.stages.mask import MaskStage
+from pipeline.stages.oom_retry import MemoryGuard
+from pipeline.stages.score import ScoreStage
+
+StageStep = Callable[[Part], Part]
+
+
+def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
+    """One stage over a loaded model. The config's method says how it masks, encodes, decodes."""
+    check_suits(model.info, config)
+    stage: StageStep
+    if name == "mask":
+        stage = MaskStage(model, config.method, config.run.seed)
+    elif name in ("encode", "decode"):
+        stage = stage_class(config.method, name)(model, config.method, config.run.seed)
+    else:
+        raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+    return MemoryGuard(name, stage, model)
+
+
+def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
+    """What a method does in the stage ``encode`` or ``decode``; takes model, method, run's seed."""
+    if method.name == "imagic":
+        return ImagicFitStage if name == "encode" else ImagicDecodeStage
+    return EncodeStage if name == "encode" else DecodeStage
+
+
+def load_stage(config: Config, name: str, device: str) -> StageStep:
+    """One stage with a network of its own, for an actor of a pool."""
+    config = config.with_threads(config.threads)
+    if name == SCORE_STAGE:
+        return load_score_stage(config, device)
+    halves = {"mask": ["encoder"], "encode": [], "decode": ["decoder"]}[name]
+    model = load_model(config.model, device, getattr(config.stages, name), halves)
+    return build_stage(config, name, model)
+
+
+def load_fused(config: Config, device: str) -> dict[str, StageStep]:
+    """All stages in their order over one network, for an actor of layout fused."""
+    config = config.with_threads(config.threads)
+    model = load_model(config.model, device, config.stages.decode)
+    stages = {name: getattr(config.stages, name) for name in STAGES}
+    loaded = {
+        name: build_stage(config, name, model.with_micro_batch(stage.micro_batch))
+        for name, stage in stages.items()
+    }
+    if SCORE_STAGE in config.stage_names:
+        loaded[SCORE_STAGE] = load_score_stage(config, device)
+    return loaded
+
+
+def load_score_stage(config: Config, device: str) -> StageStep:
+    """The stage ``score`` with its networks."""
+    scorers = load_scorers(config.scores, device, config.stages.score)
+    stage = ScoreStage(scorers, config.method.composite)
+    return MemoryGuard(SCORE_STAGE, stage, scorers)
+
+
+def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:
+    """The stages as a plain loop over prepared parts: for notebooks and evaluation."""
+    stages = load_fused(config, device)
+    for part in parts:
+        for stage in stages.values():
+            stage(part)
+    return parts

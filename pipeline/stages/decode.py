@@ -1,0 +1,163 @@
+"""Masked decoding: DiffEdit's step 3, over all edits of a part that share a number of steps.
+
+SDEdit is the same over a trajectory of noised latents, once or K times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.sample_settings import method_for
+from pipeline.diffusion.ddim import ancestral_ddim
+from pipeline.diffusion.denoiser import Condition, Counted
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.latents import blend, from_numpy
+from pipeline.diffusion.noise import add_noise
+from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solver import Solver
+from pipeline.diffusion.solvers import SOLVERS
+from pipeline.models.loading import LatentDiffusion
+from pipeline.records.part import Edit, Part, Picture
+from pipeline.stages.encode import noise_for
+from pipeline.stages.region import Region, decoded_shape, region_for
+
+Pair = tuple[Picture, Edit]
+AtLevel = Callable[[Level], Tensor]
+
+
+class DecodeStage:
+    """Gives each edit its picture; drops latents and trajectories, which nothing needs after it."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        self.model, self.method, self.run_seed = model, method, run_seed
+
+    @torch.inference_mode()
+    def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
+        pairs = [(picture, edit) for picture in part.pictures for edit in picture.pending]
+        if pairs:
+            self._decode_groups(part.shard, pairs)
+        for picture in part.pictures:
+            picture.latent = picture.trajectory = None
+        return part
+
+    def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
+        """Decodes together what starts at one level, guided or not, in regions of one shape."""
+        groups: dict[tuple[int, bool, tuple[int, int]], list[int]] = defaultdict(list)
+        for place, (picture, edit) in enumerate(pairs):
+            is_guided = method_for(self.method, picture).guidance_scale > 1.0
+            num_steps = len(from_numpy(picture.trajectory)) - 1
+            shape = decoded_shape(_mask_of(edit), self.method.decode)
+            groups[num_steps, is_guided, shape].append(place)
+        # each distinct text of the part once, whichever groups ask for it
+        texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
+        conditions = self.model.text.encode(texts)
+        for (num_steps, _, _), places in sorted(groups.items()):
+            rows = torch.tensor(places, device=self.model.device)
+            text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
+            self._decode(shard, num_steps, [pairs[place] for place in places], text, negative)
+
+    def _decode(
+        self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
+    ) -> None:
+        """Decodes edits of one group: one level, one shape, all under guidance or none."""
+        scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
+        scale = torch.tensor(scales, device=self.model.device)
+        levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+        denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
+        denoise = Counted(guided(denoiser, text, negative, scale))
+        latents = self._integrate(denoise, levels[::-1], shard, pairs)
+        for (_, edit), latent in zip(pairs, latents, strict=True):
+            self._note(edit)
+            edit.num_evals_decode = denoise.num_calls * (2 if scales[0] > 1.0 else 1)
+            if not bool(latent.isfinite().all()):
+                edit.fail("decode", "NonFinite", "the decoded latent is not finite")
+        done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
+        if done:
+            images = self.model.pictures.decode_each(latents[done])
+            for place, image in zip(done, images, strict=True):
+                edit = pairs[place][1]
+                edit.image = image
+                if image is None:
+                    edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
+
+    def _integrate(
+        self, denoise: Counted, levels: list[Level], shard: str, pairs: list[Pair]
+    ) -> Tensor:
+        """From the trajectories' ends to the clean level, ``method.repeats`` times.
+
+        Each round after the first noises the result anew, one noise a picture, and outside the
+        mask puts back the input under that same noise.
+
+        Source: SDEdit, arXiv:2108.01073, its K repeats and its masked form.
+        """
+        device = self.model.device
+        region = region_for([_mask_of(edit) for _, edit in pairs], self.method.decode)
+        trajectory = torch.stack([from_numpy(picture.trajectory) for picture, _ in pairs])
+        whole = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
+        edit_mask = torch.stack([torch.from_numpy(_mask_of(edit)) for _, edit in pairs])[:, None]
+        trajectory = region.of(trajectory).to(device)
+        clean, edit_mask = region.of(whole), region.of(edit_mask).to(device)
+
+        def encoded(level: Level) -> Tensor:
+            return trajectory[:, level.index].float()
+
+        def masked(background: AtLevel, latent: Tensor, reached: Level) -> Tensor:
+            # the background of the same level; in the end the clean latent, in full precision
+            return blend(latent, background(reached) if reached.index else clean, edit_mask)
+
+        latents = clean
+        start: AtLevel = encoded
+        background: AtLevel = encoded
+        for number in range(1, self.method.repeats + 1):
+            if number > 1:
+                noise = region.of(self._noise(shard, pairs, f"encode {number}"))
+                start = partial(add_noise, latents, noise)
+                background = partial(add_noise, clean, noise)
+            latents = self._solver(shard, pairs, number, region)(
+                denoise,
+                start(levels[0]),
+                levels,
+                partial(masked, background),
+                neighbour=start(levels[1]),
+            )
+        return region.into(whole, latents)
+
+    def _solver(self, shard: str, pairs: list[Pair], number: int, region: Region) -> Solver:
+        """The integrator of a round; an ancestral one draws for each edit and step."""
+        if not self.method.ddim_eta:
+            return SOLVERS[self.method.solver]
+
+        def draw(level: Level) -> Tensor:
+            purpose = f"decode {number} {level.index}"
+            return region.of(self._noise(shard, pairs, purpose, each_edit=True))
+
+        return partial(ancestral_ddim, ddim_eta=self.method.ddim_eta, draw=draw)
+
+    def _noise(
+        self, shard: str, pairs: list[Pair], purpose: str, *, each_edit: bool = False
+    ) -> Tensor:
+        """(N, C, h, w): a noise a picture, or a noise an edit."""
+        noises = [
+            noise_for(self.run_seed, shard, picture, purpose, edit.index if each_edit else None)
+            for picture, edit in pairs
+        ]
+        return torch.stack(noises).to(self.model.device)
+
+    def _note(self, edit: Edit) -> None:
+        """What the mask stage notes too, where it infers a mask."""
+        note = self.model.text.truncation_note("edit text", edit.edit_text or "")
+        if note and note not in edit.notes:
+            edit.notes.append(note)
+
+
+def _mask_of(edit: Edit) -> np.ndarray:
+    assert edit.mask is not None, "the mask stage sets it for every edit that is in flight"
+    return edit.mask

@@ -1,0 +1,87 @@
+"""Encoding: DiffEdit's step 2, once a picture; or plain noise, for SDEdit and the ablation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.reuse import Reuse
+from pipeline.config.sample_settings import method_for, seed_for
+from pipeline.diffusion.denoiser import Condition, Counted
+from pipeline.diffusion.guidance import conditioned
+from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.noise import add_noise, draw_noise
+from pipeline.diffusion.schedule import Level, num_levels
+from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
+from pipeline.models.loading import LatentDiffusion
+from pipeline.records.part import Part, Picture
+from pipeline.records.seeds import noise_seed
+
+
+class EncodeStage:
+    """Gives each picture its trajectory: the latent at every level that decoding will visit."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        self.model, self.method, self.run_seed = model, method, run_seed
+
+    @torch.inference_mode()
+    def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
+        groups: dict[int, list[Picture]] = defaultdict(list)
+        for picture in part.pictures:
+            if picture.pending:
+                method = method_for(self.method, picture)
+                groups[num_levels(method.steps, method.ratio)].append(picture)
+        # the empty text, which all pictures are inverted with, is read once a part
+        inverts = self.method.encode == "ddim" and bool(groups)
+        empty = self.model.text.encode([""]) if inverts else None
+        for num_steps, pictures in sorted(groups.items()):
+            levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+            latents = torch.stack([from_numpy(picture.latent) for picture in pictures])
+            if empty is None:
+                self._keep(pictures, self._noised(part.shard, pictures, latents, levels))
+            else:
+                self._keep(pictures, self._inverted(pictures, latents, levels, empty))
+        return part
+
+    def _inverted(
+        self, pictures: list[Picture], latents: Tensor, levels: list[Level], empty: Condition
+    ) -> Tensor:
+        """(N, K + 1, C, h, w): the latents encoded with the empty text, without guidance."""
+        device = self.model.device
+        rows = torch.zeros(len(pictures), dtype=torch.long, device=device)
+        reuse = self.method.reuse if self.method.reuse.encode else Reuse()
+        denoiser = self.model.denoiser_from(levels[0], reuse)
+        denoise = Counted(conditioned(denoiser, empty[rows]))
+        solver = SOLVERS[self.method.solver]
+        trajectories = encode_trajectory(denoise, latents.to(device), levels, solver=solver)
+        for picture in pictures:
+            picture.pending[0].num_evals_encode = denoise.num_calls
+        return trajectories
+
+    def _noised(
+        self, shard: str, pictures: list[Picture], latents: Tensor, levels: list[Level]
+    ) -> Tensor:
+        """(N, K + 1, C, h, w): the latents under one noise a picture, taken to each level."""
+        noises = [noise_for(self.run_seed, shard, picture, "encode") for picture in pictures]
+        noise = torch.stack(noises)
+        return torch.stack([add_noise(latents, noise, level) for level in levels], dim=1)
+
+    def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
+        trajectories = trajectories.to(self.model.dtype)  # float16 may overflow
+        for picture, trajectory in zip(pictures, trajectories, strict=True):
+            if bool(trajectory.isfinite().all()):
+                picture.trajectory = to_numpy(trajectory)
+            else:
+                picture.fail("encode", "NonFinite", "the encoded latents are not finite")
+
+
+def noise_for(
+    run_seed: int, shard: str, picture: Picture, purpose: str, edit_index: int | None = None
+) -> Tensor:
+    """(C, h, w): a picture's noise for a purpose; one for all its edits if none is named."""
+    seed = noise_seed(seed_for(run_seed, picture), shard, picture.key, purpose, edit_index)
+    return draw_noise(seed, from_numpy(picture.latent).shape)

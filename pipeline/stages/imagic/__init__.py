@@ -1,0 +1,1 @@
+"""Imagic in the stages encode and decode."""

@@ -1,0 +1,98 @@
+"""Imagic in the place of decoding: candidates, the one with the best score, its picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.sample_settings import method_for
+from pipeline.diffusion.latents import from_numpy
+from pipeline.models.loading import LatentDiffusion
+from pipeline.models.lora import LoraSites, adapted
+from pipeline.records.part import Part
+from pipeline.stages.imagic.generate import ImagicGenerator, Pair
+from pipeline.stages.imagic.score import Scorer, TextAgreement
+
+
+class ImagicDecodeStage:
+    """Gives each edit its picture; drops what the fit handed on, which nothing needs after it."""
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        method: Method,
+        run_seed: int,
+        scorer: Scorer | None = None,
+    ) -> None:
+        """
+        Args:
+            model: as it was before any fit.
+            method: with a section ``imagic``.
+            run_seed: of all draws.
+            scorer: of candidates; none: ``TextAgreement``.
+        """
+        assert method.imagic is not None, "method.name: imagic has the section"
+        self.model, self.method = model, method
+        self.settings = method.imagic
+        self.generate = ImagicGenerator(model, method, run_seed)
+        rank = self.settings.rank
+        self.sites = LoraSites(model.unbatched.network, rank) if rank else None
+        self.scorer = scorer or TextAgreement(model, run_seed, self.settings.score_draws)
+
+    @torch.inference_mode()
+    def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
+        groups: dict[bool, list[Pair]] = defaultdict(list)
+        for picture in part.pictures:
+            for edit in picture.pending:
+                is_guided = method_for(self.method, picture).guidance_scale > 1.0
+                groups[is_guided].append((picture, edit))
+        for _, pairs in sorted(groups.items(), key=lambda item: item[0]):
+            self._decode(part.shard, pairs)
+        for picture in part.pictures:
+            picture.latent = None
+        for edit in part.edits:
+            edit.embedding = edit.adapter = edit.candidates = None
+        return part
+
+    def _decode(self, shard: str, pairs: list[Pair]) -> None:
+        candidates = self._candidates(shard, pairs)
+        latents = self._best(shard, pairs, candidates)
+        for (_, edit), latent in zip(pairs, latents, strict=True):
+            if not bool(latent.isfinite().all()):
+                edit.fail("decode", "NonFinite", "the generated latent is not finite")
+        done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
+        if done:
+            images = self.model.pictures.decode_each(latents[done])
+            for place, image in zip(done, images, strict=True):
+                edit = pairs[place][1]
+                edit.image = image
+                if image is None:
+                    edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
+
+    def _candidates(self, shard: str, pairs: list[Pair]) -> Tensor:
+        """(N, S, C, h, w): made here from the factors of lora, or by the fit of all weights."""
+        if self.sites is None:
+            kept = [from_numpy(edit.candidates) for _, edit in pairs]
+            return torch.stack(kept).to(self.model.device)
+        factors = torch.stack([from_numpy(edit.adapter) for _, edit in pairs])
+        optimised = torch.stack([from_numpy(edit.embedding) for _, edit in pairs])
+        denoiser = adapted(
+            self.model.unbatched, self.sites, factors.to(self.model.device), self.model.micro_batch
+        )
+        return self.generate(denoiser, shard, pairs, optimised)
+
+    def _best(self, shard: str, pairs: list[Pair], candidates: Tensor) -> Tensor:
+        """(N, C, h, w): of each edit the candidate with the highest score, the first of equals."""
+        if self.settings.seeds == 1:
+            return candidates[:, 0]
+        scores = self.scorer(shard, pairs, candidates).cpu()
+        places = scores.argmax(dim=1)
+        for (_, edit), place, row in zip(pairs, places.tolist(), scores, strict=True):
+            edit.num_evals_decode += self.scorer.num_evals * self.settings.seeds
+            score = f"{self.scorer.name} {row[place]:.4f}"
+            edit.notes.append(f"picture {place + 1} of {len(row)} kept, {score}")
+        return candidates[torch.arange(len(pairs)), places.to(candidates.device)]

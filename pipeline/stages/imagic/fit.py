@@ -1,0 +1,177 @@
+"""Imagic's first two stages, in the place of encoding: an embedding and weights that fit a picture.
+
+Form lora fits many edits in one batch, each with factors of its own, and hands them on. Form full
+changes the whole network, one edit after the other; its weights never leave the actor, so the
+candidates are made here, before the network is put back as it was.
+
+# N edits, M draws a step, C channels, h w latent grid, L tokens, D their width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.sample_settings import seed_for
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.imagic import minimise, prediction_loss
+from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.noise import draw_fit
+from pipeline.diffusion.row_levels import RowLevels
+from pipeline.models.fine_tuning import fine_tuning
+from pipeline.models.loading import LatentDiffusion
+from pipeline.models.lora import LoraSites
+from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.seeds import noise_seed
+from pipeline.stages.imagic.generate import ImagicGenerator, Pair
+
+SAME = "the model reads the two texts alike: nothing to edit"
+
+
+class ImagicFitStage:
+    """Gives each edit its fitted embedding, with factors (lora) or candidates (full)."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        """
+        Args:
+            model: its network is changed during a call, and afterwards as it was.
+            method: with a section ``imagic``.
+            run_seed: of all draws.
+        """
+        assert method.imagic is not None, "method.name: imagic has the section"
+        self.model, self.method, self.run_seed = model, method, run_seed
+        self.settings = method.imagic
+        self.generate = ImagicGenerator(model, method, run_seed)
+        network = model.unbatched.network
+        self.sites = LoraSites(network, self.settings.rank) if self.settings.rank else None
+        if self.settings.checkpointing:
+            network.enable_gradient_checkpointing()  # type: ignore[operator] # diffusers' models
+
+    # A stage above may be in inference mode, whose tensors no gradient can pass.
+    @torch.inference_mode(False)
+    def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
+        pairs = [
+            (picture, edit)
+            for picture in part.pictures
+            for edit in picture.pending
+            if self._texts_differ(picture, edit)
+        ]
+        if self.sites is None:
+            for pair in pairs:
+                self._fit_fully(part.shard, pair)
+        else:
+            fit = partial(self._fit_factors, self.sites, part.shard)
+            self.model.micro_batch.over(
+                len(pairs), lambda rows: fit(pairs[rows]), weight=self.settings.draws
+            )
+        return part
+
+    def _texts_differ(self, picture: Picture, edit: Edit) -> bool:
+        """Ends an edit whose two texts are the same tokens to the model, before any cost."""
+        text = edit.edit_text or ""
+        note = self.model.text.truncation_note("edit text", text)
+        if note and note not in edit.notes:
+            edit.notes.append(note)
+        read = self.model.text.token_ids
+        if read(text) != read(picture.caption or ""):
+            return True
+        edit.status, edit.stage, edit.message = Status.UNCHANGED, "encode", SAME
+        edit.mask = np.zeros_like(edit.mask)
+        return False
+
+    def _fit_factors(self, sites: LoraSites, shard: str, pairs: list[Pair]) -> None:
+        """Form lora: each edit's own factors, all edits at once."""
+        text = self._texts(pairs)
+        tokens = self._fit_embedding(shard, pairs, text)
+        seeds = [self._seed(shard, pair, "lora factors") for pair in pairs]
+        factors = sites.draw(seeds).to(self.model.device).requires_grad_()
+        minimise(
+            [factors],
+            self._loss(shard, pairs, "model", Condition(tokens, text.pooled)),
+            steps=self.settings.model_steps,
+            learning_rate=self.settings.model_learning_rate,
+            during=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
+        )
+        kept = factors.detach().to(self.model.dtype)
+        for (_, edit), row, values in zip(pairs, tokens, kept, strict=True):
+            edit.embedding, edit.adapter = to_numpy(row), to_numpy(values)
+            self._check(edit, row, values)
+
+    def _fit_fully(self, shard: str, pair: Pair) -> None:
+        """Form full: every weight, for one edit, whose candidates are made with them."""
+        _, edit = pair
+        text = self._texts([pair])
+        tokens = self._fit_embedding(shard, [pair], text)
+        with fine_tuning(self.model.unbatched.network) as parameters:
+            minimise(
+                parameters,
+                self._loss(shard, [pair], "model", Condition(tokens, text.pooled)),
+                steps=self.settings.model_steps,
+                learning_rate=self.settings.model_learning_rate,
+            )
+            with torch.no_grad():
+                (candidates,) = self.generate(self.model.denoiser, shard, [pair], tokens)
+        edit.candidates = to_numpy(candidates)
+        self._check(edit, candidates)
+
+    def _fit_embedding(self, shard: str, pairs: list[Pair], text: Condition) -> Tensor:
+        """(N, L, D): from each edit text's embedding to one that fits its picture better."""
+        tokens = text.tokens.clone().requires_grad_()
+        minimise(
+            [tokens],
+            self._loss(shard, pairs, "embedding", Condition(tokens, text.pooled)),
+            steps=self.settings.embedding_steps,
+            learning_rate=self.settings.embedding_learning_rate,
+        )
+        num_steps = self.settings.embedding_steps + self.settings.model_steps
+        for _, edit in pairs:
+            edit.num_evals_encode = num_steps * self.settings.draws
+        return tokens.detach()
+
+    def _loss(
+        self, shard: str, pairs: list[Pair], phase: str, condition: Condition
+    ) -> Callable[[], Tensor]:
+        """(N,) each edit's mean over the draws of the next step; the draws are its own."""
+        device, settings = self.model.device, self.settings
+        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs])
+        clean_rows = clean.to(device).repeat_interleave(settings.draws, dim=0)
+        rows = torch.arange(len(pairs), device=device).repeat_interleave(settings.draws)
+        shape = (settings.draws, *clean.shape[1:])
+        draws = [
+            draw_fit(self._seed(shard, pair, phase), shape, settings.noise_range) for pair in pairs
+        ]
+
+        def loss() -> Tensor:
+            drawn = [next(draw) for draw in draws]
+            shares = [share for row, _ in drawn for share in row]
+            losses = prediction_loss(
+                self.model.unbatched,
+                clean_rows,
+                torch.cat([noise for _, noise in drawn]).to(device),
+                RowLevels.of([self.model.schedule.level_at(share) for share in shares], device),
+                condition[rows],
+                self.model.info.prediction_type,
+            )
+            return losses.unflatten(0, (len(pairs), settings.draws)).mean(dim=1)
+
+        return loss
+
+    def _texts(self, pairs: list[Pair]) -> Condition:
+        with torch.no_grad():
+            return self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
+
+    def _seed(self, shard: str, pair: Pair, purpose: str) -> int:
+        picture, edit = pair
+        return noise_seed(
+            seed_for(self.run_seed, picture), shard, picture.key, f"imagic {purpose}", edit.index
+        )
+
+    def _check(self, edit: Edit, *fitted: Tensor) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in fitted):
+            edit.fail("encode", "NonFinite", "the fit is not finite; lower its learning rates")

@@ -1,0 +1,96 @@
+"""Imagic's third stage: pictures from the mixed embedding, over a network that has been fitted.
+
+# N edits, S seeds, C channels, h w latent grid, L tokens, D their width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.sample_settings import method_for
+from pipeline.diffusion.denoiser import Condition, Counted, Denoiser
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.imagic import interpolated
+from pipeline.diffusion.latents import blend, from_numpy
+from pipeline.diffusion.noise import add_noise
+from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solvers import SOLVERS
+from pipeline.models.loading import LatentDiffusion
+from pipeline.records.part import Edit, Picture
+from pipeline.stages.encode import noise_for
+
+Pair = tuple[Picture, Edit]
+
+
+class ImagicGenerator:
+    """Makes the candidates of fitted edits; which network it asks is the caller's business."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        assert method.imagic is not None, "method.name: imagic has the section"
+        self.model, self.method, self.run_seed = model, method, run_seed
+        self.settings = method.imagic
+
+    def __call__(
+        self, denoiser: Denoiser, shard: str, pairs: Sequence[Pair], optimised: Tensor
+    ) -> Tensor:
+        """From one noise an edit and seed, all of them along the whole schedule.
+
+        Args:
+            denoiser: the fitted network; is asked for N * S rows, or twice as many under
+                guidance, and row i is of edit i modulo N.
+            shard: of all pairs.
+            pairs: N edits, all under guidance or none.
+            optimised: (N, L, D), their fitted embeddings.
+
+        Returns:
+            (N, S, C, h, w) float32. Where an edit's mask is 0, its picture's clean latent.
+        """
+        num_seeds, device = self.settings.seeds, self.model.device
+        target = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
+        text = interpolated(target, optimised.to(device), self.settings.interp_eta)
+        negative = self.model.text.encode([self.method.negative_text] * len(pairs))
+        scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
+        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs] * num_seeds)
+        masks = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs] * num_seeds)
+        noise = torch.stack([self._noise(shard, *pair) for pair in pairs], dim=1).flatten(0, 1)
+        clean, edit_mask, noise = clean.to(device), masks[:, None].to(device), noise.to(device)
+        guidance = guided(
+            denoiser,
+            Condition.cat([text] * num_seeds),
+            Condition.cat([negative] * num_seeds),
+            torch.tensor(scales * num_seeds, device=device),
+        )
+        denoise = Counted(guidance)
+        latents = SOLVERS[self.method.solver](
+            denoise,
+            noise,
+            self.model.schedule.levels(self.method.steps)[::-1],
+            _keeping(clean, edit_mask, noise),
+        )
+        halves = 2 if max(scales) > 1.0 else 1
+        for _, edit in pairs:
+            edit.num_evals_decode = denoise.num_calls * halves * num_seeds
+        return latents.unflatten(0, (num_seeds, len(pairs))).transpose(0, 1)
+
+    def _noise(self, shard: str, picture: Picture, edit: Edit) -> Tensor:
+        """(S, C, h, w): a picture's n-th start is the same however many seeds there are."""
+        return torch.stack(
+            [
+                noise_for(self.run_seed, shard, picture, f"imagic start {n}", edit.index)
+                for n in range(self.settings.seeds)
+            ]
+        )
+
+
+def _keeping(clean: Tensor, edit_mask: Tensor, noise: Tensor) -> Callable[[Tensor, Level], Tensor]:
+    """Puts back the picture outside the mask: noised to the level reached, in the end clean."""
+
+    def keep_background(latent: Tensor, reached: Level) -> Tensor:
+        background = add_noise(clean, noise, reached) if reached.index else clean
+        return blend(latent, background, edit_mask)
+
+    return keep_background

@@ -1,0 +1,193 @@
+"""Mask inference: DiffEdit's step 1, over the pictures and the noises of a part at once.
+
+# R rows (a picture with one text), L noise levels, M noise draws, C channels, h w latent grid
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.config import Method
+from pipeline.config.sample_settings import method_for, seed_for
+from pipeline.diffusion.denoiser import Repeated
+from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_difference
+from pipeline.diffusion.noise import add_noise, draw_noise
+from pipeline.models.loading import LatentDiffusion
+from pipeline.models.text import TokenIds
+from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.seeds import noise_seed
+
+SAME = "the model reads the two texts alike: nothing to edit"
+
+
+class MaskStage:
+    """Gives each picture its clean latent and each edit its mask, or ends the edit as unchanged."""
+
+    def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
+        self.model, self.method, self.run_seed = model, method, run_seed
+
+    @torch.inference_mode()
+    def __call__(self, part: Part) -> Part:
+        part.device = self.model.device_kind
+        pictures = [picture for picture in part.pictures if picture.pending and self._fit(picture)]
+        if not pictures:
+            return part
+        self._encode_pictures(pictures)
+        pictures = [picture for picture in pictures if picture.pending]
+        infer = [picture for picture in pictures if self._needs_inference(picture)]
+        for picture in pictures:
+            if not self._needs_inference(picture):
+                self._take_mask(picture)
+        if infer:
+            self._infer(part.shard, infer)
+        return part
+
+    def _fit(self, picture: Picture) -> bool:
+        """Fails a picture whose own settings are out of range."""
+        try:
+            method_for(self.method, picture)
+            seed_for(self.run_seed, picture)
+        except ValueError as error:
+            picture.fail("mask", error)
+            return False
+        return True
+
+    def _encode_pictures(self, pictures: list[Picture]) -> None:
+        """The clean latent of each picture, once for all of its edits."""
+        latents = self.model.pictures.encode([_pixels(picture) for picture in pictures])
+        for picture, latent in zip(pictures, latents, strict=True):
+            if bool(latent.isfinite().all()):
+                picture.latent = to_numpy(latent)
+            else:
+                picture.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
+
+    def _needs_inference(self, picture: Picture) -> bool:
+        return picture.supplied_mask is None and self.method.mask.source == "infer"
+
+    def _take_mask(self, picture: Picture) -> None:
+        """The supplied mask on the latent grid, or all of it."""
+        height, width = from_numpy(picture.latent).shape[-2:]
+        grid = (height, width)
+        if picture.supplied_mask is None:
+            mask = np.ones(grid, np.float32)
+        else:
+            pixels = torch.from_numpy(picture.supplied_mask)
+            mask = to_numpy(mask_from_pixels(pixels, grid, soft=self.method.mask.soft))
+        for edit in picture.pending:
+            edit.mask = mask
+            if not mask.any():
+                _unchanged(edit, _why_empty(picture.supplied_mask))
+
+    def _infer(self, shard: str, pictures: list[Picture]) -> None:
+        """One prediction of the noise a picture and text that it reads, whoever asks for it.
+
+        So the reference half serves all edits of a picture, and an edit text that the model reads
+        as it reads the reference is given the very same prediction.
+        """
+        noisy = [self._noisy(shard, picture) for picture in pictures]
+        asked: dict[tuple[int, TokenIds], str] = {}  # (picture's place, what is read): a text
+        reference: list[tuple[int, TokenIds]] = []
+        wanted: list[tuple[Edit, tuple[int, TokenIds]]] = []
+        num_draws = self.method.mask.num_noises * len(self.method.mask.noise_level)
+        for place, picture in enumerate(pictures):
+            caption = (picture.caption or "") if self.method.mask.reference == "caption" else ""
+            num_asked = len(asked)
+            reference.append((place, self.model.text.token_ids(caption)))
+            asked.setdefault(reference[place], caption)
+            for edit in picture.pending:
+                text = edit.edit_text or ""
+                self._note_truncation(edit, caption, text)
+                wanted.append((edit, (place, self.model.text.token_ids(text))))
+                asked.setdefault(wanted[-1][1], text)
+                edit.num_evals_mask = num_draws * (len(asked) - num_asked)
+                num_asked = len(asked)
+        eps = self._eps([noisy[place] for place, _ in asked], list(asked.values()))
+        row = {question: number for number, question in enumerate(asked)}
+        differences = [
+            self._difference(eps[row[reference[question[0]]]], eps[row[question]])
+            for _, question in wanted
+        ]
+        for (edit, _), difference in zip(wanted, torch.stack(differences).cpu(), strict=True):
+            self._cut(edit, difference)
+
+    def _noisy(self, shard: str, picture: Picture) -> list[Tensor]:
+        """The picture's latent under M noises at each level: a list of (M, C, h, w).
+
+        The noise does not depend on the edit: the reference half is shared by all of them.
+        """
+        settings = self.method.mask
+        latent = from_numpy(picture.latent)
+        seed = noise_seed(seed_for(self.run_seed, picture), shard, picture.key, "mask")
+        shape = (len(settings.noise_level), settings.num_noises, *latent.shape)
+        noises = draw_noise(seed, shape)
+        levels = [self.model.schedule.level_at(share) for share in settings.noise_level]
+        return [
+            add_noise(latent, noise, level).to(self.model.device)
+            for noise, level in zip(noises, levels, strict=True)
+        ]
+
+    def _eps(self, noisy: list[list[Tensor]], texts: list[str]) -> Tensor:
+        """(R, L, M, C, h, w): the noise predicted for each of R pictures with its text."""
+        condition = self.model.text.encode(texts)
+        by_level = []
+        for number, share in enumerate(self.method.mask.noise_level):
+            level = self.model.schedule.level_at(share)
+            rows = torch.stack([levels[number] for levels in noisy])
+            repeated = Repeated(condition.tokens, condition.pooled, times=rows.shape[1])
+            eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
+            by_level.append(eps.unflatten(0, rows.shape[:2]))
+        return torch.stack(by_level, dim=1)
+
+    def _difference(self, eps_source: Tensor, eps_target: Tensor) -> Tensor:
+        """(h, w): the mean over levels of their maps; both arguments are (L, M, C, h, w)."""
+        levels = zip(eps_source, eps_target, strict=True)
+        return torch.stack([relative_difference(source, target) for source, target in levels]).mean(
+            0
+        )
+
+    def _cut(self, edit: Edit, difference: Tensor) -> None:
+        if not bool(difference.isfinite().all()):
+            edit.fail("mask", "NonFinite", "the network's noise prediction is not finite")
+            return
+        settings = self.method.mask
+        mask, values = cut_mask(
+            difference,
+            rule=settings.rule,
+            threshold=settings.threshold,
+            clamp_percentile=settings.clamp_percentile,
+            floor=settings.floor,
+            smooth_sigma=settings.smooth,
+            dilate=settings.dilate,
+            soft=settings.soft,
+        )
+        edit.mask, edit.difference = to_numpy(mask), to_numpy(values)
+        if not edit.mask.any():
+            _unchanged(edit, SAME)
+
+    def _note_truncation(self, edit: Edit, caption: str, edit_text: str) -> None:
+        for name, text in (("caption", caption), ("edit text", edit_text)):
+            if note := self.model.text.truncation_note(name, text):
+                edit.notes.append(note)
+
+
+def _pixels(picture: Picture) -> np.ndarray:
+    assert picture.image is not None, "prepare sets it for every picture that is in flight"
+    return picture.image
+
+
+def _why_empty(supplied_mask: np.ndarray | None) -> str:
+    """Of a supplied mask that edits no cell: classes 0 and 1 in place of 0 and 255, say."""
+    brightest = 0 if supplied_mask is None else int(supplied_mask.max())
+    if not brightest:
+        return "the supplied mask is empty"
+    return (
+        f"the supplied mask covers no cell of the latent grid by a quarter; its brightest pixel is "
+        f"{brightest} of 255"
+    )
+
+
+def _unchanged(edit: Edit, message: str) -> None:
+    edit.status, edit.stage, edit.message = Status.UNCHANGED, "mask", message

@@ -1,0 +1,53 @@
+"""A stage that copes with memory that does not suffice, and says so in the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.models.loading import LatentDiffusion
+from pipeline.models.micro_batch import OutOfMemory, first_line, is_out_of_memory, release_memory
+from pipeline.models.scorers import Scorers
+from pipeline.records.part import Part
+
+
+class MemoryGuard:
+    """Runs a stage over a part with the configured micro-batch, halved where it does not fit.
+
+    The halved size holds for the rest of the stage's call on this part. The next part starts with
+    the configured size again, so that memory that was short for a moment (another process on the
+    same GPU) moves the last bits of one part only; a size that never fits costs one failed attempt
+    a part, and every row says so.
+    """
+
+    def __init__(
+        self, name: str, stage: Callable[[Part], Part], model: LatentDiffusion | Scorers
+    ) -> None:
+        self.name, self.stage, self.model = name, stage, model
+
+    def __call__(self, part: Part) -> Part:
+        """
+        Raises:
+            OutOfMemory: one row at a time does not fit, or memory ran out between the networks.
+        """
+        micro_batch = self.model.micro_batch
+        micro_batch.restore()
+        in_flight = [edit for edit in part.edits if edit.pending]
+        reason: OutOfMemory | None = None
+        try:
+            part = self.stage(part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = error if isinstance(error, OutOfMemory) else OutOfMemory(first_line(error))
+        if micro_batch.halvings:
+            part.halvings[self.name] = micro_batch.halvings
+            note = (
+                f"{self.name}: out of memory; computed with micro_batch {micro_batch.size} "
+                f"instead of {micro_batch.configured}"
+            )
+            for edit in in_flight:
+                edit.notes.append(note)
+        if reason is not None:
+            release_memory()
+            raise reason.with_traceback(None)
+        return part

@@ -1,0 +1,103 @@
+"""Where decoding works: the whole latent grid, or a box around each edit's mask.
+
+The background is known at every level from the encoded trajectory, so decoding need not compute it
+again: the network is given the mask's box with some context, and attends to that alone.
+
+# N edits, C channels, h w latent grid, s side of a box
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.decode import Decode
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows ``top`` to ``top + height`` and columns ``left`` to ``left + width`` of the grid."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """A view of (..., h, w): (..., height, width)."""
+        return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def box_around(edit_mask: np.ndarray, *, context: int, multiple: int) -> Box:
+    """The square around a mask with its context, as far as the grid goes.
+
+    Its side is a multiple of ``multiple``, so that edits of a part share few shapes; the mask
+    stands in the middle unless the grid ends before.
+
+    Args:
+        edit_mask: (h, w) float32, 1 = edit; not all 0.
+        context: cells around the mask, at least.
+        multiple: of the side; of the grid's own side where that is smaller.
+    """
+    rows, columns = (np.flatnonzero((edit_mask > 0).any(axis)) for axis in (1, 0))
+    longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    side = -(-(int(longest) + 2 * context) // multiple) * multiple
+    (top, height), (left, width) = (
+        _span(int(cells[0]), int(cells[-1]) + 1, side, length)
+        for cells, length in zip((rows, columns), edit_mask.shape, strict=True)
+    )
+    return Box(top, left, height, width)
+
+
+@dataclass(frozen=True)
+class Region:
+    """What part of the grid some edits are decoded in; ``boxes`` of one shape, or None for all."""
+
+    boxes: tuple[Box, ...] | None = None
+
+    def of(self, whole: Tensor) -> Tensor:
+        """(N, ..., h, w) to (N, ..., s, s), each row by its own box; or as it is."""
+        if self.boxes is None:
+            return whole
+        return torch.stack([box.of(row) for box, row in zip(self.boxes, whole, strict=True)])
+
+    def into(self, whole: Tensor, decoded: Tensor) -> Tensor:
+        """``decoded`` (N, C, s, s) put into a copy of ``whole`` (N, C, h, w)."""
+        if self.boxes is None:
+            return decoded
+        pasted = whole.clone()
+        for box, row, values in zip(self.boxes, pasted, decoded, strict=True):
+            box.of(row).copy_(values)
+        return pasted
+
+
+def decoded_shape(edit_mask: np.ndarray, settings: Decode) -> tuple[int, int]:
+    """The shape that an edit is decoded in: edits of one shape go to the network together."""
+    height, width = edit_mask.shape
+    if settings.region == "full":
+        return height, width
+    box = box_around(edit_mask, context=settings.context, multiple=settings.multiple)
+    return box.height, box.width
+
+
+def region_for(edit_masks: Sequence[np.ndarray], settings: Decode) -> Region:
+    """The region of edits whose ``decoded_shape`` is the same."""
+    if decoded_shape(edit_masks[0], settings) == edit_masks[0].shape:
+        return Region()
+    return Region(
+        tuple(
+            box_around(mask, context=settings.context, multiple=settings.multiple)
+            for mask in edit_masks
+        )
+    )
+
+
+def _span(first: int, last: int, side: int, length: int) -> tuple[int, int]:
+    """Start and size of ``side`` cells around first..last, inside 0..length."""
+    side = min(side, length)
+    start = (first + last - side) // 2
+    return min(max(start, 0), length - side), side

@@ -1,1 +1,0 @@
-"""The project's nouns: records, rows, configuration, seeds. No torch and no ray in here."""

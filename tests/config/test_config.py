@@ -1,0 +1,205 @@
+"""Configuration: a bad one is an error that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.config import Method
+from pipeline.config.load import ConfigError, load_config, parse_config
+from pipeline.plan.fingerprint import differences
+
+MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
+
+
+def imagic(**settings: object) -> dict:
+    """The sections of a run with Imagic."""
+    return {"method": {"name": "imagic", "imagic": settings}}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"input": {"shards": "a", "limt": 3}}, ["input.limt", "unknown key", "'limit'"]),
+        ({"methods": {}}, ["methods", "unknown key", "'method'"]),
+        ({"method": {"mask": {"treshold": 1}}}, ["method.mask.treshold", "'threshold'"]),
+        ({"method": {"encode_ratio": 1.5}}, ["method.encode_ratio=1.5", "less than or equal to 1"]),
+        ({"method": {"steps": 0}}, ["method.steps=0", "greater than or equal to 1"]),
+        ({"method": {"name": "difedit"}}, ["method.name='difedit'", "'diffedit'"]),
+        ({"method": {"solver": "euler"}}, ["method.solver='euler'", "'dpmpp_2m'", "'bdia'"]),
+        ({"method": {"ddim_eta": 2}}, ["method.ddim_eta=2", "less than or equal to 1"]),
+        ({"method": {"ddim_eta": 0.5}}, ["ddim_eta=0.5", "encode: noise", "solver: ddim"]),
+        ({"method": {"name": "sdedit", "ddim_eta": 0.5, "solver": "bdia"}}, ["solver: ddim"]),
+        ({"method": {"repeats": 2}}, ["repeats=2", "encode: noise"]),
+        ({"method": {"name": "sdedit", "repeats": 0}}, ["method.repeats=0"]),
+        ({"stages": {"mask": {"actors": "two"}}}, ["stages.mask.actors='two'", "integer", "auto"]),
+        ({"stages": {"mask": {"actors": 0}}}, ["stages.mask.actors=0", "at least 1, or auto"]),
+        ({"plan": {"calibrate": True}}, ["plan.calibrate=True", "at least 1, or auto or never"]),
+        ({"stages": {"mask": {"actors": 2, "max_actors": 1}}}, ["max_actors=1", "actors=2"]),
+        ({"stages": {"mask": {"threads": 0}}}, ["stages.mask.threads=0", "at least 1, or auto"]),
+        (
+            {"stages": {"mask": {"threads": 2}, "encode": {"threads": 1}}},
+            ["stages.mask.threads=2, stages.encode.threads=1", "threads must be equal"],
+        ),
+        ({"input": {"shards": []}}, ["input.shards=[]", "glob"]),
+        ({"input": {"shards": "a.tar", "image": []}}, ["input.image=[]", "at least 1"]),
+        ({"method": {"mask": {"noise_level": []}}}, ["method.mask.noise_level=[]"]),
+        ({"output": {"path": "o", "lossless": True}}, ["output.lossless", "webp"]),
+        ({"output": {}}, ["output.path", "must be given"]),
+        (imagic(interp_eta=1.2), ["method.imagic.interp_eta=1.2", "less than or equal to 1"]),
+        (imagic(interp_eta=-0.1), ["method.imagic.interp_eta=-0.1", "greater than or equal to 0"]),
+        (imagic(seeds=0), ["method.imagic.seeds=0", "greater than or equal to 1"]),
+        (imagic(noise_range=[0.5, 0.5]), ["method.imagic.noise_range=", "the lower one first"]),
+        (imagic(rank=0), ["method.imagic.rank=0", "greater than or equal to 1"]),
+        (imagic(form="full", rank=4), ["method.imagic", "rank=4", "form: full takes none"]),
+        (imagic(model_learning_rate=0), ["model_learning_rate=0", "greater than 0"]),
+        (imagic(draws=33), ["method.imagic.draws=33", "stages.encode.micro_batch=32"]),
+        (imagic() | {"model": {"dtype": "float16"}}, ["model.dtype='float16'", "bfloat16"]),
+        (imagic(form="full") | {"model": {"dtype": "bfloat16"}}, ["model.dtype=", "float32"]),
+        (imagic() | {"model": {"compile": "default"}}, ["model.compile", "allowed is off"]),
+        ({"method": {"name": "imagic", "decode": {"region": "box"}}}, ["region='box'", "'full'"]),
+        ({"method": {"imagic": {}}}, ["method.imagic", "method.name: imagic"]),
+        ({"method": {"name": "imagic", "encode": "ddim"}}, ["encode='ddim'", "'noise'"]),
+        ({"method": {"name": "imagic", "repeats": 2}}, ["repeats=2", "imagic allows 1"]),
+    ],
+)
+def test_bad_config_is_explained(section: dict, words: list[str]) -> None:
+    """Each kind of mistake names its key and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(MINIMAL | section)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """Somebody with three typos reads three lines, not one after the other."""
+    tree = MINIMAL | {"method": {"steps": 0, "stepz": 1}, "run": {"sed": 1}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_error_never_prints_storage_options() -> None:
+    """A mistake in the whole must not print the credentials beside it."""
+    tree = {"input": {"shards": "a", "storage_options": {"secret": "hunter2"}}}
+    tree["output"] = {"path": "o", "lossless": True, "storage_options": {"secret": "hunter2"}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_overrides_are_yaml_and_globs_stay_text(tmp_path: Path) -> None:
+    """Values keep their types; a leading '*', an alias to YAML, is text."""
+    path = tmp_path / "c.yaml"
+    path.write_text("input: {shards: a.tar}\noutput: {path: out}\n")
+    config = load_config(path, ["input.shards=*.tar", "method.steps=7", "run.address=null"])
+    assert config.input.shards == "*.tar"
+    assert config.method.steps == 7
+    assert config.run.address is None
+
+
+@pytest.mark.parametrize("override", ["run.seed", "=3", "run.seed.deep=3"])
+def test_bad_override_is_explained(tmp_path: Path, override: str) -> None:
+    """An override without '=' or key, or below a value, is an error and not ignored."""
+    path = tmp_path / "c.yaml"
+    path.write_text("input: {shards: a.tar}\noutput: {path: out}\nrun: {seed: 1}\n")
+    with pytest.raises(ConfigError, match=r"override|keys of its own"):
+        load_config(path, [override])
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.yaml", "configs/demo.yaml"])
+def test_bundled_config_is_found_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of the checkout a bundled configuration is still at hand."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).model.path == "bundled"
+
+
+def test_absent_config_names_the_bundled_ones() -> None:
+    """A path that leads nowhere says what there is."""
+    with pytest.raises(ConfigError, match=r"demo\.yaml"):
+        load_config("configs/no_such.yaml")
+
+
+# Settings of a training job, and of an evaluation, are no run's.
+RUN_CONFIGS = [
+    path
+    for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+    if not path.name.startswith(("train_", "augment_"))
+]
+
+
+@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.name)
+def test_bundled_configs_are_valid(path: Path) -> None:
+    """Every bundled run configuration loads."""
+    load_config(path)
+
+
+def test_sdedit_noises_and_edits_everywhere() -> None:
+    """SDEdit is its own default of encode and mask, and its strength is the ratio."""
+    method = Method.model_validate({"name": "sdedit", "strength": 0.4})
+    assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (
+            "diffedit_no_mask_sd15_512",
+            "mask.source: the output has 'infer', this run asks for 'full'",
+        ),
+        (
+            "diffedit_no_encoding_sd15_512",
+            "encode: the output has 'ddim', this run asks for 'noise'",
+        ),
+    ],
+)
+def test_an_ablation_is_diffedit_but_for_one_setting(name: str, change: str) -> None:
+    """The method of its configuration differs from DiffEdit's in what it leaves out."""
+    whole, ablation = (load_config(each).method for each in ("diffedit_sd15_512", name))
+    assert differences(whole.model_dump(), ablation.model_dump()) == [change]
+
+
+def test_sdedit_config_has_the_papers_settings() -> None:
+    """Noise, no inversion and no inferred mask; K = 1 and a strength in the useful range."""
+    method = load_config("sdedit_sd15_512").method
+    assert (method.name, method.encode, method.mask.source) == ("sdedit", "noise", "full")
+    assert (method.repeats, method.ddim_eta) == (1, 0.0)
+    assert 0.3 <= method.strength <= 0.6
+
+
+@pytest.mark.parametrize(("form", "steps", "seeds"), [("lora", 200, 1), ("full", 1500, 8)])
+def test_imagic_has_its_forms_own_defaults(form: str, steps: int, seeds: int) -> None:
+    """The paper's for the full form, and what was saved can be read again."""
+    method = Method.model_validate({"name": "imagic", "imagic": {"form": form}})
+    assert method.imagic is not None
+    assert (method.imagic.model_steps, method.imagic.seeds) == (steps, seeds)
+    assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 1.0)
+    assert Method.model_validate(method.model_dump()) == method
+
+
+@pytest.mark.parametrize(
+    ("sections", "threads"),
+    [
+        ({}, 1),  # a quarter of a CPU each
+        ({"stages": {"mask": {"cpus": 0.25}, "encode": {"cpus": 2}, "decode": {"cpus": 4}}}, 1),
+        ({"stages": {"mask": {"cpus": 3.9}, "encode": {"cpus": 3}, "decode": {"cpus": 4}}}, 3),
+        ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "fused"}}, 4),
+        ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "auto"}}, 1),  # it may be pools
+        ({"stages": {"encode": {"threads": 2}, "decode": {"cpus": 4}}}, 2),
+    ],
+)
+def test_threads_are_the_whole_cores_of_the_smallest_pool(sections: dict, threads: int) -> None:
+    """One number for all stages, so that layouts write the same bytes; a given one is it."""
+    config = parse_config(MINIMAL | sections)
+    assert config.threads == threads
+    stages = config.with_threads(config.threads).stages
+    assert {stages.mask.threads, stages.encode.threads, stages.decode.threads} == {threads}
+
+
+def test_number_of_actors_is_no_matter_for_threads() -> None:
+    """Bytes must not depend on it."""
+    sizes = [{"stages": {"decode": {"actors": size}}} for size in (1, 8, "auto")]
+    assert {parse_config(MINIMAL | tree).threads for tree in sizes} == {1}

@@ -1,0 +1,55 @@
+"""What shortcuts of decoding cost: pairs by hand, the settings, and a run on few edits."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.benchmark.paired import paired_difference
+from jobs.benchmark.quality import main, settings_of, with_setting
+from pipeline.config.config import Method
+
+
+def test_paired_difference_by_hand() -> None:
+    """Of 98 edits six are gained and two lost: 4 of 100 in the middle of the interval."""
+    pairs = [(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 70 + [(0.0, 0.0)] * 20
+    found = paired_difference(pairs)
+    assert (found["edits"], found["gained"], found["lost"]) == (98, 6, 2)
+    assert found["difference"] == pytest.approx(400 / 98)
+    half = 1.96 * math.sqrt(9 - 16 / 100)
+    assert found["low"] == pytest.approx(4.0 - half, rel=1e-4)
+    assert found["high"] == pytest.approx(4.0 + half, rel=1e-4)
+
+
+def test_equal_pairs_leave_a_doubt_that_more_edits_reduce() -> None:
+    """No difference among few edits says less than none among many."""
+    few, many = (paired_difference([(1.0, 1.0)] * number) for number in (10, 1000))
+    assert few["difference"] == many["difference"] == 0.0
+    assert few["high"] > 10.0 > 1.0 > many["high"] > 0.0
+
+
+def test_settings_reach_the_method() -> None:
+    """Boxes keep the method's other settings; features are used again in one stage or two."""
+    settings = settings_of([2], [3], [1], encode=True)
+    methods = [with_setting(Method(), setting) for setting in settings]
+    assert [method.decode.region for method in methods] == ["full", "box", "full", "full"]
+    assert [method.reuse.interval for method in methods] == [1, 1, 3, 3]
+    assert [method.reuse.encode for method in methods] == [False, False, False, True]
+
+
+@pytest.mark.slow
+def test_every_setting_has_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on two edits writes what each setting did, and how it differs from the whole decode."""
+    out, config = tmp_path / "quality.json", tmp_path / "demo.yaml"
+    config.write_text("method: {steps: 4, mask: {num_noises: 2, floor: 0.0}}")
+    words = f"quality --config {config} --edits 2 --contexts 1 --intervals 2 --layers 1 --out {out}"
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--threads", "1"])
+    main()
+    rows = json.loads(out.read_text())["rows"]
+    assert [row.get("region", row.get("interval")) for row in rows] == ["full", "box", 2]
+    assert all(row["paired"]["edits"] == row["edits"] == 2 for row in rows)
+    assert rows[0]["paired"]["gained"] == rows[0]["paired"]["lost"] == 0

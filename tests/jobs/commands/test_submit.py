@@ -1,0 +1,150 @@
+"""What ``overpaint submit`` refuses, sends along, and makes of a cluster that answers badly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+import aiohttp
+import pytest
+import ray
+import requests
+from ray.job_submission import JobStatus
+
+from jobs.commands import submit as submitting
+from jobs.supervise.shutdown import EXIT_INTERRUPTED
+from pipeline.config.load import ConfigError, parse_config
+
+
+class Server:
+    """A job server that gives one answer a question: what stands in line for it."""
+
+    def __init__(self, logs: list[Any], infos: list[Any]) -> None:
+        self.logs, self.infos = logs, infos
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        log = self.logs.pop(0) if self.logs else ""
+        if isinstance(log, Exception):
+            raise log
+        yield log
+
+    def get_job_info(self, job: str) -> Any:
+        info = self.infos.pop(0) if len(self.infos) > 1 else self.infos[0]
+        if isinstance(info, Exception):
+            raise info
+        return info
+
+
+def state(status: JobStatus, code: int | None = None) -> SimpleNamespace:
+    return SimpleNamespace(status=status, driver_exit_code=code, message="")
+
+
+RUNNING = state(JobStatus.RUNNING)
+
+
+def follow(server: Server) -> int:
+    return submitting._follow(cast(Any, server), "job")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitting, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(submitting, "AWAY_S", 0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.WSServerHandshakeError(mock.Mock(), (), status=503),
+        ConnectionResetError(),
+        RuntimeError("closed unexpectedly"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_log_that_breaks_off_is_asked_for_again(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the client raises for it; what was printed is not printed twice."""
+    server = Server(["one\n", error, "one\ntwo\n"], [RUNNING, RUNNING, state(JobStatus.FAILED, 75)])
+    assert follow(server) == 75
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_a_cluster_that_is_away_for_a_while_is_waited_for() -> None:
+    """A tunnel that is opened again, a head that is busy: the exit code is the job's own."""
+    away = requests.ConnectionError("refused")
+    assert follow(Server([], [away, away, RUNNING, away, state(JobStatus.SUCCEEDED, 0)])) == 0
+
+
+def test_a_cluster_that_stays_away_ends_the_following(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1 and a line that says how to go on, no traceback."""
+    assert follow(Server([], [requests.ConnectionError("refused")])) == 1
+    assert "ray job logs --follow job; or submit again" in capsys.readouterr().err
+
+
+def test_a_job_that_was_stopped_is_interrupted() -> None:
+    """Ray keeps no exit code of it; submitting again goes on, which is what 75 says."""
+    assert follow(Server([], [state(JobStatus.STOPPED)])) == EXIT_INTERRUPTED
+    assert follow(Server([], [state(JobStatus.FAILED)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ray.exceptions.AuthenticationError("no token"), "RAY_AUTH_MODE=token"),
+        (requests.HTTPError("502 Server Error"), "no Ray job server answers there (502"),
+    ],
+    ids=["token", "proxy"],
+)
+def test_a_server_that_lets_nobody_in_is_an_error_in_a_line(error: Exception, words: str) -> None:
+    """What Ray's client raises for it has no parent in common with a refused connection."""
+    with (
+        mock.patch("ray.job_submission.JobSubmissionClient", side_effect=error),
+        pytest.raises(ConfigError, match=re.escape(words)),
+    ):
+        submitting._connect("http://127.0.0.1:8265")
+
+
+def test_two_jobs_of_one_second_have_two_names() -> None:
+    """Ray refuses a job by a name that it knows."""
+    with mock.patch("time.strftime", return_value="20260101-000000"):
+        assert submitting._new_name() != submitting._new_name()
+
+
+@pytest.mark.parametrize(
+    ("key", "override"),
+    [
+        ("output.path", {"output": {"path": "out"}}),
+        ("output.path", {"output": {"path": "file://out"}}),
+        ("input.shards", {"input": {"shards": ["/in/0.tar", "in/*.tar"]}}),
+        ("model.path", {"model": {"path": "model"}}),
+        ("scores.lpips.path", {"scores": {"lpips": {"path": "model", "net": "vgg"}}}),
+    ],
+)
+def test_a_path_that_only_this_folder_knows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, override: dict[str, Any]
+) -> None:
+    """A job's folder is of its own, and what it wrote there would go with it."""
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    tree = {"input": {"shards": "s3://bucket/in"}, "output": {"path": "/shared/out"}}
+    submitting._check_paths(parse_config(tree | {"model": {"path": "owner/name"}}))
+    with pytest.raises(ConfigError, match=rf"{key}='.*is relative"):
+        submitting.submit(
+            parse_config(tree | override), "http://127.0.0.1:1", packages=False, wait=False
+        )
+
+
+def test_packages_are_those_of_this_installation() -> None:
+    """Versions are in the fingerprint: a job that is submitted again must find the same."""
+    wanted = submitting._requirements()
+    assert f"pillow=={version('pillow')}" in wanted
+    assert f"torch=={version('torch').partition('+')[0]}" in wanted
+    assert f"s3fs=={version('s3fs')}" in wanted
+    assert not [name for name in wanted if name.startswith(("ray", "pytest", "matplotlib"))]

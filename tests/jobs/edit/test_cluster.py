@@ -1,0 +1,73 @@
+"""Whether the pools fit the cluster, asked before anything starts. No Ray is started here."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.edit import cluster
+from jobs.edit.cluster import check_pools
+from pipeline.config.config import Config
+from pipeline.config.load import ConfigError, parse_config
+from pipeline.sizing.pools import Node
+
+
+def config(**run: object) -> Config:
+    return parse_config({"input": {"shards": "in/*.tar"}, "output": {"path": "out"}, "run": run})
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> list[list[Node]]:
+    """What the cluster has at each look; the last entry stays."""
+    looks: list[list[Node]] = []
+    monkeypatch.setattr(
+        cluster, "cluster_nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0]
+    )
+    monkeypatch.setattr(cluster, "_LOOK_EVERY_S", 0.001)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return looks
+
+
+def test_nodes_that_join_late_are_waited_for(
+    growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head without GPUs at first, workers later: the run starts, and said what it waited for."""
+    growing += [[Node(8)]] * 3 + [[Node(8), Node(8, 2)]] * 2 + [[Node(8), Node(8, 2), Node(8, 1)]]
+    check_pools(config(address="head:6379", cluster_wait_s=60), "cuda")
+    said = capsys.readouterr().err
+    assert said.count("waiting for nodes") == 1
+    assert "need 3 GPUs, where the cluster has 0" in said
+    assert len(growing) == 1
+
+
+def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:
+    """After the wait the error names what is needed, what there is, and what to set."""
+    growing.append([Node(8, 2)])
+    wanted = r"need 3 GPUs, where the cluster has 2 .*cluster_wait_s=0.01.*stages\.\*\.gpus"
+    with pytest.raises(ConfigError, match=wanted):
+        check_pools(config(address="head:6379", cluster_wait_s=0.01), "cuda")
+
+
+def test_local_ray_is_not_waited_for(growing: list[list[Node]]) -> None:
+    """A Ray that this command started has what it will ever have: the error comes at once."""
+    growing.append([Node(0.5)])
+    with pytest.raises(ConfigError, match=r"need 1\.25 CPUs, where the cluster has 0\.5; lower"):
+        check_pools(config(), "cpu")
+
+
+def test_gpus_in_pieces_are_not_enough(growing: list[list[Node]]) -> None:
+    """One and a half GPUs are free in all, but no two thirds beside two thirds on one GPU."""
+    growing.append([Node(8, 2)])
+    stages = {name: {"gpus": 2 / 3} for name in ("mask", "encode", "decode")}
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
+    with pytest.raises(ConfigError, match="in pieces: an actor's CPUs"):
+        check_pools(parse_config(tree), "cuda")
+
+
+def test_pools_left_to_the_plan_need_one_actor(growing: list[list[Node]]) -> None:
+    """With the layout left to it too, one fused actor is enough."""
+    growing.append([Node(8, 1)])
+    auto = {"stages": {"decode": {"actors": "auto"}}, "run": {"layout": "auto"}}
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}} | auto
+    assert check_pools(parse_config(tree), "cuda") == [Node(8, 1)]
+    with pytest.raises(ConfigError, match="need 3 GPUs"):
+        check_pools(parse_config(tree | {"run": {}}), "cuda")

@@ -1,0 +1,91 @@
+"""What ``overpaint edit`` says before it computes anything, on runs with nothing left to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from jobs.edit.driver import edit
+from pipeline.plan.plan import Plan
+from pipeline.storage.store import Store
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, write_shard
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Plan:
+    """A published run of one shard; one of its rows failed for its own sake."""
+    write_shard(tmp_path / "in/0.tar", [sample("a"), sample("b", png=b"no picture")])
+    run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"))
+    return fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
+
+
+def again(plan: Plan, **options: bool) -> int:
+    with mock.patch("jobs.edit.driver.make_plan", return_value=plan):
+        return edit(plan.config, **options)[0]
+
+
+def test_a_store_without_conditional_put_is_announced_once(
+    finished: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and none where the store has it; the probe is gone."""
+    assert again(finished) == 0
+    assert capsys.readouterr().err == ""
+    with mock.patch.object(Store, "conditional", False):
+        assert again(finished) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "only one driver at a time" in line
+    assert not [name for name in finished.output.list() if "probe" in name]
+
+
+def test_a_changed_input_is_warned_of(
+    finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that names the shard; the output stays and the exit code is 0."""
+    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    assert again(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: shard 0: the input has changed since it was read")
+
+
+def test_retry_failed_says_how_many(finished: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing to retry is said too, and is no error."""
+    assert again(finished, retry_failed=True) == 0
+    assert "0 published shards have failed edits to compute again" in capsys.readouterr().out
+
+
+def test_bdia_under_guidance_is_warned_of(
+    finished: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run with it starts with one line that says what to choose; without guidance with none."""
+    for guidance_scale, num_lines in ((7.5, 1), (1.0, 0)):
+        update = {"solver": "bdia", "guidance_scale": guidance_scale}
+        method = finished.config.method.model_copy(update=update)
+        config = finished.config.model_copy(update={"method": method})
+        assert again(replace(finished, config=config)) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == num_lines
+        assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)
+
+
+def test_json_lines_are_all_that_a_run_says(
+    finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings, the summary and where the report is: a program can read every line."""
+    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    changed = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
+    run = changed.config.run.model_copy(update={"log_format": "json"})
+    assert again(replace(changed, config=changed.config.model_copy(update={"run": run}))) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    warning, summary, *rest = [json.loads(line) for line in said.err.splitlines()]
+    assert warning["level"] == "warning"
+    assert warning["message"].startswith("warning: shard 0: the input has changed")
+    assert summary["summary"]["counts"]["failed"] == 1
+    assert [line["level"] for line in rest] == ["info"]
+    assert again(finished) == 0
+    assert "summary" not in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""A run of any length holds the same memory on its driver."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_driver_memory_stays_flat_over_ten_thousand_parts() -> None:
+    """Through no-op stages in five waves: at most 1.2 times what it was at a tenth of them."""
+    command = [sys.executable, "-m", "infra.benchmarks.driver_memory", "--actors", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout[done.stdout.index("{") :])
+    assert (report["parts"], report["waves"]) == (10_000, 5)
+    assert report["ratio"] <= 1.2, report

@@ -1,0 +1,50 @@
+"""A CUDA error that stays costs its own part, and not every later one of the process."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from jobs.edit.graph import run_stage
+from jobs.supervise.watchdog import Guard
+from pipeline.models.device import device_fault
+from pipeline.records.part import Part, Status
+from tests.parts import make_part, make_picture
+
+
+class Ended(BaseException):
+    pass
+
+
+def failing(part: Part) -> Part:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+
+def run(device: str, lost: bool) -> tuple[Part, Any]:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+    synchronize = mock.Mock(side_effect=error if lost else None)
+    part = make_part(make_picture(0))
+    with (
+        mock.patch.object(torch.cuda, "synchronize", synchronize),
+        mock.patch("jobs.edit.graph.end_process", side_effect=Ended) as end,
+    ):
+        assert device_fault("cpu") is None
+        part = run_stage("mask", failing, part, Guard(mock.Mock(), 60.0), device)
+    return part, end
+
+
+def test_a_process_whose_device_is_lost_is_ended() -> None:
+    """Its part is not given on as failed: another process tries it again."""
+    with pytest.raises(Ended):
+        run("cuda", lost=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_that_passes_fails_its_part_alone(device: str) -> None:
+    """The device answers after it, so the process goes on."""
+    part, end = run(device, lost=False)
+    assert {edit.status for edit in part.edits} == {Status.FAILED}
+    assert not end.called

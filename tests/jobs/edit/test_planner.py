@@ -1,0 +1,159 @@
+"""The plan of a run, as ``overpaint plan`` and ``overpaint edit`` make it. No Ray is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from jobs.edit import driver as edit_module
+from jobs.edit import planner
+from jobs.edit.calibrate import CalibrationError
+from jobs.edit.planner import planned
+from pipeline.config.load import ConfigError
+from pipeline.plan.plan import Plan
+from pipeline.sizing.costs import COSTS_FILE, Costs
+from pipeline.sizing.pools import Node
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import sample, write_shard
+
+MEASURED = Costs(
+    "calibration",
+    {"mask": 0.1, "encode": 0.2, "decode": 0.5, "finish": 0.2},
+    edits=3,
+    edits_per_byte=1e-3,
+    load_s=2.0,
+)
+AUTO = {name: {"actors": "auto"} for name in ("mask", "encode", "decode")}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine of two cores, and what was measured on it."""
+    calls: list[str] = []
+
+    def calibrate(plan: Plan) -> Costs:
+        calls.append(plan.work[0].shard.name)
+        return MEASURED
+
+    monkeypatch.setattr(planner, "calibrate", calibrate)
+    monkeypatch.setattr(planner, "check_pools", lambda config, device: [Node(2, 0, 8e9, 1e9)])
+    return calls
+
+
+def plan_of(folder: Path, **sections: object) -> Plan:
+    write_shard(folder / "in/0.tar", [sample("a", ["1", "2"]), sample("b", ["3"])])
+    return fake_plan(f"{folder}/in/*.tar", f"{folder}/out", **sections)
+
+
+def test_a_run_measures_only_where_something_is_left_open(
+    measured: list[str], tmp_path: Path
+) -> None:
+    """By default; ``overpaint plan`` always does, a number asks for it, ``never`` forbids it."""
+    for sections, measure, calls in (
+        ({}, False, 0),
+        ({}, True, 1),
+        ({"stages": AUTO}, False, 1),
+        ({"plan": {"calibrate": 5}}, False, 1),
+        ({"plan": {"calibrate": "never"}, "stages": AUTO}, True, 0),
+    ):
+        measured.clear()
+        planned(plan_of(tmp_path, **sections), measure=measure, keep=False)
+        assert len(measured) == calls, sections
+
+
+def test_sizes_left_open_are_found_and_hand_set_ones_stay(
+    measured: list[str], tmp_path: Path
+) -> None:
+    """Two cores and a second an edit: two a second at most, for which decode needs one actor."""
+    sections = {"stages": AUTO | {"mask": {"actors": 3}}}
+    plan, expected = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
+    assert plan.config.stages.mask.actors == 3
+    assert plan.config.stages.decode.actors == 1
+    assert expected.images_per_s == pytest.approx(2.0)
+
+
+def test_a_calibration_serves_the_runs_that_go_on(measured: list[str], tmp_path: Path) -> None:
+    """It is kept in the output of a run, and not by ``overpaint plan``."""
+    plan = plan_of(tmp_path, stages=AUTO)
+    planned(plan, measure=True, keep=False)
+    assert not plan.output.exists(COSTS_FILE)
+    planned(plan, measure=True, keep=True)
+    planned(plan, measure=True, keep=True)
+    assert len(measured) == 2
+    assert Costs.from_json(plan.output.get(COSTS_FILE)) == MEASURED
+
+
+def test_the_plan_is_printed_with_hours_and_money(
+    measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What will be spent, before it is."""
+    plan = plan_of(tmp_path, report={"price_per_device_hour": 3600})
+    planned(plan, measure=True, keep=False)
+    said = capsys.readouterr().out
+    assert "expected: 2 images/s, about" in said
+    assert "actor-hours" in said
+    assert "USD" in said
+    assert "a worker without a sign of life for 600 s is ended" in said
+
+
+def test_what_cannot_be_measured_is_counted(
+    measured: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A warning with the reason; the run itself will say more."""
+
+    def fails(plan: Plan) -> Costs:
+        raise CalibrationError("OSError: no such model")
+
+    monkeypatch.setattr(planner, "calibrate", fails)
+    plan, expected = planned(plan_of(tmp_path, stages=AUTO), measure=False, keep=True)
+    assert expected.images_per_s is None
+    assert plan.config.stages.decode.actors == 2  # 20, 40 and 80 evaluations on two cores
+    said = capsys.readouterr()
+    assert "warning: nothing could be measured: OSError: no such model" in said.err
+    assert "network evaluations" in said.out
+
+
+def test_pools_that_do_not_fit_are_an_error(
+    measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the sizes, where the first look at the cluster let them pass."""
+    monkeypatch.setattr(planner, "check_pools", lambda config, device: [Node(1)])
+    with pytest.raises(ConfigError, match=r"stages: run\.layout=pools: the smallest pools"):
+        planned(plan_of(tmp_path), measure=True, keep=False)
+
+
+def test_a_run_sets_what_came_of_it_beside_what_was_expected(
+    measured: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In summary and last lines; the configuration in the output has the sizes that were found."""
+    plan = plan_of(tmp_path, stages=AUTO)
+    guards: list[float] = []
+
+    def compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[mock.Mock, bool]:
+        guards.append(silence_s)
+        run_fake(plan)
+        progress = mock.Mock(images_per_s_after_start=1.5)
+        progress.counts.total.return_value = 3
+        return progress, False
+
+    monkeypatch.setattr(edit_module, "make_plan", lambda config, device: plan)
+    monkeypatch.setattr(edit_module, "connect", lambda config, verbose: None)
+    monkeypatch.setattr(edit_module, "_compute", compute)
+    code, _ = edit_module.edit(plan.config)
+    assert code == 0
+    assert guards == [600.0]
+    summary = json.loads(plan.output.get("_run/summary.json"))["plan"]
+    assert summary["images_per_s"] == pytest.approx(2.0)
+    assert summary["images_per_s_after_start"] == 1.5
+    assert summary["ratio"] == pytest.approx(0.75)
+    assert "1.5 images/s, 75% of the 2 that were expected" in capsys.readouterr().out
+    assert b"actors: auto" not in plan.output.get("_run/config.yaml").split(b"score:")[0]

@@ -1,0 +1,137 @@
+"""Ray 2.60 as this project relies on it; an upgrade that changes a point fails here first."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    from jobs.edit.graph import configure_context
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    configure_context()
+    yield
+    ray.shutdown()
+
+
+def test_ray_is_the_pinned_one() -> None:
+    """The points below were read off this version."""
+    import ray
+
+    assert ray.__version__ == "2.60.0"
+
+
+def test_each_part_is_a_block_of_its_own(local_ray: None) -> None:
+    """Parts of very different size stay apart and whole through two operators."""
+    import ray
+
+    def parts(batch: pa.Table) -> Iterator[pa.Table]:
+        for number in range(6):
+            size = 10 if number % 2 else 3_000_000
+            yield pa.table(
+                {"part": [number], "payload": pa.array([b"x" * size], pa.large_binary())}
+            )
+
+    def lengths(batch: pa.Table) -> pa.Table:
+        return pa.table({"part": batch["part"], "rows": [batch.num_rows] * batch.num_rows})
+
+    options = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
+    dataset = ray.data.from_items([{"shard": number} for number in range(2)])
+    rows = dataset.map_batches(parts, **options).map_batches(lengths, **options).take_all()
+    assert sorted(row["part"] for row in rows) == sorted([*range(6)] * 2)
+    assert {row["rows"] for row in rows} == {1}
+
+
+def test_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path) -> None:
+    """Restarts and retries are bounded, and the other parts of the stream arrive."""
+    import ray
+
+    class Killer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            number = batch["id"][0].as_py()
+            if number == 2:
+                with open(f"{self.folder}/deaths", "a") as file:
+                    file.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch
+
+    from ray.data import ActorPoolStrategy
+
+    from jobs.edit.graph import pool_options
+    from pipeline.config.config import Config
+
+    config = Config.model_validate({"input": {"shards": "a"}, "output": {"path": "b"}})
+    dataset = ray.data.range(5, override_num_blocks=5).map_batches(
+        Killer,
+        fn_constructor_args=(str(tmp_path),),
+        batch_size=1,
+        batch_format="pyarrow",
+        **pool_options(config, "mask", "cpu")
+        | {"compute": ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1)},
+    )
+    rows = [row for batch in dataset.iter_batches(batch_size=1) for row in batch["id"].tolist()]
+    assert sorted(rows) == [0, 1, 3, 4]
+    deaths = (tmp_path / "deaths").read_text()
+    assert len(deaths) == 1 + config.run.max_task_retries
+
+
+def test_operator_may_give_no_row(local_ray: None) -> None:
+    """The first stage drops what waits for it, once the run is asked to stop."""
+    import ray
+
+    from jobs.edit.graph import PART_SCHEMA
+
+    def drop(batch: pa.Table) -> pa.Table:
+        return PART_SCHEMA.empty_table()
+
+    def never(batch: pa.Table) -> pa.Table:
+        raise AssertionError("an operator was called without a row")
+
+    options = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
+    dataset = ray.data.range(3, override_num_blocks=3).map_batches(drop, **options)
+    # another resource request, so that Ray does not fuse the two
+    rest = dataset.map_batches(never, batch_size=1, batch_format="pyarrow", num_cpus=0.5)
+    assert rest.take_all() == []
+
+
+def test_local_ray_listens_on_loopback_alone() -> None:
+    """Nobody outside of the machine can reach a Ray that the command started for itself."""
+    code = (
+        "import psutil, ray; "
+        "ray.init('local', num_cpus=1, include_dashboard=False, log_to_driver=False); "
+        "me = psutil.Process(); pids = {me.pid, *(c.pid for c in me.children(recursive=True))}; "
+        "print([c.laddr.ip for c in psutil.net_connections('inet') "
+        "if c.pid in pids and c.status == 'LISTEN'])"
+    )
+    env = os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    addresses = done.stdout.strip().splitlines()[-1]
+    assert "127.0.0.1" in addresses, done.stderr
+    assert set(ast.literal_eval(addresses)) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}

@@ -1,0 +1,187 @@
+"""A Ray cluster of real nodes: one is killed in mid-run, ten times; one joins in mid-run.
+
+The three stages are arithmetic that needs no torch (``faulty.py``) and takes a given time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ray._private.node import Node
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
+from ray.cluster_utils import Cluster
+
+from pipeline.steps.verify import verify
+from pipeline.storage.store import Store
+from tests.jobs.conftest import ROOT, Job
+from tests.jobs.edit.test_layouts import staged
+from tests.jobs.faulty import PACE, install
+from tests.samples import sample, write_shard
+
+pytestmark = pytest.mark.slow
+Digests = Callable[[Path], dict[str, str]]
+NUM_RUNS, NUM_SHARDS, NUM_SAMPLES = 10, 3, 10
+NODE_CPUS = 2
+# An actor, a reader and a writer fill such a node: a second actor needs a second node.
+OVERRIDES = (
+    *("run.layout=fused", "stages.decode.cpus=1.5", "run.part_size=1"),
+    *("model.device=cpu", "report.enabled=false"),
+)
+# Ray takes 15 s to believe that a node is dead. Whose raylet is gone fails at once, so that four
+# checks in a row say it; one that is only slow has 5 s to answer.
+HEALTH_CHECKS = {
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 4,
+}
+
+
+class Nodes:
+    """A head without work, as in production, and worker nodes that come and go."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        head = {"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={**head, "_system_config": HEALTH_CHECKS}
+        )
+
+    def resize(self, count: int, cpus: int = NODE_CPUS) -> list[int]:
+        """Removes worker nodes that were killed, then as many as are too many, or adds some.
+
+        Args:
+            count: of worker nodes afterwards.
+            cpus: of those that are added.
+
+        Returns:
+            The process ids of their raylets.
+        """
+        dead = [node for node in self.cluster.worker_nodes if raylet_of(node).poll() is not None]
+        alive = [node for node in self.cluster.worker_nodes if node not in dead]
+        for node in (*dead, *alive[count:]):
+            self.cluster.remove_node(node, allow_graceful=False)
+        while len(self.cluster.worker_nodes) < count:
+            self.cluster.add_node(num_cpus=cpus, node_ip_address="127.0.0.1")
+        return sorted(raylet_of(node).pid for node in self.cluster.worker_nodes)
+
+    def set_pace(self, seconds: float) -> None:
+        """From now on a part takes so long."""
+        (self.folder / "pace/seconds").write_text(str(seconds))
+
+    def at_work(self, raylet: int) -> bool:
+        """Whether a part was decoded on the node of this raylet."""
+        return (self.folder / f"pace/raylet-{raylet}").exists()
+
+    def start(self, output: Path, *more: str) -> subprocess.Popen[str]:
+        shards = f"input.shards={self.folder}/in/*.tar"
+        address = f"run.address={self.cluster.address}"
+        return self.job.start(output, shards, address, *OVERRIDES, *more)
+
+    def plain(self) -> Path:
+        """The output of the plain loop over the same stages."""
+        output = self.folder / "plain"
+        if not output.exists():
+            shards = f"input.shards={self.folder}/in/*.tar"
+            arguments = self.job.arguments(output, shards, *OVERRIDES)[1:]
+            subprocess.run(
+                [sys.executable, "-m", "tests.jobs.plain", *arguments], cwd=ROOT, check=True
+            )
+        return output
+
+
+def raylet_of(node: Node) -> subprocess.Popen[bytes]:
+    (raylet,) = node.all_processes[PROCESS_TYPE_RAYLET]
+    process: subprocess.Popen[bytes] = raylet.process
+    return process
+
+
+@pytest.fixture(scope="module")
+def nodes(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "pace").mkdir()
+    for number in range(NUM_SHARDS):
+        samples = [sample(f"{number}{n}", ["a cat"], seed=n) for n in range(NUM_SAMPLES)]
+        write_shard(folder / f"in/{number}.tar", samples)
+    with pytest.MonkeyPatch.context() as patch:
+        # For the drivers: 127.0.0.1 stays what it is, and is not made the address of this host.
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        for name, value in install(folder / "site", faults=False).items():
+            patch.setenv(name, value)
+        patch.setenv(PACE, str(folder / "pace"))
+        found = Nodes(job, folder)
+        found.set_pace(0.0)
+        try:
+            yield found
+        finally:
+            found.cluster.shutdown()
+
+
+def wait_until(condition: Callable[[], bool], run: subprocess.Popen[str], what: str) -> bool:
+    """Waits for something to happen in a run; false if the run ended before."""
+    deadline = time.monotonic() + 180
+    while not condition():
+        if run.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, f"{what}: not within three minutes"
+        time.sleep(0.05)
+    return True
+
+
+def has_staged(output: Path, parts: int) -> bool:
+    return len(staged(output)) >= parts
+
+
+def finished(run: subprocess.Popen[str]) -> str:
+    text, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, text
+    return text
+
+
+@pytest.mark.timeout(1200)
+def test_run_survives_a_killed_node(nodes: Nodes, digests: Digests, tmp_path: Path) -> None:
+    """SIGKILL to one of two raylets after a seeded number of parts: the bytes of a calm run."""
+    expected = digests(nodes.plain())
+    assert len(expected) == 2 * NUM_SHARDS
+    killed = 0
+    for number in range(NUM_RUNS):
+        raylets = nodes.resize(2)
+        nodes.set_pace(0.3)
+        rng, output = random.Random(number), tmp_path / f"out{number}"
+        run = nodes.start(output, "stages.decode.actors=2")
+        parts, wait_s = rng.randrange(NUM_SAMPLES), rng.uniform(0, 0.5)
+        if wait_until(partial(has_staged, output, parts), run, f"part {parts}"):
+            time.sleep(wait_s)
+            os.kill(rng.choice(raylets), signal.SIGKILL)
+            killed += run.poll() is None
+            nodes.set_pace(0.0)
+        text = finished(run)
+        assert digests(output) == expected, f"run {number}: {text}"
+        assert not verify(Store(str(output))).problems
+    assert killed >= NUM_RUNS - 2, "too few runs were still going on when their node was killed"
+
+
+def test_node_that_joins_in_mid_run_gets_work(
+    nodes: Nodes, digests: Digests, tmp_path: Path
+) -> None:
+    """A pool that may grow: its second actor starts on the node that came after the first part."""
+    expected = digests(nodes.plain())
+    nodes.set_pace(2.0)  # Ray Data hears of a new node within 20 s: it must not be too late then
+    (first,), output = nodes.resize(1), tmp_path / "out"
+    run = nodes.start(output, "stages.decode.actors=1", "stages.decode.max_actors=2")
+    assert wait_until(partial(has_staged, output, 1), run, "the first part")
+    # An operator has a share of the cluster's CPUs: of ten, that of a second actor is within it.
+    (second,) = {*nodes.resize(2, cpus=4 * NODE_CPUS)} - {first}
+    joined = wait_until(partial(nodes.at_work, second), run, "work for the node that joined")
+    nodes.set_pace(0.0)
+    text = finished(run)
+    assert joined, f"the run ended before the second node had work: {text}"
+    assert digests(output) == expected

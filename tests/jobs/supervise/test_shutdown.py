@@ -1,0 +1,38 @@
+"""The signal handlers of a run stand for its length only."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from jobs.supervise.shutdown import GracefulStop, StopFlag
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+
+
+class Flag(StopFlag):
+    """Without Ray."""
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def set(self) -> None:
+        self.value = True
+
+
+def test_a_released_stop_leaves_signals_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal sets the flag; afterwards no grace is left to run out, and handlers are back."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    stop = GracefulStop(Flag(), grace_s=60)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert stop.flag.value  # type: ignore[attr-defined]
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    finally:
+        stop.release()
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert "SIGTERM: taking no further parts" in capsys.readouterr().err

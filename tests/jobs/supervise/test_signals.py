@@ -1,0 +1,81 @@
+"""A signal ends a run with the code that says "run it again", whatever the run is at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from jobs.cli import main
+from jobs.supervise.shutdown import EXIT_INTERRUPTED
+
+ROOT = Path(__file__).resolve().parents[3]
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+RAY = """
+import os, signal, sys
+from jobs.edit.cluster import connect, disconnect
+from jobs.supervise.journal import Journal
+from jobs.supervise.shutdown import GracefulStop, StopFlag, interruptible
+from pipeline.config.load import parse_config
+
+tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "run": {"num_cpus": 1}}
+with interruptible():
+    connect(parse_config(tree), verbose=False)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit as error:
+        print("while it looks for nodes or measures:", error.code)
+    stop = GracefulStop(StopFlag(Journal()), grace_s=60)
+    disconnect()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stop.requested = False
+        os.kill(os.getpid(), number)
+        print("while it sums up:", stop.requested, sys.modules["ray"].is_initialized())
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_before_the_first_part_is_an_interruption(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Waiting for a cluster's nodes takes minutes: one line, 75, and handlers are back."""
+    before = [signal.getsignal(each) for each in NUMBERS]
+
+    def wait(*arguments: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    with (
+        mock.patch("jobs.edit.driver.make_plan", side_effect=wait),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/*.tar"])
+    assert ended.value.code == EXIT_INTERRUPTED
+    said = capsys.readouterr().err
+    assert said == f"{number.name}: no part is in flight; run the same command to go on\n"
+    assert [signal.getsignal(each) for each in NUMBERS] == before
+
+
+@pytest.mark.slow
+def test_ray_takes_no_signal_away() -> None:
+    """Its start installs a handler of its own, its end the system's, below Python's."""
+    done = subprocess.run(
+        [sys.executable, "-c", RAY],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines() == [
+        "while it looks for nodes or measures: 75",
+        "while it sums up: True False",
+        "while it sums up: True False",
+    ], done.stderr
+    assert done.returncode == 0

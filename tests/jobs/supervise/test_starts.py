@@ -1,0 +1,93 @@
+"""Workers that do not start: a few tries, then the run ends and says why."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.supervise import starts
+from jobs.supervise.starts import CRASHED, JournalWatch, StartBook
+from tests.jobs.conftest import Job, Recovered
+from tests.jobs.edit.test_faults import OVERRIDES
+from tests.jobs.faulty import LOADS, install
+from tests.jobs.local_journal import LocalJournal
+
+
+def failing(book: StartBook, worker: str, times: int) -> None:
+    for _ in range(times):
+        book.begin(worker, "mask", "host1")
+        book.fail(worker, "OSError: no such file")
+
+
+def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
+    """Each worker counts for itself: a pool of many may fail once each for one passing reason."""
+    book = StartBook(retries=2)
+    for worker in ("a", "b", "c", "d"):
+        failing(book, worker, 2)
+    assert book.given_up is None
+    failing(book, "b", 1)
+    assert book.given_up == (
+        "a worker of the pool mask cannot start on host1, 3 times in a row: OSError: no such file"
+    )
+
+
+def test_a_start_that_succeeds_clears_what_went_before() -> None:
+    """Failures in a row count, so a long run on bad nodes is not added up."""
+    book = StartBook(retries=1)
+    for _ in range(5):
+        failing(book, "a", 1)
+        book.begin("a", "mask", "host1")
+        book.done("a")
+    assert book.given_up is None
+    assert not book.open
+
+
+def test_a_process_that_dies_while_it_loads_is_counted() -> None:
+    """It can tell nothing; the next process of the same worker shows that it died."""
+    book = StartBook(retries=0)
+    book.begin("a", "decode", "host1")
+    assert book.last is None
+    book.begin("a", "decode", "host2")
+    assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
+
+
+def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a look, each once; what comes after the last look is told in the end."""
+    monkeypatch.setattr(starts, "LOOK_EVERY_S", 0.01)
+    journal, place = LocalJournal(), ("a", 3)
+    with JournalWatch(journal) as watch:
+        journal.timed_out(*place, "mask", 600.0)
+        deadline = time.monotonic() + 10
+        while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert told == "part 3 of shard a: mask timed out after 600 s; its worker was ended\n"
+        watch.over.set()
+        watch.thread.join()
+        journal.timed_out(*place, "decode", 600.0)
+    assert capsys.readouterr().err.count("its worker was ended") == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_loads_at_the_third_try_runs(recovered: Recovered) -> None:
+    """Two deaths of a worker while it loads cost nothing but their time."""
+    assert recovered.done.returncode == 0, recovered.done.stderr + recovered.done.stdout
+    assert len(list(recovered.output.glob("*_stats.json"))) == 3
+
+
+@pytest.mark.slow
+def test_a_model_that_never_loads_ends_the_run_with_the_reason(job: Job, tmp_path: Path) -> None:
+    """Exit code 1 and one line that names pool, host and reason; no part fails for it."""
+    env = install(tmp_path / "site", faults=False) | {LOADS: f"raise 1000 {tmp_path / 'site'}"}
+    done = job.run(tmp_path / "out", *OVERRIDES, "run.max_start_retries=2", **env)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("overpaint:")]
+    assert len(lines) == 1, done.stderr
+    assert f"a worker of the pool mask cannot start on {os.uname().nodename}, 3 times" in lines[0]
+    assert "RuntimeError: CUDA error: no device" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("**/*.tar"))

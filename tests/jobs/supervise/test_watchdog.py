@@ -1,0 +1,72 @@
+"""A step that hangs ends its process, whatever it hangs in; one that goes on does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = """
+import ctypes, sys, time
+from jobs.supervise import watchdog as watch
+from pipeline.process.heartbeat import alive
+
+watch.SILENCE_S, watch.BACKSTOP_S = 0.6, 0.4
+
+class Journal:
+    def begin(self, shard, part, step):
+        print("begin", shard, part, step)
+    def timed_out(self, shard, part, step, limit_s):
+        print("timed out", limit_s, flush=True)
+        return "the reason"
+
+def go_on(seconds):
+    for _ in range(int(seconds / 0.2)):
+        time.sleep(0.2)
+        alive()
+
+guard = watch.Guard(Journal(), {limit}, watch.SILENCE_S)
+with guard.watch("a", 3, "mask"):
+    {block}
+go_on(0.6)  # nobody listens any more
+time.sleep(1.2)
+print("survived")
+"""
+NATIVE = "ctypes.CDLL(None).sleep(30)"
+LOCKED = "ctypes.PyDLL(None).sleep(30)"  # holds Python's lock: no thread of Python's can run
+
+
+@pytest.mark.parametrize(
+    ("limit", "block", "code", "words"),
+    [
+        (0.6, "time.sleep(0.1)", 0, ["begin a 3 mask", "survived"]),
+        (0.6, NATIVE, -signal.SIGKILL, ["timed out 0.6", "overpaint: the reason; this worker"]),
+        (0.6, "go_on(3)", -signal.SIGKILL, ["timed out 0.6", "in go_on"]),
+        (None, "go_on(1.6)", 0, ["survived"]),
+        (None, f"go_on(1); {NATIVE}", -signal.SIGKILL, ["timed out 0.6"]),
+        (0.6, LOCKED, 1, ["Timeout (0:00:01)!"]),
+    ],
+    ids=["in time", "hang", "limit", "signs of life", "silence", "hang with the lock"],
+)
+def test_a_hang_ends_its_process_and_nothing_else_does(
+    limit: float | None, block: str, code: int, words: list[str]
+) -> None:
+    """Killed with the reason in journal and log, and the place where it hung."""
+    script = SCRIPT.format(limit=limit, block=block)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stdout + done.stderr

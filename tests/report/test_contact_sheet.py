@@ -1,0 +1,58 @@
+"""The contact sheet: what a person looks at first shows what was really read and written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config.load import parse_config
+from pipeline.execution.local_loop import run_loop
+from pipeline.plan.plan import Plan, make_plan
+from pipeline.report.contact_sheet import GAP, TILE, contact_sheet
+from tests.samples import encode, write_shard
+
+HEADER = 24
+
+
+def run(folder: Path, model: Path, edit_text: str) -> Plan:
+    """Edits one blue picture on a run of its own."""
+    blue = np.full((32, 32, 3), (20, 40, 200), np.uint8)
+    one = {"__key__": "a", "png": encode(blue), "txt": "a dog", "edit.txt": edit_text}
+    write_shard(folder / "in/0.tar", [one])
+    config = parse_config(
+        {
+            "input": {"shards": f"{folder}/in/*.tar"},
+            "output": {"path": f"{folder}/out", "format": "png", "difference_map": True},
+            "model": {"path": str(model)},
+            "method": {"steps": 2, "mask": {"num_noises": 1}},
+        }
+    )
+    return run_loop(make_plan(config, "cpu"))
+
+
+def tile(sheet: Image.Image, number: int) -> np.ndarray:
+    """The inside of the first edit's tile of that number, without its resampled border."""
+    left = GAP + number * (TILE + GAP)
+    box = (left + 8, HEADER + 8, left + TILE - 8, HEADER + TILE - 8)
+    return np.asarray(sheet.crop(box))
+
+
+def test_sheet_shows_before_mask_and_after(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """The tiles are the input picture, the mask in black and white, and the written picture."""
+    data = contact_sheet(run(tmp_path, tiny_model_folder, "a red cat"))
+    assert data is not None
+    sheet = Image.open(io.BytesIO(data))
+    assert np.ptp(tile(sheet, 0).reshape(-1, 3), axis=0).max() == 0
+    assert tile(sheet, 0)[0, 0].tolist() == [20, 40, 200]
+    mask = tile(sheet, 2)
+    assert (mask[..., 0] == mask[..., 1]).all()
+    assert mask.max() > 200
+    assert (tile(sheet, 3) != tile(sheet, 0)).any()
+
+
+def test_run_without_edits_has_no_sheet(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Where nothing was edited there is nothing to show, and no error."""
+    assert contact_sheet(run(tmp_path, tiny_model_folder, "a dog")) is None

@@ -1,0 +1,332 @@
+"""Imagic as stages of a part: fitted in the encode stage, generated and chosen in the decode stage.
+
+Most run in both forms: full, whose weights must be as before for each edit, and lora, whose edits
+share a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config.config import Config, Model, Stage
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.latents import from_numpy
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.stages.build import STAGES, build_stage, load_fused, load_stage
+from pipeline.stages.imagic.decode import ImagicDecodeStage
+from pipeline.stages.imagic.fit import ImagicFitStage
+from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.stages.test_build import counted, with_model
+from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
+
+FORMS = ("lora", "full")
+FAST: dict[str, Any] = {
+    "embedding_steps": 3,
+    "model_steps": 3,
+    "model_learning_rate": 1e-2,
+    "draws": 2,
+    "seeds": 1,
+}
+
+
+def imagic(form: str = "lora", mask: dict | None = None, **settings: Any) -> Config:
+    """A configuration with a short fit; few mask noises where a mask is inferred."""
+    own = FAST | {"form": form} | ({"rank": 2} if form == "lora" else {}) | settings
+    return make_config(name="imagic", imagic=own, mask={"num_noises": 2} | (mask or {}))
+
+
+def fitted(model: LatentDiffusion, config: Config, *pictures: Picture) -> list[Edit]:
+    """The edits after the fit; latents and masks are made one by one, so that they are equal."""
+    for picture in pictures:
+        run_stages(model, make_part(picture), config, ["mask"])
+    return run_stages(model, make_part(*pictures), config, ["encode"]).edits
+
+
+def generated(model: LatentDiffusion, config: Config, edit: Edit) -> np.ndarray:
+    """(S, C, h, w) the candidates of a fitted edit of picture 0, form lora."""
+    (picture,) = run_stages(model, make_part(make_picture(0)), config, ["mask"]).pictures
+    edit.mask = picture.edits[0].mask
+    decode = ImagicDecodeStage(model, config.method, 0)
+    with torch.inference_mode():
+        (candidates,) = decode._candidates("shard", [(picture, edit)])
+    return candidates.numpy()
+
+
+def outcome(edit: Edit) -> np.ndarray:
+    """What a fit gave, in either form."""
+    values = edit.candidates if edit.adapter is None else edit.adapter
+    assert values is not None
+    return values
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_pictures_in_both_orders_give_the_same_bytes(
+    tiny_model: LatentDiffusion, form: str
+) -> None:
+    """One stage object, two parts: no picture starts from another's fine-tuning."""
+    config = imagic(form)
+    stages = [build_stage(config, name, tiny_model) for name in STAGES]
+
+    def edited(number: int) -> bytes:
+        part = make_part(make_picture(number))
+        for stage in stages:
+            stage(part)
+        assert part.edits[0].image is not None
+        return part.to_bytes()
+
+    first, second = edited(0), edited(1)
+    assert (edited(1), edited(0)) == (second, first)
+    assert first != second
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_full_fit_ignores_its_neighbours_to_the_bit(
+    tiny_model: LatentDiffusion, place: int
+) -> None:
+    """Edits are fitted one after the other, each from the same weights."""
+    config = imagic("full", embedding_steps=2, model_steps=2)
+    (alone,) = fitted(tiny_model, config, make_picture(0))
+    crowd = [make_picture(10 * place + n) for n in (1, 2)]
+    crowd.insert(place, make_picture(0))
+    assert np.array_equal(outcome(fitted(tiny_model, config, *crowd)[place]), outcome(alone))
+
+
+@pytest.mark.parametrize(("batch", "places"), [(1, [2]), (3, [0, 1, 2]), (8, [0, 5, 7])])
+def test_lora_fit_ignores_its_neighbours(
+    tiny_model: LatentDiffusion, batch: int, places: list[int], tolerance: dict
+) -> None:
+    """In batches of 1, 3 and 8, at any place: other neighbours, the same bytes; others' number
+    moves the last bits of the fitted embedding and of the picture made with it.
+    """
+    config = imagic()
+    (alone,) = fitted(tiny_model, config, make_picture(0))
+    (alone_latent,) = generated(tiny_model, config, alone)
+    seen = []
+    for place in places:
+        crowd = [make_picture(10 * place + n) for n in range(1, max(batch, 3))]
+        crowd.insert(place, make_picture(0))
+        some = tiny_model.with_micro_batch(batch * FAST["draws"])
+        with counted(some) as rows:
+            among = fitted(some, config, *crowd)[place]
+        assert max(rows) == batch * FAST["draws"]
+        (latent,) = generated(tiny_model, config, among)
+        for ours, theirs in ((among.embedding, alone.embedding), (latent, alone_latent)):
+            error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+            assert error < tolerance[torch.float32]
+        seen.append((among.embedding.tobytes(), among.adapter.tobytes()))
+    assert len(set(seen)) == 1
+
+
+def test_a_fit_that_is_not_finite_fails_its_edit_alone(tiny_model: LatentDiffusion) -> None:
+    """A neighbour in the same batch ends as it does alone."""
+    config = imagic()
+    (alone,) = fitted(tiny_model, config, make_picture(0))
+    part = run_stages(tiny_model, make_part(make_picture(0), make_picture(1)), config, ["mask"])
+    part.pictures[1].latent = np.full_like(part.pictures[1].latent, np.nan)
+    good, bad = run_stages(tiny_model, part, config, ["encode"]).edits
+    assert (bad.status, bad.stage, bad.error) == (Status.FAILED, "encode", "NonFinite")
+    np.testing.assert_allclose(good.adapter, alone.adapter, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path, form: str) -> None:
+    """What a fit hands on is enough: each stage may have a network of its own."""
+    config = with_model(imagic(form, seeds=2), tiny_model_folder)
+    fused = make_part(make_picture(0, "a cat", "a red dog"), make_picture(1))
+    pooled = copy.deepcopy(fused)
+    for stage in load_fused(config, "cpu").values():
+        fused = stage(fused)
+    for name in STAGES:
+        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    assert fused.to_bytes() == pooled.to_bytes()
+    assert all(edit.image is not None for edit in fused.edits)
+    assert not any(edit.adapter is not None or edit.candidates is not None for edit in fused.edits)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_say_what_the_network_was_asked(tiny_model: LatentDiffusion, form: str) -> None:
+    """Forward passes of the fit, of guided generation and of scoring; passes back not counted."""
+    config = imagic(form, seeds=2, score_draws=3)
+    with counted(tiny_model) as rows:
+        part = run_stages(tiny_model, make_part(make_picture(0), make_picture(1)), config)
+    for edit in part.edits:
+        assert edit.num_evals_encode == (3 + 3) * 2
+        assert edit.num_evals_decode == 2 * 5 * 2 + 2 * 2 * 3
+    assert sum(rows) == sum(edit.num_evals_encode + edit.num_evals_decode for edit in part.edits)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_texts_are_unchanged_and_cost_nothing(tiny_model: LatentDiffusion, form: str) -> None:
+    """Texts that the tokenizer reads alike end before the fit, whatever their letters."""
+    with counted(tiny_model) as rows:
+        part = run_stages(
+            tiny_model, make_part(make_picture(0, "A  Dog", caption="a dog")), imagic(form)
+        )
+    (edit,) = part.edits
+    assert (edit.status, edit.stage) == (Status.UNCHANGED, "encode")
+    assert "alike" in str(edit.message)
+    assert not edit.mask.any()
+    assert rows == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_background_outside_a_mask_is_the_pictures(tiny_model: LatentDiffusion, form: str) -> None:
+    """With a supplied mask the kept half of the candidate is the clean latent, to the bit."""
+    picture = make_picture(0)
+    picture.supplied_mask = np.zeros((32, 32), np.uint8)
+    picture.supplied_mask[:, :16] = 255
+    config = imagic(form)
+    part = run_stages(tiny_model, make_part(picture), config, ["mask", "encode"])
+    clean = part.pictures[0].latent
+    decode = ImagicDecodeStage(tiny_model, config.method, 0)
+    with torch.inference_mode():
+        latent = decode._candidates("shard", [(picture, part.edits[0])])[0, 0].numpy()
+    assert np.array_equal(latent[..., 4:], clean[..., 4:])
+    assert not np.allclose(latent[..., :4], clean[..., :4])
+
+
+def test_an_inferred_mask_is_diffedits(tiny_model: LatentDiffusion) -> None:
+    """mask.source: infer composes DiffEdit's first stage with Imagic."""
+    ours = run_stages(
+        tiny_model, make_part(make_picture(0)), imagic(mask={"source": "infer"}), ["mask"]
+    )
+    theirs = run_stages(tiny_model, make_part(make_picture(0)), make_config(), ["mask"])
+    assert np.array_equal(ours.edits[0].mask, theirs.edits[0].mask)
+    full = run_stages(tiny_model, make_part(make_picture(0)), imagic(), ["mask"])
+    assert full.edits[0].mask.min() == 1.0
+
+
+class Third:
+    """Likes the third candidate."""
+
+    name, num_evals = "third", 0
+
+    def __call__(self, shard: str, pairs: Any, candidates: torch.Tensor) -> torch.Tensor:
+        return (torch.arange(candidates.shape[1]) == 2).float().expand(len(pairs), -1)
+
+
+def test_the_best_candidate_is_kept(tiny_model: LatentDiffusion) -> None:
+    """Any scorer decides, the row says which was kept, and seeds do not depend on their number."""
+    config = imagic("full", seeds=4)
+    part = run_stages(tiny_model, make_part(make_picture(0)), config, ["mask", "encode"])
+    candidates = from_numpy(part.edits[0].candidates.copy())
+    (fewer,) = fitted(tiny_model, imagic("full", seeds=2), make_picture(0))
+    np.testing.assert_allclose(fewer.candidates, candidates[:2], atol=1e-4)
+    ImagicDecodeStage(tiny_model, config.method, 0, scorer=Third())(part)
+    with torch.inference_mode():
+        image = tiny_model.pictures.decode(candidates[2:3])[0]
+    assert np.array_equal(part.edits[0].image, image)
+    assert part.edits[0].notes == ["picture 3 of 4 kept, third 1.0000"]
+
+
+def test_text_agreement_prefers_what_the_edit_text_explains(tiny_model: LatentDiffusion) -> None:
+    """Swapping caption and edit text turns every score around."""
+    stage = ImagicDecodeStage(tiny_model, imagic(seeds=2).method, 0)
+    latents = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    edit, swapped = Edit(0, "a cat"), Edit(0, "a dog")
+    there = Picture("k", caption="a dog", latent=latents[0, 0].numpy())
+    back = Picture("k", caption="a cat", latent=latents[0, 0].numpy())
+    forward = stage.scorer("s", [(there, edit)], latents)
+    assert forward.shape == (1, 3)
+    assert forward.abs().min() > 0
+    torch.testing.assert_close(stage.scorer("s", [(back, swapped)], latents), -forward)
+
+
+def loss_of(stage: ImagicFitStage, pair: Any, tokens: torch.Tensor) -> float:
+    """Of one edit over 100 draws that no fit has seen."""
+    condition = Condition(tokens, stage._texts([pair]).pooled)
+    loss = stage._loss("shard", [pair], "held out", condition)
+    with torch.no_grad():
+        return float(torch.stack([loss() for _ in range(25)]).mean())
+
+
+def test_embedding_fit_lowers_the_loss(tiny_model: LatentDiffusion) -> None:
+    """Over fresh draws, the fitted embedding explains its picture better than the edit text."""
+    config = imagic(embedding_steps=60, model_steps=0, embedding_learning_rate=0.05, draws=4)
+    part = run_stages(tiny_model, make_part(make_picture(0)), config, ["mask", "encode"])
+    stage, pair = ImagicFitStage(tiny_model, config.method, 0), (part.pictures[0], part.edits[0])
+    optimised = loss_of(stage, pair, torch.from_numpy(part.edits[0].embedding)[None])
+    assert optimised < 0.9 * loss_of(stage, pair, stage._texts([pair]).tokens)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_checkpointing_changes_memory_and_nothing_else(
+    tiny_model_folder: Path, form: str, tolerance: dict
+) -> None:
+    """The pass back runs the network again, under the same factors and weights."""
+    results = []
+    for checkpointing in (False, True):
+        model = load_model(Model(path=str(tiny_model_folder)), "cpu", Stage())
+        config = imagic(form, checkpointing=checkpointing)
+        with counted(model) as rows:
+            (edit,) = fitted(model, config, make_picture(0))
+        results.append(outcome(edit))
+        assert bool(rows)
+    np.testing.assert_allclose(*results, atol=tolerance[torch.float32])
+
+
+def test_fit_works_inside_inference_mode(tiny_model: LatentDiffusion) -> None:
+    """A caller's inference mode does not stop the gradients."""
+    (outside,) = fitted(tiny_model, imagic(), make_picture(0))
+    with torch.inference_mode():
+        (inside,) = fitted(tiny_model, imagic(), make_picture(0))
+    assert np.array_equal(inside.adapter, outside.adapter)
+
+
+def test_bfloat16_model_is_fitted_in_float32(tiny_model_folder: Path) -> None:
+    """The factors move by less than a bfloat16 step, and travel in the model's dtype."""
+    model = load_model(Model(path=str(tiny_model_folder), dtype="bfloat16"), "cpu", Stage())
+    config = imagic(model_learning_rate=1e-4)
+    part = run_stages(model, make_part(make_picture(0)), config, ["mask", "encode"])
+    adapter = from_numpy(part.edits[0].adapter)
+    assert adapter.dtype == torch.bfloat16
+    assert adapter.float().abs().min() < 1e-3
+    assert (adapter != 0).all()
+    run_stages(model, part, config, ["decode"])
+    assert part.edits[0].image is not None
+
+
+def test_out_of_memory_halves_the_edits_of_a_fit(
+    tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four edits of two draws do not fit, two do: the same fits, and every row says so."""
+    config, pictures = imagic(), [make_picture(number) for number in range(4)]
+    whole = fitted(tiny_model, config, *copy.deepcopy(pictures))
+    network, seen = tiny_model.unbatched.network, []
+    forward = network.forward
+
+    def starved(latent: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(latent) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        seen.append(len(latent))
+        return forward(latent, *args, **kwargs)
+
+    monkeypatch.setattr(network, "forward", starved)
+    edits = fitted(tiny_model, config, *pictures)
+    assert set(seen) == {4}
+    for edit, before in zip(edits, whole, strict=True):
+        assert "encode: out of memory" in edit.notes[0]
+        np.testing.assert_allclose(edit.embedding, before.embedding, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("make", "form"), [(make_tiny_sdxl, "full"), (make_tiny_sd3, "lora")])
+def test_every_family_is_fitted(tmp_path: Path, make: Callable[[Path], Path], form: str) -> None:
+    """SDXL with its text summary, and a flow-matching transformer: less loss, and a picture."""
+    model = load_model(Model(path=str(make(tmp_path))), "cpu", Stage())
+    config = imagic(form, embedding_steps=25, embedding_learning_rate=0.05, model_steps=1)
+    part = run_stages(model, make_part(make_picture(0)), config, ["mask"])
+    stage, pair = ImagicFitStage(model, config.method, 0), (part.pictures[0], part.edits[0])
+    text = stage._texts([pair])
+    tokens = stage._fit_embedding("shard", [pair], text)
+    assert loss_of(stage, pair, tokens) < loss_of(stage, pair, text.tokens)
+    config = imagic(form, embedding_steps=1, model_steps=1)
+    run_stages(model, part, config, ["encode", "decode"])
+    assert part.edits[0].image is not None

@@ -1,0 +1,170 @@
+"""Whole methods: evaluations at the network, determinism, and outside code."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from pipeline.config.config import Config, Model, Stage
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.records.part import Part, Status
+from pipeline.stages.build import STAGES, load_fused, load_stage, run_parts
+from tests.parts import counted, make_config, make_part, make_picture, run_stages
+from tests.tiny_models import make_tiny_stable_diffusion
+
+TEXTS = ("a cat", "a red dog", "photo of a square")
+
+
+def with_model(config: Config, folder: Path, **model: object) -> Config:
+    """The configuration over a model folder."""
+    tree = config.model_dump() | {"model": {"path": str(folder), **model}}
+    return Config.model_validate(tree)
+
+
+def test_an_edit_costs_140_evaluations_and_a_further_one_90(tiny_model: LatentDiffusion) -> None:
+    """At r = 0.8, 50 steps and 10 noises, counted at the network and written in the rows."""
+    config = make_config(steps=50, mask={})
+    with counted(tiny_model) as rows:
+        run_stages(tiny_model, make_part(make_picture(0, TEXTS[0])), config)
+    assert sum(rows) == 140
+    with counted(tiny_model) as rows:
+        part = run_stages(tiny_model, make_part(make_picture(0, *TEXTS)), config)
+    assert sum(rows) == 140 + 90 + 90
+    counts = [(e.num_evals_mask, e.num_evals_encode, e.num_evals_decode) for e in part.edits]
+    assert counts == [(20, 40, 80), (10, 0, 80), (10, 0, 80)]
+
+
+def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
+    """An unchanged edit costs its reference alone, a text asked for twice is masked once."""
+    config = make_config()
+    with counted(tiny_model) as rows:
+        part = run_stages(
+            tiny_model, make_part(make_picture(0, "A dog", "a cat", "a cat", "a dog")), config
+        )
+    assert [edit.num_evals_mask for edit in part.edits] == [2, 2, 0, 0]
+    assert [edit.num_evals_encode for edit in part.edits] == [0, 4, 0, 0]
+    assert [edit.num_evals_decode for edit in part.edits] == [0, 8, 8, 0]
+    assert sum(rows) == 24
+    first, second = part.edits[1:3]
+    assert np.array_equal(first.mask, second.mask)
+    assert np.abs(first.image.astype(int) - second.image).max() <= 1
+
+
+def test_network_sees_no_more_than_a_micro_batch(tiny_model: LatentDiffusion) -> None:
+    """However many edits a part holds, and whatever guidance doubles."""
+    pictures = [make_picture(n, *TEXTS) for n in range(3)]
+    with counted(tiny_model.with_micro_batch(5)) as rows:
+        run_stages(tiny_model.with_micro_batch(5), make_part(*pictures), make_config())
+    assert max(rows) == 5
+
+
+def test_guidance_of_one_halves_the_decoding(tiny_model: LatentDiffusion) -> None:
+    """Without guidance the negative half is not computed."""
+    part = run_stages(tiny_model, make_part(make_picture(0)), make_config(guidance_scale=1.0))
+    assert part.edits[0].num_evals_decode == 4
+
+
+@pytest.mark.parametrize("name", ["diffedit", "sdedit"])
+def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) -> None:
+    """Masks, maps and pictures of two runs over one part are equal to the last bit."""
+    fresh = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    once, twice = (
+        run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
+        for _ in range(2)
+    )
+    assert once == twice
+
+
+def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
+    """Each stage with a network of its own, the part packed between them, or all over one."""
+    config = with_model(make_config(), tiny_model_folder)
+    fused = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    pooled = copy.deepcopy(fused)
+    for stage in load_fused(config, "cpu").values():
+        fused = stage(fused)
+    for name in STAGES:
+        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    assert fused.to_bytes() == pooled.to_bytes()
+
+
+def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
+    tiny_model_folder: Path,
+) -> None:
+    """Whether it is loaded alone or with the others; an actor that owns more cores does not."""
+    before = torch.get_num_threads()
+    config = with_model(make_config(), tiny_model_folder)
+    owned = {"mask": 2.0, "encode": 2.5, "decode": 4.0}
+    for name, cpus in owned.items():
+        config = config.model_copy(update={"stages": config.stages.updated([name], cpus=cpus)})
+    try:
+        for name in STAGES:
+            torch.set_num_threads(1)
+            load_stage(config, name, "cpu")
+            assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        load_fused(config, "cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
+    """run_parts runs all stages over each part."""
+    config = with_model(make_config(), tiny_model_folder)
+    parts = run_parts(config, [make_part(make_picture(n)) for n in range(2)])
+    assert all(part.edits[0].image is not None for part in parts)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> None:
+    """One decoding step with each kind of network equals diffusers' step from the same level."""
+    folder = make_tiny_stable_diffusion(tmp_path / "model", prediction_type)
+    model = load_model(Model(path=str(folder)), "cpu", Stage())
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    assert scheduler.config.prediction_type == prediction_type
+    scheduler.set_timesteps(50)
+    level, below = model.schedule.levels(50)[31], model.schedule.levels(50)[30]
+    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = model.text.encode(["a cat", "a dog"])
+    with torch.inference_mode():
+        raw = model.unbatched.unet(latent, int(level.timestep), text.tokens).sample  # type: ignore[attr-defined]
+        eps = model.denoiser(latent, level, text)
+    theirs = scheduler.step(raw, int(level.timestep), latent).prev_sample
+    ours = below.alpha * (latent / level.alpha + (below.tau - level.tau) * eps)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
+    part = run_stages(model, make_part(make_picture(0, "a cat", "a dog")), make_config())
+    assert part.edits[0].image is not None
+    assert part.edits[1].status is Status.UNCHANGED
+
+
+def test_ablations_are_settings(tiny_model: LatentDiffusion) -> None:
+    """No mask and no encoding are two settings of diffedit, and each gives another picture."""
+    images = []
+    for settings in ({}, {"mask": {"source": "full"}}, {"encode": "noise"}):
+        part = run_stages(tiny_model, make_part(make_picture(0)), make_config(**settings))
+        images.append(part.edits[0].image.astype(int))
+    assert np.abs(images[0] - images[1]).max() > 1
+    assert np.abs(images[0] - images[2]).max() > 1
+
+
+def test_each_stage_reads_a_text_once_a_part(tiny_model: LatentDiffusion) -> None:
+    """However many pictures, edits, ratios and guidance scales of a part share it."""
+    pictures = [make_picture(n, "a cat", "A  CAT", "a red dog", caption="a dog") for n in range(4)]
+    pictures[1].settings = {"guidance_scale": 1.0}
+    pictures[2].settings = {"encode_ratio": 0.4}
+    part, texts = make_part(*pictures), {}
+    for name in STAGES:
+        rows: list[int] = []
+        hook = tiny_model.text.towers[0].encoder.register_forward_pre_hook(
+            lambda module, args, options, rows=rows: rows.append(len(args[0])), with_kwargs=True
+        )
+        run_stages(tiny_model, part, make_config(negative_text="photo"), [name])
+        hook.remove()
+        texts[name] = sum(rows)
+    assert texts == {"mask": 3, "encode": 1, "decode": 3}
+    assert {edit.num_evals_decode for edit in part.edits} == {8, 4}

@@ -1,0 +1,277 @@
+"""Whole methods over SDXL and Stable Diffusion 3: outside code, equal texts, and the plain loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
+from torch import Tensor
+
+from pipeline.config.config import Model, Stage
+from pipeline.execution.local_loop import run_loop
+from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.plan.plan import make_plan
+from pipeline.records.part import Part, Picture, Status
+from pipeline.records.seeds import noise_seed
+from pipeline.stages.build import STAGES, load_fused, load_stage
+from pipeline.steps.verify import verify
+from tests.committing import make_config as job_config
+from tests.conftest import TOLERANCE
+from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.samples import sample, write_shard
+from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
+
+TEXTS = ("a cat", "a red dog", "photo of a square")
+RELATIVE = 1e-4  # to outside code with the same weights, schedule and noise
+
+
+def decoded_latents(
+    model: LatentDiffusion, part: Part, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> Tensor:
+    """What the decode stage hands to the VAE, after encoding and decoding the part."""
+    seen: list[Tensor] = []
+    decode = model.pictures.decode_each
+    monkeypatch.setattr(
+        model.pictures, "decode_each", lambda latents: (seen.append(latents), decode(latents))[1]
+    )
+    run_stages(model, part, config, ["encode", "decode"])
+    return torch.cat(seen)
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.parametrize(("strength", "zero_empty"), [(0.3, True), (0.8, False), (1.0, True)])
+def test_sdedit_with_sdxl_equals_its_image_to_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float, zero_empty: bool
+) -> None:
+    """diffusers' pipeline with a DDIM sampler gives the same latent and the same picture."""
+    folder = make_tiny_sdxl(tmp_path / "model", zero_empty=zero_empty)
+    model = load_model(Model(path=str(folder)), "cpu", Stage())
+    pipeline = load_pipeline(StableDiffusionXLImg2ImgPipeline, folder)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    compare_with_image_to_image(model, pipeline, strength, 20, monkeypatch)
+
+
+@pytest.mark.parametrize(("strength", "steps"), [(0.3, 20), (0.8, 50), (1.0, 50), (1.0, 28)])
+def test_sdedit_with_sd3_equals_its_image_to_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float, steps: int
+) -> None:
+    """DDIM in (u, tau) is their Euler in s, even from pure noise, where s = 1 has no tau."""
+    folder = make_tiny_sd3(tmp_path / "model")
+    model = load_model(Model(path=str(folder)), "cpu", Stage())
+    pipeline = load_pipeline(StableDiffusion3Img2ImgPipeline, folder)
+    assert isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+    assert pipeline.scheduler.config.shift == 3.0
+    compare_with_image_to_image(model, pipeline, strength, steps, monkeypatch)
+
+
+def compare_with_image_to_image(
+    model: LatentDiffusion,
+    pipeline: Any,
+    strength: float,
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SDEdit here and image-to-image there, from the same latent and noise, under guidance 5."""
+    config = make_config(name="sdedit", steps=steps, strength=strength, guidance_scale=5.0)
+    part = run_stages(model, make_part(make_picture(0, "a cat")), config, ["mask"])
+    latent = torch.from_numpy(part.pictures[0].latent)[None]
+    seed = noise_seed(0, "shard", "k0", "encode")
+
+    def theirs(output_type: str) -> Any:
+        return pipeline(
+            "a cat",
+            image=latent,
+            strength=strength,
+            num_inference_steps=steps,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(seed),
+            output_type=output_type,
+        ).images[0]
+
+    ours = decoded_latents(model, part, config, monkeypatch)
+    assert relative_error(ours[0], theirs("latent")) <= RELATIVE
+    difference = part.edits[0].image.astype(float) - theirs("np") * 255.0
+    assert np.abs(difference).max() < 0.6  # half a grey value is the rounding to uint8
+    assert part.edits[0].num_evals_decode == 2 * round(steps * strength)
+
+
+def test_a_decode_from_an_encoded_latent_equals_eulers_loop(tmp_path: Path) -> None:
+    """From DiffEdit's own x_r, 40 of 50 steps of FlowMatchEulerDiscreteScheduler, unguided."""
+    model = load_model(Model(path=str(make_tiny_sd3(tmp_path / "model"))), "cpu", Stage())
+    config = make_config(steps=50, guidance_scale=1.0, mask={"source": "full"})
+    part = run_stages(model, make_part(make_picture(0, "a cat")), config, ["mask", "encode"])
+    trajectory = torch.from_numpy(part.pictures[0].trajectory)
+    assert trajectory.shape == (41, 16, 8, 8)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model.info.folder / "scheduler")
+    scheduler.set_timesteps(50)
+    scheduler.set_begin_index(10)
+    latent, text = trajectory[-1:], model.text.encode(["a cat"])
+    transformer = model.unbatched.transformer  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        for timestep in scheduler.timesteps[10:]:
+            velocity = transformer(latent, text.tokens, text.pooled, timestep[None]).sample
+            latent = scheduler.step(velocity, timestep, latent).prev_sample
+        theirs = model.pictures.vae.decode(latent / 4.0 + 0.06).sample[0]
+    run_stages(model, part, config, ["decode"])
+    theirs = ((theirs + 1.0) * 127.5).clamp(0.0, 255.0).permute(1, 2, 0)
+    assert np.abs(part.edits[0].image - theirs.numpy()).max() < 0.51
+
+
+@pytest.mark.parametrize("rule", ["minmax", "mean_ratio", "otsu"])
+@pytest.mark.parametrize("reference", ["caption", "empty"])
+def test_equal_texts_change_nothing(
+    family_model: LatentDiffusion, rule: str, reference: str
+) -> None:
+    """Where the reference and the wanted text are one, the mask is empty and nothing is decoded."""
+    text = "a dog" if reference == "caption" else ""
+    mask = {"num_noises": 2, "rule": rule, "reference": reference, "floor": 0.0, "threshold": 0.3}
+    config = make_config(mask=mask)
+    part = make_part(make_picture(0, text), make_picture(1, "a cat"))
+    before = copy.deepcopy(part.pictures[0].image)
+    run_stages(family_model, part, config)
+    same, other = part.edits
+    assert (same.status, same.stage) == (Status.UNCHANGED, "mask")
+    assert not same.mask.any()
+    assert same.image is None
+    assert np.array_equal(part.pictures[0].image, before)
+    assert other.mask.any()
+    assert other.image is not None
+
+
+def test_background_is_the_clean_latents(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mask, encoding and decoding compose: edited inside a mask that is neither empty nor full."""
+    config = make_config(steps=10)
+    part = make_part(*(make_picture(number, *TEXTS) for number in range(2)))
+    run_stages(family_model, part, config, ["mask"])
+    clean = torch.stack([torch.from_numpy(picture.latent) for picture in part.pictures])
+    latents = decoded_latents(family_model, part, config, monkeypatch)
+    masks = torch.stack([torch.from_numpy(edit.mask) for edit in part.edits])[:, None]
+    assert [edit.status for edit in part.edits] == [None] * 6
+    background = clean.repeat_interleave(3, dim=0)
+    outside = (masks == 0.0).expand_as(latents)
+    assert torch.equal(latents[outside], background[outside])
+    assert float((latents - background)[~outside].abs().mean()) > 0.01
+    assert 0.05 < float(masks.mean()) < 0.95
+    assert [edit.num_evals_decode for edit in part.edits] == [16] * 6
+
+
+def test_pools_and_fused_give_the_same_bytes(family_folder: Path) -> None:
+    """Each stage with a network of its own, or all over one, whatever the family."""
+    config = make_config().model_copy(update={"model": Model(path=str(family_folder))})
+    fused = make_part(make_picture(0, *TEXTS))
+    pooled = copy.deepcopy(fused)
+    for stage in load_fused(config, "cpu").values():
+        fused = stage(fused)
+    for name in STAGES:
+        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    assert fused.to_bytes() == pooled.to_bytes()
+
+
+def test_a_micro_batch_changes_no_more_than_rounding(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row a call, or all: the same masks, and latents within the tolerance of float32."""
+    latents, masks = [], []
+    for size in (1, 32):
+        model = family_model.with_micro_batch(size)
+        part = run_stages(model, make_part(make_picture(0, *TEXTS)), make_config(), ["mask"])
+        latents.append(decoded_latents(model, part, make_config(), monkeypatch))
+        masks.append([edit.mask for edit in part.edits])
+    assert np.array_equal(*masks)
+    assert relative_error(*latents) <= RELATIVE
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_a_picture_does_not_meet_its_neighbours(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """First, in the middle or last in a batch of others: the same mask, and latent to 1e-5."""
+
+    def edited(*pictures: Picture) -> tuple[list[np.ndarray], Tensor]:
+        part = run_stages(family_model, make_part(*pictures), make_config(), ["mask"])
+        latents = decoded_latents(family_model, part, make_config(), monkeypatch)
+        return [edit.mask for edit in part.edits], latents
+
+    (mask,), (latent,) = edited(make_picture(0))
+    for index in (0, size // 2, size - 1):
+        others = [make_picture(10 * index + n, "a red dog", "photo") for n in range(1, size)]
+        masks, latents = edited(*others[:index], make_picture(0), *others[index:])
+        place = 2 * index  # each of the others has two edits
+        assert np.array_equal(masks[place], mask)
+        assert relative_error(latents[place], latent) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_job_edits_a_shard_with_each_family(
+    family_folder: Path, tmp_path: Path, dtype: str
+) -> None:
+    """The plain loop, from a folder in diffusers' format to a published shard that verifies."""
+    samples = [sample("a", ["a cat", "a dog"]), sample("b", ["a red dog"], seed=1)]
+    write_shard(tmp_path / "in/0.tar", samples)
+    config = job_config(
+        str(tmp_path / "in/*.tar"),
+        output={"path": str(tmp_path / "out")},
+        model={"path": str(family_folder), "dtype": dtype},
+        method={"steps": 5, "mask": {"num_noises": 2}},
+    )
+    plan = make_plan(config, "cpu")
+    assert plan.model.size_for(config.model) == 32
+    assert run_loop(plan).work == []
+    stats = json.loads((tmp_path / "out/0_stats.json").read_text())
+    assert stats["counts"] == {"edited": 2, "unchanged": 1, "rejected": 0, "failed": 0}
+    assert stats["model_revision"] == plan.model.revision != ""
+    environment = json.loads((tmp_path / "out/_run/environment.json").read_text())
+    assert environment["model"]["revision"] == plan.model.revision
+    assert environment["model"]["family"] == plan.model.family
+    assert verify(plan.output).problems == []
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "bdia"])
+def test_every_solver_edits(family_model: LatentDiffusion, solver: str) -> None:
+    """The other integrators serve each family as they are."""
+    part = run_stages(family_model, make_part(make_picture(0)), make_config(solver=solver))
+    assert part.edits[0].image is not None
+
+
+def test_exact_inversion_holds_for_each_family(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BDIA without mask and guidance gives back the clean latent, to 1e-4 in float32."""
+    config = make_config(solver="bdia", steps=20, guidance_scale=1.0, mask={"source": "full"})
+    part = run_stages(family_model, make_part(make_picture(0, "")), config, ["mask"])
+    clean = torch.from_numpy(part.pictures[0].latent)[None]
+    back = decoded_latents(family_model, part, config, monkeypatch)
+    assert relative_error(back, clean) <= RELATIVE
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
+def test_encoding_is_undone_the_better_the_finer_the_steps(
+    family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, solver: str
+) -> None:
+    """With the empty text and no guidance the error of there and back falls with the steps."""
+    errors = []
+    for steps in (25, 100):
+        config = make_config(
+            solver=solver, steps=steps, guidance_scale=1.0, mask={"source": "full"}
+        )
+        part = run_stages(family_model, make_part(make_picture(0, "")), config, ["mask"])
+        clean = torch.from_numpy(part.pictures[0].latent)[None]
+        back = decoded_latents(family_model, part, config, monkeypatch)
+        errors.append(float((back - clean).square().mean().sqrt() / clean.std()))
+    assert errors[1] < 0.5 * errors[0]

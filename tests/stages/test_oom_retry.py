@@ -1,0 +1,142 @@
+"""Memory that does not suffice in a stage: half the micro-batch, the same pictures, said so."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.execution.operators import guarded
+from pipeline.models.loading import LatentDiffusion
+from pipeline.records.part import Part, Status
+from pipeline.stages.build import build_stage
+from tests.parts import make_config, make_part, make_picture, run_stages
+
+NETWORKS = {  # of a stage: the network and its method that is asked for rows
+    "mask": ("unet", "vae.encode", "text"),
+    "encode": ("unet",),  # its one text is a single row
+    "decode": ("unet", "vae.decode", "text"),
+}
+CONFIG = make_config(steps=3, encode_ratio=0.7)
+CASES = [(stage, network) for stage, networks in NETWORKS.items() for network in networks]
+
+
+def starve(
+    model: LatentDiffusion, network: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From now on that network raises what CUDA raises when it gets more than ``rows`` rows."""
+    owner: Any
+    owner, name = {
+        "unet": (model.unbatched.unet, "forward"),  # type: ignore[attr-defined]
+        "text": (model.text.towers[0].encoder, "forward"),
+        "vae.encode": (model.pictures.vae, "encode"),
+        "vae.decode": (model.pictures.vae, "decode"),
+    }[network]
+    call: Callable[..., Any] = getattr(owner, name)
+
+    def starved(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(first) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0")
+        return call(first, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, starved)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # a second each in a process of many tests
+
+
+def fresh_part() -> Part:
+    pictures = [make_picture(number, "a cat", "a red dog", "a fox") for number in range(2)]
+    return make_part(*pictures, make_picture(2, "a dog"))  # the last is unchanged
+
+
+@pytest.fixture(scope="module")
+def before(tiny_model: LatentDiffusion) -> dict[str, bytes]:
+    """The part as each stage gets it, and as the last one leaves it, undisturbed."""
+    part, states = fresh_part(), {}
+    for name in NETWORKS:
+        states[name] = part.to_bytes()
+        part = run_stages(tiny_model.with_micro_batch(2), part, CONFIG, [name])
+    return states | {"end": part.to_bytes()}
+
+
+@pytest.mark.parametrize(("stage", "network"), CASES)
+def test_a_starved_network_gives_the_same_pictures_and_a_note(
+    stage: str,
+    network: str,
+    tiny_model: LatentDiffusion,
+    before: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each network of each stage: at most a level of grey off, every row of the call says so."""
+    model = tiny_model.with_micro_batch(2)
+    part = Part.from_bytes(before[stage])
+    in_flight = [edit.pending for edit in part.edits]
+    with monkeypatch.context() as patch:
+        starve(model, network, 1, patch)
+        part = guarded(stage, build_stage(CONFIG, stage, model), part)
+    assert part.halvings == {stage: 1}
+    note = f"{stage}: out of memory; computed with micro_batch 1 instead of 2"
+    assert [note in edit.notes for edit in part.edits] == in_flight
+    later = list(NETWORKS)[list(NETWORKS).index(stage) + 1 :]
+    part = run_stages(model, part, CONFIG, later)
+    for edit, undisturbed in zip(part.edits, Part.from_bytes(before["end"]).edits, strict=True):
+        assert edit.status == undisturbed.status
+        if edit.pending:
+            difference = edit.image.astype(int) - undisturbed.image.astype(int)
+            assert np.abs(difference).max() <= 1
+
+
+def test_the_next_part_has_the_configured_size_again(
+    tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that was short for a moment leaves the bytes of later parts as they are."""
+    model = tiny_model.with_micro_batch(4)
+    stage = build_stage(CONFIG, "mask", model)
+    plain = stage(fresh_part())
+    with monkeypatch.context() as patch:
+        starve(model, "unet", 2, patch)
+        assert stage(fresh_part()).halvings == {"mask": 1}
+    again = stage(fresh_part())
+    assert again.halvings == {}
+    assert again.to_bytes() == plain.to_bytes()
+
+
+@pytest.mark.parametrize(("stage", "network"), CASES)
+def test_what_fits_at_no_size_fails_its_part_with_the_reason(
+    stage: str,
+    network: str,
+    tiny_model: LatentDiffusion,
+    before: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows name the stage, what was tried and the allocator's words; what was done stays."""
+    model, part = tiny_model.with_micro_batch(2), Part.from_bytes(before[stage])
+    pending = [edit.pending for edit in part.edits]
+    starve(model, network, 0, monkeypatch)
+    part = guarded(stage, build_stage(CONFIG, stage, model), part)
+    for edit, was_pending in zip(part.edits, pending, strict=True):
+        if not was_pending:
+            assert edit.status == Status.UNCHANGED
+            continue
+        assert (edit.status, edit.stage, edit.error) == (Status.FAILED, stage, "OutOfMemory")
+        assert "micro_batch 2, halved 1 times): CUDA out of memory" in (edit.message or "")
+        assert "GPU 0" not in (edit.message or "")
+
+
+def test_memory_that_runs_out_between_the_networks_fails_the_part(
+    tiny_model: LatentDiffusion, before: dict[str, bytes]
+) -> None:
+    """Where no micro-batch can be halved, the rows say out of memory and not a class of torch."""
+
+    def encode(texts: list[str]) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    text = type("Text", (), {"encode": staticmethod(encode)})()
+    stage = build_stage(CONFIG, "encode", replace(tiny_model, text=text))
+    part = guarded("encode", stage, Part.from_bytes(before["encode"]))
+    assert {edit.error for edit in part.edits if edit.status == Status.FAILED} == {"OutOfMemory"}
+    assert part.halvings == {}

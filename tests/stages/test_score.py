@@ -1,0 +1,165 @@
+"""The score stage: which pictures it looks at, and how a run with it goes from end to end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config.config import Composite
+from pipeline.config.load import ConfigError, parse_config
+from pipeline.execution.local_loop import run_loop
+from pipeline.images.composite import composite, mask_of
+from pipeline.models.scorers import Judged
+from pipeline.plan.plan import make_plan
+from pipeline.records.part import Part, Status
+from pipeline.stages.score import ScoreStage
+from pipeline.steps.verify import verify
+from tests.parts import make_part, make_picture
+from tests.samples import sample, write_shard
+from tests.tiny_scorers import make_tiny_scorers
+
+
+class Spy:
+    """Stands for the scorers and keeps what it was shown."""
+
+    device_kind = "cpu"
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def __call__(self, before: Sequence[np.ndarray], edits: Sequence[Judged]) -> list[dict]:
+        self.before, self.edits = before, edits
+        return [{"lpips": value} for value, _ in zip(self.values, edits, strict=True)]
+
+
+def decoded_part() -> Part:
+    """Two pictures of two edits; the second edit of the first has failed."""
+    part = make_part(make_picture(1, "a cat", "bad"), make_picture(2, "x", "y", caption="a fox"))
+    for number, edit in enumerate(part.edits):
+        edit.mask = np.zeros((4, 4), np.float32)
+        edit.mask[:2] = 1
+        edit.image = np.full((32, 32, 3), 60 * number, np.uint8)
+    part.edits[1].fail("decode", "NonFinite", "so it is")
+    return part
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_is_judged_is_the_picture_as_written(enabled: bool) -> None:
+    """The composite where it is on, the decoded picture where it is off; texts of its own."""
+    spy, part = Spy(0.1, 0.2, 0.3), decoded_part()
+    settings = Composite(enabled=enabled, feather=3)
+    ScoreStage(spy, settings)(part)  # type: ignore[arg-type]
+    first, second = part.pictures
+    assert [np.array_equal(a, p.image) for a, p in zip(spy.before, part.pictures, strict=True)]
+    asked = [(e.picture, e.caption, e.edit_text) for e in spy.edits]
+    assert asked == [(0, "a dog", "a cat"), (1, "a fox", "x"), (1, "a fox", "y")]
+    edit = second.edits[1]
+    assert second.image is not None
+    assert edit.image is not None
+    feather = 3 if enabled else None
+    wanted = composite(second.image, edit.image, mask_of(second, edit), feather=feather).pixels
+    assert np.array_equal(spy.edits[2].after, wanted)
+    assert np.array_equal(spy.edits[2].after, edit.image) is not enabled
+    assert [edit.scores for edit in part.edits] == [
+        {"lpips": 0.1},
+        {},
+        {"lpips": 0.2},
+        {"lpips": 0.3},
+    ]
+    assert first.edits[1].status is Status.FAILED
+
+
+def test_a_score_that_is_no_number_is_left_out_and_said() -> None:
+    """The edit is kept; its note names the score."""
+    part = decoded_part()
+    ScoreStage(Spy(float("nan"), 0.123456789, float("inf")), Composite())(part)  # type: ignore[arg-type]
+    assert part.edits[0].scores == {"lpips": None}
+    assert part.edits[0].notes == ["not finite, and so left out: lpips"]
+    assert (part.edits[2].scores, part.edits[2].notes) == ({"lpips": 0.123457}, [])
+    assert Part.from_bytes(part.to_bytes()).edits[2].scores == {"lpips": 0.123457}
+
+
+def test_a_part_with_nothing_to_score_passes() -> None:
+    """Everything failed or unchanged before; the scorers are not asked."""
+    part = decoded_part()
+    for picture in part.pictures:
+        picture.fail("mask", "X", "y")
+    assert ScoreStage(Spy(), Composite())(part) is part  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_tiny_scorers(tmp_path_factory.mktemp("scorers"))
+
+
+def test_a_run_with_all_scores_from_end_to_end(
+    section: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Every score of an edited row is there, filters work on them, the audit holds."""
+    write_shard(
+        tmp_path / "in/0.tar", [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"])]
+    )
+
+    def config(path: str, **changes: Any) -> Any:
+        return parse_config(
+            {
+                "input": {"shards": f"{tmp_path}/in/*.tar"},
+                "output": {"path": f"{tmp_path}/{path}", "format": "png"},
+                "model": {"path": str(tiny_model_folder), "size": 32},
+                "method": {"steps": 3, "mask": {"num_noises": 2}},
+                "scores": section,
+                **changes,
+            }
+        )
+
+    plan = make_plan(config("out"), "cpu")
+    assert config("out").pools == ("mask", "encode", "decode", "score")
+    assert run_loop(plan).work == []
+    rows = pq.read_table(io.BytesIO(plan.output.get("0.parquet"))).to_pylist()
+    edited = [row for row in rows if row["status"] == "edited"]
+    assert [row["key"] for row in edited] == ["a", "a"]
+    for row in edited:
+        scores = {name: value for name, value in row.items() if name.startswith("score_")}
+        assert all(value is not None for value in scores.values()), scores
+    unchanged = next(row for row in rows if row["status"] == "unchanged")
+    assert unchanged["score_clip_image"] is None
+    values = sorted(row["score_clip_directional"] for row in edited)
+    limit = f"clip_directional >= {sum(values) / 2:.6f}"
+    filtered = make_plan(config("filtered", filters=[limit]), "cpu")
+    run_loop(filtered)
+    assert filtered.fingerprint == plan.fingerprint
+    assert verify(filtered.output).counts == {"edited": 1, "rejected": 1, "unchanged": 1}
+    assert verify(filtered.output).problems == []
+    without = make_plan(config("without", scores={}), "cpu")
+    assert without.fingerprint != plan.fingerprint
+
+
+def test_weights_that_are_missing_stop_the_run_before_any_work(
+    section: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """One line, and an output without a single object."""
+    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    tree = {
+        "input": {"shards": f"{tmp_path}/in/*.tar"},
+        "output": {"path": f"{tmp_path}/out"},
+        "model": {"path": str(tiny_model_folder)},
+        "scores": {**section, "dino": {"path": "no/where/to/be/found"}},
+    }
+    with pytest.raises(ConfigError, match=r"scores\.dino\.path='no/where/to/be/found': no such"):
+        make_plan(parse_config(tree), "cpu")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_threads_of_score_are_those_of_the_others(section: dict[str, Any]) -> None:
+    """Else layouts pools and fused would differ; without scorers the setting is no matter."""
+    stages = {"score": {"threads": 2}, "decode": {"threads": 1}}
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
+    assert parse_config(tree).threads == 1
+    with pytest.raises(ConfigError, match=r"stages\.score\.threads=2: threads must be equal"):
+        parse_config(tree | {"scores": section})

@@ -1,0 +1,156 @@
+"""The config's solver is that of both stages: exactness, evaluations, and outside code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from pipeline.config.config import Config
+from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.latents import from_numpy
+from pipeline.diffusion.schedule import Level
+from pipeline.models.loading import LatentDiffusion
+from tests.parts import counted, decoded_latents, encoded_part, make_config, make_picture
+
+SOLVERS = ["ddim", "dpmpp_2m", "bdia"]
+
+
+def round_trip(model: LatentDiffusion, config: Config) -> float:
+    """RMSE of the latent that comes back from the empty text, in its standard deviations."""
+    part = encoded_part(model, config, make_picture(0, ""))
+    clean = part.pictures[0].latent
+    latent = decoded_latents(model, part, config)[0].numpy()
+    return float(np.sqrt(np.mean((latent - clean) ** 2)) / clean.std())
+
+
+def plain(**method: object) -> Config:
+    """No mask and no guidance."""
+    return make_config(**{"guidance_scale": 1.0, "mask": {"source": "full"}} | method)
+
+
+@pytest.mark.parametrize("steps", [3, 12, 50])
+def test_bdia_round_trip_is_exact(tiny_model: LatentDiffusion, steps: int) -> None:
+    """No mask, no guidance: the input comes back to 1e-4 however few the steps."""
+    assert round_trip(tiny_model, plain(steps=steps, solver="bdia")) < 1e-4
+
+
+def test_round_trips_of_the_others_are_close(tiny_model: LatentDiffusion) -> None:
+    """DDIM comes back roughly and DPM-Solver++ closer, so the setting reaches both stages."""
+    ddim, dpmpp = (round_trip(tiny_model, plain(steps=50, solver=s)) for s in SOLVERS[:2])
+    assert 1e-3 < dpmpp < ddim < 0.2
+
+
+@pytest.mark.parametrize(("solver", "decode"), [("ddim", 8), ("dpmpp_2m", 8), ("bdia", 6)])
+def test_rows_tell_what_each_solver_costs(
+    tiny_model: LatentDiffusion, solver: str, decode: int
+) -> None:
+    """One evaluation a step; BDIA's first step down is known from encoding."""
+    config = make_config(solver=solver, mask={"source": "full"})
+    with counted(tiny_model) as rows:
+        part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+        decoded_latents(tiny_model, part, config)
+    (edit,) = part.edits
+    assert (edit.num_evals_encode, edit.num_evals_decode) == (4, decode)
+    assert sum(rows) == 4 + decode
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion, solver: str) -> None:
+    """With every solver the latent outside the mask is the clean one, bit for bit."""
+    config = make_config(solver=solver)
+    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    clean, mask = part.pictures[0].latent, part.edits[0].mask
+    latent = decoded_latents(tiny_model, part, config)[0].numpy()
+    assert 0.0 < mask.mean() < 1.0
+    np.testing.assert_array_equal(latent[:, mask == 0], clean[:, mask == 0])
+    assert np.abs(latent[:, mask == 1] - clean[:, mask == 1]).max() > 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_background_has_the_latents_own_level(tiny_model: LatentDiffusion, solver: str) -> None:
+    """Whenever decoding asks the network, outside the mask stands the encoded latent of that level.
+
+    So the background is never blended in at another level than that of the edit beside it.
+    """
+    config = make_config(steps=10, guidance_scale=1.0, solver=solver)
+    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    trajectory = part.pictures[0].trajectory
+    keep = part.edits[0].mask == 0
+    asked: list[int] = []
+
+    def watched(latent: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
+        asked.append(level.index)
+        encoded = trajectory[level.index]
+        np.testing.assert_array_equal(latent[0].numpy()[:, keep], encoded[:, keep])
+        return tiny_model.denoiser(latent, level, condition)
+
+    decoded_latents(replace(tiny_model, denoiser=watched), part, config)
+    assert asked == list(range(7 if solver == "bdia" else 8, 0, -1))
+    assert 0 < keep.sum() < keep.size
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("num_pictures", "place"), [(n, k) for n in (1, 3, 8) for k in range(n)])
+def test_edit_ignores_its_neighbours_at_every_place(
+    tiny_model: LatentDiffusion, solver: str, num_pictures: int, place: int, tolerance: dict
+) -> None:
+    """In parts of 1, 3 and 8 pictures, at each place: the same mask, and nearly the same latent."""
+    config = make_config(steps=3, solver=solver)
+    alone = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    crowd = [make_picture(10 * place + n, "a blue square") for n in range(1, num_pictures)]
+    crowd.insert(place, make_picture(0, "a cat"))
+    among = encoded_part(tiny_model, config, *crowd)
+    np.testing.assert_array_equal(among.edits[place].mask, alone.edits[0].mask)
+    mine = decoded_latents(tiny_model, alone, config)[0]
+    theirs = decoded_latents(tiny_model, among, config)[place]
+    assert float((theirs - mine).abs().max() / mine.abs().max()) < tolerance[torch.float32]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
+@pytest.mark.parametrize("solver", SOLVERS[:2])
+def test_plain_decoding_equals_diffusers(
+    tiny_model: LatentDiffusion, solver: str, guidance_scale: float
+) -> None:
+    """50 steps with a full mask equal a loop over diffusers' scheduler to 1e-4.
+
+    DPMSolverMultistepScheduler is given DDIM's timesteps (its own leading spacing divides by one
+    step more) and the final sigma of timestep 0, which the model's DDIM config asks for.
+    """
+    config = plain(
+        name="sdedit",
+        steps=50,
+        strength=1.0,
+        solver=solver,
+        mask={},
+        guidance_scale=guidance_scale,
+        negative_text="photo",
+    )
+    part = encoded_part(tiny_model, config, make_picture(0, "a red dog"))
+    latent = from_numpy(part.pictures[0].trajectory)[-1:]
+    scheduler = DDIMScheduler.from_pretrained(tiny_model.info.folder / "scheduler")
+    scheduler.set_timesteps(50)
+    if solver == "dpmpp_2m":
+        timesteps = scheduler.timesteps.tolist()
+        scheduler = DPMSolverMultistepScheduler.from_config(
+            scheduler.config,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+            final_sigmas_type="sigma_min",
+        )
+        scheduler.set_timesteps(timesteps=timesteps)
+    unet = tiny_model.unbatched.unet  # type: ignore[attr-defined]
+    text, negative = (tiny_model.text.encode([t]).tokens for t in ("a red dog", "photo"))
+    with torch.inference_mode():
+        for timestep in scheduler.timesteps:
+            eps = unet(latent, timestep, text).sample
+            if guidance_scale != 1.0:
+                eps_negative = unet(latent, timestep, negative).sample
+                eps = eps_negative + guidance_scale * (eps - eps_negative)
+            latent = scheduler.step(eps, timestep, latent).prev_sample
+    ours = decoded_latents(tiny_model, part, config)
+    assert float((ours - latent).abs().max() / latent.abs().max()) < 1e-4

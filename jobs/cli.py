@@ -9,14 +9,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs import exit_codes
 from jobs.arguments import parse_arguments
 from jobs.evaluate.options import config_for, home_of
 from jobs.logs import tell
 from jobs.ray_environment import set_ray_environment
 from pipeline.config.load import ConfigError, load_config
-
-EXIT_INCOMPLETE = 1
-EXIT_BAD_CONFIG = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return COMMANDS[options.command](options)
     except ConfigError as error:
         tell(f"overpaint: {error}", level="error")
-        return EXIT_BAD_CONFIG
+        return exit_codes.BAD_CONFIG
 
 
 def _quieten_libraries() -> None:
@@ -68,7 +66,7 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
         if options.verbose:
             traceback.print_exc()
         tell(f"overpaint: {error}; run the same command to go on", level="error")
-        return EXIT_INCOMPLETE
+        return exit_codes.INCOMPLETE
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -99,7 +97,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from jobs.edit.report import report_output
+    from jobs.commands.report import report_output
 
     return report_output(options.output, options.storage_option, options.overrides)
 

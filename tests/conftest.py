@@ -47,7 +47,8 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_folder: Path) -> LatentDiffusion:
     """The small random model, loaded on the CPU in float32."""
-    from pipeline.config.config import Model, Stage
+    from pipeline.config.config import Model
+    from pipeline.config.stages import Stage
     from pipeline.models.loading import load_model
 
     return load_model(Model(path=str(tiny_model_folder)), "cpu", Stage())
@@ -67,7 +68,8 @@ def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def family_model(family_folder: Path) -> LatentDiffusion:
     """A model of each of those families, loaded on the CPU in float32."""
-    from pipeline.config.config import Model, Stage
+    from pipeline.config.config import Model
+    from pipeline.config.stages import Stage
     from pipeline.models.loading import load_model
 
     return load_model(Model(path=str(family_folder)), "cpu", Stage())

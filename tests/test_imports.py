@@ -1,136 +1,159 @@
-"""The directions of import (pipeline/README.md): words <- diffusion <- models <- ... <- jobs."""
+"""The directions of import between packages (the drawing in pipeline/README.md), and no circles."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each place may import: of this project, and of the libraries that the design rations.
-FILE_STEPS = (
-    *("read", "texts", "prepare", "picture_files", "finish"),
-    *("output_keys", "write_part", "filter", "publish", "verify", "verify_members"),
-)
-ARRAY_STEPS = ("geometry", "composite")  # arrays in, arrays out: for steps of either kind
+# What each package may import: packages of this project, and the libraries that the design rations.
+# A package may always import itself, and ``pipeline`` (the version).
 ALLOWED: dict[str, set[str]] = {
     "pipeline": set(),
-    "pipeline.config": {"pipeline", "pipeline.config"},
-    "pipeline.storage": {"pipeline", "pipeline.config", "pipeline.storage"},
-    "pipeline.scores": {"pipeline.scores"},
-    "pipeline.diffusion": {"pipeline.config", "pipeline.diffusion", "torch"},
+    "pipeline.process": set(),
+    "pipeline.records": set(),
+    "pipeline.config": {"records"},
+    "pipeline.storage": {"process"},
+    "pipeline.scores": set(),
+    "pipeline.images": {"records", "config"},
+    "pipeline.diffusion": {"records", "torch"},
     "pipeline.models": {
-        *("pipeline.config", "pipeline.diffusion", "pipeline.models"),
+        *("config", "process", "diffusion"),
         *("torch", "diffusers", "transformers"),
     },
-    "pipeline.steps(arrays)": {"pipeline.config", "pipeline.scores", "pipeline.steps(arrays)"},
-    "pipeline.steps(files)": {
-        *("pipeline.config", "pipeline.storage", "pipeline.scores"),
-        *("pipeline.steps(arrays)", "pipeline.steps(files)"),
+    "pipeline.stages": {
+        *("records", "config", "process", "diffusion", "models", "images", "torch"),
     },
-    "pipeline.steps(stages)": {
-        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.steps(stages)"),
-        *("pipeline.steps(arrays)", "torch"),
+    "pipeline.steps": {"records", "config", "process", "storage", "scores", "images"},
+    "pipeline.plan": {"records", "config", "process", "storage", "steps", "models"},
+    "pipeline.sizing": {"config", "storage", "steps", "plan"},
+    "pipeline.republish": {"records", "config", "storage", "steps", "plan"},
+    "pipeline.execution": {
+        *("records", "config", "storage", "steps", "stages", "plan", "republish"),
     },
-    "pipeline.stages.build": {
-        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.stages.build"),
-        *("pipeline.steps(stages)", "torch"),
-    },
-    "pipeline.plan": {
-        *(
-            "pipeline",
-            "pipeline.config",
-            "pipeline.storage",
-            "pipeline.models",
-            "pipeline.stages.build",
-        ),
-        *("pipeline.scores", "pipeline.steps(files)", "pipeline.plan"),
-    },
-    "pipeline.report": {
-        *("pipeline.config", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
-        "pipeline.report",
-    },
-    "pipeline.mix": {
-        *("pipeline.config", "pipeline.storage", "pipeline.steps(files)", "pipeline.plan"),
-        "pipeline.mix",
-    },
+    "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
+    "pipeline.mix": {"records", "config", "storage", "steps", "plan", "republish"},
     "pipeline.demo": {
-        *("pipeline.config", "pipeline.diffusion", "pipeline.models", "pipeline.stages.build"),
-        *("pipeline.steps(stages)", "pipeline.scores", "pipeline.demo"),
+        *("records", "config", "diffusion", "models", "stages", "scores"),
         *("torch", "diffusers", "transformers"),
     },
     "pipeline.evaluation": {
-        *("pipeline.config", "pipeline.storage", "pipeline.scores", "pipeline.steps(files)"),
-        *("pipeline.steps(arrays)", "pipeline.models", "pipeline.demo", "pipeline.evaluation"),
+        *("records", "config", "storage", "scores", "steps", "images", "models", "demo"),
+    },
+    "jobs.supervise": {"jobs", "process", "ray"},
+    "jobs.edit": {
+        *("jobs", "jobs.supervise", "ray", "torch"),
+        *("records", "config", "storage", "steps", "plan", "models", "stages", "execution"),
+        *("sizing", "republish", "report"),
     },
 }
 RATIONED = ("torch", "diffusers", "transformers", "ray")
+# Reading, writing and committing start without torch, and nothing of it comes in sideways.
+WITHOUT_TORCH = (
+    *("process", "records", "config", "storage", "scores", "images", "steps", "report", "mix"),
+    *("republish", "plan", "sizing"),
+)
 
 
-def place_of(module: str) -> str:
-    """The row of ALLOWED that a module of this project belongs to."""
-    names = module.split(".")
-    if names[:2] == ["pipeline", "steps"] and len(names) > 2:
-        kind = "files" if names[2] in FILE_STEPS else "stages"
-        return f"pipeline.steps({'arrays' if names[2] in ARRAY_STEPS else kind})"
-    return ".".join(names[:2])
+def module_of(path: Path) -> str:
+    """The dotted name of a file of this project."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path: Path) -> set[str]:
+FILES = {
+    module_of(path): path
+    for top in ("pipeline", "jobs", "infra")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
     """Every module that a file imports, wherever in the file."""
-    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: imports are absolute"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def library_files() -> list[Path]:
-    return sorted((ROOT / "pipeline").rglob("*.py"))
+def file_of(imported: str) -> str | None:
+    """The module of this project that an imported name is, or is in."""
+    while imported and imported not in FILES:
+        imported = imported.rpartition(".")[0]
+    return imported or None
 
 
-@pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    """No file of the library imports what its place in the order forbids, Ray above all."""
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    allowed = ALLOWED[place_of(module)]
-    for imported in imports_of(path):
+def package_of(module: str) -> str:
+    """The room that a module is in: ``pipeline.steps.read`` is in ``pipeline.steps``."""
+    package = ".".join(module.split(".")[:2])
+    is_folder = (ROOT / package.replace(".", "/")).is_dir()
+    return package if is_folder else package.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in FILES if package_of(name) in ALLOWED], ids=lambda name: name
+)
+def test_imports_go_one_way(module: str) -> None:
+    """No file imports what its package's place in the order forbids, Ray above all."""
+    package = package_of(module)
+    allowed = ALLOWED[package] | {package, "pipeline"}
+    for imported in imports_of(FILES[module]):
         top = imported.split(".")[0]
         if top in RATIONED:
             assert top in allowed, f"{module} imports {imported}"
-        if top in ("pipeline", "jobs"):
-            target = place_of(imported)
-            if target not in ALLOWED:  # a name of the package itself, e.g. its version
-                target = "pipeline" if top == "pipeline" else top
-            assert target in allowed, f"{module} imports {imported}"
+        target = file_of(imported)
+        if target is not None:
+            room = package_of(target)
+            assert {room, room.removeprefix("pipeline.")} & allowed, f"{module} imports {imported}"
 
 
-def test_every_place_is_ruled() -> None:
+def test_every_package_is_ruled() -> None:
     """A new package of the library needs a row in the table above."""
-    packages = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
-    ruled = {name.split(".")[1].split("(")[0] for name in ALLOWED if "." in name}
-    assert packages <= ruled | {"steps"}
+    assert {package_of(name) for name in FILES if name.startswith("pipeline")} == {
+        name for name in ALLOWED if name.startswith("pipeline")
+    }
 
 
-def test_file_steps_load_without_torch() -> None:
-    """Reading, writing and committing start without torch, and nothing of it comes in sideways."""
-    steps = [
-        name for name in FILE_STEPS + ARRAY_STEPS if (ROOT / f"pipeline/steps/{name}.py").is_file()
-    ]
-    assert steps
-    code = "import sys, " + ", ".join(f"pipeline.steps.{name}" for name in steps)
-    code += "; assert not {'torch', 'ray', 'diffusers'} & set(sys.modules), 'torch or ray came in'"
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """Not even inside functions, or for types alone: whoever reads one file need not read both."""
+    graph = {
+        name: {target for one in imports_of(path) if (target := file_of(one)) not in (None, name)}
+        for name, path in FILES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_files_of_the_graph_load_without_torch() -> None:
+    """Workers that read, write and publish start fast; only the actors of a stage load torch."""
+    names = [name for name in FILES if name.split(".")[1:2] and name.split(".")[1] in WITHOUT_TORCH]
+    assert names
+    code = (
+        f"import sys, {', '.join([*names, 'jobs.edit.graph'])}; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_ray_workers_that_read_and_write_need_no_torch() -> None:
-    """The graph's module is imported by every worker; only the actors of a stage load torch."""
-    code = "import sys, jobs.edit.graph; assert 'torch' not in sys.modules"
+def test_the_library_needs_no_ray() -> None:
+    """The maths, the stages and the plain loop run where Ray is not installed."""
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        f"import {', '.join(name for name in FILES if name.startswith('pipeline'))}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

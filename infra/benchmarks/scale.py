@@ -27,8 +27,9 @@ from statistics import median
 from typing import Any
 
 from jobs.ray_environment import set_ray_environment
-from pipeline.config.config import STAGES, Config
+from pipeline.config.config import Config
 from pipeline.config.load import parse_config
+from pipeline.config.stages import STAGES
 from pipeline.sizing.pools import Node, Pool, best_sizes
 
 WANTED = 0.95

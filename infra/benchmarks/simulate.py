@@ -20,7 +20,8 @@ from jobs.edit.progress import RunProgress
 from jobs.edit.steps import Stages, Steps
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import Guard
-from pipeline.config.config import STAGES, Config
+from pipeline.config.config import Config
+from pipeline.config.stages import STAGES
 from pipeline.execution.operators import PartResult
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork

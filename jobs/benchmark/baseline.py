@@ -13,7 +13,7 @@ from PIL import Image
 from jobs.benchmark.loops import Clock, Timing
 from jobs.benchmark.machine import memory_peak_bytes, reset_memory_peak
 from jobs.benchmark.work import Sample
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.models.loading import DTYPES
 
 

@@ -18,8 +18,9 @@ from jobs.benchmark.plot import plot_curves, plot_report
 from jobs.benchmark.report import WORKLOADS, print_report, ratios_of, runs_of, write_report
 from jobs.benchmark.sweep import SWEEPS, run_sweep
 from jobs.benchmark.work import Sample, draw_samples
-from pipeline.config.config import STAGES, Config
+from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
+from pipeline.config.stages import STAGES
 
 BASELINE_FAMILY = "stable-diffusion"
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 
 from jobs.benchmark.machine import memory_peak_bytes, reset_memory_peak
 from jobs.benchmark.work import Sample, parts_of, write_input
-from pipeline.config.config import STAGES, Config
+from pipeline.config.config import Config
+from pipeline.config.stages import STAGES
 from pipeline.execution.local_loop import run_loop
 from pipeline.execution.operators import PartResult, guarded
 from pipeline.models.compiled import as_written

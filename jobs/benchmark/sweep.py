@@ -11,7 +11,8 @@ import numpy as np
 
 from jobs.benchmark.loops import BareLoop, Timing
 from jobs.benchmark.work import draw_samples, parts_of
-from pipeline.config.config import STAGES, Config
+from pipeline.config.config import Config
+from pipeline.config.stages import STAGES
 from pipeline.records.part import Part
 
 MASK_AREAS = (0.1, 0.2, 0.5)

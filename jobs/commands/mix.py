@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from jobs import exit_codes
 from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
 from pipeline.config.mix import Mix
 from pipeline.mix.mix import MANIFEST, run_mix
@@ -16,8 +17,6 @@ from pipeline.mix.plan import MixPlan, make_mix_plan
 from pipeline.mix.write import MixedShard
 from pipeline.plan.run_folder import CONFIG_FILE
 from pipeline.storage.store import Store
-
-EXIT_INCOMPLETE = 1
 
 
 def mix_outputs(
@@ -50,7 +49,7 @@ def mix_outputs(
         manifest = run_mix(plan, _Progress(len(plan.shards)))
     except (ValueError, OSError) as error:
         print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
-        return EXIT_INCOMPLETE
+        return exit_codes.INCOMPLETE
     _print_manifest(plan, manifest)
     return 0
 

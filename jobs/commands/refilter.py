@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from jobs.commands.verify import open_output
+from jobs.commands.open_output import open_output
 from jobs.edit.report import draw_report
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from jobs.commands.verify import open_output
+from jobs.commands.open_output import open_output
 from pipeline.config.load import ConfigError
 from pipeline.plan.status import OutputStatus, ShardStatus, read_status
 

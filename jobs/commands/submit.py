@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from jobs import exit_codes
 from jobs.edit.paths import relative_paths
 from jobs.ray_environment import WANTS_TOKEN
-from jobs.supervise.shutdown import EXIT_INTERRUPTED
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 PACKAGES = ("pipeline", "jobs")
 # Ray kills a stopped job's driver after 3 s, unless told otherwise: it finishes parts in flight.
 STOP_MARGIN_S = 30
-EXIT_FAILED = 1
 # A head that is busy, a tunnel that is opened again: so long nobody needs to answer.
 AWAY_S = 300.0
 LOOK_EVERY_S = 1.0
@@ -188,7 +187,7 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
                 f"Follow it: ray job logs --follow {job}; or submit again",
                 file=sys.stderr,
             )
-            return EXIT_FAILED
+            return exit_codes.INCOMPLETE
         if info.status.is_terminal():
             return _exit_code(info, job)
         time.sleep(LOOK_EVERY_S)
@@ -211,8 +210,8 @@ def _exit_code(info: JobDetails, job: str) -> int:
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     print(f"{job}: {info.status.value}: {info.message}", file=sys.stderr)
-    codes = {"SUCCEEDED": 0, "STOPPED": EXIT_INTERRUPTED}
-    return codes.get(info.status.value, EXIT_FAILED)
+    codes = {"SUCCEEDED": 0, "STOPPED": exit_codes.INTERRUPTED}
+    return codes.get(info.status.value, exit_codes.INCOMPLETE)
 
 
 class _Log:

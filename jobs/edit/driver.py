@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import ray
 
+from jobs import exit_codes
 from jobs.edit.cluster import check_stores, connect, device_of, disconnect
 from jobs.edit.driver_memory import give_back
 from jobs.edit.graph import configure_context, edit_dataset
@@ -20,7 +21,7 @@ from jobs.edit.summary_tables import print_dry_run, print_summary
 from jobs.logs import tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.supervise.journal import Journal
-from jobs.supervise.shutdown import EXIT_INTERRUPTED, GracefulStop, StopFlag
+from jobs.supervise.shutdown import GracefulStop, StopFlag
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
@@ -33,8 +34,6 @@ from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged, reopen_failed
 from pipeline.storage.layout import sweep
 
-EXIT_OK = 0
-EXIT_INCOMPLETE = 1
 ONE_DRIVER = (
     "warning: this store has no conditional put: only one driver at a time may run on this output"
 )
@@ -45,7 +44,7 @@ def dry_run(config: Config) -> int:
     check_stores(config)
     _warn(warnings_for(config.method))
     print_dry_run(make_plan(config, device_of(config)))
-    return EXIT_OK
+    return exit_codes.OK
 
 
 def edit(
@@ -108,8 +107,8 @@ def edit(
     if stopped and plan.work:
         message = f"interrupted with {len(plan.work)} shards to do; run the same command to go on"
         tell(message, level="warning", to=sys.stdout)
-        return EXIT_INTERRUPTED, plan
-    return (EXIT_INCOMPLETE if plan.work else EXIT_OK), plan
+        return exit_codes.INTERRUPTED, plan
+    return (exit_codes.INCOMPLETE if plan.work else exit_codes.OK), plan
 
 
 def _warn(lines: Iterable[str]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs import exit_codes
 from jobs.edit.cluster import device_of, disconnect
-from jobs.edit.driver import EXIT_OK, edit
+from jobs.edit.driver import edit
 from jobs.evaluate.judges import Judging
 from jobs.evaluate.options import config_for, home_of
 from pipeline.config.config import Config
@@ -83,7 +84,7 @@ def evaluate(options: argparse.Namespace) -> int:
     home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
     print(text)
     print(f"{home.url}/evaluation.json")
-    return EXIT_OK
+    return exit_codes.OK
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
@@ -167,7 +168,7 @@ def _run_and_measure(
         plan = run_loop(make_plan(config, device_of(config)))
     else:
         code, plan = edit(config, verbose=options.verbose, keep_ray=True)
-        if code != EXIT_OK:
+        if code != exit_codes.OK:
             raise Unfinished(code)
     judges = judging.fresh(plan.device)
     measured = measure(config, plan.model.size_for(config.model), judges)

@@ -10,8 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.supervise.failure_counts import RefusalBook
-from jobs.supervise.starts import StartBook
+from jobs.supervise.failure_counts import RefusalBook, StartBook
 
 # A journal that does not answer in this time is gone, and the run goes on without it.
 ANSWER_S = 10.0

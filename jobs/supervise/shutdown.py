@@ -11,11 +11,9 @@ from typing import Any
 
 import ray
 
+from jobs import exit_codes
 from jobs.logs import tell
 from jobs.supervise.journal import Journal
-
-# sysexits.h, EX_TEMPFAIL: "try again later"; running the same command again goes on.
-EXIT_INTERRUPTED = 75
 
 
 class StopFlag:
@@ -59,7 +57,7 @@ class GracefulStop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(exit_codes.INTERRUPTED)
         self.requested = True
         name = signal.Signals(number).name
         tell(
@@ -72,7 +70,7 @@ class GracefulStop:
 
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
         tell("the grace period is over; parts in flight are lost", level="warning")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_codes.INTERRUPTED)
 
 
 @contextmanager
@@ -85,7 +83,7 @@ def interruptible() -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         tell(f"{name}: no part is in flight; run the same command to go on", level="warning")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_codes.INTERRUPTED)
 
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)

@@ -10,59 +10,21 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 import ray
 
 from jobs.logs import tell
+from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import end_process
 
-if TYPE_CHECKING:
-    from jobs.supervise.journal import Journal
-
 LOOK_EVERY_S = 2.0
-CRASHED = "its process died while it loaded the model"
 
 
 class CannotGoOnError(RuntimeError):
     """No part is at fault: a worker does not start, or the store takes nothing. It says why."""
-
-
-@dataclass
-class StartBook:
-    """How often each worker failed to start since it last did. Kept by the journal."""
-
-    retries: int  # of a worker that did not start
-    open: dict[str, tuple[str, str]] = field(default_factory=dict)  # worker -> pool, host
-    failures: Counter[str] = field(default_factory=Counter)  # in a row, by worker
-    last: str | None = None  # the latest failure in words
-    given_up: str | None = None  # the failure that was one too many
-
-    def begin(self, worker: str, pool: str, host: str) -> None:
-        """A process loads what the worker needs; an earlier one that did not get through died."""
-        if worker in self.open:
-            self.fail(worker, CRASHED)
-        self.open[worker] = (pool, host)
-
-    def fail(self, worker: str, reason: str) -> None:
-        """It raised, or died."""
-        pool, host = self.open.pop(worker)
-        self.failures[worker] += 1
-        tries = self.failures[worker]
-        times = f", {tries} times in a row" if tries > 1 else ""
-        self.last = f"a worker of the pool {pool} cannot start on {host}{times}: {reason}"
-        if tries > self.retries:
-            self.given_up = self.given_up or self.last
-
-    def done(self, worker: str) -> None:
-        """It works."""
-        self.open.pop(worker, None)
-        self.failures.pop(worker, None)
 
 
 @contextmanager

@@ -10,13 +10,10 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from jobs.logs import is_json, note, set_place, tell, use_format
+from jobs.supervise.journal import Journal
 from pipeline.process.heartbeat import listen
-
-if TYPE_CHECKING:
-    from jobs.supervise.journal import Journal
 
 # Where run.part_timeout_s is not given. A network call, a picture or a storage call that takes an
 # hour is taken for a hang; a part may take days as long as these go on.

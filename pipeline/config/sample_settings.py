@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.records.part import Picture
 
 OWN_SETTINGS = ("encode_ratio", "strength", "guidance_scale")

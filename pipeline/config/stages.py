@@ -11,6 +11,7 @@ from pipeline.config.sections import Count, Section, count_or
 
 STAGES = ("mask", "encode", "decode")  # in the order of the flow
 SCORE_STAGE = "score"  # a fourth one, after decode, where a score needs a network
+TIMED_STEPS = ("read", "prepare", *STAGES, SCORE_STAGE, "finish")  # in the order of the flow
 
 
 class Stage(Section):

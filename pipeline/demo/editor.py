@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config.config import Method, Model, Stage
+from pipeline.config.config import Model
+from pipeline.config.method import Method
+from pipeline.config.stages import Stage
 from pipeline.demo.edits import Edit
 from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim

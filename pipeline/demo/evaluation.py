@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.demo.captions import caption
 from pipeline.demo.editor import (
     Outcome,

@@ -13,9 +13,10 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config.config import SCORE_STAGE, STAGES, Config
+from pipeline.config.config import Config
 from pipeline.config.filters import Filtering
 from pipeline.config.sample_settings import resolved_settings
+from pipeline.config.stages import STAGES
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.steps.filter import apply_filters
@@ -25,8 +26,6 @@ from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import failed_part, write_part
 from pipeline.storage.store import Store
-
-TIMED = ("read", "prepare", *STAGES, SCORE_STAGE, "finish")  # in the order of the flow
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from diffusers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.config.config import Model, Stage
-from pipeline.config.reuse import Reuse
+from pipeline.config.config import Model
+from pipeline.config.method import Reuse
+from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
 from pipeline.models.autoencoder import PictureCoder

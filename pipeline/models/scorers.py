@@ -20,8 +20,8 @@ from transformers import (
 from transformers import AutoModelForImageClassification as Classifier
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.config.config import Stage
 from pipeline.config.scores import Scores
+from pipeline.config.stages import Stage
 from pipeline.models.device import device_kind, make_deterministic
 from pipeline.models.embeddings import Clip, DinoStructure, PictureNetwork, clip_scores
 from pipeline.models.loading import DTYPES

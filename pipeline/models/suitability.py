@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.config import Config
-from pipeline.config.reuse import Reuse
+from pipeline.config.method import Reuse
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
 

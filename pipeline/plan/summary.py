@@ -6,8 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from pipeline.config.config import SCORE_STAGE
-from pipeline.execution.operators import TIMED
+from pipeline.config.stages import SCORE_STAGE, TIMED_STEPS
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
 from pipeline.storage.layout import marker_name
@@ -46,7 +45,7 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
         "counts": dict(counts),
         "edits": counts.total(),
         "problems": problems,
-        "seconds": {name: round(seconds[name], 3) for name in TIMED if _ran(name, seconds)},
+        "seconds": {name: round(seconds[name], 3) for name in TIMED_STEPS if _ran(name, seconds)},
         "num_evals": dict(evals),
         "halvings": dict(halvings),
         "wall_s": round(wall_s, 3),

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import webdataset
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.execution.operators import prepared, read
-from pipeline.plan.plan import Plan, ShardWork
+from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
+from pipeline.steps.prepare import prepare
+from pipeline.steps.read import read_parts
+from pipeline.storage.archive import read_members
 from pipeline.storage.shards import expand_shards
 
 TILE = 144  # pixels a side
@@ -80,12 +81,21 @@ def _entries(plan: Plan, shard: str, rows: list[dict[str, Any]]) -> list[_Entry]
 
 def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     """The prepared input pictures of some keys of a shard."""
-    shards = expand_shards(plan.config.input.shards, plan.config.input.storage_options)
-    work = ShardWork(next(item for item in shards if item.name == shard))
+    config = plan.config
+    shards = expand_shards(config.input.shards, config.input.storage_options)
+    wanted = next(item for item in shards if item.name == shard)
     images = {}
-    for part in read(work, plan.config):
+    for part in read_parts(wanted, config.input, config.run.part_size):
         part.pictures = [picture for picture in part.pictures if picture.key in keys]
-        for picture in prepared(part, plan.config, plan.model.size_for(plan.config.model)).pictures:
+        part = prepare(
+            part,
+            size=plan.model.size_for(config.model),
+            resize=config.model.resize,
+            resolution="model",
+            max_pixels=config.input.max_pixels,
+            suffixes=config.input.image,
+        )
+        for picture in part.pictures:
             if picture.image is not None:
                 images[picture.key] = Image.fromarray(picture.image)
     return images
@@ -94,10 +104,10 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
 def _members(tar: bytes, output_keys: set[str]) -> dict[str, dict[str, bytes]]:
     """The members of some output keys of a published tar, by suffix."""
     members: dict[str, dict[str, bytes]] = {key: {} for key in output_keys}
-    for item in webdataset.tariterators.tar_file_iterator(io.BytesIO(tar)):
-        key, _, suffix = item["fname"].partition(".")
+    for name, data in read_members(tar)[0]:
+        key, _, suffix = name.partition(".")
         if key in members:
-            members[key][suffix] = item["data"]
+            members[key][suffix] = data
     return members
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.config.config import STAGES, Config, Report
-from pipeline.execution.operators import TIMED
+from pipeline.config.config import Config
+from pipeline.config.run import Report
+from pipeline.config.stages import STAGES, TIMED_STEPS
 from pipeline.records.part import Status
 from pipeline.report.outputs import Output, Score
 from pipeline.report.packing import Row, reason_of
@@ -74,7 +75,7 @@ def stage_table(found: Output) -> list[dict[str, Any]]:
     for marker in found.markers.values():
         seconds.update(marker.seconds)
         evals.update(marker.num_evals)
-    names = [*TIMED, *sorted(set(seconds) - set(TIMED))]
+    names = [*TIMED_STEPS, *sorted(set(seconds) - set(TIMED_STEPS))]
     longest = max(seconds.values(), default=0.0) or 1.0
     return [
         {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.config import Report
+from pipeline.config.run import Report
 from pipeline.records.part import Status
 from pipeline.report.outputs import Output
 from pipeline.report.packing import Packed, Row, number_of, row_tree

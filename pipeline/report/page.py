@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline.config.config import Config, Report
+from pipeline.config.config import Config
+from pipeline.config.run import Report
 from pipeline.plan.inputs import saved_inputs
 from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
 from pipeline.report.gallery import Gallery, make_gallery

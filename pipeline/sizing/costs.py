@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Literal
 
-from pipeline.config.config import SCORE_STAGE, Config, Method
+from pipeline.config.config import Config
+from pipeline.config.method import Method
+from pipeline.config.stages import SCORE_STAGE
 from pipeline.plan.plan import Plan
 from pipeline.steps.publish import read_marker
 from pipeline.storage.readers import in_threads

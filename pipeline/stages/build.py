@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.config.config import SCORE_STAGE, STAGES, Config, Method
+from pipeline.config.config import Config
+from pipeline.config.method import Method
+from pipeline.config.stages import SCORE_STAGE, STAGES
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.scorers import load_scorers
 from pipeline.models.suitability import check_suits

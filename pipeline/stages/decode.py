@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.ddim import ancestral_ddim
 from pipeline.diffusion.denoiser import Condition, Counted

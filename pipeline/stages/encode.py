@@ -7,8 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
-from pipeline.config.reuse import Reuse
+from pipeline.config.method import Method, Reuse
 from pipeline.config.sample_settings import method_for, seed_for
 from pipeline.diffusion.denoiser import Condition, Counted
 from pipeline.diffusion.guidance import conditioned

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for, seed_for
 from pipeline.diffusion.denoiser import Repeated
 from pipeline.diffusion.latents import from_numpy, to_numpy

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.decode import Decode
+from pipeline.config.method import Decode
 
 
 @dataclass(frozen=True)

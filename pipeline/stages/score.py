@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.config.config import Composite
+from pipeline.config.method import Composite
 from pipeline.images.composite import composite, mask_of
 from pipeline.models.scorers import Judged, Scorers
 from pipeline.records.part import Edit, Part, Picture

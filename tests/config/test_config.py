@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.config import Method
 from pipeline.config.load import ConfigError, load_config, parse_config
+from pipeline.config.method import Method
 from pipeline.plan.fingerprint import differences
 
 MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}

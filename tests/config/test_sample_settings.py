@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for, seed_for
 from pipeline.records.part import Picture
 

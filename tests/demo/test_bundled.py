@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline.demo
-from pipeline.config.config import Mask, Method
 from pipeline.config.load import load_config
+from pipeline.config.method import Mask, Method
 from pipeline.demo.backgrounds import BACKGROUNDS
 from pipeline.demo.editor import (
     edited_latents,

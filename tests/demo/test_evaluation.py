@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.config import Mask, Method
+from pipeline.config.method import Mask, Method
 from pipeline.demo.editor import Outcome, load_demo_model, masked_part, outcomes
 from pipeline.demo.edits import Edit, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.evaluation import measure_edits, perfect_edits

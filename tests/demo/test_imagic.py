@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.demo.editor import load_demo_model, masked_part
 from pipeline.demo.edits import sample_edit
 from pipeline.demo.measures import psnr

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.config import Model, Stage
+from pipeline.config.config import Model
+from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
 from pipeline.models.compiled import CACHE_VARIABLE, compile_network

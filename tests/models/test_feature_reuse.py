@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Model, Stage
-from pipeline.config.reuse import Reuse
+from pipeline.config.config import Model
+from pipeline.config.method import Reuse
+from pipeline.config.stages import Stage
 from pipeline.models.feature_reuse import ReusingDenoiser, evaluate, evaluate_outermost
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Model, Stage
+from pipeline.config.config import Model
+from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition, Repeated
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion, load_model

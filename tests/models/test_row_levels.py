@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.config import Model, Stage
+from pipeline.config.config import Model
+from pipeline.config.stages import Stage
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import load_model

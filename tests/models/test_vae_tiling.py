@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from jobs.benchmark.work import draw_samples
-from pipeline.config.config import Config, Model, Stage
+from pipeline.config.config import Config, Model
+from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.fingerprint import fingerprint_inputs
 from tests.parts import make_config

@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from pipeline.config.config import Config, Model, Stage
+from pipeline.config.config import Config, Model
+from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import STAGES, load_fused, load_stage, run_parts

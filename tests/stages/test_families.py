@@ -18,7 +18,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config.config import Model, Stage
+from pipeline.config.config import Model
+from pipeline.config.stages import Stage
 from pipeline.execution.local_loop import run_loop
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.plan import make_plan

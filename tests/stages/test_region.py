@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.decode import Decode
+from pipeline.config.method import Decode
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.suitability import check_suits

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.config import Composite
 from pipeline.config.load import ConfigError, parse_config
+from pipeline.config.method import Composite
 from pipeline.execution.local_loop import run_loop
 from pipeline.images.composite import composite, mask_of
 from pipeline.models.scorers import Judged

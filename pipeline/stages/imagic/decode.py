@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import seed_for
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.imagic import minimise, prediction_loss

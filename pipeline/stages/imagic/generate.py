@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.denoiser import Condition, Counted, Denoiser
 from pipeline.diffusion.guidance import guided

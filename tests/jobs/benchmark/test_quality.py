@@ -11,7 +11,7 @@ import pytest
 
 from jobs.benchmark.paired import paired_difference
 from jobs.benchmark.quality import main, settings_of, with_setting
-from pipeline.config.config import Method
+from pipeline.config.method import Method
 
 
 def test_paired_difference_by_hand() -> None:

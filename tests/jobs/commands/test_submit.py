@@ -16,8 +16,8 @@ import ray
 import requests
 from ray.job_submission import JobStatus
 
+from jobs import exit_codes
 from jobs.commands import submit as submitting
-from jobs.supervise.shutdown import EXIT_INTERRUPTED
 from pipeline.config.load import ConfigError, parse_config
 
 
@@ -90,7 +90,7 @@ def test_a_cluster_that_stays_away_ends_the_following(capsys: pytest.CaptureFixt
 
 def test_a_job_that_was_stopped_is_interrupted() -> None:
     """Ray keeps no exit code of it; submitting again goes on, which is what 75 says."""
-    assert follow(Server([], [state(JobStatus.STOPPED)])) == EXIT_INTERRUPTED
+    assert follow(Server([], [state(JobStatus.STOPPED)])) == exit_codes.INTERRUPTED
     assert follow(Server([], [state(JobStatus.FAILED)])) == 1
 
 

@@ -16,10 +16,10 @@ from pipeline.evaluation.measure import _figures, measure, summary
 from pipeline.evaluation.tasks import Task, write_shards
 from pipeline.storage.store import Store
 from tests.committing import SIZE
-from tests.evaluation.test_benchmarks import write_tedbench
 from tests.evaluation.test_formats import pie_entry, write_pie
 from tests.fake_job import fake_plan, run_fake
 from tests.jobs.evaluate.conftest import Evaluate
+from tests.jobs.evaluate.test_benchmarks import write_tedbench
 from tests.reference.background import mse, psnr_db, ssim
 from tests.samples import encode, pixels
 

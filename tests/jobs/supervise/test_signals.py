@@ -12,8 +12,8 @@ from unittest import mock
 
 import pytest
 
+from jobs import exit_codes
 from jobs.cli import main
-from jobs.supervise.shutdown import EXIT_INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -56,7 +56,7 @@ def test_a_signal_before_the_first_part_is_an_interruption(
         pytest.raises(SystemExit) as ended,
     ):
         main(["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/*.tar"])
-    assert ended.value.code == EXIT_INTERRUPTED
+    assert ended.value.code == exit_codes.INTERRUPTED
     said = capsys.readouterr().err
     assert said == f"{number.name}: no part is in flight; run the same command to go on\n"
     assert [signal.getsignal(each) for each in NUMBERS] == before

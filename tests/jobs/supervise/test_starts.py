@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.supervise import starts
-from jobs.supervise.starts import CRASHED, JournalWatch, StartBook
+from jobs.supervise.failure_counts import CRASHED, StartBook
+from jobs.supervise.starts import JournalWatch
 from tests.jobs.conftest import Job, Recovered
 from tests.jobs.edit.test_faults import OVERRIDES
 from tests.jobs.faulty import LOADS, install

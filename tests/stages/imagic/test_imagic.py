@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.config import Config, Model, Stage
+from pipeline.config.config import Config, Model
+from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model

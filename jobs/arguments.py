@@ -112,7 +112,7 @@ def _add_outputs(commands: Any) -> None:
     mix.set_defaults(command="mix")
 
     refilter = commands.add_parser(
-        "refilter", help="apply other filters to an output; computes no picture again"
+        "refilter", help="apply other filters to an output; computes no image again"
     )
     refilter.add_argument("output", help="folder or url of a run's output")
     refilter.add_argument(

@@ -84,7 +84,7 @@ class Page:
         self.send("Page.navigate", url=path.as_uri())
 
     def wait_for_gallery(self) -> None:
-        """Returns when a report says that its first cards are there, pictures and all."""
+        """Returns when a report says that its first cards are there, images and all."""
         self.wait("document.documentElement?.dataset.gallery === 'ready'")
 
     def run(self, expression: str) -> Any:

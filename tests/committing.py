@@ -1,4 +1,4 @@
-"""The steps that touch files, from read to publish, around an edit that inverts the picture."""
+"""The steps that touch files, from read to publish, around an edit that inverts the image."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def make_context(config: Config, **changes: Any) -> FinishContext:
         "fingerprint": "f00d",
         "model": "bundled",
         "model_revision": "r1",
-        "settings_for": lambda picture: {"encode_ratio": 0.8, **picture.settings},
+        "settings_for": lambda sample: {"encode_ratio": 0.8, **sample.settings},
     }
     return FinishContext(**(settings | changes))
 
 
 def invert(part: Part) -> Part:
-    """Stands for the three stages: inverts each picture and masks a square off its middle.
+    """Stands for the three stages: inverts each image and masks a square off its middle.
 
     An edit whose text equals the caption gets an empty mask and is unchanged.
     """
-    for picture in part.pictures:
-        for edit in picture.pending:
+    for sample in part.samples:
+        for edit in sample.pending:
             edit.mask = np.zeros((GRID, GRID), np.float32)
             edit.difference = np.linspace(0, 1, GRID * GRID, dtype=np.float32).reshape(GRID, GRID)
             edit.num_evals_mask, edit.num_evals_decode = 20, 80
-            if edit.edit_text == picture.caption:
+            if edit.edit_text == sample.caption:
                 edit.status, edit.stage = Status.UNCHANGED, "mask"
                 continue
             edit.mask[1:3, 1:4] = 1
-            assert picture.image is not None
-            edit.image = 255 - picture.image
+            assert sample.image is not None
+            edit.image = 255 - sample.image
     return part
 
 

@@ -38,7 +38,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion folder with small random weights: 32 x 32 pictures, 8 x 8 latents."""
+    """A Stable Diffusion folder with small random weights: 32 x 32 images, 8 x 8 latents."""
     from tests.tiny_models import make_tiny_stable_diffusion
 
     return make_tiny_stable_diffusion(tmp_path_factory.mktemp("models") / "tiny")

@@ -1,4 +1,4 @@
-"""A published output without a model: drawn pictures, made-up scores, real tars, rows, markers.
+"""A published output without a model: drawn images, made-up scores, real tars, rows, markers.
 
 For tests and measurements of what reads an output. The same arguments give the same bytes.
 """
@@ -30,7 +30,7 @@ from pipeline.storage.store import Store
 from tests.committing import make_config, make_context
 from tests.samples import encode, write_shard
 
-EDITS_OF_PICTURE = 4
+EDITS_OF_IMAGE = 4
 SECONDS = {"read": 0.2, "prepare": 1.0, "mask": 14.0, "encode": 29.0, "decode": 57.0}
 ANIMALS = ("dog", "cat", "fox", "horse", "cow", "sheep", "owl", "hare", "deer", "goat")
 PLACES = ("on grass", "in snow", "on a beach", "in a room", "by a lake", "on a road")
@@ -75,13 +75,13 @@ def make_output(
 def _edit(number: int, size: int) -> dict[str, Any]:
     """A staged row and, under names with an underscore, the sample it was made of."""
     drawn = np.random.default_rng(number)
-    picture = number // EDITS_OF_PICTURE
-    animal, other = ANIMALS[picture % 10], ANIMALS[(picture + 1 + number % 4) % 10]
-    place = PLACES[picture % 6]
-    before = encode(textured(picture, size), "jpg", quality=90)
+    sample = number // EDITS_OF_IMAGE
+    animal, other = ANIMALS[sample % 10], ANIMALS[(sample + 1 + number % 4) % 10]
+    place = PLACES[sample % 6]
+    before = encode(textured(sample, size), "jpg", quality=90)
     row: dict[str, Any] = {
-        "key": f"{animal}-{picture:06d}",
-        "edit_index": number % EDITS_OF_PICTURE,
+        "key": f"{animal}-{sample:06d}",
+        "edit_index": number % EDITS_OF_IMAGE,
         "status": ("failed", "unchanged")[number % 20] if number % 20 < 2 else "edited",
         "notes": [],
         "caption": f"a {animal} {place}",
@@ -111,11 +111,11 @@ def _edit(number: int, size: int) -> dict[str, Any]:
 
 
 def _finish(row: dict[str, Any], number: int, size: int, drawn: np.random.Generator) -> None:
-    """Adds the members and scores of an edited row: a disc of one colour is the edit."""
+    """Adds the members and scores of an edited row: a disc of one color is the edit."""
     radius = size * float(np.sqrt(row["mask_area"] / np.pi))
     x, y = drawn.uniform(radius, max(size - radius, radius + 1), 2)
     disc = (x - radius, y - radius, x + radius, y + radius)
-    after = Image.fromarray(textured(number // EDITS_OF_PICTURE, size))
+    after = Image.fromarray(textured(number // EDITS_OF_IMAGE, size))
     ImageDraw.Draw(after).ellipse(disc, fill=tuple(drawn.integers(0, 256, 3).tolist()))
     mask = Image.new("L", (size, size))
     ImageDraw.Draw(mask).ellipse(disc, fill=255)

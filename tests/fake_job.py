@@ -1,4 +1,4 @@
-"""The plain loop over a real output with a method that inverts pictures in place of networks."""
+"""The plain loop over a real output with a method that inverts images in place of networks."""
 
 from __future__ import annotations
 

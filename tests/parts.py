@@ -1,4 +1,4 @@
-"""Makes parts of prepared pictures, ready for the mask stage, and runs stages over them."""
+"""Makes parts of prepared images, ready for the mask stage, and runs stages over them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 
 from pipeline.config.config import Config
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from pipeline.stages.build import STAGES, build_stage
 
 
-def make_picture(number: int, *edit_texts: str, caption: str = "a dog", size: int = 32) -> Picture:
-    """A picture of noise that its number alone decides; key ``k<number>``."""
+def make_prepared(number: int, *edit_texts: str, caption: str = "a dog", size: int = 32) -> Sample:
+    """An image of noise that its number alone decides; key ``k<number>``."""
     image = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
     edits = [Edit(index, text) for index, text in enumerate(edit_texts or ("a cat",))]
-    return Picture(key=f"k{number}", caption=caption, image=image, edits=edits)
+    return Sample(key=f"k{number}", caption=caption, image=image, edits=edits)
 
 
-def make_part(*pictures: Picture) -> Part:
-    return Part("shard", 0, 1, list(pictures))
+def make_part(*samples: Sample) -> Part:
+    return Part("shard", 0, 1, list(samples))
 
 
 def make_config(**method: Any) -> Config:
@@ -44,9 +44,9 @@ def run_stages(
     return part
 
 
-def encoded_part(model: LatentDiffusion, config: Config, *pictures: Picture) -> Part:
-    """A part of these pictures, masked and encoded."""
-    return run_stages(model, make_part(*pictures), config, ["mask", "encode"])
+def encoded_part(model: LatentDiffusion, config: Config, *samples: Sample) -> Part:
+    """A part of these images, masked and encoded."""
+    return run_stages(model, make_part(*samples), config, ["mask", "encode"])
 
 
 def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch.Tensor:
@@ -56,9 +56,9 @@ def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch
     class Catching:
         def decode_each(self, latents: torch.Tensor) -> list[np.ndarray | None]:
             caught.append(latents)
-            return model.pictures.decode_each(latents)
+            return model.image_coder.decode_each(latents)
 
-    run_stages(replace(model, pictures=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
+    run_stages(replace(model, image_coder=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
     return torch.cat(caught)
 
 

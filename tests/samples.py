@@ -1,4 +1,4 @@
-"""Makers of the pictures and shards that tests read: everything is drawn from a seed."""
+"""Makers of the images and shards that tests read: everything is drawn from a seed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Sample = Mapping[str, Any]  # "__key__" and members by suffix: bytes, str, or a 
 
 
 def pixels(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
-    """(height, width, 3) uint8: a smooth random picture, so that a lossy format stays close."""
+    """(height, width, 3) uint8: a smooth random image, so that a lossy format stays close."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(image: np.ndarray, suffix: str = "png", **options: Any) -> bytes:
-    """The picture as a file's bytes; ``options`` go to Pillow's save (``exif=``, ``quality=``)."""
+    """The image as a file's bytes; ``options`` go to Pillow's save (``exif=``, ``quality=``)."""
     sink = io.BytesIO()
     form = {"jpg": "jpeg"}.get(suffix, suffix)
     Image.fromarray(image).save(sink, form, **options)
     return sink.getvalue()
 
 
-def sample(
+def raw_sample(
     key: str,
     edit_texts: Iterable[str] = ("a cat",),
     caption: str | None = "a dog",

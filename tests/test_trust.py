@@ -19,7 +19,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, shard_bytes, write_shard
+from tests.samples import raw_sample, shard_bytes, write_shard
 
 
 class Bomb:
@@ -45,7 +45,10 @@ def test_pickles_in_a_shard_pass_through_and_are_never_loaded(
     evil = pickle.dumps(Bomb(tmp_path / "ran"))
     suffixes = ("pkl", "pyd", "pickle", "pth", "pt", "npy", "npz", "ten", "tb", "bin")
     extra = dict.fromkeys(suffixes, evil)
-    write_shard(tmp_path / "in/0.tar", [sample("a", **extra), sample("b", png=evil), sample("c")])
+    write_shard(
+        tmp_path / "in/0.tar",
+        [raw_sample("a", **extra), raw_sample("b", png=evil), raw_sample("c")],
+    )
     run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out"))
     members = members_of((tmp_path / "out/0.tar").read_bytes())
     assert [members[f"a_0.{suffix}"] for suffix in suffixes] == [evil] * len(suffixes)
@@ -60,7 +63,7 @@ def test_pickles_in_a_shard_pass_through_and_are_never_loaded(
 @pytest.mark.parametrize("url", ["pipe:touch {}", "simplecache::pipe:touch {}"])
 def test_no_url_runs_a_command(key: str, url: str, tmp_path: Path) -> None:
     """Refused with the url's name, before anything is read."""
-    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     places = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
     places[key] = url.format(tmp_path / "ran")
     with pytest.raises(ConfigError, match="refused"):
@@ -71,7 +74,7 @@ def test_no_url_runs_a_command(key: str, url: str, tmp_path: Path) -> None:
 def test_no_key_leaves_the_folder_that_a_tar_is_unpacked_to(tmp_path: Path) -> None:
     """Keys that climb, or begin at a root: their files lie below, even for a careless reader."""
     keys = ["../up", "a/../../up", "/abs", "//abs", "a\\..\\..\\up", "..", "~/x", "C:\\x", "a/./b"]
-    write_shard(tmp_path / "in/0.tar", [sample(key, seed=n) for n, key in enumerate(keys)])
+    write_shard(tmp_path / "in/0.tar", [raw_sample(key, seed=n) for n, key in enumerate(keys)])
     run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out", input={"key_split": "suffix"}))
     inside = tmp_path / "a/b/inside"
     with tarfile.open(tmp_path / "out/0.tar") as tar:
@@ -99,15 +102,15 @@ def test_links_and_devices_in_a_shard_are_no_members() -> None:
 def test_sparse_members_do_not_multiply() -> None:
     """512 bytes that stand for a megabyte, a thousand times: not read, and the shard says so."""
     size = 2**20
-    whole = shard_bytes([sample("a")]).rstrip(b"\0")
+    whole = shard_bytes([raw_sample("a")]).rstrip(b"\0")
     whole += bytes(-len(whole) % 512)
-    data = whole + sparse_header(size) * 1000 + shard_bytes([sample("b", text="x" * size)])
+    data = whole + sparse_header(size) * 1000 + shard_bytes([raw_sample("b", text="x" * size)])
     tracemalloc.start()
     contents = read_shard(data, Input(shards="x"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [picture.key for picture in contents.pictures] == ["a", "b"]
-    assert all(picture.pending for picture in contents.pictures)
+    assert [image.key for image in contents.samples] == ["a", "b"]
+    assert all(image.pending for image in contents.samples)
     assert str(contents.problem).startswith("truncated: ")
     assert peak < 20 * size
 

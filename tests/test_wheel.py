@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_carries_model_configs_and_no_tests(wheel: Path) -> None:
-    """Model, configs and the report's parts travel; tests and training pictures don't."""
+    """Model, configs and the report's parts travel; tests and training images don't."""
     names = zipfile.ZipFile(wheel).namelist()
     assert "pipeline/demo/model/unet/diffusion_pytorch_model.safetensors" in names
     assert "pipeline/configs/demo.yaml" in names
@@ -41,7 +41,7 @@ def test_wheel_carries_model_configs_and_no_tests(wheel: Path) -> None:
 
 
 def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    """In an empty environment outside of the checkout, `overpaint demo` edits pictures.
+    """In an empty environment outside of the checkout, `overpaint demo` edits images.
 
     The environment borrows the libraries of this one by path, since they need no second download;
     the project itself is not on that path.

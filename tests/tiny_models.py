@@ -44,7 +44,7 @@ def make_tiny_stable_diffusion(
 ) -> Path:
     """Writes a Stable Diffusion folder (safetensors) with random weights, in about a second.
 
-    Pictures of 32 x 32, latents of 4 x 8 x 8, texts of at most 77 tokens: any text can be read, a
+    Images of 32 x 32, latents of 4 x 8 x 8, texts of at most 77 tokens: any text can be read, a
     word of ``WORDS`` is one token and other characters are one token each. The text's influence on
     the predicted noise is made strong, so that two texts that differ give a mask.
 
@@ -83,7 +83,7 @@ def make_tiny_stable_diffusion(
 def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True) -> Path:
     """Writes an SDXL folder with random weights: two text encoders, size conditioning.
 
-    Pictures, latents and texts are those of ``make_tiny_stable_diffusion``.
+    Images, latents and texts are those of ``make_tiny_stable_diffusion``.
 
     Args:
         folder: made if it does not exist.
@@ -122,7 +122,7 @@ def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True
 def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path:
     """Writes a Stable Diffusion 3 folder with random weights: a transformer, 16 latent channels.
 
-    Pictures of 32 x 32, latents of 16 x 8 x 8; a shifted VAE and a shifted schedule.
+    Images of 32 x 32, latents of 16 x 8 x 8; a shifted VAE and a shifted schedule.
 
     Args:
         folder: made if it does not exist.

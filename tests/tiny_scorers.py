@@ -107,7 +107,7 @@ def aesthetic_weights(seed: int = 0) -> dict[str, Tensor]:
 
 
 def _strengthen(network: PreTrainedModel) -> None:
-    """Scales what random weights leave faint, so that pictures and texts that differ score so."""
+    """Scales what random weights leave faint, so that images and texts that differ score so."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:

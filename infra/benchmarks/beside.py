@@ -1,9 +1,9 @@
-"""What threads beside the stages gain in the plain loop, with pictures of a megapixel.
+"""What threads beside the stages gain in the plain loop, with images of a megapixel.
 
     python -m infra.benchmarks.beside --out infra/benchmarks/beside.json
 
 One shard of 1024 px JPEGs is edited into PNGs by the plain loop, with and without its threads, in
-turn. The stages invert the picture and wait as long as a GPU would compute, with the interpreter's
+turn. The stages invert the image and wait as long as a GPU would compute, with the interpreter's
 lock let go of; the rest is the real work: reading, decoding, composite, scores, encoding,
 publishing. Both forms must write the same tar.
 """
@@ -25,7 +25,7 @@ from PIL import Image
 from jobs.benchmark.machine import describe_machine
 from jobs.benchmark.work import draw_samples, write_input
 from pipeline.config.load import parse_config
-from pipeline.execution.local_loop import PICTURES, run_loop
+from pipeline.execution.local_loop import IMAGES, run_loop
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part
 
@@ -44,7 +44,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "edits": arguments.edits,
         "picture_side": SIZE,
-        "pictures_at_once": PICTURES,
+        "pictures_at_once": IMAGES,
         "machine": describe_machine("cpu", 1),
         "loops": [],
     }
@@ -83,10 +83,10 @@ def run_once(home: str, output: str, wait_s: float, *, beside: bool) -> float:
     }
 
     def stages(part: Part) -> Part:
-        for picture in part.pictures:
-            for edit in picture.pending:
-                assert picture.image is not None
-                edit.image, edit.mask = 255 - picture.image, half_mask()
+        for image in part.samples:
+            for edit in image.pending:
+                assert image.image is not None
+                edit.image, edit.mask = 255 - image.image, half_mask()
                 time.sleep(wait_s)
         return part
 

@@ -28,7 +28,7 @@ SAMPLES = 200
 
 
 def main() -> None:
-    """Run, print, write JSON and picture."""
+    """Run, print, write JSON and image."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", type=int, default=10_000)
     parser.add_argument("--waves", type=int, default=5)

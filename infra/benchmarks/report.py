@@ -4,7 +4,7 @@
 
 Draws an output of 10,000 edits (no model), writes its report, and opens it in a fresh headless
 Chromium several times, from disk. Times are the page's own: from the start of navigation until
-the first cards are there and the pictures in the window are decoded. Memory is that of the process
+the first cards are there and the images in the window are decoded. Memory is that of the process
 that renders the page, after the gallery was scrolled to its end, searched and sorted.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Draw, write, open, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--edits", type=int, default=10_000)
-    parser.add_argument("--size", type=int, default=256, help="pixels a side of the pictures")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side of the images")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keeps the output, and uses one that is there")
     parser.add_argument("--out", type=Path)
@@ -79,7 +79,7 @@ def measure(store: Store, binary: str, repeats: int) -> dict[str, Any]:
         "write_s": round(write_s, 1),
         "page_bytes": written.size_bytes,
         "edits_in_gallery": written.num_rows,
-        "edits_with_pictures": written.num_with_pictures,
+        "edits_with_pictures": written.num_with_images,
         "runs": runs,
         "machine": {
             "cores": len(os.sched_getaffinity(0)),

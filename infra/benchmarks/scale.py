@@ -3,14 +3,14 @@
     python -m infra.benchmarks.scale --gpus 8 32 64 --out infra/benchmarks/scale
 
 The graph is that of a run (``jobs/edit/graph.py``), on a Ray that is told it has so many GPUs.
-Stages sleep for what Stable Diffusion 1.5 was measured to take on a GPU, 0.3 s a picture, of which
-mask, encode and decode take 0.14, 0.29 and 0.57; parts are of 64 pictures. Pools are sized as those
+Stages sleep for what Stable Diffusion 1.5 was measured to take on a GPU, 0.3 s an image, of which
+mask, encode and decode take 0.14, 0.29 and 0.57; parts are of 64 images. Pools are sized as those
 of a run are (``pipeline/sizing/pools.py``). The figure is the share of time in which the actors of
 the slowest pool work, from the moment when every actor has begun its first part until no further
 part comes to the slowest pool.
 
 What is simulated is scheduling: actors are processes of this machine, parts are empty, so neither
-networks nor the object store carry pictures.
+networks nor the object store carry images.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from pipeline.config.stages import STAGES
 from pipeline.sizing.pools import Node, Pool, best_sizes
 
 WANTED = 0.95
-PICTURE_S = 0.3
+IMAGE_S = 0.3
 SHARES = {"mask": 0.14, "encode": 0.29, "decode": 0.57}
 PART_SIZE = 64
-SHARD_PARTS = 16  # a thousand pictures a shard
+SHARD_PARTS = 16  # a thousand images a shard
 ACTOR_CPUS = 0.25
 TASK_CPUS = 2.0  # beside the pools: eight readers and writers at a time
 Span = tuple[float, float]  # seconds
@@ -44,7 +44,7 @@ Spans = dict[str, dict[str, list[Span]]]  # by stage and process
 
 
 def main() -> None:
-    """A run for each number of GPUs; JSON and picture."""
+    """A run for each number of GPUs; JSON and image."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 64])
     parser.add_argument("--parts-each", type=int, default=6, help="parts for each GPU")
@@ -65,9 +65,9 @@ def main() -> None:
 
 
 def write(runs: list[dict[str, Any]], out: Path) -> None:
-    """The report and its picture."""
+    """The report and its image."""
     report = {
-        "picture_s": PICTURE_S,
+        "picture_s": IMAGE_S,
         "shares": SHARES,
         "part_size": PART_SIZE,
         "wanted_at_least": WANTED,
@@ -81,7 +81,7 @@ def write(runs: list[dict[str, Any]], out: Path) -> None:
 
 def sized_by_cost(gpus: int) -> dict[str, int]:
     """Actors of each pool, as the planner sizes them: the best rate of whole GPUs."""
-    pools = [Pool(name, SHARES[name] * PICTURE_S, gpus=1.0) for name in STAGES]
+    pools = [Pool(name, SHARES[name] * IMAGE_S, gpus=1.0) for name in STAGES]
     sizes = best_sizes(pools, [Node(cpus=gpus, gpus=gpus)])
     return {name: sizes[name] for name in STAGES}
 
@@ -106,7 +106,7 @@ def measure(gpus: int, parts_each: int, stretch: float) -> dict[str, Any]:
         logging_level="ERROR",
     )
     configure_context()
-    part_s = {name: share * PICTURE_S * PART_SIZE * stretch for name, share in SHARES.items()}
+    part_s = {name: share * IMAGE_S * PART_SIZE * stretch for name, share in SHARES.items()}
     with tempfile.TemporaryDirectory() as folder:
         shards = -(-parts_each * gpus // SHARD_PARTS)
         simulation = Simulation(shards, SHARD_PARTS, part_s, folder)
@@ -165,7 +165,7 @@ def steady_state(spans: Spans, actors: dict[str, int], part_s: dict[str, float])
     last_come = max(each[-1][1] for each in spans[STAGES[place - 1]].values())
     end = min(last_begun, last_come) if place else last_begun
     busy = {name: seconds_between(spans[name], start, end) for name in STAGES}
-    stretch = part_s[slowest] / (SHARES[slowest] * PICTURE_S * PART_SIZE)
+    stretch = part_s[slowest] / (SHARES[slowest] * IMAGE_S * PART_SIZE)
     parts_per_s = busy[slowest] / part_s[slowest] / (end - start)
     return {
         "slowest": slowest,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from jobs.edit.driver_memory import give_back
+from jobs.edit.driver_memory import release_memory
 from jobs.edit.graph import edit_dataset
 from jobs.edit.progress import RunProgress
 from jobs.edit.steps import Stages, Steps
@@ -35,7 +35,7 @@ MODEL = ModelInfo(Path("nowhere"), "simulated", "stable-diffusion", "epsilon", 5
 
 @dataclass(frozen=True)
 class Simulation:
-    """What stands in the place of pictures and networks.
+    """What stands in the place of images and networks.
 
     Attributes:
         shards: of the run, in waves of ``run.shards_per_wave``.
@@ -98,7 +98,7 @@ def run_simulation(
         for start in range(0, len(plan.work), size):
             wave = plan.work[start : start + size]
             progress.follow(edit_dataset(plan, wave, guard, None, simulation.steps()))
-            give_back()
+            release_memory()
             if on_wave is not None:
                 on_wave(progress.parts)
     return progress

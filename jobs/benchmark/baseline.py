@@ -1,4 +1,4 @@
-"""What a run is measured against: diffusers' own DiffEdit, looped over pictures as documented."""
+"""What a run is measured against: diffusers' own DiffEdit, looped over images as documented."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from jobs.benchmark.loops import Clock, Timing
 from jobs.benchmark.machine import memory_peak_bytes, reset_memory_peak
-from jobs.benchmark.work import Sample
+from jobs.benchmark.work import BenchmarkSample
 from pipeline.config.method import Method
 from pipeline.models.loading import DTYPES
 
@@ -53,8 +53,8 @@ class DiffusersLoop:
             # each shape for itself, as ours: code for any shape is slower
             self.pipeline.unet = torch.compile(self.pipeline.unet, mode=mode, dynamic=False)
 
-    def run(self, samples: list[Sample]) -> Timing:
-        """Edits every text of every picture, one after the other."""
+    def run(self, samples: list[BenchmarkSample]) -> Timing:
+        """Edits every text of every image, one after the other."""
         reset_memory_peak(self.device)
         clock = Clock()
         with _torch_defaults():
@@ -62,7 +62,7 @@ class DiffusersLoop:
                 image = Image.fromarray(sample.image)
                 for text in sample.edit_texts:
                     self._edit(image, sample.caption, text)
-        seconds, cpu_seconds = clock.read()  # each picture is on the CPU by now
+        seconds, cpu_seconds = clock.read()  # each image is on the CPU by now
         edits = sum(len(sample.edit_texts) for sample in samples)
         peak = memory_peak_bytes(self.device)
         return Timing(seconds, edits, cpu_seconds, {"edited": edits}, memory_peak_bytes=peak)

@@ -1,4 +1,4 @@
-"""``overpaint benchmark``: the loops beside diffusers' own, interleaved, as JSON and a picture."""
+"""``overpaint benchmark``: the loops beside diffusers' own, interleaved, as JSON and an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.benchmark.models import model_folder
 from jobs.benchmark.plot import plot_curves, plot_report
 from jobs.benchmark.report import WORKLOADS, print_report, ratios_of, runs_of, write_report
 from jobs.benchmark.sweep import SWEEPS, run_sweep
-from jobs.benchmark.work import Sample, draw_samples
+from jobs.benchmark.work import BenchmarkSample, draw_samples
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
 from pipeline.config.stages import STAGES
@@ -29,9 +29,9 @@ BASELINE_FAMILY = "stable-diffusion"
 class Contestant:
     """A loop, what it is timed on, and what it runs once before."""
 
-    run: Callable[[list[Sample]], Timing]
-    samples: list[Sample]
-    warm_up: list[Sample]
+    run: Callable[[list[BenchmarkSample]], Timing]
+    samples: list[BenchmarkSample]
+    warm_up: list[BenchmarkSample]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Options:
 
 
 def benchmark(options: Options) -> int:
-    """Measures, writes the report and its picture, prints the figures."""
+    """Measures, writes the report and its image, prints the figures."""
     start = time.monotonic()
     config, device = benchmark_config(options)
     report = (

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from jobs.benchmark.machine import memory_peak_bytes, reset_memory_peak
-from jobs.benchmark.work import Sample, parts_of, write_input
+from jobs.benchmark.work import BenchmarkSample, parts_of, write_input
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.local_loop import run_loop
@@ -33,7 +33,7 @@ class Timing:
     """One run of a loop.
 
     Attributes:
-        seconds: wall clock, from prepared pictures to edited ones (``whole``: from shard to shard).
+        seconds: wall clock, from prepared images to edited ones (``whole``: from shard to shard).
         edits: how many were asked for.
         cpu_seconds: of all threads of this process; what a busy machine does not change much.
         counts: what became of them, by status; "edited" for an edit that was decoded.
@@ -84,7 +84,7 @@ class BareLoop:
         }
         return BareLoop(config, self.device, stages)
 
-    def run(self, samples: list[Sample]) -> Timing:
+    def run(self, samples: list[BenchmarkSample]) -> Timing:
         """Times every stage over every part of the samples; see ``run_parts``."""
         return self.run_parts(parts_of(samples, self.config.run.part_size))
 
@@ -108,7 +108,7 @@ class BareLoop:
         return model
 
 
-def run_whole(loop: BareLoop, samples: list[Sample]) -> Timing:
+def run_whole(loop: BareLoop, samples: list[BenchmarkSample]) -> Timing:
     """The whole job in one process: a shard on disk is read, edited, written and published.
 
     The networks are those of ``loop``: loading them is paid once a run, not once an edit.
@@ -146,17 +146,17 @@ def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
         text = model.text.encode([""])
         calls = {
             "eval": lambda: model.unbatched(latent, level, text),
-            "vae_encode": lambda: model.pictures.encode([np.zeros((size, size, 3), np.uint8)]),
-            "vae_decode": lambda: model.pictures.decode(latent),
+            "vae_encode": lambda: model.image_coder.encode([np.zeros((size, size, 3), np.uint8)]),
+            "vae_decode": lambda: model.image_coder.decode(latent),
         }
         return {name: _flops(call) for name, call in calls.items()}
 
 
-def stage_flops(timing: Timing, flops: Mapping[str, int], num_pictures: int) -> dict[str, int]:
-    """What each stage's networks computed in a run: evaluations, and pictures through the VAE."""
+def stage_flops(timing: Timing, flops: Mapping[str, int], num_images: int) -> dict[str, int]:
+    """What each stage's networks computed in a run: evaluations, and images through the VAE."""
     decoded = timing.counts.get("edited", 0)
     total = {name: timing.evals[name] * flops["eval"] for name in STAGES}
-    total["mask"] += num_pictures * flops["vae_encode"]
+    total["mask"] += num_images * flops["vae_encode"]
     total["decode"] += decoded * flops["vae_decode"]
     return total
 

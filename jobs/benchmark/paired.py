@@ -1,4 +1,4 @@
-"""How two ways of editing the same pictures differ, with the uncertainty of so many pairs."""
+"""How two ways of editing the same images differ, with the uncertainty of so many pairs."""
 
 from __future__ import annotations
 

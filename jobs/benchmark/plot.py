@@ -1,4 +1,4 @@
-"""The picture of a benchmark's report."""
+"""The image of a benchmark's report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 AXES = {
     "batch": "rows of a micro-batch",
-    "size": "pixels of the picture",
+    "size": "pixels of the image",
     "steps": "steps of the schedule (r = 0.8)",
-    "edits": "edits of a picture",
-    "region": "share of the picture inside the mask",
+    "edits": "edits of an image",
+    "region": "share of the image inside the mask",
 }
 
 
@@ -76,7 +76,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        print("no picture: pip install 'overpaint[train]' brings matplotlib")
+        print("no image: pip install 'overpaint[train]' brings matplotlib")
         return None
     plt.switch_backend("agg")
     return plt

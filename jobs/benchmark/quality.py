@@ -26,7 +26,7 @@ from pipeline.config.method import Decode, Method, Reuse
 from pipeline.demo.editor import load_demo_model, masked_part
 from pipeline.demo.edits import Edit, sample_edit, true_mask
 from pipeline.demo.measures import psnr
-from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
+from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_images
 from pipeline.demo.world import paint
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.probe import probe_model
@@ -170,7 +170,7 @@ def _decoded(
         for row, edit, shape in zip(part.edits, edits, shapes, strict=True)
         if row.image is not None and shape is not None
     ]
-    readings = read_pictures(reader, np.stack([image for image, _, _ in done]))  # type: ignore[arg-type]
+    readings = read_images(reader, np.stack([image for image, _, _ in done]))  # type: ignore[arg-type]
     return [
         {
             "confirmed": float(confirms_edit(reading, edit)),

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.benchmark.loops import Timing, stage_flops
 
-WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits of each picture
+WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits of each image
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> None:
@@ -49,10 +49,10 @@ def _summary(timings: list[Timing]) -> dict[str, Any]:
 
 
 def _stages(
-    timings: list[Timing], flops: Mapping[str, int], rate: float, num_pictures: int
+    timings: list[Timing], flops: Mapping[str, int], rate: float, num_images: int
 ) -> dict[str, Any]:
     """Seconds, evaluations, FLOPs and utilisation of each stage of a bare loop."""
-    worth = stage_flops(timings[-1], flops, num_pictures)
+    worth = stage_flops(timings[-1], flops, num_images)
     found: dict[str, Any] = {}
     for name, flop in worth.items():
         seconds = statistics.median(timing.stage_seconds[name] for timing in timings)

@@ -1,4 +1,4 @@
-"""How the cost of an edit grows: with the batch, the picture, the steps, the edits, the mask."""
+"""How the cost of an edit grows: with the batch, the image, the steps, the edits, the mask."""
 
 from __future__ import annotations
 
@@ -111,24 +111,24 @@ SWEEPS: dict[str, Callable[[Config, int, int], Iterator[Point]]] = {
 
 
 def _work(
-    num_pictures: int, edits: int, size: int, mask_area: float | None = None
+    num_images: int, edits: int, size: int, mask_area: float | None = None
 ) -> Callable[[], list[Part]]:
     """Makes the parts anew each time: a run fills them in."""
-    samples = draw_samples(num_pictures, edits, size)
+    samples = draw_samples(num_images, edits, size)
 
     def make() -> list[Part]:
         parts = parts_of(samples, len(samples) * edits)
         for part in parts:
-            for picture in part.pictures:
+            for sample in part.samples:
                 if mask_area is not None:
-                    picture.supplied_mask = square_mask(mask_area, size)
+                    sample.supplied_mask = square_mask(mask_area, size)
         return parts
 
     return make
 
 
 def square_mask(area: float, size: int) -> np.ndarray:
-    """A square in the middle that covers a share of the picture: (size, size) uint8, 255 = edit."""
+    """A square in the middle that covers a share of the image: (size, size) uint8, 255 = edit."""
     side = round(math.sqrt(area) * size)
     start = (size - side) // 2
     mask = np.zeros((size, size), np.uint8)

@@ -1,4 +1,4 @@
-"""What a benchmark computes: pictures of the demo world, one or several edits each, as parts."""
+"""What a benchmark computes: images of the demo world, one or several edits each, as parts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.demo.edits import draw_edit, sample_edit
 from pipeline.demo.samples import image_bytes, write_shard
 from pipeline.demo.trouble import FOUR_KINDS
 from pipeline.demo.world import paint
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 
 SHARD = "benchmark"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A picture, (H, W, 3) uint8, its caption, and the texts that edit it."""
+class BenchmarkSample:
+    """An image, (H, W, 3) uint8, its caption, and the texts that edit it."""
 
     key: str
     image: np.ndarray
@@ -28,40 +28,42 @@ class Sample:
     edit_texts: tuple[str, ...]
 
 
-def draw_samples(num_pictures: int, edits_per_picture: int, size: int) -> list[Sample]:
+def draw_samples(num_images: int, edits_per_image: int, size: int) -> list[BenchmarkSample]:
     """Held-out scenes painted at a size, with edits of every kind in turn; always the same."""
-    samples: list[Sample] = []
+    samples: list[BenchmarkSample] = []
     number = 0
-    while len(samples) < num_pictures:
+    while len(samples) < num_images:
         edit = sample_edit(0, "heldout", number)
         rng = np.random.default_rng([0, number])
-        kinds = [FOUR_KINDS[place % len(FOUR_KINDS)] for place in range(1, edits_per_picture)]
+        kinds = [FOUR_KINDS[place % len(FOUR_KINDS)] for place in range(1, edits_per_image)]
         number += 1
         try:
             edits = [edit, *(draw_edit(rng, edit.source, kind) for kind in kinds)]
         except ValueError:  # rare: the scene allows no edit of this kind
             continue
         texts = tuple(dict.fromkeys(each.edit_text for each in edits))
-        if len(texts) == edits_per_picture:  # a text asked for twice would be masked once
-            samples.append(Sample(f"{number:06d}", paint(edit.source, size), edit.caption, texts))
+        if len(texts) == edits_per_image:  # a text asked for twice would be masked once
+            samples.append(
+                BenchmarkSample(f"{number:06d}", paint(edit.source, size), edit.caption, texts)
+            )
     return samples
 
 
-def parts_of(samples: Iterable[Sample], part_size: int) -> list[Part]:
-    """Prepared parts, as the mask stage takes them: a picture is in one part with all its edits."""
+def parts_of(samples: Iterable[BenchmarkSample], part_size: int) -> list[Part]:
+    """Prepared parts, as the mask stage takes them: an image is in one part with all its edits."""
     parts: list[Part] = []
     for sample in samples:
         if not parts or len(parts[-1].edits) + len(sample.edit_texts) > part_size:
             parts.append(Part(SHARD, len(parts), 0))
         edits = [Edit(index, text) for index, text in enumerate(sample.edit_texts)]
-        picture = Picture(sample.key, sample.caption, image=sample.image, edits=edits)
-        parts[-1].pictures.append(picture)
+        prepared = Sample(sample.key, sample.caption, image=sample.image, edits=edits)
+        parts[-1].samples.append(prepared)
     for part in parts:
         part.num_parts = len(parts)
     return parts
 
 
-def write_input(path: Path, samples: Iterable[Sample]) -> None:
+def write_input(path: Path, samples: Iterable[BenchmarkSample]) -> None:
     """The same work as one input shard, for the whole job."""
     members = (
         {

@@ -86,7 +86,7 @@ class _Progress:
 def _print_plan(plan: MixPlan) -> None:
     table = Table("split", "originals", "edits", "wanted", "available")
     for name in plan.mix.splits:
-        counts = [plan.total(what, name) for what in ("pictures", "take")]
+        counts = [plan.total(what, name) for what in ("images", "take")]
         row = [name, *map(str, counts)]
         if name in plan.mix.edited_splits:
             row += [str(plan.wanted(name)), str(plan.total("available", name))]
@@ -102,8 +102,8 @@ def _print_plan(plan: MixPlan) -> None:
 
 
 def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
-    for what in ("pictures", "edits"):
-        for reason, count in manifest[what]["left_out"].items():
+    for key, what in (("pictures", "images"), ("edits", "edits")):
+        for reason, count in manifest[key]["left_out"].items():
             print(f"{what} left out: {count}: {reason}")
     kept = manifest["edits"]["with_the_class_of_their_source"]
     if kept:

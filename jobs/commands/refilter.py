@@ -32,10 +32,10 @@ def refilter_output(
     clear: bool,
     dry_run: bool,
 ) -> int:
-    """Changes the filters in force and republishes what they concern; computes no picture.
+    """Changes the filters in force and republishes what they concern; computes no image.
 
     The report is drawn anew unless ``report.enabled`` is off. That alone reads the input, where it
-    can, for the pictures before.
+    can, for the images before.
 
     Args:
         path: of the output.
@@ -49,7 +49,7 @@ def refilter_output(
 
     Raises:
         ConfigError: nothing was changed: no run has written there, a filter is none or is on a
-            score that the run did not compute, or a picture that passes now was not kept.
+            score that the run did not compute, or an image that passes now was not kept.
     """
     output = open_output(path, storage_options)
     try:
@@ -67,7 +67,7 @@ def refilter_output(
     _print_change(current, filters, found.before, found.after)
     if found.lost:
         raise ConfigError(
-            f"{path}: {found.lost} edits would pass whose pictures were not kept when they were "
+            f"{path}: {found.lost} edits would pass whose images were not kept when they were "
             "rejected (output.keep_rejected: false); such an output can only be filtered further"
         )
     if dry_run:

@@ -19,7 +19,7 @@ from pipeline.records.part import Part
 from pipeline.sizing.costs import Costs
 from pipeline.steps.finish import finish
 
-# auto: on a GPU a whole micro-batch of pictures; on a CPU a row costs the same in any batch.
+# auto: on a GPU a whole micro-batch of images; on a CPU a row costs the same in any batch.
 EDITS = {"cuda": 32, "cpu": 8}
 
 
@@ -111,15 +111,15 @@ class _Calibrator:
 
 
 def _first_edits(parts: list[Part], number: int) -> Part:
-    """The first part, cut after so many edits; at least one picture stays, with its edits."""
+    """The first part, cut after so many edits; at least one image stays, with its edits."""
     part = parts[0] if parts else Part("", 0, 0)
     kept = 0
-    for index, picture in enumerate(part.pictures):
+    for index, sample in enumerate(part.samples):
         if kept >= number:
-            del part.pictures[index:]
+            del part.samples[index:]
             break
-        picture.edits = picture.edits[: number - kept]
-        kept += len(picture.edits)
+        sample.edits = sample.edits[: number - kept]
+        kept += len(sample.edits)
     return part
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from jobs.edit.driver_memory import use_few_arenas
+from jobs.edit.driver_memory import limit_malloc_arenas
 from jobs.edit.graph import TASK_CPUS
 from jobs.logs import tell
 from jobs.ray_environment import WANTS_TOKEN, cluster_address
@@ -31,7 +31,7 @@ def connect(config: Config, verbose: bool) -> None:
     Raises:
         ConfigError: no cluster answers at that address, or it does not let this process in.
     """
-    use_few_arenas()
+    limit_malloc_arenas()
     address = cluster_address(config)
     local: dict[str, Any] = (
         {"num_cpus": config.run.num_cpus, "include_dashboard": False} if not address else {}

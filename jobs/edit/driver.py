@@ -10,7 +10,7 @@ import ray
 
 from jobs import exit_codes
 from jobs.edit.cluster import check_stores, connect, device_of, disconnect
-from jobs.edit.driver_memory import give_back
+from jobs.edit.driver_memory import release_memory
 from jobs.edit.graph import configure_context, edit_dataset
 from jobs.edit.lost_parts import run_missing
 from jobs.edit.paths import with_absolute_paths
@@ -96,7 +96,7 @@ def edit(
             if not keep_ray:
                 disconnect()
         num_edits = progress.counts.total()
-        against = expected.against(progress.images_per_s_after_start)
+        against = expected.compared_with(progress.images_per_s_after_start)
         plan = plan.still_to_do()
     sweep(plan.output)
     summary = summarise(plan, time.monotonic() - started, num_edits) | {"plan": against}
@@ -149,7 +149,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
                 if stop.requested:
                     break
                 progress.follow(edit_dataset(plan, wave, guard, flag))
-                give_back()
+                release_memory()
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
     finally:

@@ -11,14 +11,14 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 ARENAS = 2
 
 
-def use_few_arenas() -> None:
+def limit_malloc_arenas() -> None:
     """Before threads start. Does nothing where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Frees what a Dataset that has ended still holds. To be called between waves.
 
     Its executor, its operators and its actors' handles refer to each other in circles, which only

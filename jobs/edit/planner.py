@@ -17,10 +17,10 @@ from jobs.ray_environment import cluster_address
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan, make_plan
-from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, expected_edits, known_costs
-from pipeline.sizing.estimate import Expectation, expect, is_sized, sized
-from pipeline.sizing.pools import DoesNotFitError, Node
-from pipeline.sizing.warnings import cautions
+from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, estimated_edits, known_costs
+from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
+from pipeline.sizing.pools import Node, PoolsDoNotFitError
+from pipeline.sizing.warnings import plan_warnings
 
 
 def print_plan(config: Config, *, verbose: bool = False) -> int:
@@ -47,7 +47,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     return 0
 
 
-def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Expectation]:
+def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
     """Finds out, prints and warns. Needs a connected Ray.
 
     Args:
@@ -63,14 +63,14 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Expectation
     """
     nodes = check_pools(plan.config, plan.device)
     costs = _costs(plan, measure, keep)
-    edits = expected_edits(plan, costs)
+    edits = estimated_edits(plan, costs)
     try:
-        expected = expect(plan.config, plan.device, costs, nodes, edits)
-    except DoesNotFitError as error:
+        expected = estimate(plan.config, plan.device, costs, nodes, edits)
+    except PoolsDoNotFitError as error:
         raise ConfigError(f"stages: {error}") from None
     plan = replace(plan, config=sized(plan.config, expected))
     _print(plan, expected, costs, nodes)
-    warnings = cautions(expected, plan.config, plan.device, costs, nodes, len(plan.work))
+    warnings = plan_warnings(expected, plan.config, plan.device, costs, nodes, len(plan.work))
     for line in warnings:
         tell(f"warning: {line}", level="warning")
     return plan, expected
@@ -95,7 +95,7 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
     return costs
 
 
-def _print(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -> None:
+def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> None:
     config, known = plan.config, costs.source != "evaluations"
     names = ["pool", "actors", "s an edit", "busy", "micro-batch"]
     table = Table(*names, *(["largest that fits"] if expected.micro_batch else []), title="plan")
@@ -115,7 +115,7 @@ def _print(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _lines(plan: Plan, expected: Expectation, costs: Costs, nodes: list[Node]) -> list[str]:
+def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> list[str]:
     """The plan in sentences."""
     config = plan.config
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)

@@ -39,6 +39,6 @@ def print_written(output: Store, written: Written) -> None:
     """Says where a report is, and how much it shows."""
     tell(
         f"report: {output.url}/{written.name} ({written.size_bytes / 1e6:.1f} MB, "
-        f"{written.num_rows} edits, {written.num_with_pictures} with pictures)",
+        f"{written.num_rows} edits, {written.num_with_images} with images)",
         to=sys.stdout,
     )

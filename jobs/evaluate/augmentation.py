@@ -51,7 +51,7 @@ def evaluate_augmentation(config: str, overrides: list[str], home: Path) -> int:
     except ValueError as error:
         raise ConfigError(f"world.partners: {error}") from error
     configs = {name: _config(settings, name, home) for name in settings.methods}
-    tasks = list(world.tasks(settings.world.pictures, settings.world.edits))
+    tasks = list(world.tasks(settings.world.images, settings.world.edits))
     tars = [home / name for name in write_shards(tasks, Store(str(home)))]
     manifests = {name: _mixed(settings, world, home, name, configs[name]) for name in configs}
     mixed = {
@@ -64,7 +64,7 @@ def evaluate_augmentation(config: str, overrides: list[str], home: Path) -> int:
     (home / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     text = _text(report)
     (home / "evaluation.md").write_text(text + "\n")
-    title = f"in training, colour goes with background in {settings.world.correlation:.0%}"
+    title = f"in training, color goes with background in {settings.world.correlation:.0%}"
     plot_arms(report["arms"], title, home / "evaluation.png")
     print(f"{text}\n{home}/evaluation.json")
     return 0
@@ -120,7 +120,7 @@ def _report(
             "accuracy_without_partner": interval(accuracies[name].breaking),
         }
     return {
-        "task": "the colour of the only object; the background is the shortcut",
+        "task": "the color of the only object; the background is the shortcut",
         "settings": settings.model_dump(mode="json"),
         "arms": found,
         "edits": {
@@ -142,7 +142,7 @@ def _text(report: dict[str, Any]) -> str:
         left = ", ".join(f"{count} {reason}" for reason, count in edits["left_out"].items())
         lines.append(
             f"{name}: {edits['taken']} edits, left out: {left or 'none'}; of those taken "
-            f"{edits['confirmed']:.0%} show the colour that was asked for."
+            f"{edits['confirmed']:.0%} show the color that was asked for."
         )
     lines.append(f"Intervals: {report['intervals']}. True edits are painted: a ceiling.")
     return "\n".join(lines)

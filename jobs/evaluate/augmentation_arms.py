@@ -24,7 +24,7 @@ from pipeline.demo.captions import caption
 from pipeline.evaluation.augmentation import (
     BIASED,
     UNBIASED,
-    LabelledPictures,
+    LabelledImages,
     painted,
     read_training_set,
 )
@@ -38,13 +38,13 @@ SPLIT = "train"
 class Arm:
     """A training set, and what is done to each of its batches."""
 
-    data: LabelledPictures
+    data: LabelledImages
     augment: Augment | None = None
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Of each seed, over all test scenes and over those whose colour is not the partner."""
+    """Of each seed, over all test scenes and over those whose color is not the partner."""
 
     every: list[float]
     breaking: list[float]
@@ -73,20 +73,20 @@ def make_arms(
         CLASSICAL: Arm(originals, classical),
         **{name: Arm(data) for name, data in with_edits.items()},
         TRUE_EDITS: Arm(_with_true_edits(settings, world)),
-        UNBIASED: Arm(drawn(unbiased, "train", settings.world.pictures)),
+        UNBIASED: Arm(drawn(unbiased, "train", settings.world.images)),
         LARGE: Arm(drawn(unbiased, "train", many)),
     }
 
 
-def drawn(world: PlantedWorld, split: str, count: int) -> LabelledPictures:
+def drawn(world: PlantedWorld, split: str, count: int) -> LabelledImages:
     """The first scenes of a split, with their true classes."""
     scenes = [world.scene(split, index) for index in range(count)]
     return painted(world, scenes, [caption(scene) for scene in scenes])
 
 
-def _with_true_edits(settings: Augmentation, world: PlantedWorld) -> LabelledPictures:
+def _with_true_edits(settings: Augmentation, world: PlantedWorld) -> LabelledImages:
     """The biased set with edits as a faultless editor would make them: a ceiling."""
-    scenes = [world.scene("train", index) for index in range(settings.world.pictures)]
+    scenes = [world.scene("train", index) for index in range(settings.world.images)]
     targets = [
         target
         for index, scene in enumerate(scenes)
@@ -100,18 +100,18 @@ def train_arms(
     settings: Augmentation, world: PlantedWorld, arms: Mapping[str, Arm], cache: Path
 ) -> dict[str, Accuracies]:
     """Trains and tests every arm with every seed; what ``cache`` holds is not trained again."""
-    test = drawn(world.unbiased(), "heldout", settings.world.test_pictures)
-    inputs, is_partner = as_input(test.pictures), test.is_partner(world)
+    test = drawn(world.unbiased(), "heldout", settings.world.test_images)
+    inputs, is_partner = as_input(test.images), test.is_partner(world)
     how = Settings(**settings.training.model_dump(exclude={"seeds"}))
     known = _Known(cache)
     found = {}
     for name, arm in arms.items():
-        pictures = as_input(arm.data.pictures)
+        images = as_input(arm.data.images)
         labels = torch.from_numpy(arm.data.labels)
 
-        def accuracies(seed: int, arm=arm, pictures=pictures, labels=labels) -> list[float]:
+        def accuracies(seed: int, arm=arm, images=images, labels=labels) -> list[float]:
             model = train_classifier(
-                pictures, labels, len(world.classes), how, seed=seed, augment=arm.augment
+                images, labels, len(world.classes), how, seed=seed, augment=arm.augment
             )
             right = predictions(model, inputs) == test.labels
             return [float(right.mean()), float(right[~is_partner].mean())]
@@ -143,10 +143,10 @@ class _Known:
         return self.results[key]
 
 
-def _digest(name: str, data: LabelledPictures, test: LabelledPictures, how: Settings) -> str:
+def _digest(name: str, data: LabelledImages, test: LabelledImages, how: Settings) -> str:
     """What a training depends on besides its seed and this version's code."""
     digest = hashlib.sha256(f"{name}, {how}".encode())
     for each in (data, test):
-        digest.update(each.pictures.tobytes())
+        digest.update(each.images.tobytes())
         digest.update(each.labels.tobytes())
     return digest.hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""A small classifier of pictures of the demo world, for measuring what a training set is worth."""
+"""A small classifier of images of the demo world, for measuring what a training set is worth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# N pictures, H W pixels, K classes.
-SEEN_SIZE = 32  # pixels a side that the network sees: colours are as plain as at 128
+# N images, H W pixels, K classes.
+SEEN_SIZE = 32  # pixels a side that the network sees: colors are as plain as at 128
 _CHANNELS = (16, 32, 64)
 _SHIFT = 3  # pixels of SEEN_SIZE, either way
 _JITTER = 0.2  # of brightness, contrast and saturation, either way
@@ -32,11 +32,11 @@ class Settings:
     learning_rate: float  # the highest; it rises and falls once
 
 
-def as_input(pictures_NHW3: NDArray[np.uint8]) -> Tensor:
-    """Pictures of any size that SEEN_SIZE divides -> (N, 3, 32, 32) float32 in [0, 1]."""
+def as_input(images_NHW3: NDArray[np.uint8]) -> Tensor:
+    """Images of any size that SEEN_SIZE divides -> (N, 3, 32, 32) float32 in [0, 1]."""
     parts = [
         F.avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, part.shape[1] // SEEN_SIZE)
-        for part in torch.from_numpy(pictures_NHW3).split(_BATCH)
+        for part in torch.from_numpy(images_NHW3).split(_BATCH)
     ]
     return torch.cat(parts)
 
@@ -113,7 +113,7 @@ def train_classifier(
 @one_thread()
 @torch.inference_mode()
 def predictions(model: nn.Module, inputs_N3HW: Tensor) -> NDArray[np.int64]:
-    """The class of each picture: (N,) int64."""
+    """The class of each image: (N,) int64."""
     classes = [model(2 * part - 1).argmax(1) for part in inputs_N3HW.split(_BATCH)]
     return torch.cat(classes).numpy()
 
@@ -126,7 +126,7 @@ def classical(images_N3HW: Tensor, generator: torch.Generator) -> Tensor:
         generator: on the CPU.
 
     Returns:
-        The same shape and range, each picture changed by itself.
+        The same shape and range, each image changed by itself.
     """
     count, _, side, _ = images_N3HW.shape
 

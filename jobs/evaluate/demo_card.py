@@ -69,7 +69,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that the table holds, and what it was measured with."""
-    started, count, seed = time.monotonic(), arguments.pictures, arguments.seed
+    started, count, seed = time.monotonic(), arguments.samples, arguments.seed
     model, reader = load_demo_model(arguments.model, threads=arguments.threads), load_reader()
     method = load_config(arguments.config, arguments.overrides).method
     figures = measure_reconstruction(model, reader, count, seed)
@@ -122,7 +122,7 @@ def tables(report: dict[str, Any]) -> str:
         met = value <= wanted if name in SMALLER_IS_BETTER else value >= wanted
         lines.append(f"| {name} | {value:.3f} | {wanted} | {'met' if met else 'not met'} |")
     counts = (
-        f"{report['edits']} held-out edits of all kinds in turn; {report['pictures'] // 2} captions"
+        f"{report['edits']} held-out edits of all kinds in turn; {report['images'] // 2} captions"
         f" of one object and of two; {report['sweep_edits']} edits for each cell below;"
         f" seed {report['seed']}."
     )

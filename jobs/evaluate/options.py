@@ -10,7 +10,7 @@ from pipeline.config.load import ConfigError, load_config
 from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
-# What is measured is what the method made: no second compression, the model's own picture.
+# What is measured is what the method made: no second compression, the model's own image.
 FIXED = ("output.resolution=model", "output.format=png")
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inception", metavar="FILE", help="imagenet: FID's Inception, for CSFID (README)"
     )
     parser.add_argument(
-        "--real", metavar="PATH", help="imagenet: real pictures by class, or their means, for CSFID"
+        "--real", metavar="PATH", help="imagenet: real images by class, or their means, for CSFID"
     )
     parser.add_argument(
         "--classifier", metavar="PATH", help="imagenet: a folder or hub id, for the accuracy"

@@ -14,7 +14,7 @@ CRASHED = "its process died while it loaded the model"
 
 
 @dataclass
-class RefusalBook:
+class StorageFailures:
     """The parts in a row that could not be stored, by any worker. Kept by the journal."""
 
     number: int = 0
@@ -37,7 +37,7 @@ class RefusalBook:
 
 
 @dataclass
-class StartBook:
+class StartFailures:
     """How often each worker failed to start since it last did. Kept by the journal."""
 
     retries: int  # of a worker that did not start

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.supervise.failure_counts import RefusalBook, StartBook
+from jobs.supervise.failure_counts import StartFailures, StorageFailures
 
 # A journal that does not answer in this time is gone, and the run goes on without it.
 ANSWER_S = 10.0
@@ -29,8 +29,8 @@ class _Book:
     def __init__(self, start_retries: int) -> None:
         self.entries: dict[Place, Entry] = {}
         self.reasons: list[tuple[Place, str]] = []
-        self.starts = StartBook(start_retries)
-        self.refusals = RefusalBook()
+        self.starts = StartFailures(start_retries)
+        self.refusals = StorageFailures()
         self.stopped = False
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from jobs.logs import is_json, note, set_place, tell, use_format
 from jobs.supervise.journal import Journal
 from pipeline.process.heartbeat import listen
 
-# Where run.part_timeout_s is not given. A network call, a picture or a storage call that takes an
+# Where run.part_timeout_s is not given. A network call, an image or a storage call that takes an
 # hour is taken for a hang; a part may take days as long as these go on.
 SILENCE_S = 3600.0
 # What holds Python's lock in native code stops the watching thread too; faulthandler's own thread

@@ -1,4 +1,4 @@
-"""Stage `classifier`: train the reader that confirms what a picture of the demo world shows."""
+"""Stage `classifier`: train the reader that confirms what an image of the demo world shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.demo.readback import (
     WEIGHTS,
     SceneReader,
     presence,
-    read_pictures,
+    read_images,
     reading_of,
 )
 from pipeline.demo.world import Scene, paint, sample_scene
@@ -49,7 +49,7 @@ def _naming_loss(logits_NKhw: Tensor, scenes: list[Scene]) -> Tensor:
 
 
 def _disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a decoder may do to a picture: a little blur, noise, and a shift of brightness."""
+    """What a decoder may do to an image: a little blur, noise, and a shift of brightness."""
     count = len(images)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = 0.5 * torch.rand(count, 1, 1, 1, generator=generator)
@@ -101,7 +101,7 @@ def accuracy(reader: SceneReader, count: int, *, seed: int = 0) -> float:
     """The share of held-out scenes whose background and every object are read without a fault."""
     scenes = [sample_scene(seed, "heldout", number) for number in range(count)]
     device = device_of(reader)
-    readings = read_pictures(reader.cpu().eval(), np.stack([paint(scene) for scene in scenes]))
+    readings = read_images(reader.cpu().eval(), np.stack([paint(scene) for scene in scenes]))
     reader.to(device).train()
     return (
         sum(reading == reading_of(scene) for reading, scene in zip(readings, scenes, strict=True))

@@ -68,9 +68,9 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
         method = drawn_method(settings, first)
         part = masked_part(model, edits, method, seed=first)
         edited = edited_latents(model, part, method, seed=first)
-        before = np.stack([np.asarray(picture.latent) for picture in part.pictures])
+        before = np.stack([np.asarray(image.latent) for image in part.samples])
         with torch.inference_mode():
-            after = model.pictures.encode([paint(edit.target) for edit in edits]).numpy()
+            after = model.image_coder.encode([paint(edit.target) for edit in edits]).numpy()
         pairs = zip(edited, before, strict=True)
         made = np.stack([old if new is None else new for new, old in pairs])
         written[first : numbers.stop] = np.stack([made, before, after], axis=1)
@@ -86,8 +86,8 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
 def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
     """Make edits with `folder`/model, train the decoder on them; write decoder/model, model/vae.
 
-    Half of a batch are edited latents, to be decoded to the true picture after the edit; half are
-    those of whole pictures, so that the VAE stays as good as it was.
+    Half of a batch are edited latents, to be decoded to the true image after the edit; half are
+    those of whole images, so that the VAE stays as good as it was.
     """
     stage = StageSettings.from_mapping(settings)
     if not (resume and (folder / "edited.npy").exists()):
@@ -115,7 +115,7 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
         noise = torch.randn(seen.shape, generator=generator) * LATENT_NOISE
         unscaled = (seen + noise).to(device) / vae.config.scaling_factor
         decoded = vae.decode(unscaled).sample.float()
-        # Whole pictures have their kept part counted again too: they are the measure.
+        # Whole images have their kept part counted again too: they are the measure.
         loss, _, kept_mse = loss_on_edits(decoded, wanted, changed)
         mse = (decoded[share:] - whole).square().mean()
         return {"loss": loss, "mse": mse, "kept_mse": kept_mse}

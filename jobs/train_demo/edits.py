@@ -1,10 +1,10 @@
-"""Stage `edits`: train parts of the UNet on the pictures that come of its own edits.
+"""Stage `edits`: train parts of the UNet on the images that come of its own edits.
 
 Stage `unet` asks about one noise level at a time, and counts errors in latents. What an edit is
 judged by are pixels, after as many calls of the network as it takes, and the latents that these
-begin with are not drawn but encoded: all of the old picture can be told from them, outlines to a
+begin with are not drawn but encoded: all of the old image can be told from them, outlines to a
 fraction of a pixel. So here DiffEdit is run as it is, its masks given, and the gradient passes from
-the decoded picture through the whole of decoding. The VAE stays as it is.
+the decoded image through the whole of decoding. The VAE stays as it is.
 
 # N edits, C latent channels, h w latent grid, H W pixels, L tokens.
 """
@@ -31,7 +31,7 @@ from jobs.train_demo.unet import (
     noise_losses,
     save_pipeline,
 )
-from jobs.train_demo.vae import changed_pixels, mean_psnr, picture_loss, pixels_of
+from jobs.train_demo.vae import changed_pixels, image_loss, mean_psnr, pixels_of
 from pipeline.demo.edits import KINDS
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.denoiser import Denoise
@@ -51,9 +51,9 @@ class Asked:
     """Edits to be made.
 
     Attributes:
-        rows_N: of the pairs of pictures.
-        side_N: 1 where the pair's second picture is wanted, 0 where its first.
-        same_N: bool, where the wanted picture is the one that is there.
+        rows_N: of the pairs of images.
+        side_N: 1 where the pair's second image is wanted, 0 where its first.
+        same_N: bool, where the wanted image is the one that is there.
         before: (N, C, h, w), what is there.
         ids: (N, L), the text.
         inside: (N, 1, h, w) of 0 and 1, the mask.
@@ -72,7 +72,7 @@ def draw_edits(
 ) -> Asked:
     """Random edits, with masks that are tight or loose, and many that are grown by a cell.
 
-    Some ask for nothing: the text is the picture's own or empty, and it is to come back.
+    Some ask for nothing: the text is the image's own or empty, and it is to come back.
     """
 
     def some(probability: float) -> Tensor:
@@ -121,7 +121,7 @@ def edited_latents(
 
 
 def pixels_asked_for(asked: Asked, seed: int) -> tuple[Tensor, Tensor]:
-    """The pictures wanted (N, 3, H, W) in [-1, 1], and what no edit may change (N, 1, H, W) bool.
+    """The images wanted (N, 3, H, W) in [-1, 1], and what no edit may change (N, 1, H, W) bool.
 
     Args:
         seed: of stage `latents`, which drew the pairs.
@@ -139,7 +139,7 @@ def train_on_edits(settings: dict[str, Any], folder: Path, *, device: str, resum
 
     `settings` has besides the loop's own and those of `draw_edits`: what a dB is worth beside
     `picture_loss`, `edited_db` of what no edit may change, `changed_db` of the rest (without it
-    objects shrink: what is too small spoils no background); `noisy` pictures as in stage `unet`, by
+    objects shrink: what is too small spoils no background); `noisy` images as in stage `unet`, by
     whose settings, and their weight in the loss, lest it forget how to paint and to find masks.
     """
     stage = StageSettings.from_mapping(settings)
@@ -171,7 +171,7 @@ def train_on_edits(settings: dict[str, Any], folder: Path, *, device: str, resum
         plain = noise_losses(network, pairs, settings, noisy, generator, late=True)
         lost_db = settings["edited_db"] * (_MOST_DB - edited_db)
         lost_db = lost_db + settings["changed_db"] * (_MOST_DB - changed_db)
-        loss = picture_loss(decoded, after)[0] + lost_db + settings["noise_weight"] * plain["loss"]
+        loss = image_loss(decoded, after)[0] + lost_db + settings["noise_weight"] * plain["loss"]
         return {
             "loss": loss,
             "edited_db": edited_db,

@@ -39,7 +39,7 @@ world.
 
 ## Training
 
-* Data: drawn on the fly, seeds in the settings below; no picture of the world outside is in it. One
+* Data: drawn on the fly, seeds in the settings below; no image of the world outside is in it. One
   scene in eight is held out, by a hash of its description; all figures are of held-out scenes.
 * VAE: `AutoencoderKL`, $vae_parameters parameters, $vae_summary. Latent channels centred
   and scaled to one spread.
@@ -47,15 +47,15 @@ world.
   the cells that change, are to decode to the edit; cells that do not change, to keep their latents.
 * UNet and text encoder, trained together: $unet_parameters and $text_parameters parameters,
   $unet_summary. The moving average of the weights is kept.
-* **The UNet knows edits.** Half of its noisy pictures that have a caption still show, in part, the
+* **The UNet knows edits.** Half of its noisy images that have a caption still show, in part, the
   scene before an edit whose result the caption tells and the network is asked for. Without this so
-  small a network lets caption and noisy picture cancel out, and an edited object vanishes. Real
+  small a network lets caption and noisy image cancel out, and an edited object vanishes. Real
   text-to-image models are trained on no such pairs: compare methods on this model, but expect
   every method to follow a text less readily elsewhere.
 * Decoder of the VAE, $decoder_summary that the model made itself, and as many
-  whole pictures: the latents that an edit leaves are to decode to the true picture after it.
+  whole images: the latents that an edit leaves are to decode to the true image after it.
 * UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, the masks
-  given, and learns from the decoded picture, through all the steps of decoding.
+  given, and learns from the decoded image, through all the steps of decoding.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
 * $notes

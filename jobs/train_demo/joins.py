@@ -1,10 +1,10 @@
-"""Stage `joins`: teach the VAE that latents of a picture and of its edit get joined.
+"""Stage `joins`: teach the VAE that latents of an image and of its edit get joined.
 
-A masked edit is decoded from cells of two pictures, which an autoencoder never sees by itself.
-Cells beside the object carried it along, so that its colour bled into the background, and group
+A masked edit is decoded from cells of two images, which an autoencoder never sees by itself.
+Cells beside the object carried it along, so that its color bled into the background, and group
 norms took the change to every pixel.
 
-# N edits, c colours, H W pixels, h w latent grid.
+# N edits, c colors, H W pixels, h w latent grid.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
     share = stage.batch_size // world
 
     def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
-        # Whole pictures: in crops about the objects group norms learnt other statistics.
+        # Whole images: in crops about the objects group norms learnt other statistics.
         first = (step * world + rank) * share
         edits = [training_edit(stage.seed, first + number) for number in range(share)]
         before = pixels_of([edit.source for edit in edits]).to(device)

@@ -18,8 +18,8 @@ from jobs.train_demo.loop import device_of, train, worker
 from jobs.train_demo.progress import StageSettings
 from pipeline.demo.vocabulary import MAX_LENGTH, vocabulary, write_tokenizer
 
-# N pictures, C latent channels, h w latent grid, L tokens.
-_UNTOUCHED = 0.5  # of the outdated: they show all of the other picture, as decoding begins
+# N images, C latent channels, h w latent grid, L tokens.
+_UNTOUCHED = 0.5  # of the outdated: they show all of the other image, as decoding begins
 # In units of sigma / alpha: below the first the text contradicts nothing, above the second all.
 _FADED, _WHOLE = 0.3, 1.0
 
@@ -108,9 +108,9 @@ def min_snr_weights(alphas_cumprod_N: Tensor, gamma: float) -> Tensor:
 
 
 def changed_cells(before_NChw: Tensor, after_NChw: Tensor, generator: torch.Generator) -> Tensor:
-    """Masks of what differs between two pictures' latents, tight or loose at random.
+    """Masks of what differs between two images' latents, tight or loose at random.
 
-    Each picture gets a threshold of its own, drawn from 2 % to 50 % of its largest difference.
+    Each image gets a threshold of its own, drawn from 2 % to 50 % of its largest difference.
 
     Returns:
         (N, 1, h, w) bool.
@@ -123,14 +123,14 @@ def changed_cells(before_NChw: Tensor, after_NChw: Tensor, generator: torch.Gene
 def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Generator) -> Tensor:
     """Latents that still show, in part, what the text no longer says.
 
-    A real text-to-image model trusts its text more than a noisy picture that contradicts it; in
+    A real text-to-image model trusts its text more than a noisy image that contradicts it; in
     this small one the two cancelled out, and an edited object often vanished. So it is shown what
-    masked decoding shows: the other picture outside of a mask, inside it something on the way to
+    masked decoding shows: the other image outside of a mask, inside it something on the way to
     the wanted one.
 
     Args:
         clean: (N, C, h, w), the latents that the text describes.
-        other: same shape, the same pictures before or after an edit.
+        other: same shape, the same images before or after an edit.
         sigmas: (N, 1, 1, 1), sigma / alpha of the noise that will be added. With little noise
             nothing is outdated: by then decoding has made the edit, and the noise to be predicted
             is off by (other - clean) / sigma, which would drown all else that there is to learn.
@@ -155,7 +155,7 @@ def noise_losses(
     *,
     late: bool,
 ) -> dict[str, Tensor]:
-    """How well the noise in `count` random pictures is predicted, some of them outdated if `late`.
+    """How well the noise in `count` random images is predicted, some of them outdated if `late`.
 
     Returns:
         "loss", and "mse" of those that no text contradicts.
@@ -175,7 +175,7 @@ def noise_losses(
     timesteps_N = torch.where(some(settings["early"]), timesteps_N // 2, timesteps_N)
     level_N = alphas_cumprod[timesteps_N]
     sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
-    # From here on in the coordinates of the ODE, picture + sigma * noise.
+    # From here on in the coordinates of the ODE, image + sigma * noise.
     shown = outdated(clean, other, sigma_N, generator)
     plain_N = ~some(settings["outdated"] * late) | dropped_N  # no text contradicts them
     shown[plain_N] = clean[plain_N]

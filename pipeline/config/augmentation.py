@@ -12,18 +12,18 @@ from pipeline.config.sections import Count, Section, Share
 class World(Section):
     """The demo world and the bias that is planted in it."""
 
-    partners: dict[str, str]  # a colour for each background, all different: the classes
+    partners: dict[str, str]  # a color for each background, all different: the classes
     correlation: Share = 0.95
-    pictures: Count = 320  # of each training set
-    edits: Count = 1  # of each biased picture, each to another colour
-    test_pictures: Count = 2000
+    images: Count = 320  # of each training set
+    edits: Count = 1  # of each biased image, each to another color
+    test_images: Count = 2000
     seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("partners")
     @classmethod
-    def _colours_tell_backgrounds_apart(cls, value: dict[str, str]) -> dict[str, str]:
+    def _colors_tell_backgrounds_apart(cls, value: dict[str, str]) -> dict[str, str]:
         if len(value) < 2 or len(set(value.values())) < len(value):
-            raise ValueError("name at least two backgrounds, and a colour of its own for each")
+            raise ValueError("name at least two backgrounds, and a color of its own for each")
         return value
 
 

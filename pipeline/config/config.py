@@ -27,7 +27,7 @@ class Input(Section):
     substitutions: dict[str, list[str]] = {}  # edit texts made from captions: dog: [cat, fox]
     key_split: Literal["dot", "suffix"] = "dot"  # dot: at the first one, as WebDataset says
     on_bad_shard: Literal["publish", "fail"] = "publish"
-    max_pixels: int = Field(100_000_000, ge=1)  # a larger picture is a failed row
+    max_pixels: int = Field(100_000_000, ge=1)  # a larger image is a failed row
     storage_options: dict[str, Any] = Field(default={}, repr=False)
 
     @field_validator("shards")
@@ -46,7 +46,7 @@ class Output(Section):
     format: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(95, ge=1, le=100)  # jpg and lossy webp
     lossless: bool = False  # webp only; png always is
-    keep_rejected: bool = True  # pictures that a filter rejects, in _rejected/<shard>.tar
+    keep_rejected: bool = True  # images that a filter rejects, in _rejected/<shard>.tar
     difference_map: bool = False  # write <key>_<edit>.difference.png, the map behind the mask
     storage_options: dict[str, Any] = Field(default={}, repr=False)
 

@@ -1,4 +1,4 @@
-"""The settings of Imagic: how an edit is fitted, and how its picture is made and chosen."""
+"""The settings of Imagic: how an edit is fitted, and how its image is made and chosen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Imagic(Section):
     noise_range: tuple[Share, Share] = (0.4, 1.0)  # shares of the schedule that a fit draws from
     checkpointing: bool = False  # less memory in a fit, for one forward pass more a step
     interp_eta: Share = 0.7  # 0: the fitted embedding, 1: the edit text's own
-    seeds: Count = 1  # pictures made of an edit; the one with the best score is kept
+    seeds: Count = 1  # images made of an edit; the one with the best score is kept
     score_draws: Count = 8  # noises in a score, where there is more than one seed
 
     @model_validator(mode="before")

@@ -39,10 +39,10 @@ class Mask(Section):
 
 
 class Composite(Section):
-    """The pixel composite: outside the feathered mask the prepared picture stays as it was."""
+    """The pixel composite: outside the feathered mask the prepared image stays as it was."""
 
     enabled: bool = True
-    feather: float = Field(4.0, ge=0.0)  # pixels of the model's picture, inward ramp's width
+    feather: float = Field(4.0, ge=0.0)  # pixels of the model's image, inward ramp's width
 
 
 class Decode(Section):

@@ -34,7 +34,7 @@ class Mix(Section):
     edited: Edited
     output: MixOutput
     ratio: float = Field(1.0, ge=0.0, allow_inf_nan=False)  # edits for each original of a split
-    splits: dict[str, float] = {"train": 1.0}  # shares of the source pictures, 1 in all
+    splits: dict[str, float] = {"train": 1.0}  # shares of the source images, 1 in all
     edits_in: list[str] = []  # the splits that take edits; none named: the first one
     # A word (or words) of an edit text, and the class of an edit whose text has it. Without any,
     # an edit keeps the class of its source.

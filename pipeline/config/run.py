@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from pipeline.config.sections import Count, Section, count_or
 
@@ -27,7 +27,7 @@ class Run(Section):
     max_start_retries: int = Field(3, ge=0)  # of an actor that cannot load its model, in a row
     max_memory_retries: int = Field(3, ge=0)  # of reading or finishing that Ray ended for memory
     # seconds of one step on a part, after which its worker is ended; none: an hour without a sign
-    # of life (a network call, a picture, a storage call)
+    # of life (a network call, an image, a storage call)
     part_timeout_s: float | None = Field(None, gt=0.0)
 
 
@@ -43,9 +43,12 @@ class Report(Section):
     """The HTML page ``_run/report.html``; nothing here changes what is computed."""
 
     enabled: bool = True  # write it at the end of every run that computed something
-    max_bytes: int = Field(40_000_000, ge=1_000_000)  # of the page, pictures and all
+    max_bytes: int = Field(40_000_000, ge=1_000_000)  # of the page, images and all
     max_edits: Count = 10_000  # in the gallery; of more a stratified sample
-    picture_size: int = Field(256, ge=32, le=1024)  # pixels, the longer side of an embedded picture
-    read_bytes: int = Field(4 * 1024**3, ge=0)  # of tars read for pictures; at least one is read
+    # pixels, the longer side of an embedded image; outputs of 0.1.0 call it picture_size
+    image_size: int = Field(
+        256, ge=32, le=1024, validation_alias=AliasChoices("image_size", "picture_size")
+    )
+    read_bytes: int = Field(4 * 1024**3, ge=0)  # of tars read for images; at least one is read
     price_per_device_hour: float | None = Field(None, ge=0.0)  # of a GPU; on a CPU run, of an actor
     currency: str = "USD"

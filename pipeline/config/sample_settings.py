@@ -8,18 +8,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.method import Method
-from pipeline.records.part import Picture
+from pipeline.records.part import Sample
 
 OWN_SETTINGS = ("encode_ratio", "strength", "guidance_scale")
 
 
-def method_for(method: Method, picture: Picture) -> Method:
+def method_for(method: Method, sample: Sample) -> Method:
     """The method with the sample's own settings in place.
 
     Raises:
         ValueError: a setting is out of range; the message names key, value and what is allowed.
     """
-    own = {name: picture.settings[name] for name in OWN_SETTINGS if name in picture.settings}
+    own = {name: sample.settings[name] for name in OWN_SETTINGS if name in sample.settings}
     if not own:
         return method
     for name, value in own.items():
@@ -33,24 +33,24 @@ def method_for(method: Method, picture: Picture) -> Method:
         raise ValueError(f"key.json: {key}={item['input']!r}: {item['msg'].lower()}") from None
 
 
-def seed_for(run_seed: int, picture: Picture) -> int:
+def seed_for(run_seed: int, sample: Sample) -> int:
     """The run's seed, or the sample's own.
 
     Raises:
         ValueError: the sample's own is no integer from 0 to 2**63 - 1.
     """
-    seed = picture.settings.get("seed", run_seed)
+    seed = sample.settings.get("seed", run_seed)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ValueError(f"key.json: seed={seed!r}: allowed are integers from 0 to 2**63 - 1")
     return seed
 
 
-def resolved_settings(method: Method, picture: Picture) -> dict[str, Any]:
+def resolved_settings(method: Method, sample: Sample) -> dict[str, Any]:
     """Every setting of the method as used for a sample, JSON-able, for its rows."""
     try:
-        return method_for(method, picture).model_dump(mode="json")
+        return method_for(method, sample).model_dump(mode="json")
     except ValueError:  # its rows have failed for that reason, and show what was asked for
-        return method.model_dump(mode="json") | picture.settings
+        return method.model_dump(mode="json") | sample.settings
 
 
 def warnings_for(method: Method) -> list[str]:

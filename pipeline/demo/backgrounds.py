@@ -1,7 +1,7 @@
 """The backgrounds of the demo world: smooth textures with three parameters each.
 
-Every function takes picture coordinates in [0, 1] (x to the right, y down), three parameters in
-[0, 1) and the size of a pixel in the same units, and returns (h, w, 3) float32 colours in [0, 1].
+Every function takes image coordinates in [0, 1] (x to the right, y down), three parameters in
+[0, 1) and the size of a pixel in the same units, and returns (h, w, 3) float32 colors in [0, 1].
 They are low in detail on purpose: a small VAE has to keep them.
 """
 
@@ -22,7 +22,7 @@ _TWO_PI = 2 * np.pi
 
 
 def _mix(first: tuple[float, ...], second: tuple[float, ...], share: Grid) -> Grid:
-    """The colour `share` of the way from first to second; share: (h, w) in [0, 1]."""
+    """The color `share` of the way from first to second; share: (h, w) in [0, 1]."""
     start, end = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return start + share[..., None] * (end - start)
 

@@ -30,7 +30,7 @@ def write_demo_shards(
     """Write `num_shards` tars of `samples` edits each, 00000.tar onwards; returns their paths.
 
     Args:
-        size: side of the pictures in pixels; the world is painted at any size.
+        size: side of the images in pixels; the world is painted at any size.
         kinds: the kinds of edits, taken in turn.
         split: "heldout" scenes the bundled model has never seen; "train" may hold some it has.
 

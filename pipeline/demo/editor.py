@@ -22,10 +22,10 @@ from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.masks import grown
 from pipeline.diffusion.noise import draw_noise
-from pipeline.models.autoencoder import PictureCoder
+from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Edit as Row
-from pipeline.records.part import Part, Picture, Status
+from pipeline.records.part import Part, Sample, Status
 from pipeline.stages.build import stage_class
 from pipeline.stages.mask import MaskStage
 
@@ -39,8 +39,8 @@ def masked_part(
     model: LatentDiffusion, edits: Sequence[Edit], method: Method, *, seed: int
 ) -> Part:
     """A part of one row an edit that has passed the mask stage."""
-    pictures = [
-        Picture(
+    samples = [
+        Sample(
             key=f"{number:05d}",
             caption=edit.caption,
             image=paint(edit.source),
@@ -48,7 +48,7 @@ def masked_part(
         )
         for number, edit in enumerate(edits)
     ]
-    return MaskStage(model, method, seed)(Part("heldout", 0, 1, pictures))
+    return MaskStage(model, method, seed)(Part("heldout", 0, 1, samples))
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -
     for name in ("encode", "decode"):
         done = stage_class(method, name)(model, method, seed)(done)
     results = []
-    for picture in done.pictures:
-        row = picture.edits[0]
-        image = picture.image if row.image is None else row.image
+    for sample in done.samples:
+        row = sample.edits[0]
+        image = sample.image if row.image is None else row.image
         if row.status is Status.FAILED or row.mask is None or image is None:
-            raise RuntimeError(f"{picture.key}: {row.stage}: {row.error}: {row.message}")
+            raise RuntimeError(f"{sample.key}: {row.stage}: {row.error}: {row.message}")
         results.append(Outcome(row.mask > 0, image, row.image is not None))
     return results
 
 
-class _Undecoded(PictureCoder):
-    """Hands latents on where pictures are asked for."""
+class _Undecoded(ImageCoder):
+    """Hands latents on where images are asked for."""
 
     def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
         return list(latents.float().cpu().numpy())
@@ -96,8 +96,8 @@ def edited_latents(
     model: LatentDiffusion, part: Part, method: Method, *, seed: int
 ) -> list[NDArray[np.float32] | None]:
     """What `outcomes` decodes: (C, h, w) for each edit, None where its mask is empty."""
-    coder = _Undecoded(model.pictures.vae, model.micro_batch)
-    done = outcomes(replace(model, pictures=coder), part, method, seed=seed)
+    coder = _Undecoded(model.image_coder.vae, model.micro_batch)
+    done = outcomes(replace(model, image_coder=coder), part, method, seed=seed)
     return [np.asarray(one.image, np.float32) if one.edited else None for one in done]
 
 
@@ -123,7 +123,7 @@ def with_grown_masks(part: Part, cells: int) -> Part:
 def generate(
     model: LatentDiffusion, texts: Sequence[str], *, guidance_scale: float, steps: int, seed: int
 ) -> NDArray[np.uint8]:
-    """Pictures from texts alone: (N, H, W, 3) uint8."""
+    """Images from texts alone: (N, H, W, 3) uint8."""
     scale, side = model.info.latent_scale, model.info.native_size
     shape = (len(texts), model.info.latent_channels, side // scale, side // scale)
     denoise = guided(
@@ -133,4 +133,4 @@ def generate(
         torch.full((len(texts),), guidance_scale),
     )
     levels = model.schedule.levels(steps)[::-1]
-    return model.pictures.decode(ddim(denoise, draw_noise(seed, shape), levels))
+    return model.image_coder.decode(ddim(denoise, draw_noise(seed, shape), levels))

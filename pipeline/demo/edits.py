@@ -1,4 +1,4 @@
-"""Edits whose result is known: the texts, the true picture afterwards, the true mask."""
+"""Edits whose result is known: the texts, the true image afterwards, the true mask."""
 
 from __future__ import annotations
 
@@ -140,10 +140,10 @@ def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = K
 
 
 def true_mask(edit: Edit, size: int = NATIVE_SIZE, *, differs: int = VISIBLE) -> NDArray[np.bool_]:
-    """Where the two true pictures differ by more than `differs`: (size, size) bool.
+    """Where the two true images differ by more than `differs`: (size, size) bool.
 
     What is VISIBLE holds the core of a shadow. All that an edit truly changes is what is FAINT: of
-    a shape edit the true picture itself is only 40 dB near its input outside of what is VISIBLE.
+    a shape edit the true image itself is only 40 dB near its input outside of what is VISIBLE.
     """
     before, after = (paint(scene, size).astype(np.int16) for scene in (edit.source, edit.target))
     return np.abs(before - after).max(axis=2) > differs

@@ -25,13 +25,13 @@ from pipeline.demo.readback import (
     SceneReader,
     confirms_edit,
     confirms_rest,
-    read_pictures,
+    read_images,
     reading_of,
 )
 from pipeline.demo.world import Scene, paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
 
-Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # By name: how the encode stage is run, and whether the mask is used.
 METHODS = {
@@ -50,38 +50,38 @@ def measure_reconstruction(
 ) -> dict[str, float]:
     """The VAE alone, and the reader on real scenes that neither has seen."""
     scenes = [sample_scene(seed, "heldout", number) for number in range(count)]
-    pictures = [paint(scene) for scene in scenes]
-    decoded = _through_vae(model, pictures)
-    pairs = zip(pictures, decoded, strict=True)
+    images = [paint(scene) for scene in scenes]
+    decoded = _through_vae(model, images)
+    pairs = zip(images, decoded, strict=True)
     return {
         "vae_psnr_db": float(np.mean([psnr(one, other) for one, other in pairs])),
-        "reader_accuracy": _agreement(reader, pictures, scenes),
+        "reader_accuracy": _agreement(reader, images, scenes),
         "reader_accuracy_through_vae": _agreement(reader, decoded, scenes),
     }
 
 
-def _through_vae(model: LatentDiffusion, pictures: Pictures) -> np.ndarray:
+def _through_vae(model: LatentDiffusion, images: Images) -> np.ndarray:
     with torch.inference_mode():
-        return model.pictures.decode(model.pictures.encode(list(pictures)))
+        return model.image_coder.decode(model.image_coder.encode(list(images)))
 
 
 def measure_generation(
     model: LatentDiffusion, reader: SceneReader, count: int, seed: int
 ) -> dict[str, float]:
-    """Pictures made from captions of held-out scenes: guidance 4, 50 steps."""
+    """Images made from captions of held-out scenes: guidance 4, 50 steps."""
     figures = {}
     for objects, name in ((1, "generated_one_object"), (2, "generated_two_objects")):
         drawn = (sample_scene(seed, "heldout", number) for number in range(20 * count))
         scenes = [scene for scene in drawn if len(scene.objects) == objects][: count // 2]
         texts = [caption(scene, number % 4) for number, scene in enumerate(scenes)]
-        pictures = generate(model, texts, guidance_scale=4.0, steps=50, seed=seed)
-        figures[name] = _agreement(reader, pictures, scenes)
+        images = generate(model, texts, guidance_scale=4.0, steps=50, seed=seed)
+        figures[name] = _agreement(reader, images, scenes)
     return figures
 
 
-def _agreement(reader: SceneReader, pictures: Pictures, scenes: list[Scene]) -> float:
-    """The share of pictures whose whole reading is that of the scene."""
-    readings = read_pictures(reader, pictures)
+def _agreement(reader: SceneReader, images: Images, scenes: list[Scene]) -> float:
+    """The share of images whose whole reading is that of the scene."""
+    readings = read_images(reader, images)
     return float(np.mean([a == reading_of(b) for a, b in zip(readings, scenes, strict=True)]))
 
 
@@ -124,8 +124,8 @@ def _rows_of_batch(
     others: list[Outcome],
 ) -> list[dict[str, Any]]:
     """One row of figures for each edit of a batch; `others` are SDEdit's."""
-    pictures = [paint(edit.source) for edit in edits]
-    decoded, readings = _through_vae(model, pictures), read_pictures(reader, _images(done))
+    images = [paint(edit.source) for edit in edits]
+    decoded, readings = _through_vae(model, images), read_images(reader, _images(done))
     perfect = perfect_edits(model, edits)
     rows = []
     for number, (edit, mask, outcome, reading) in enumerate(
@@ -154,7 +154,7 @@ def _rows_of_batch(
 
 
 def _backgrounds(edit: Edit, shown: dict[str, NDArray[np.uint8]]) -> dict[str, float]:
-    """PSNR of each picture outside of all that truly changes, and outside of what visibly does."""
+    """PSNR of each image outside of all that truly changes, and outside of what visibly does."""
     before = paint(edit.source)
     return {
         f"{name}psnr{also}": psnr(image, before, ~true_mask(edit, differs=differs))
@@ -171,9 +171,9 @@ def perfect_edits(model: LatentDiffusion, edits: list[Edit]) -> NDArray[np.uint8
     """
     cells_N1hw = torch.tensor(np.stack([mask_on_grid(true_mask(edit)) for edit in edits]))[:, None]
     with torch.inference_mode():
-        before = model.pictures.encode([paint(edit.source) for edit in edits])
-        after = model.pictures.encode([paint(edit.target) for edit in edits])
-        return model.pictures.decode(torch.where(cells_N1hw, after, before))
+        before = model.image_coder.encode([paint(edit.source) for edit in edits])
+        after = model.image_coder.encode([paint(edit.target) for edit in edits])
+        return model.image_coder.decode(torch.where(cells_N1hw, after, before))
 
 
 def _images(done: list[Outcome]) -> NDArray[np.uint8]:
@@ -225,7 +225,7 @@ def measure_sweep(
         for ratio in RATIOS:
             used = method.model_copy(update={"encode": encode, "encode_ratio": ratio})
             done = outcomes(model, part if masked else everywhere, used, seed=0)
-            readings = list(zip(read_pictures(reader, _images(done)), edits, strict=True))
+            readings = list(zip(read_images(reader, _images(done)), edits, strict=True))
             kept = [
                 psnr(outcome.image, paint(edit.source), ~true_mask(edit, differs=FAINT))
                 for outcome, edit in zip(done, edits, strict=True)

@@ -23,19 +23,19 @@ def mask_precision(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def psnr(
-    picture: NDArray[np.uint8], other: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
+    image: NDArray[np.uint8], other: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
 ) -> float:
     """Peak signal-to-noise ratio in dB, over the pixels of a mask or all.
 
     Args:
-        picture: (h, w, 3) uint8.
+        image: (h, w, 3) uint8.
         other: same shape.
         where: (h, w) bool; only these pixels count.
 
     Returns:
         Infinity for equal pixels, not a number where `where` is empty.
     """
-    square = (picture.astype(np.float64) - other.astype(np.float64)) ** 2
+    square = (image.astype(np.float64) - other.astype(np.float64)) ** 2
     chosen = square if where is None else square[where]
     if chosen.size == 0:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Read back from a picture which objects (color and shape) and which background it shows."""
+"""Read back from an image which objects (color and shape) and which background it shows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.demo.edits import Edit
 from pipeline.demo.shapes import SHAPES
 from pipeline.demo.world import COLORS, NATIVE_SIZE, Scene
 
-# N pictures, H W pixels, K kinds of objects (color x shape), B backgrounds.
+# N images, H W pixels, K kinds of objects (color x shape), B backgrounds.
 WEIGHTS = Path(__file__).with_name("readback.safetensors")
 OBJECT_KINDS = tuple((color, shape) for color in COLORS for shape in SHAPES)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
-# Pictures are read at half their size: shapes are still plain, at a quarter of the work.
+# Images are read at half their size: shapes are still plain, at a quarter of the work.
 READING_SIZE = NATIVE_SIZE // 2
 _CHANNELS = (32, 64, 96)
 # Sharpness of the soft maximum over places: high enough that one place decides.
@@ -31,7 +31,7 @@ _SHARPNESS = 2.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: a background's name, and (color, shape) of each object."""
+    """What an image shows: a background's name, and (color, shape) of each object."""
 
     background: str
     objects: frozenset[tuple[str, str]]
@@ -87,9 +87,9 @@ class SceneReader(nn.Module):
         self.background = nn.Linear(_CHANNELS[-1], len(BACKGROUND_NAMES))
 
     def look(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures in [-1, 1] -> logits of each kind at each place (N, K, 8, 8), background (N, B).
+        """Images in [-1, 1] -> logits of each kind at each place (N, K, 8, 8), background (N, B).
 
-        Pictures are 64 pixels a side or a multiple, which is averaged down; float32.
+        Images are 64 pixels a side or a multiple, which is averaged down; float32.
         """
         factor = images_N3HW.shape[-1] // READING_SIZE
         features = self.body(F.avg_pool2d(images_N3HW, factor) if factor > 1 else images_N3HW)
@@ -97,7 +97,7 @@ class SceneReader(nn.Module):
         return logits_NKhw, self.background(features.float().mean((2, 3)))
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures in [-1, 1] -> presence logits (N, K), background logits (N, B), float32."""
+        """Images in [-1, 1] -> presence logits (N, K), background logits (N, B), float32."""
         logits_NKhw, background_NB = self.look(images_N3HW)
         return presence(logits_NKhw), background_NB
 
@@ -119,21 +119,21 @@ def load_reader(path: Path = WEIGHTS) -> SceneReader:
 
 
 @torch.no_grad()
-def read_pictures(
-    reader: SceneReader, pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+def read_images(
+    reader: SceneReader, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 ) -> list[Reading]:
-    """Read pictures of the native size.
+    """Read images of the native size.
 
     Args:
-        pictures: (N, 128, 128, 3) uint8 RGB.
+        images: (N, 128, 128, 3) uint8 RGB.
 
     Raises:
         ValueError: another size or dtype.
     """
-    pixels_NHW3 = np.asarray(pictures)
+    pixels_NHW3 = np.asarray(images)
     if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.shape[1:] != (NATIVE_SIZE, NATIVE_SIZE, 3):
         raise ValueError(
-            f"pictures: got {pixels_NHW3.dtype} {pixels_NHW3.shape}, must be uint8 (N, 128, 128, 3)"
+            f"images: got {pixels_NHW3.dtype} {pixels_NHW3.shape}, must be uint8 (N, 128, 128, 3)"
         )
     readings = []
     for part in torch.from_numpy(pixels_NHW3).split(64):

@@ -2,12 +2,12 @@
 
 The same edit gives the same bytes. Members of a sample, keys as WebDataset reads them:
 
-    key.jpg         the picture (or .png, .webp)
+    key.jpg         the image (or .png, .webp)
     key.txt         its caption
     key.edit.txt    edit texts, one a line
     key.json        kind of edit, both scenes, the objects that change
-    key.target.png  the true picture after the (first) edit
-    key.truth.png   where the two true pictures differ: 255, else 0
+    key.target.png  the true image after the (first) edit
+    key.truth.png   where the two true images differ: 255, else 0
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline.demo.edits import Edit, true_mask
 from pipeline.demo.world import NATIVE_SIZE, paint
 
-Sample = dict[str, Any]  # "__key__" and bytes by extension
+Members = dict[str, Any]  # "__key__" and bytes by extension
 
 
 def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
@@ -36,7 +36,7 @@ def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """An encoded picture file; `kind` and `options` as PIL's save takes them."""
+    """An encoded image file; `kind` and `options` as PIL's save takes them."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def edit_sample(
     edit: Edit, key: str, *, size: int = NATIVE_SIZE, image_format: str = "jpg"
-) -> Sample:
+) -> Members:
     """One sample of the input contract with its truth.
 
     Args:
@@ -78,7 +78,7 @@ def edit_sample(
     }
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+def write_shard(path: Path, samples: Iterable[Members]) -> None:
     """Write one tar with fixed times, owner and member order; it appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with webdataset.TarWriter(

@@ -1,4 +1,4 @@
-"""Trouble of known kinds: pictures and texts that a job must handle without falling over."""
+"""Trouble of known kinds: images and texts that a job must handle without falling over."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from PIL import Image
 
 from pipeline.demo.captions import caption
 from pipeline.demo.edits import Edit, draw_edit
-from pipeline.demo.samples import Sample, edit_sample, image_bytes, png_bytes
+from pipeline.demo.samples import Members, edit_sample, image_bytes, png_bytes
 from pipeline.demo.world import paint
 
 _SEED = 2210
 _EXIF_ORIENTATION = 0x0112
-_TURNED_RIGHT = 6  # the viewer has to turn the stored picture a quarter to the right
+_TURNED_RIGHT = 6  # the viewer has to turn the stored image a quarter to the right
 FOUR_KINDS = ("color", "shape", "background", "object")
 
 
-def cut_short(edit: Edit, key: str) -> Sample:
+def cut_short(edit: Edit, key: str) -> Members:
     """A JPEG that ends in the middle of its pixels."""
     sample = edit_sample(edit, key)
     return {**sample, "jpg": sample["jpg"][: len(sample["jpg"]) // 2]}
 
 
-def not_a_picture(edit: Edit, key: str) -> Sample:
+def not_a_picture(edit: Edit, key: str) -> Members:
     """A member named .jpg that holds text."""
     return {**edit_sample(edit, key), "jpg": b"404: not found\n"}
 
 
-def without_caption(edit: Edit, key: str) -> Sample:
-    """A picture and an edit text, but no caption."""
+def without_caption(edit: Edit, key: str) -> Members:
+    """An image and an edit text, but no caption."""
     sample = edit_sample(edit, key)
     del sample["txt"]
     return sample
 
 
-def equal_texts(edit: Edit, key: str) -> Sample:
+def equal_texts(edit: Edit, key: str) -> Members:
     """An edit text that says what is there already."""
     same = Edit(edit.kind, edit.source, edit.source, edit.caption, edit.caption, ())
     return edit_sample(same, key)
 
 
-def equal_but_for_case(edit: Edit, key: str) -> Sample:
+def equal_but_for_case(edit: Edit, key: str) -> Members:
     """An edit text that a tokenizer reads as the caption."""
     same = Edit(edit.kind, edit.source, edit.source, edit.caption, edit.caption.title(), ())
     return edit_sample(same, key)
 
 
-def four_edit_texts(edit: Edit, key: str) -> Sample:
-    """Four different edits of one picture; the truth beside it is the first one's."""
+def four_edit_texts(edit: Edit, key: str) -> Members:
+    """Four different edits of one image; the truth beside it is the first one's."""
     rng = np.random.default_rng(_SEED)
     edits = [draw_edit(rng, edit.source, kind) for kind in FOUR_KINDS]
     sample = edit_sample(edits[0], key)
@@ -57,7 +57,7 @@ def four_edit_texts(edit: Edit, key: str) -> Sample:
     return {**sample, "txt": texts[0].encode(), "edit.txt": "\n".join(texts[1:]).encode()}
 
 
-def turned_by_exif(edit: Edit, key: str) -> Sample:
+def turned_by_exif(edit: Edit, key: str) -> Members:
     """A JPEG stored on its side, with an EXIF orientation that says so."""
     image = Image.fromarray(paint(edit.source)).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -68,13 +68,13 @@ def turned_by_exif(edit: Edit, key: str) -> Sample:
     }
 
 
-def cmyk(edit: Edit, key: str) -> Sample:
-    """A JPEG in the four colours of print."""
+def cmyk(edit: Edit, key: str) -> Members:
+    """A JPEG in the four colors of print."""
     image = Image.fromarray(paint(edit.source)).convert("CMYK")
     return {**edit_sample(edit, key), "jpg": image_bytes(image, "JPEG", quality=95)}
 
 
-def with_alpha(edit: Edit, key: str) -> Sample:
+def with_alpha(edit: Edit, key: str) -> Members:
     """A PNG whose corners are transparent."""
     pixels = paint(edit.source)
     side = len(pixels)
@@ -85,13 +85,13 @@ def with_alpha(edit: Edit, key: str) -> Sample:
     return {**sample, "png": png_bytes(np.dstack([pixels, alpha]))}
 
 
-def webp(edit: Edit, key: str) -> Sample:
-    """A WebP picture."""
+def webp(edit: Edit, key: str) -> Members:
+    """A WebP image."""
     return edit_sample(edit, key, image_format="webp")
 
 
 # Shard and place of each trouble in the demo's input, and what makes it.
-TROUBLE: dict[tuple[int, int], Callable[[Edit, str], Sample]] = {
+TROUBLE: dict[tuple[int, int], Callable[[Edit, str], Members]] = {
     (0, 5): cut_short,
     (0, 20): equal_texts,
     (1, 3): not_a_picture,

@@ -38,7 +38,7 @@ HIDDEN_COLORS: dict[str, frozenset[str]] = {
     "a brick wall": frozenset({"red"}),
     "a checkered floor": frozenset({"white"}),
 }
-# Radius as a share of the picture's side.
+# Radius as a share of the image's side.
 SIZES: dict[str, float] = {"small": 0.165, "medium": 0.21, "large": 0.265}
 _COUNT_WEIGHTS = (0.5, 0.35, 0.15)
 _SIZES_FOR_COUNT = {
@@ -46,7 +46,7 @@ _SIZES_FOR_COUNT = {
     2: ("small", "medium", "large"),
     3: ("small", "medium"),
 }
-_MARGIN = 1.12  # from the border, in radii: outlines and shadows stay in the picture
+_MARGIN = 1.12  # from the border, in radii: outlines and shadows stay in the image
 _GAP = 1.18  # between centres, in sums of radii
 _SHADOW_OFFSET = (0.10, 0.16)  # in radii
 _SHADOW_STRENGTH = 0.30
@@ -54,7 +54,7 @@ _SHADOW_STRENGTH = 0.30
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: centre and radius as shares of the picture's side, x to the right, y down."""
+    """One object: centre and radius as shares of the image's side, x to the right, y down."""
 
     shape: str
     color: str
@@ -186,7 +186,7 @@ def _surface(
     y: Grid,
     distance: Grid,
 ) -> Grid:
-    """The colour of a gently domed body lit from above and to the left: (h, w, 3) float32."""
+    """The color of a gently domed body lit from above and to the left: (h, w, 3) float32."""
     dome = np.clip(-distance / np.float32(0.35), 0, 1)
     light = np.float32(0.90) + np.float32(0.10) * dome - np.float32(0.09) * (x + y)
     gloss = np.float32(0.16) * np.exp(-((x + 0.3) ** 2 + (y + 0.35) ** 2) / np.float32(0.10)) * dome

@@ -49,7 +49,7 @@ class FlowSchedule:
 
         Args:
             config: as stored.
-            num_tokens: of the picture, as the transformer counts; a scheduler with dynamic
+            num_tokens: of the image, as the transformer counts; a scheduler with dynamic
                 shifting derives its shift from it.
 
         Raises:
@@ -77,7 +77,7 @@ class FlowSchedule:
         Returns:
             K + 1 levels, K = ``num_levels(num_steps, ratio)``. Level 0 is the clean latent (s = 0,
             timestep 0); the others are the last K that a sampler of ``num_steps`` visits. At ratio
-            1 the noisiest is pure noise but for a trace of the picture, ``SMALLEST_ALPHA``.
+            1 the noisiest is pure noise but for a trace of the image, ``SMALLEST_ALPHA``.
 
         Raises:
             ValueError: more steps than timesteps.
@@ -107,7 +107,7 @@ def _shifted(share: float, shift: float) -> float:
 
 
 def _dynamic_shift(config: Mapping[str, Any], num_tokens: int) -> float:
-    """The shift for a picture of so many tokens, on a line through two points of the config."""
+    """The shift for an image of so many tokens, on a line through two points of the config."""
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu = low + (high - low) * (num_tokens - few) / (many - few)

@@ -33,6 +33,6 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 def from_numpy(array: np.ndarray | None) -> Tensor:
     """The inverse of ``to_numpy``: uint16 holds the bits of bfloat16 (no latent is an integer)."""
-    assert array is not None, "an earlier step sets it for every picture that is in flight"
+    assert array is not None, "an earlier step sets it for every image that is in flight"
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -65,7 +65,7 @@ def rescale(difference: Tensor, rule: str, *, clamp_percentile: float = 99.0) ->
         (h, w) float32 in [0, 1]; all 0 where the map is flat (minmax, otsu) or 0 (mean_ratio).
 
     Source: DiffEdit, step 1: "remove extreme values, rescale"; mean_ratio is diffusers' rule, by
-    the picture's own mean and not the batch's.
+    the image's own mean and not the batch's.
     """
     if rule == "mean_ratio":
         low, high = torch.zeros_like(difference.mean()), MEAN_RATIO_CLAMP * difference.mean()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.demo.readback import load_reader, read_pictures
+from pipeline.demo.readback import load_reader, read_images
 from pipeline.demo.world import Scene, paint
 from pipeline.evaluation.planted import CLASS_MEMBER, PlantedWorld
 from pipeline.storage.archive import read_members
@@ -25,23 +25,23 @@ from pipeline.storage.archive import read_members
 BIASED, UNBIASED = "biased", "unbiased"
 # Two-sided 95 % quantiles of Student's t distribution, for 1 to 9 degrees of freedom.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-PICTURE_MEMBERS = ("png", "jpg", "webp")
+IMAGE_MEMBERS = ("png", "jpg", "webp")
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
+class LabelledImages:
     """A training or test set.
 
-    `pictures` is (N, H, W, 3) uint8, `labels` (N,) int64; `texts` say what each is meant to show.
+    `images` is (N, H, W, 3) uint8, `labels` (N,) int64; `texts` say what each is meant to show.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     texts: tuple[str, ...]
     edited: tuple[bool, ...]
 
     def background(self, number: int, world: PlantedWorld) -> str:
-        """The background that a picture's text names."""
+        """The background that an image's text names."""
         return next(name for name in world.partners if name in self.texts[number])
 
     def is_partner(self, world: PlantedWorld) -> NDArray[np.bool_]:
@@ -52,9 +52,9 @@ class LabelledPictures:
         return np.array([world.classes[number] for number in self.labels]) == np.array(partners)
 
 
-def painted(world: PlantedWorld, scenes: Sequence[Scene], texts: Sequence[str]) -> LabelledPictures:
+def painted(world: PlantedWorld, scenes: Sequence[Scene], texts: Sequence[str]) -> LabelledImages:
     """Scenes with their true classes."""
-    return LabelledPictures(
+    return LabelledImages(
         np.stack([paint(scene) for scene in scenes]),
         np.array([world.class_of(scene) for scene in scenes]),
         tuple(texts),
@@ -62,39 +62,39 @@ def painted(world: PlantedWorld, scenes: Sequence[Scene], texts: Sequence[str]) 
     )
 
 
-def read_training_set(tars: Sequence[Path]) -> LabelledPictures:
-    """The pictures of training shards in their order, with the classes that the shards say.
+def read_training_set(tars: Sequence[Path]) -> LabelledImages:
+    """The images of training shards in their order, with the classes that the shards say.
 
     Raises:
-        ValueError: a sample without picture or class.
+        ValueError: a sample without image or class.
     """
     samples: dict[tuple[str, str], dict[str, bytes]] = {}
     for path in tars:
         for name, data in read_members(path.read_bytes())[0]:
             key, _, suffix = name.partition(".")
             samples.setdefault((path.name, key), {})[suffix] = data
-    pictures, labels, texts, edited = [], [], [], []
+    images, labels, texts, edited = [], [], [], []
     for (shard, key), members in samples.items():
-        encoded = next((members[name] for name in PICTURE_MEMBERS if name in members), None)
+        encoded = next((members[name] for name in IMAGE_MEMBERS if name in members), None)
         if encoded is None or CLASS_MEMBER not in members:
-            raise ValueError(f"{shard}: {key} has no picture or no .{CLASS_MEMBER}")
-        pictures.append(np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+            raise ValueError(f"{shard}: {key} has no image or no .{CLASS_MEMBER}")
+        images.append(np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
         labels.append(int(members[CLASS_MEMBER]))
         texts.append(members["txt"].decode())
         said = json.loads(members["json"]).get("mix", {})
         edited.append(said.get("kind") == "edited")
-    return LabelledPictures(np.stack(pictures), np.array(labels), tuple(texts), tuple(edited))
+    return LabelledImages(np.stack(images), np.array(labels), tuple(texts), tuple(edited))
 
 
-def share_confirmed(data: LabelledPictures, classes: Sequence[str]) -> float | None:
-    """Of the edited pictures, the share in which a trained reader sees the colour of the label.
+def share_confirmed(data: LabelledImages, classes: Sequence[str]) -> float | None:
+    """Of the edited images, the share in which a trained reader sees the color of the label.
 
     It uses the world's truth: a figure to explain others by, which nothing is trained with.
     """
     numbers = [number for number, is_edited in enumerate(data.edited) if is_edited]
     if not numbers:
         return None
-    readings = read_pictures(load_reader(), data.pictures[numbers])
+    readings = read_images(load_reader(), data.images[numbers])
     wanted = [classes[data.labels[number]] for number in numbers]
     pairs = zip(readings, wanted, strict=True)
     return float(np.mean([any(c == color for c, _ in seen.objects) for seen, color in pairs]))
@@ -146,7 +146,7 @@ def summarise(accuracies: Mapping[str, Sequence[float]]) -> dict[str, dict[str, 
 def table(arms: Mapping[str, Mapping[str, Any]]) -> str:
     """The arms as Markdown, in percent."""
     lines = [
-        "| training set | pictures | label is the partner's | accuracy | gap closed |",
+        "| training set | images | label is the partner's | accuracy | gap closed |",
         "|---|---|---|---|---|",
     ]
     for name, arm in arms.items():

@@ -1,4 +1,4 @@
-"""The mean features of real pictures by class, which CSFID compares edits with.
+"""The mean features of real images by class, which CSFID compares edits with.
 
 REAL/160/*.JPEG          a folder for each class, called by its number;
 REAL/n02088094/*.JPEG    or ImageNet's 1,000 folders, of which the sorted order is the numbers';
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from pipeline.evaluation.tasks import BenchmarkError
-from pipeline.images.files import decode_picture
+from pipeline.images.files import decode_image
 from pipeline.images.geometry import fit
 from pipeline.storage.store import Store
 
@@ -29,7 +29,7 @@ IMAGENET_CLASSES = 1000
 SIDE = 256  # pixels: the size at which FlexIT measures
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 200_000_000
-BATCH = 64  # pictures at once: decoded by threads, then judged
+BATCH = 64  # images at once: decoded by threads, then judged
 READERS = 8
 
 Pixels = NDArray[np.uint8]
@@ -41,23 +41,23 @@ def check_real(real: Path, classes: Sequence[str]) -> None:
     """Looks at ``REAL`` before any work.
 
     Raises:
-        BenchmarkError: there is no such thing, or a class has no pictures or no mean.
+        BenchmarkError: there is no such thing, or a class has no images or no mean.
     """
     if real.is_file():
         _saved(real, classes)
     else:
-        find_pictures(real, classes)
+        find_images(real, classes)
 
 
-def find_pictures(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
+def find_images(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
     """The files of each class below a folder.
 
     Raises:
-        BenchmarkError: there is no such folder, or a class has no pictures.
+        BenchmarkError: there is no such folder, or a class has no images.
     """
     if not real.is_dir():
         raise BenchmarkError(
-            f"{real}: no such folder or file of real pictures; CSFID compares with ImageNet's "
+            f"{real}: no such folder or file of real images; CSFID compares with ImageNet's "
             "training set: a folder for each class, or class_means-*.safetensors of an earlier "
             "evaluation"
         )
@@ -75,7 +75,7 @@ def find_pictures(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
             )
         files = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in SUFFIXES)
         if not files:
-            raise BenchmarkError(f"{folder}: has no pictures ({', '.join(SUFFIXES)})")
+            raise BenchmarkError(f"{folder}: has no images ({', '.join(SUFFIXES)})")
         found[number] = files
     return found
 
@@ -93,7 +93,7 @@ def class_means(
     Args:
         real: see the module.
         classes: the numbers that are needed.
-        features: of pictures of ``SIDE`` pixels a side.
+        features: of images of ``SIDE`` pixels a side.
         weights: names the network, so that no other one's means are taken for its own.
         home: where ``class_means-*.safetensors`` is written after each class, so that a run that
             was stopped goes on.
@@ -104,7 +104,7 @@ def class_means(
     """
     if real.is_file():
         return _saved(real, classes)
-    found = find_pictures(real, classes)
+    found = find_images(real, classes)
     digest = hashlib.sha256(f"{weights}\0{real.resolve()}".encode()).hexdigest()
     name = f"class_means-{digest[:12]}.safetensors"
     means = load(home.get(name)) if home.exists(name) else {}
@@ -113,13 +113,13 @@ def class_means(
             means[number] = _mean(found[number], features)
             home.put(name, save(means))
             count = len(found[number])
-            say(f"real pictures: class {number}, {count} files ({place} of {len(classes)})")
+            say(f"real images: class {number}, {count} files ({place} of {len(classes)})")
     return {number: means[number] for number in classes}
 
 
-def at_side(picture: Pixels | Image.Image, side: int = SIDE) -> Pixels:
-    """The largest centred square of a picture, scaled to ``side`` pixels bilinearly by Pillow."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def at_side(image: Pixels | Image.Image, side: int = SIDE) -> Pixels:
+    """The largest centred square of an image, scaled to ``side`` pixels bilinearly by Pillow."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     box, _ = fit(*image.size, size=side, resize="crop")
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
 
@@ -136,10 +136,10 @@ def _mean(files: Sequence[Path], features: Features) -> NDArray[np.float32]:
 
 def _read(path: Path) -> Pixels:
     try:
-        picture, _ = decode_picture(path.read_bytes(), max_pixels=MAX_PIXELS, suffixes=SUFFIXES)
+        image, _ = decode_image(path.read_bytes(), max_pixels=MAX_PIXELS, suffixes=SUFFIXES)
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{path}: {error}") from error
-    return at_side(picture)
+    return at_side(image)
 
 
 def _batches(files: Sequence[Path]) -> Iterator[Sequence[Path]]:

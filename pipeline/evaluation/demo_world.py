@@ -1,6 +1,6 @@
-"""The demo world as a benchmark: every edit's truth is known, and a small network reads pictures.
+"""The demo world as a benchmark: every edit's truth is known, and a small network reads images.
 
-Agreement with the text is the share of edits whose picture shows what was asked for.
+Agreement with the text is the share of edits whose image shows what was asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.demo.edits import sample_edit, true_mask
-from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
+from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_images
 from pipeline.demo.samples import edit_sample
 from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tasks import Task
@@ -23,14 +23,14 @@ NOTES: tuple[str, ...] = ()
 
 
 def read_tasks(seed: int = SEED) -> Iterator[Task]:
-    """Edits of colour and of shape of scenes that the bundled model has never seen, without end."""
+    """Edits of color and of shape of scenes that the bundled model has never seen, without end."""
     number = 0
     while True:
         edit = sample_edit(seed, "heldout", number, kinds=KINDS)
         sample = edit_sample(edit, f"{number:05d}", image_format="png")
         yield Task(
             key=f"{number:05d}",
-            picture=sample["png"],
+            image=sample["png"],
             suffix="png",
             caption=edit.caption,
             edit_text=edit.edit_text,
@@ -42,7 +42,7 @@ def read_tasks(seed: int = SEED) -> Iterator[Task]:
 
 
 class ReadBack:
-    """The small network that reads what a picture shows: is it what the edit asked for?"""
+    """The small network that reads what an image shows: is it what the edit asked for?"""
 
     def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
         """For each edit whether it, and what it leaves alone, is read back: 0 or 100."""
@@ -50,7 +50,7 @@ class ReadBack:
             sample_edit(item.facts["world_seed"], "heldout", item.facts["number"], kinds=KINDS)
             for item in seen
         ]
-        readings = read_pictures(load_reader(), np.stack([item.after for item in seen]))
+        readings = read_images(load_reader(), np.stack([item.after for item in seen]))
         return [
             {
                 "confirmed_e2": 100.0 * confirms_edit(reading, edit),

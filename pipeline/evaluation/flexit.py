@@ -1,10 +1,10 @@
 """FlexIT's figures of an edit of ImageNet: LPIPS, is it the class, and CSFID over all edits.
 
-Source: Couairon et al., FlexIT, arXiv:2203.04705, and the evaluation in its repository: pictures of
+Source: Couairon et al., FlexIT, arXiv:2203.04705, and the evaluation in its repository: images of
 256 pixels a side; LPIPS of AlexNet; an edit is right if a classifier (DeiT-B, distilled, of 384
 pixels) finds its target the likeliest of the classes that are targets of any query; CSFID over the
-edits that have a picture.
-Differs: a picture that the model saw at another size is scaled to 256 from there.
+edits that have an image.
+Differs: an image that the model saw at another size is scaled to 256 from there.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class FlexitJudge:
             scorers: whose LPIPS is taken, if they have one.
             classifier: for the accuracy.
             classes: that it chooses from.
-            features: of pictures of 256 pixels a side, for CSFID.
-            real: the mean features of real pictures of each target class.
+            features: of images of 256 pixels a side, for CSFID.
+            real: the mean features of real images of each target class.
         """
         self.scorers, self.classifier, self.classes = scorers, classifier, classes
         self.features, self.real = features, real
@@ -66,7 +66,7 @@ class FlexitJudge:
         return figures
 
     def whole(self) -> dict[str, float]:
-        """csfid, where there are features and any edit has a picture."""
+        """csfid, where there are features and any edit has an image."""
         if self.real is None or not self.rows:
             return {}
         edited = {number: np.stack(rows) for number, rows in self.rows.items()}

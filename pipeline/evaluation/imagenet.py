@@ -1,7 +1,7 @@
 """Semantic image translation on ImageNet (Couairon et al., FlexIT, arXiv:2203.04705).
 
     DATA/queries.csv                          path, source, source_id, target, target_id, is_test
-    DATA/<path>, or DATA/val/<path>           the pictures of ImageNet's validation set
+    DATA/<path>, or DATA/val/<path>           the images of ImageNet's validation set
 
 The texts are the classes' names as the file has them. Half of the 2,184 queries are for choosing
 settings ("dev"), half are for reporting ("test").
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, picture_of
+from pipeline.evaluation.tasks import BenchmarkError, Task, image_of
 
 QUERIES = "queries.csv"
 NAMES = ("path", "source", "source_id", "target", "target_id", "is_test")
 # FlexIT's repository (its README), and DiffEdit's paper for its own row.
 PUBLISHED: dict[str, dict[str, float]] = {
     "copy of the input": {"lpips_e2": 0.0, "accuracy_e2": 0.4, "csfid": 106.0},
-    "retrieved picture": {"lpips_e2": 72.4, "accuracy_e2": 90.6, "csfid": 27.2},
+    "retrieved image": {"lpips_e2": 72.4, "accuracy_e2": 90.6, "csfid": 27.2},
     "FlexIT, 5 networks, 160 steps": {"lpips_e2": 25.5, "accuracy_e2": 67.0, "csfid": 52.0},
     "DiffEdit, r = 0.8": {"lpips_e2": 30.5, "csfid": 23.6},
 }
@@ -47,10 +47,10 @@ def read_tasks(data: Path, split: Split = "test") -> Iterator[Task]:
             raise BenchmarkError(f"{where}: is_test is {row['is_test']!r}, not True or False")
         if split != "all" and (row["is_test"] == "True") != (split == "test"):
             continue
-        picture, suffix = picture_of(_found(data, row["path"], where), where)
+        image, suffix = image_of(_found(data, row["path"], where), where)
         yield Task(
             key=str(row.get("") or line - 2),
-            picture=picture,
+            image=image,
             suffix=suffix,
             caption=row["source"],
             edit_text=row["target"],

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.config.config import Config
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError
-from pipeline.images.files import decode_mask, decode_picture
-from pipeline.records.part import Part, Picture, Status
+from pipeline.images.files import decode_image, decode_mask
+from pipeline.records.part import Part, Sample, Status
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import prepare
@@ -41,12 +41,12 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Seen:
-    """One edit that has a picture, as a judge sees it."""
+    """One edit that has an image, as a judge sees it."""
 
     facts: dict[str, Any]  # of the task
     edit_text: str
     before: Image  # (H, W, 3), as the model saw it
-    after: Image  # same shape; of an unchanged edit the picture before
+    after: Image  # same shape; of an unchanged edit the image before
     truth: NDArray[np.bool_] | None  # (H, W), True where the edit belongs; None: unknown
     is_unchanged: bool
 
@@ -77,12 +77,12 @@ class Measured:
 def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Measured]:
     """Compares every edit of a finished run with its input, as the model saw it.
 
-    An ``unchanged`` edit counts with its input as its result; a rejected one with its picture,
+    An ``unchanged`` edit counts with its input as its result; a rejected one with its image,
     where that was kept; a failed one has a status and no figures.
 
     Args:
         config: of the run; ``output.resolution`` is "model".
-        size: pixels a side of the model's pictures.
+        size: pixels a side of the model's images.
         judges: asked for further figures of each edit; a later one's stand where two give one.
 
     Raises:
@@ -92,15 +92,15 @@ def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Mea
     output = Store(config.output.path, config.output.storage_options)
     measured: list[Measured] = []
     for shard in expand_shards(config.input.shards, config.input.storage_options):
-        pictures = read_shard(shard.read(config.input.storage_options), config.input).pictures
-        measured += _measure_shard(output, shard.name, pictures, config, size, judges)
+        samples = read_shard(shard.read(config.input.storage_options), config.input).samples
+        measured += _measure_shard(output, shard.name, samples, config, size, judges)
     return measured
 
 
 def _measure_shard(
     output: Store,
     shard: str,
-    pictures: list[Picture],
+    samples: list[Sample],
     config: Config,
     size: int,
     judges: Sequence[Judge],
@@ -113,22 +113,22 @@ def _measure_shard(
     rejected = f"{REJECTED}{tar_name(shard)}"
     if any(row["status"] == Status.REJECTED for row in rows) and output.exists(rejected):
         members |= dict(read_members(output.get(rejected))[0])
-    by_key = {picture.key: picture for picture in pictures}
+    by_key = {sample.key: sample for sample in samples}
     scored = {column for column in OF_ROW if any(row.get(column) is not None for row in rows)}
     made, judged = [], []
     for row in rows:
-        picture = by_key.get(row["key"])
-        if picture is None:  # input.limit, or an input that changed
+        sample = by_key.get(row["key"])
+        if sample is None:  # input.limit, or an input that changed
             continue
-        facts = dict(picture.metadata)
+        facts = dict(sample.metadata)
         result = Measured(row["key"], str(facts.pop("group", "")), row["status"], facts)
         made.append(result)
-        before, truth = _prepared(picture, config, size)
+        before, truth = _prepared(sample, config, size)
         after, mask = _after(row, members, before)
         if before is None or after is None:
             continue
         is_unchanged = row["status"] == Status.UNCHANGED
-        if is_unchanged:  # a picture is at no distance from itself
+        if is_unchanged:  # an image is at no distance from itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
         seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged)
@@ -141,26 +141,26 @@ def _measure_shard(
 
 
 def _prepared(
-    picture: Picture, config: Config, size: int
+    sample: Sample, config: Config, size: int
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
-    """The picture and the annotated region as the model saw them, or would have."""
-    picture.encoded_mask = picture.extras.get(TRUTH)
+    """The image and the annotated region as the model saw them, or would have."""
+    sample.encoded_mask = sample.extras.get(TRUTH)
     prepare(
-        Part("", 0, 1, [picture]),
+        Part("", 0, 1, [sample]),
         size=size,
         resize=config.model.resize,
         resolution="model",
         max_pixels=config.input.max_pixels,
         suffixes=config.input.image,
     )
-    truth = picture.supplied_mask
-    return picture.image, None if truth is None else truth >= 128
+    truth = sample.supplied_mask
+    return sample.image, None if truth is None else truth >= 128
 
 
 def _after(
     row: dict[str, Any], members: dict[str, bytes], before: Image | None
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
-    """The picture after and the method's mask; of an unchanged edit the input and no mask."""
+    """The image after and the method's mask; of an unchanged edit the input and no mask."""
     if before is None or row["status"] == Status.FAILED:
         return None, None
     if row["status"] == Status.UNCHANGED:
@@ -171,7 +171,7 @@ def _after(
     if not files or mask is None:
         return None, None
     limit = before.shape[0] * before.shape[1]
-    decoded, _ = decode_picture(files[0], max_pixels=limit, suffixes=("png", "webp", "jpg"))
+    decoded, _ = decode_image(files[0], max_pixels=limit, suffixes=("png", "webp", "jpg"))
     return np.asarray(decoded), np.asarray(decode_mask(mask, max_pixels=limit)) >= 128
 
 

@@ -1,4 +1,4 @@
-"""PIE-Bench (Ju et al., PnPInversion, arXiv:2310.01506): 700 pictures, ten types of edit.
+"""PIE-Bench (Ju et al., PnPInversion, arXiv:2310.01506): 700 images, ten types of edit.
 
 DATA/mapping_file.json            key -> image_path, original_prompt, editing_prompt, mask, ...
 DATA/annotation_images/<image_path>
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, picture_of, read_json
+from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, image_of, read_json
 
 MAPPING = "mapping_file.json"
-PICTURES = "annotation_images"
-SIDE = 512  # pixels, of every picture and mask
+IMAGES = "annotation_images"
+SIDE = 512  # pixels, of every image and mask
 TYPES = (
     *("random", "change object", "add object", "delete object", "change content"),
-    *("change pose", "change colour", "change material", "change background", "change style"),
+    *("change pose", "change color", "change material", "change background", "change style"),
 )
 
 # Stable Diffusion 1.4, 50 steps, as the PnPInversion paper's table has them (FlowEdit's row: FLUX,
@@ -63,14 +63,14 @@ def read_tasks(data: Path) -> Iterator[Task]:
         number = str(field_of(entry, "editing_type_id", where))
         if not number.isdigit() or int(number) >= len(TYPES):
             raise BenchmarkError(f"{where}: editing_type_id {number!r} is not 0 to 9")
-        picture, suffix = picture_of(data / PICTURES / field_of(entry, "image_path", where), where)
+        image, suffix = image_of(data / IMAGES / field_of(entry, "image_path", where), where)
         try:
             truth = decode_mask(field_of(entry, "mask", where))
         except ValueError as error:
             raise BenchmarkError(f"{where}: {error}") from error
         yield Task(
             key=str(key),
-            picture=picture,
+            image=image,
             suffix=suffix,
             caption=without_brackets(field_of(entry, "original_prompt", where)),
             edit_text=without_brackets(field_of(entry, "editing_prompt", where)),
@@ -89,7 +89,7 @@ def decode_mask(lengths: Sequence[int], side: int = SIDE) -> NDArray[np.bool_]:
     """The annotated region of a run-length list.
 
     Args:
-        lengths: start, length, start, length, ... over the flattened picture, row by row. A run
+        lengths: start, length, start, length, ... over the flattened image, row by row. A run
             that reaches past the end is cut there, as the benchmark's own decoder does.
         side: pixels.
 
@@ -98,7 +98,7 @@ def decode_mask(lengths: Sequence[int], side: int = SIDE) -> NDArray[np.bool_]:
         benchmark sets it against errors of the annotation at the border.
 
     Raises:
-        ValueError: no pairs of numbers, or a run that starts outside of the picture.
+        ValueError: no pairs of numbers, or a run that starts outside of the image.
     """
     runs = np.asarray(lengths)
     if runs.ndim != 1 or runs.size % 2 or (runs.size and runs.dtype.kind not in "iu"):
@@ -106,7 +106,7 @@ def decode_mask(lengths: Sequence[int], side: int = SIDE) -> NDArray[np.bool_]:
     flat = np.zeros(side * side, np.bool_)
     for start, length in runs.reshape(-1, 2).tolist():
         if not 0 <= start < flat.size or length < 0:
-            raise ValueError(f"the mask's run of {length} from {start} is outside of the picture")
+            raise ValueError(f"the mask's run of {length} from {start} is outside of the image")
         flat[start : start + length] = True
     mask = flat.reshape(side, side)
     mask[[0, -1], :] = True

@@ -1,7 +1,7 @@
-"""The demo world with a planted bias: in training, an object's colour goes with its background.
+"""The demo world with a planted bias: in training, an object's color goes with its background.
 
-Every scene has one object. Its colour is what a classifier has to name; the background is the
-shortcut, since it fills most of the picture and is read much more easily.
+Every scene has one object. Its color is what a classifier has to name; the background is the
+shortcut, since it fills most of the image and is read much more easily.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class PlantedWorld:
     """The world's bias.
 
     Attributes:
-        partners: a colour for each background, all different; these colours are the classes.
-        correlation: the share of scenes whose colour is the background's partner for that reason;
+        partners: a color for each background, all different; these colors are the classes.
+        correlation: the share of scenes whose color is the background's partner for that reason;
             the others have any class that can be seen there.
         seed: of the scenes.
     """
@@ -39,7 +39,7 @@ class PlantedWorld:
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: a background or a colour that the world does not have, or that cannot be
+            ValueError: a background or a color that the world does not have, or that cannot be
                 seen together.
         """
         for background, color in self.partners.items():
@@ -50,7 +50,7 @@ class PlantedWorld:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The colours, sorted; a class's number is its place here."""
+        """The colors, sorted; a class's number is its place here."""
         return tuple(sorted(self.partners.values()))
 
     def unbiased(self) -> PlantedWorld:
@@ -79,24 +79,24 @@ class PlantedWorld:
         return self.classes.index(scene.objects[0].color)
 
     def targets(self, scene: Scene, index: int, count: int) -> list[Scene]:
-        """The scene with other colours: ``count`` different ones, or as many as can be seen."""
+        """The scene with other colors: ``count`` different ones, or as many as can be seen."""
         rng = np.random.default_rng([self.seed, index, _EDIT])
         others = [c for c in self.visible(scene.background) if c != scene.objects[0].color]
         return [_recolored(scene, color) for color in rng.permutation(others)[:count].tolist()]
 
     def tasks(self, count: int, edits: int) -> Iterator[Task]:
-        """The biased training set as a data set has it: picture, caption, class; and edit texts.
+        """The biased training set as a data set has it: image, caption, class; and edit texts.
 
         Args:
-            count: of pictures.
-            edits: of each picture, each to another colour.
+            count: of images.
+            edits: of each image, each to another color.
         """
         for index in range(count):
             scene, phrasing = self.scene("train", index), index % len(PHRASINGS)
             texts = [caption(target, phrasing) for target in self.targets(scene, index, edits)]
             yield Task(
                 key=f"{index:05d}",
-                picture=png_bytes(paint(scene)),
+                image=png_bytes(paint(scene)),
                 suffix="png",
                 caption=caption(scene, phrasing),
                 edit_text="\n".join(texts),

@@ -1,7 +1,7 @@
 """Figures of the annotated region and of what lies around it that need a network.
 
-PIE-Bench multiplies pictures by a mask before they are judged: LPIPS sees both with the region
-blacked out, CLIP sees the picture after with everything else blacked out.
+PIE-Bench multiplies images by a mask before they are judged: LPIPS sees both with the region
+blacked out, CLIP sees the image after with everything else blacked out.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class RegionJudge:
                 figures[number]["lpips_frame_e3"] = 1e3 * value
         if self.scorers.clip is not None:
             inside = [n for n, item in enumerate(seen) if item.truth is not None]
-            pictures = [blacked(seen[n].after, _truth(seen[n])) for n in inside]
-            self._agreement(figures, "clip_edited", inside, pictures, seen)
+            images = [blacked(seen[n].after, _truth(seen[n])) for n in inside]
+            self._agreement(figures, "clip_edited", inside, images, seen)
             same = [n for n, item in enumerate(seen) if item.is_unchanged]
             self._agreement(figures, "clip_whole", same, [seen[n].after for n in same], seen)
             for number in same:
@@ -57,17 +57,17 @@ class RegionJudge:
         figures: list[dict[str, float]],
         name: str,
         numbers: list[int],
-        pictures: list[Image],
+        images: list[Image],
         seen: Sequence[Seen],
     ) -> None:
         texts = [seen[n].edit_text for n in numbers]
-        for number, cosine in zip(numbers, self.scorers.agreement(pictures, texts), strict=True):
+        for number, cosine in zip(numbers, self.scorers.agreement(images, texts), strict=True):
             figures[number][name] = max(100.0 * cosine, 0.0)
 
 
-def blacked(picture: Image, keep: NDArray[np.bool_]) -> Image:
-    """A picture with every pixel black that is not kept; (H, W, 3) uint8 and (H, W) bool."""
-    return picture * keep[..., None]
+def blacked(image: Image, keep: NDArray[np.bool_]) -> Image:
+    """An image with every pixel black that is not kept; (H, W, 3) uint8 and (H, W) bool."""
+    return image * keep[..., None]
 
 
 def _truth(item: Seen) -> NDArray[np.bool_]:

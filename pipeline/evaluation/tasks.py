@@ -31,18 +31,18 @@ class Task:
 
     Attributes:
         key: without dots, unique in the benchmark.
-        picture: the file's bytes.
+        image: the file's bytes.
         suffix: of the file, e.g. "jpg".
         caption: what is there.
         edit_text: what is wanted.
         group: the class of tasks that the benchmark's tables have a row for.
-        truth: (H, W) bool in the picture's pixels, True where the edit belongs; None: unknown.
+        truth: (H, W) bool in the image's pixels, True where the edit belongs; None: unknown.
         facts: what else the benchmark says of it, JSON-able.
         members: further ones by suffix, passed through to the output.
     """
 
     key: str
-    picture: bytes
+    image: bytes
     suffix: str
     caption: str
     edit_text: str
@@ -81,7 +81,7 @@ def _members(task: Task) -> dict[str, bytes]:
     facts = {"group": task.group, **task.facts}
     members = {
         **task.members,
-        task.suffix: task.picture,
+        task.suffix: task.image,
         "txt": task.caption.encode(),
         "edit.txt": task.edit_text.encode(),
         "json": json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(),
@@ -93,8 +93,8 @@ def _members(task: Task) -> dict[str, bytes]:
     return members
 
 
-def picture_of(path: Path, said_by: str) -> tuple[bytes, str]:
-    """The bytes and the suffix of a picture that a benchmark's file names.
+def image_of(path: Path, said_by: str) -> tuple[bytes, str]:
+    """The bytes and the suffix of an image that a benchmark's file names.
 
     Raises:
         BenchmarkError: it is not there.

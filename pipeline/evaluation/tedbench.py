@@ -1,4 +1,4 @@
-"""TEdBench (Kawar et al., Imagic, arXiv:2210.09276): 100 target texts for 40 pictures.
+"""TEdBench (Kawar et al., Imagic, arXiv:2210.09276): 100 target texts for 40 images.
 
     DATA/input_list.json     [{"img_name": ..., "target_text": ...}, ...]
     DATA/.../<img_name>      in the folder itself or in one below it
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, picture_of, read_json
+from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, image_of, read_json
 
 ENTRIES = "input_list.json"
 NO_CAPTION = "a photo"
@@ -34,10 +34,10 @@ def read_tasks(data: Path) -> Iterator[Task]:
     for number, entry in enumerate(entries):
         where = f"{data / ENTRIES}: entry {number}"
         name = str(field_of(entry, "img_name", where))
-        picture, suffix = picture_of(_found(data, name, where), where)
+        image, suffix = image_of(_found(data, name, where), where)
         yield Task(
             key=f"{number:03d}",
-            picture=picture,
+            image=image,
             suffix=suffix,
             caption=str(entry.get("caption") or NO_CAPTION),
             edit_text=str(field_of(entry, "target_text", where)),

@@ -15,7 +15,7 @@ from pipeline.execution.operators import (
     prepared,
     read,
 )
-from pipeline.execution.prefetch import done_behind, made_ahead
+from pipeline.execution.prefetch import prefetch, write_behind
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.records.part import Part
@@ -23,9 +23,9 @@ from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged
 from pipeline.stages.build import StageStep, load_fused
 
-# Pictures that are decoded at once, and that are encoded at once, as far as there are cores: so
+# Images that are decoded at once, and that are encoded at once, as far as there are cores: so
 # that a GPU of a few images a second need not wait for PNGs of a megapixel, which take 0.4 s each.
-PICTURES = min(4, os.cpu_count() or 1)
+IMAGES = min(4, os.cpu_count() or 1)
 
 
 def run_loop(
@@ -42,7 +42,7 @@ def run_loop(
         on_part: hears of every part, in their order, in the caller's thread.
         stages: loaded for this plan's config and device; none: they are loaded here.
         beside: while the stages work on a part, the next one is read and prepared and the one
-            before finished and committed, in threads of their own and a few pictures at once;
+            before finished and committed, in threads of their own and a few images at once;
             three parts are in memory. Without, each step follows the other in the caller's thread,
             so that a run always makes the same storage calls in the same order. Equal bytes.
 
@@ -54,16 +54,16 @@ def run_loop(
     plan = publish_staged(plan)
     if stages is None:
         stages = load_fused(plan.config, plan.device)
-    threads = PICTURES if beside else 1
+    threads = IMAGES if beside else 1
     context, output = finish_context(plan), plan.output
     commit = partial(finish_and_commit, context=context, output=output, threads=threads)
     parts = _prepared_parts(plan, threads)
     results: Iterator[PartResult]
     with ExitStack() as stack:  # whatever ends the loop, its threads end first
         if beside:
-            parts = stack.enter_context(closing(made_ahead(parts)))
+            parts = stack.enter_context(closing(prefetch(parts)))
             computed = _computed(parts, stages)
-            results = stack.enter_context(closing(done_behind(commit, computed)))
+            results = stack.enter_context(closing(write_behind(commit, computed)))
         else:
             results = map(commit, _computed(parts, stages))
         for result in results:

@@ -62,8 +62,8 @@ def guarded(name: str, step: Callable[[Part], Part], part: Part) -> Part:
     try:
         part = step(part)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the part fails, the run goes on
-        for picture in part.pictures:
-            picture.fail(name, error)
+        for sample in part.samples:
+            sample.fail(name, error)
     part.seconds[name] = part.seconds.get(name, 0.0) + time.perf_counter() - start
     host = socket.gethostname()
     if host not in part.hosts:
@@ -83,7 +83,7 @@ def read(work: ShardWork, config: Config) -> Iterator[Part]:
 
 
 def prepared(part: Part, config: Config, size: int, *, threads: int = 1) -> Part:
-    """The part with its pictures decoded, in so many threads, and brought to the model's size."""
+    """The part with its images decoded, in so many threads, and brought to the model's size."""
     step = partial(
         prepare,
         size=size,
@@ -111,13 +111,13 @@ def finish_context(plan: Plan) -> FinishContext:
 def finish_and_commit(
     part: Part, context: FinishContext, output: Store, *, threads: int = 1
 ) -> PartResult:
-    """The last steps: composite and encode pictures, stage the part, publish a complete shard.
+    """The last steps: composite and encode images, stage the part, publish a complete shard.
 
     Args:
         part: as the stages leave it.
         context: of the run.
         output: of the run.
-        threads: pictures at once; the operators of the Ray job own no more than one.
+        threads: images at once; the operators of the Ray job own no more than one.
     """
     table = finish(part, context, threads=threads)
     return commit(part, table, output, context.config.filtering)

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def made_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items in their order, the next one being made in a thread while one is worked on.
 
     What making an item raises comes out at its place, after the items before it. Close the
@@ -28,7 +28,7 @@ def made_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
             yield item
 
 
-def done_behind(
+def write_behind(
     call: Callable[[Item], Answer], items: Iterable[Item]
 ) -> Generator[Answer, None, None]:
     """``call`` of each item, in their order, in a thread while the next item comes.

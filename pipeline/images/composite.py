@@ -1,6 +1,6 @@
-"""The pixel composite: what of an edited picture is kept, and how much of it changed."""
+"""The pixel composite: what of an edited image is kept, and how much of it changed."""
 
-# H W pixels of a picture, h w cells of the latent grid.
+# H W pixels of an image, h w cells of the latent grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.images.geometry import Box, fit
-from pipeline.records.part import Edit, Picture
+from pipeline.records.part import Edit, Sample
 
 
 @dataclass(frozen=True)
 class Composite:
-    """An edit's picture, ready to be written, with its mask."""
+    """An edit's image, ready to be written, with its mask."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
     mask: np.ndarray  # (H, W) uint8, 255 = edit, at the size of ``pixels``
@@ -37,7 +37,7 @@ class Composite:
 def composite(
     before: np.ndarray, edited: np.ndarray, mask: np.ndarray, *, feather: float | None
 ) -> Composite:
-    """Puts the edited region into the prepared picture.
+    """Puts the edited region into the prepared image.
 
     Args:
         before: (H, W, 3) uint8, prepared.
@@ -61,14 +61,14 @@ def composite(
 def into_source(
     source: np.ndarray, made: Composite, *, size: int, resize: str, feather: float | None
 ) -> Composite:
-    """The composite scaled back into the original picture, which keeps its size and other pixels.
+    """The composite scaled back into the original image, which keeps its size and other pixels.
 
     Args:
         source: (H, W, 3) uint8, the original at its own size.
-        made: of the model's picture.
-        size: pixels a side of the model's picture.
+        made: of the model's image.
+        size: pixels a side of the model's image.
         resize: how that was made of the original.
-        feather: as for ``composite``; None replaces all that the model's picture shows.
+        feather: as for ``composite``; None replaces all that the model's image shows.
     """
     height, width = source.shape[:2]
     (left, top, right, bottom), region = fit(width, height, size=size, resize=resize)
@@ -89,23 +89,23 @@ def into_source(
     return Composite(pixels, mask, edit_rms)
 
 
-def mask_of(picture: Picture, edit: Edit) -> np.ndarray:
-    """The mask of an edit at the pixels of the model's picture; everything where it has none.
+def mask_of(sample: Sample, edit: Edit) -> np.ndarray:
+    """The mask of an edit at the pixels of the model's image; everything where it has none.
 
     Returns:
         (H, W) float32 in [0, 1], 1 = edit.
     """
-    assert picture.image is not None
-    shape = picture.image.shape[:2]
+    assert sample.image is not None
+    shape = sample.image.shape[:2]
     if edit.mask is None:
         return np.ones(shape, np.float32)
-    return pixel_mask(edit.mask, picture.supplied_mask, shape)
+    return pixel_mask(edit.mask, sample.supplied_mask, shape)
 
 
 def pixel_mask(
     mask_hw: np.ndarray, supplied: np.ndarray | None, shape: tuple[int, int]
 ) -> np.ndarray:
-    """The mask at the picture's pixels: that of the latent grid cell by cell, or a supplied one.
+    """The mask at the image's pixels: that of the latent grid cell by cell, or a supplied one.
 
     A supplied mask is finer than the grid, so pixels that it keeps are kept to the pixel.
 
@@ -128,7 +128,7 @@ def inward_ramp(mask: np.ndarray, feather: float) -> np.ndarray:
     """The mask, rising from its border inwards to its own value over ``feather`` pixels.
 
     The mean of the mask eroded 0, 1, ... times by one pixel (3 x 3), so that it is 0 exactly where
-    the mask is, and the picture's frame is no border.
+    the mask is, and the image's frame is no border.
 
     Args:
         mask: (H, W) float32 in [0, 1].
@@ -159,7 +159,7 @@ def rms(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """The least value of each pixel's 3 x 3 neighbours inside the picture."""
+    """The least value of each pixel's 3 x 3 neighbours inside the image."""
     for first, last in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         least = mask.copy()
         np.minimum(least[last], mask[first], out=least[last])

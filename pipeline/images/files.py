@@ -1,6 +1,6 @@
-"""The only place where picture files become pixels and pixels become files.
+"""The only place where image files become pixels and pixels become files.
 
-Colours are taken as the file's numbers, in sRGB's place: an embedded ICC profile is ignored and
+Colors are taken as the file's numbers, in sRGB's place: an embedded ICC profile is ignored and
 not written again. CMYK is converted without a profile, 16 bits are scaled to 8.
 """
 
@@ -26,7 +26,7 @@ FORMATS = {
     **dict.fromkeys(("ppm", "pgm"), "PPM"),
     **{name.lower(): name for name in ("PNG", "WEBP", "GIF", "BMP")},
 }
-# EXIF 2.32, tag 0x0112: how the stored picture is to be turned.
+# EXIF 2.32, tag 0x0112: how the stored image is to be turned.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,10 +38,10 @@ TURNS = {
 }
 ALPHA_NOTE = "transparent pixels were put on white"
 OUT_OF_MEMORY = MemoryError.__name__  # the kind of error that --retry-failed computes again
-FRAMES_NOTE = "of an animated picture the first frame was taken"
+FRAMES_NOTE = "of an animated image the first frame was taken"
 
 
-class PictureError(Exception):
+class ImageError(Exception):
     """Why a file gives no pixels: a kind of error, and a sentence that never varies."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -49,10 +49,10 @@ class PictureError(Exception):
         self.kind, self.message = kind, message
 
 
-def decode_picture(
+def decode_image(
     data: bytes, *, max_pixels: int, suffixes: Sequence[str]
 ) -> tuple[Image.Image, list[str]]:
-    """A picture file as RGB, turned as its EXIF says.
+    """An image file as RGB, turned as its EXIF says.
 
     Args:
         data: the file.
@@ -61,34 +61,34 @@ def decode_picture(
             none (``img``), all of ``FORMATS``.
 
     Returns:
-        (picture in mode RGB, notes on what was done to it).
+        (image in mode RGB, notes on what was done to it).
 
     Raises:
-        PictureError: it is no such picture, too large, cut short or damaged.
+        PictureError: it is no such image, too large, cut short or damaged.
     """
     endings = {suffix.lower().rpartition(".")[2] for suffix in suffixes}
     named = endings if endings <= FORMATS.keys() else FORMATS.keys()
     formats = sorted({FORMATS[name] for name in named})
     with _reasons(data, formats):
-        picture, notes = _loaded(data, formats, max_pixels)
-        return _as_rgb(picture, notes), notes
+        image, notes = _loaded(data, formats, max_pixels)
+        return _as_rgb(image, notes), notes
 
 
-def _as_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
-    """Turned, without alpha, 8 bits a channel; adds to the notes what changes the picture."""
-    turn = TURNS.get(_orientation(picture))
-    if picture.mode.startswith("I;16"):
-        picture = _from_16_bits(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        if picture.getchannel("A").getextrema() != (255, 255):
+def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Turned, without alpha, 8 bits a channel; adds to the notes what changes the image."""
+    turn = TURNS.get(_orientation(image))
+    if image.mode.startswith("I;16"):
+        image = _from_16_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
             notes.append(ALPHA_NOTE)
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    elif picture.mode in ("I", "F"):
-        raise PictureError("UnsupportedPicture", "pictures of 32 bits a channel are not supported")
-    picture = picture.convert("RGB")
-    return picture if turn is None else picture.transpose(turn)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    elif image.mode in ("I", "F"):
+        raise ImageError("UnsupportedImage", "images of 32 bits a channel are not supported")
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -101,40 +101,40 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
     try:
         with _reasons(data, formats):
             return _as_grey(_loaded(data, formats, max_pixels)[0])
-    except PictureError as error:
+    except ImageError as error:
         kind = OUT_OF_MEMORY if error.kind == OUT_OF_MEMORY else "BadMask"
-        raise PictureError(kind, f"the mask: {error.message}") from error
+        raise ImageError(kind, f"the mask: {error.message}") from error
 
 
 def _as_grey(mask: Image.Image) -> Image.Image:
     if mask.mode.startswith("I;16"):
         mask = _from_16_bits(mask)
     if mask.mode in ("I", "F"):
-        raise PictureError("UnsupportedPicture", "32 bits a channel are not supported")
+        raise ImageError("UnsupportedImage", "32 bits a channel are not supported")
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
     return mask.convert("L")
 
 
-def encode_picture(pixels: np.ndarray, output: Output) -> bytes:
-    """A picture file, the same bytes each time.
+def encode_image(pixels: np.ndarray, output: Output) -> bytes:
+    """An image file, the same bytes each time.
 
     Args:
         pixels: (H, W, 3) uint8.
-        output: format and quality. A jpg keeps the colours' full resolution (4:4:4) from quality
+        output: format and quality. A jpg keeps the colors' full resolution (4:4:4) from quality
             90 on, below it halves it both ways (4:2:0).
     """
     sink = io.BytesIO()
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if output.format == "jpg":
         subsampling = 0 if output.quality >= 90 else 2
-        picture.save(sink, "JPEG", quality=output.quality, subsampling=subsampling)
+        image.save(sink, "JPEG", quality=output.quality, subsampling=subsampling)
     elif output.format == "webp":
         quality = 100 if output.lossless else output.quality
-        picture.save(sink, "WEBP", quality=quality, lossless=output.lossless, method=4, exact=True)
+        image.save(sink, "WEBP", quality=quality, lossless=output.lossless, method=4, exact=True)
     else:
-        picture.save(sink, "PNG")
+        image.save(sink, "PNG")
     return sink.getvalue()
 
 
@@ -147,35 +147,35 @@ def encode_grey(values: np.ndarray) -> bytes:
 
 def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Image, list[str]]:
     """The first frame, decoded, and a note if there are others; its size is looked at before."""
-    picture = Image.open(io.BytesIO(data), formats=formats)
-    width, height = picture.size
+    image = Image.open(io.BytesIO(data), formats=formats)
+    width, height = image.size
     if width * height > max_pixels:
-        raise PictureError(
+        raise ImageError(
             "TooLarge",
             f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
         )
-    picture.load()
-    still = picture.copy()  # counting frames reads on
-    return still, [FRAMES_NOTE] if _is_animated(picture) else []
+    image.load()
+    still = image.copy()  # counting frames reads on
+    return still, [FRAMES_NOTE] if _is_animated(image) else []
 
 
 @contextmanager
 def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
     """Turns whatever Pillow raises into a ``PictureError``; our limit of pixels is the one."""
     if not data:
-        raise PictureError("EmptyFile", "the picture's member has 0 bytes")
+        raise ImageError("EmptyFile", "the image's member has 0 bytes")
     try:
         with _PILLOW:
             yield
-    except PictureError:
+    except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
         tried = ", ".join(formats)
-        raise PictureError("NotAPicture", f"the bytes are no picture of {tried}") from error
-    except MemoryError as error:  # the machine's fault, and not the picture's: tried again
-        raise PictureError(OUT_OF_MEMORY, "the memory did not suffice to decode it") from error
+        raise ImageError("NotAnImage", f"the bytes are no image of {tried}") from error
+    except MemoryError as error:  # the machine's fault, and not the image's: tried again
+        raise ImageError(OUT_OF_MEMORY, "the memory did not suffice to decode it") from error
     except Exception as error:  # hostile bytes make decoders raise anything
-        raise PictureError("DamagedPicture", _stable(error)) from error
+        raise ImageError("DamagedImage", _stable(error)) from error
 
 
 class _PillowsSettings:
@@ -207,29 +207,29 @@ class _PillowsSettings:
 _PILLOW = _PillowsSettings()
 
 
-def _is_animated(picture: Image.Image) -> bool:
+def _is_animated(image: Image.Image) -> bool:
     try:
-        return bool(getattr(picture, "is_animated", False))
+        return bool(getattr(image, "is_animated", False))
     except Exception:  # noqa: BLE001 - frames that cannot be read are no frames
         return False
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF raises anything, and turns nothing
         return 1
     return value if isinstance(value, int) else 1
 
 
-def _from_16_bits(picture: Image.Image) -> Image.Image:
+def _from_16_bits(image: Image.Image) -> Image.Image:
     """Mode I;16 as L, scaled: 65535 becomes 255. (Pillow's own converts clip at 255.)
 
     As LA, where one value stands for transparent pixels: Pillow has alpha for 8 bits alone.
     """
-    wide = np.asarray(picture).astype(np.uint32)
+    wide = np.asarray(image).astype(np.uint32)
     grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    key = picture.info.get("transparency")
+    key = image.info.get("transparency")
     if key is None:
         return grey
     alpha = Image.fromarray(np.where(wide == key, 0, 255).astype(np.uint8))

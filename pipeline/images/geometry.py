@@ -1,4 +1,4 @@
-"""Where the model's picture lies in the original: whole pixels, so that both ways agree."""
+"""Where the model's image lies in the original: whole pixels, so that both ways agree."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom ar
 
 
 def fit(width: int, height: int, *, size: int, resize: str) -> tuple[Box, Box]:
-    """Which box of the original becomes which box of the model's picture.
+    """Which box of the original becomes which box of the model's image.
 
     Args:
         width: of the original, pixels as seen (after EXIF rotation).
         height: likewise.
-        size: pixels a side of the model's picture.
+        size: pixels a side of the model's image.
         resize: crop, pad or stretch.
 
     Returns:
-        (box in the original, box in the model's picture). With crop the first one is the largest
+        (box in the original, box in the model's image). With crop the first one is the largest
         centred square, with pad the second one keeps the original's shape, centred.
     """
     whole_source, whole_target = (0, 0, width, height), (0, 0, size, size)

@@ -1,1 +1,1 @@
-"""Originals and their edits as training shards, in splits that no source picture crosses."""
+"""Originals and their edits as training shards, in splits that no source image crosses."""

@@ -1,4 +1,4 @@
-"""Which split a picture is in, and which edits are taken: decided by hashes, never by an order.
+"""Which split an image is in, and which edits are taken: decided by hashes, never by an order.
 
 Nothing here touches a file.
 """
@@ -26,10 +26,10 @@ class EditId:
 
 
 def split_of(source_sha256: str, splits: Mapping[str, float], seed: int) -> str:
-    """The split of a source picture, the same for all samples that hold these bytes.
+    """The split of a source image, the same for all samples that hold these bytes.
 
     Args:
-        source_sha256: of the encoded picture, so that a picture that is there under two keys, or
+        source_sha256: of the encoded image, so that an image that is there under two keys, or
             in two shards, is in one split.
         splits: the share of each, 1 in all.
         seed: of the mix.
@@ -69,9 +69,9 @@ def quotas(available: Sequence[int], wanted: int) -> list[int]:
 
 
 def choose_edits(edits: Sequence[EditId], count: int, *, shard: str, seed: int) -> list[EditId]:
-    """``count`` of a shard's edits, as evenly over its pictures as can be.
+    """``count`` of a shard's edits, as evenly over its images as can be.
 
-    A second edit of a picture is taken only when every picture that has one has given its first.
+    A second edit of an image is taken only when every image that has one has given its first.
     """
     by_key: dict[str, list[tuple[float, EditId]]] = {}
     for edit in edits:
@@ -79,8 +79,8 @@ def choose_edits(edits: Sequence[EditId], count: int, *, shard: str, seed: int) 
         by_key.setdefault(edit.key, []).append((place, edit))
     turns = [
         (turn, place, edit)
-        for of_picture in by_key.values()
-        for turn, (place, edit) in enumerate(sorted(of_picture))
+        for of_image in by_key.values()
+        for turn, (place, edit) in enumerate(sorted(of_image))
     ]
     return [edit for _, _, edit in sorted(turns)[:count]]
 

@@ -52,8 +52,8 @@ class _Manifest:
         self.plan = plan
         self.splits: dict[str, Counter[str]] = {name: Counter() for name in plan.mix.splits}
         self.tars: dict[str, list[str]] = {name: [] for name in plan.mix.splits}
-        self.pictures, self.edits = Counter[str](), Counter[str]()
-        self.pictures_left_out, self.edits_left_out = Counter[str](), Counter[str]()
+        self.images, self.edits = Counter[str](), Counter[str]()
+        self.images_left_out, self.edits_left_out = Counter[str](), Counter[str]()
         self.class_of_source = 0
         self.problems: dict[str, str] = {}
 
@@ -64,9 +64,9 @@ class _Manifest:
             )
             if "tar" in item:
                 self.tars[name].append(item["tar"])
-        self.pictures["all"] += mixed.num_pictures
+        self.images["all"] += mixed.num_images
         self.edits["all"] += mixed.num_rows
-        self.pictures_left_out.update(mixed.pictures_left_out)
+        self.images_left_out.update(mixed.images_left_out)
         self.edits_left_out.update(mixed.edits_left_out)
         self.class_of_source += mixed.class_of_source
         if mixed.problem:
@@ -82,8 +82,8 @@ class _Manifest:
             ),
             "splits": {name: self._split(name, mix) for name in mix.splits},
             "pictures": {
-                "all": self.pictures["all"],
-                "left_out": dict(sorted(self.pictures_left_out.items())),
+                "all": self.images["all"],
+                "left_out": dict(sorted(self.images_left_out.items())),
             },
             "edits": {
                 "all": self.edits["all"],

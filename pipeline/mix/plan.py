@@ -1,4 +1,4 @@
-"""What a mix will write, counted before anything is written: pictures and edits of every shard."""
+"""What a mix will write, counted before anything is written: images and edits of every shard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlannedShard:
 
     shard: InputShard
     parquet_sha256: list[str]  # of each output
-    pictures: dict[str, int]  # by split, all of them taken
+    images: dict[str, int]  # by split, all of them taken
     available: dict[str, int]  # accepted edits, by split that takes edits
     take: dict[str, int]  # likewise: so many of them
 
@@ -51,12 +51,12 @@ class MixPlan:
         return [Store(path, options) for path in self.mix.edited.paths]
 
     def total(self, what: str, split: str) -> int:
-        """The sum of a shard's ``pictures``, ``available`` or ``take`` in a split."""
+        """The sum of a shard's ``images``, ``available`` or ``take`` in a split."""
         return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
 
     def wanted(self, split: str) -> int:
         """How many edits the ratio asks for in a split."""
-        return round_half_up(self.mix.ratio * self.total("pictures", split))
+        return round_half_up(self.mix.ratio * self.total("images", split))
 
     def weight(self, split: str) -> float:
         """What an edit of a split has to count, so that the ratio holds where edits run short."""
@@ -106,11 +106,11 @@ def round_half_up(value: float) -> int:
 def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:
     """A shard's survey as numbers, which is what is kept of every shard."""
     survey = survey_shard(plan.edited, shard.name, plan.mix)
-    pictures = Counter(survey.splits.values())
+    images = Counter(survey.splits.values())
     return PlannedShard(
         shard,
         [marker.parquet_sha256 for marker in survey.markers],
-        {split: pictures[split] for split in plan.mix.splits},
+        {split: images[split] for split in plan.mix.splits},
         {split: len(edits) for split, edits in survey.edits.items()},
         {},
     )

@@ -1,6 +1,6 @@
-"""What the rows of the edited outputs say of a shard: usable pictures, accepted edits, the rest.
+"""What the rows of the edited outputs say of a shard: usable images, accepted edits, the rest.
 
-Reads Parquet files, no picture. It is done twice for each shard, once to count and once to mix, so
+Reads Parquet files, no image. It is done twice for each shard, once to count and once to mix, so
 that no run keeps the rows of all shards.
 """
 
@@ -43,10 +43,10 @@ class Survey:
 
     name: str
     markers: list[ShardStats]  # of each output
-    pictures: dict[str, str] = field(default_factory=dict)  # key of each usable one: its sha256
+    images: dict[str, str] = field(default_factory=dict)  # key of each usable one: its sha256
     splits: dict[str, str] = field(default_factory=dict)  # key of each usable one: its split
     edits: dict[str, list[AcceptedEdit]] = field(default_factory=dict)  # by split
-    pictures_left_out: Counter[str] = field(default_factory=Counter)  # by reason
+    images_left_out: Counter[str] = field(default_factory=Counter)  # by reason
     edits_left_out: Counter[str] = field(default_factory=Counter)  # by reason
     num_rows: int = 0
 
@@ -55,7 +55,7 @@ def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
     """Reads the rows of a shard in every output.
 
     Raises:
-        MixError: an output has not published it, or was made from other pictures.
+        MixError: an output has not published it, or was made from other images.
         NotTheSameError: a Parquet file is not what its marker says.
     """
     survey = Survey(name, [_marker(output, name) for output in outputs])
@@ -64,7 +64,7 @@ def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
         read_rows(output, marker).select(list(COLUMNS)).to_pylist()
         for output, marker in zip(outputs, survey.markers, strict=True)
     ]
-    _find_pictures(survey, rows, outputs, mix)
+    _find_images(survey, rows, outputs, mix)
     for number, of_output in enumerate(rows):
         survey.num_rows += len(of_output)
         for row in of_output:
@@ -79,10 +79,10 @@ def _marker(output: Store, name: str) -> ShardStats:
     return marker
 
 
-def _find_pictures(
+def _find_images(
     survey: Survey, rows: Sequence[list[dict[str, Any]]], outputs: Sequence[Store], mix: Mix
 ) -> None:
-    """Notes which samples have a picture that can be read, as the runs have found out."""
+    """Notes which samples have an image that can be read, as the runs have found out."""
     unusable: dict[str, str] = {}
     for output, of_output in zip(outputs, rows, strict=True):
         for row in of_output:
@@ -91,16 +91,16 @@ def _find_pictures(
             never_decoded = row["stage"] in ("read", "prepare") and row["source_width"] is None
             if digest is None or never_decoded:
                 unusable[key] = f"{row['stage']}: {row['error']}"
-            elif survey.pictures.setdefault(key, digest) != digest:
+            elif survey.images.setdefault(key, digest) != digest:
                 raise MixError(
-                    f"{output.url}: shard {survey.name}: the picture of {key!r} is another one "
+                    f"{output.url}: shard {survey.name}: the image of {key!r} is another one "
                     f"than in {outputs[0].url}; mix outputs of the same input"
                 )
-    survey.pictures_left_out.update(
-        reason for key, reason in unusable.items() if key not in survey.pictures
+    survey.images_left_out.update(
+        reason for key, reason in unusable.items() if key not in survey.images
     )
     survey.splits = {
-        key: split_of(digest, mix.splits, mix.seed) for key, digest in survey.pictures.items()
+        key: split_of(digest, mix.splits, mix.seed) for key, digest in survey.images.items()
     }
 
 
@@ -118,7 +118,7 @@ def _sort_in(survey: Survey, output: int, row: dict[str, Any], mix: Mix) -> None
             return
     split = survey.splits[row["key"]]
     if split not in survey.edits:
-        survey.edits_left_out[f"the source picture is in {split}"] += 1
+        survey.edits_left_out[f"the source image is in {split}"] += 1
         return
     edit = EditId(output, row["key"], row["edit_index"])
     survey.edits[split].append(AcceptedEdit(edit, row["output_key"], label))

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.mix.choose import EditId, choose_edits, unit_hash
 from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, survey_shard
-from pipeline.records.part import Picture
+from pipeline.records.part import Sample
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.steps.read import read_originals
 from pipeline.storage.archive import read_members, tar_writer
@@ -36,13 +36,13 @@ Members = dict[str, bytes]
 
 @dataclass
 class MixedShard:
-    """The marker: what became of every picture and every row of a shard."""
+    """The marker: what became of every image and every row of a shard."""
 
     shard: str
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # original, edited, tar, ...
-    pictures_left_out: dict[str, int] = field(default_factory=dict)
+    images_left_out: dict[str, int] = field(default_factory=dict)
     edits_left_out: dict[str, int] = field(default_factory=dict)
-    num_pictures: int = 0
+    num_images: int = 0
     num_rows: int = 0
     class_of_source: int = 0  # edits that keep their source's class
     problem: str | None = None  # why the input shard could not be read to its end, if so
@@ -103,16 +103,16 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
     left_out = Counter(survey.edits_left_out)
     for split, edits in survey.edits.items():
         left_out[NOT_CHOSEN] += len(edits) - len(chosen[split])
-    pictures = Counter(survey.splits.values())
+    samples = Counter(survey.splits.values())
     mixed = MixedShard(
         survey.name,
         splits={
-            split: {"original": pictures[split], "edited": len(chosen.get(split, []))}
-            for split in dict.fromkeys([*pictures, *survey.edits])
+            split: {"original": samples[split], "edited": len(chosen.get(split, []))}
+            for split in dict.fromkeys([*samples, *survey.edits])
         },
-        pictures_left_out=dict(sorted(survey.pictures_left_out.items())),
+        images_left_out=dict(sorted(survey.images_left_out.items())),
         edits_left_out={reason: count for reason, count in sorted(left_out.items()) if count},
-        num_pictures=len(survey.pictures) + survey.pictures_left_out.total(),
+        num_images=len(survey.images) + survey.images_left_out.total(),
         num_rows=survey.num_rows,
         problem=next((stats.problem for stats in survey.markers if stats.problem), None),
     )
@@ -125,34 +125,34 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
 def _originals(
     plan: MixPlan, planned: PlannedShard, survey: Survey, mixed: MixedShard
 ) -> Iterator[tuple[str, str, Members]]:
-    """(split, key, members) of every usable picture."""
+    """(split, key, members) of every usable image."""
     mix = plan.mix
     originals = read_originals(planned.shard.read(mix.input.storage_options), mix.input)
-    by_key = {picture.key: picture for picture in originals}
-    for key, digest in survey.pictures.items():
-        picture = by_key.get(key)
-        if picture is None or picture.source_sha256 != digest:
+    by_key = {sample.key: sample for sample in originals}
+    for key, digest in survey.images.items():
+        sample = by_key.get(key)
+        if sample is None or sample.source_sha256 != digest:
             raise MixError(
-                f"shard {survey.name}: {key!r} is not the picture that was edited; the input has "
+                f"shard {survey.name}: {key!r} is not the image that was edited; the input has "
                 "changed, or input.shards names another one"
             )
-        assert picture.suffix is not None
+        assert sample.suffix is not None
         record = {
             "mix": _record(survey, key, survey.splits[key], {"kind": "original", "weight": 1.0}),
-            "source": picture.metadata,
+            "source": sample.metadata,
         }
-        yield survey.splits[key], f"{_encoded(key)}_original", _original_members(picture, record)
+        yield survey.splits[key], f"{_encoded(key)}_original", _original_members(sample, record)
 
 
-def _original_members(picture: Picture, record: dict[str, Any]) -> Members:
-    """Picture, caption and JSON; other members as they are passed through to edits."""
-    assert picture.suffix is not None
-    assert picture.encoded is not None
-    members = {picture.suffix: picture.encoded, "json": _provenance(record)}
-    if picture.caption is not None:
-        members["txt"] = picture.caption.encode()
-    reserved = {picture.suffix, "json", "txt"}
-    return members | {output_suffix(name, reserved): data for name, data in picture.extras.items()}
+def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
+    """Image, caption and JSON; other members as they are passed through to edits."""
+    assert sample.suffix is not None
+    assert sample.encoded is not None
+    members = {sample.suffix: sample.encoded, "json": _provenance(record)}
+    if sample.caption is not None:
+        members["txt"] = sample.caption.encode()
+    reserved = {sample.suffix, "json", "txt"}
+    return members | {output_suffix(name, reserved): data for name, data in sample.extras.items()}
 
 
 def _edits(
@@ -200,7 +200,7 @@ def _read_samples(
 
 def _record(survey: Survey, key: str, split: str, details: dict[str, Any]) -> dict[str, Any]:
     """What the JSON of every sample says under "mix"."""
-    source = {"shard": survey.name, "key": key, "source_sha256": survey.pictures[key]}
+    source = {"shard": survey.name, "key": key, "source_sha256": survey.images[key]}
     return source | {"split": split} | details
 
 

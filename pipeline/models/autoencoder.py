@@ -1,4 +1,4 @@
-"""The only place where pixels change range: uint8 pictures to latents and back."""
+"""The only place where pixels change range: uint8 images to latents and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.transfer import Download, upload
 
 
-class PictureCoder:
+class ImageCoder:
     """A VAE with its scaling: latents here are what the denoiser works on."""
 
     def __init__(self, vae: AutoencoderKL, micro_batch: MicroBatch) -> None:
@@ -21,7 +21,7 @@ class PictureCoder:
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
     def encode(self, images: list[np.ndarray]) -> Tensor:
-        """Pictures to clean latents: the mode of the VAE's posterior, so that nothing is drawn.
+        """Images to clean latents: the mode of the VAE's posterior, so that nothing is drawn.
 
         Args:
             images: N of (H, W, 3) uint8.
@@ -40,7 +40,7 @@ class PictureCoder:
         return torch.cat(self.micro_batch.over(len(pixels), some))
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Clean latents to pictures.
+        """Clean latents to images.
 
         Args:
             latents: (N, C, h, w) float32.
@@ -53,11 +53,11 @@ class PictureCoder:
         """
         images = [image for image in self.decode_each(latents) if image is not None]
         if len(images) < len(latents):
-            raise ValueError("the VAE gives a picture that is not finite")
+            raise ValueError("the VAE gives an image that is not finite")
         return np.stack(images)
 
     def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
-        """``decode``, with None for a picture that has a value which is not finite.
+        """``decode``, with None for an image that has a value which is not finite.
 
         A VAE in half precision can overflow on a latent that is finite itself.
         """

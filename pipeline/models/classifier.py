@@ -17,14 +17,14 @@ NEEDED = (("config.json",), ("preprocessor_config.json",))
 
 
 class ImageClassifier:
-    """Pictures go in at the network's own size, whole; its folder says how they are normalised."""
+    """Images go in at the network's own size, whole; its folder says how they are normalised."""
 
     def __init__(self, path: str, device: str, micro_batch: int = 32) -> None:
         """
         Args:
             path: a folder in transformers' format, or a hub id.
             device: that computes.
-            micro_batch: pictures that the network takes at once.
+            micro_batch: images that the network takes at once.
 
         Raises:
             FileNotFoundError, ValueError: see ``pipeline.models.score_weights.locate``.
@@ -47,25 +47,25 @@ class ImageClassifier:
         return int(self.network.config.num_labels)
 
     @torch.inference_mode()
-    def most_likely(self, pictures: Sequence[np.ndarray], among: Sequence[int]) -> list[int]:
-        """For each picture the class of the greatest logit, of those in ``among``.
+    def most_likely(self, images: Sequence[np.ndarray], among: Sequence[int]) -> list[int]:
+        """For each image the class of the greatest logit, of those in ``among``.
 
         Args:
-            pictures: (side, side, 3) uint8 each.
+            images: (side, side, 3) uint8 each.
             among: numbers of classes.
         """
         chosen = torch.tensor(among, device=self.network.device)
 
         def logits(rows: slice) -> torch.Tensor:
             given = self.processor(
-                images=list(pictures[rows]),
+                images=list(images[rows]),
                 do_resize=False,
                 do_center_crop=False,
                 return_tensors="pt",
             )
             return self.network(given["pixel_values"].to(self.network.device)).logits
 
-        found = self.micro_batch.over(len(pictures), lambda rows: logits(rows)[:, chosen].argmax(1))
+        found = self.micro_batch.over(len(images), lambda rows: logits(rows)[:, chosen].argmax(1))
         return chosen[torch.cat(found)].tolist() if found else []
 
 

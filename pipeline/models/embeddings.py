@@ -1,6 +1,6 @@
-"""Networks that turn pictures and texts into features that are compared: CLIP, DINO, DINOv2."""
+"""Networks that turn images and texts into features that are compared: CLIP, DINO, DINOv2."""
 
-# N pictures or texts, D feature dimensions, T tokens of a picture (its class token and patches).
+# N images or texts, D feature dimensions, T tokens of an image (its class token and patches).
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ Images = Sequence[np.ndarray]  # N of (H, W, 3) uint8
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class PictureNetwork:
-    """A transformers network over pictures, with the preparation that its folder names."""
+class ImageNetwork:
+    """A transformers network over images, with the preparation that its folder names."""
 
     def __init__(self, network: PreTrainedModel, processor: Any, micro_batch: MicroBatch) -> None:
         self.network, self.processor, self.micro_batch = network, processor, micro_batch
@@ -33,14 +33,14 @@ class PictureNetwork:
         return pixels.to(self.network.device, self.network.dtype)
 
     def over(self, images: Images, compute: Any) -> Tensor:
-        """What ``compute`` gives for the prepared pictures, in micro-batches, as float32."""
+        """What ``compute`` gives for the prepared images, in micro-batches, as float32."""
         rows = self.micro_batch.over(
             len(images), lambda chosen: compute(self.prepared(images[chosen])).float()
         )
         return torch.cat(rows)
 
 
-class Clip(PictureNetwork):
+class Clip(ImageNetwork):
     """CLIP's two encoders; features have length 1."""
 
     network: CLIPModel
@@ -79,16 +79,16 @@ class Clip(PictureNetwork):
 def clip_scores(
     before: Tensor, after: Tensor, caption: Tensor, edit_text: Tensor
 ) -> dict[str, Tensor]:
-    """How pictures and texts agree, and whether they changed in the same direction.
+    """How images and texts agree, and whether they changed in the same direction.
 
     Args:
-        before: (N, D) features of length 1 of the pictures before the edit.
+        before: (N, D) features of length 1 of the images before the edit.
         after: likewise, after it.
         caption: of the texts that say what is there.
         edit_text: of the texts that say what is wanted.
 
     Returns:
-        By score, (N,) cosines. Where two pictures or two texts are the same to CLIP there is no
+        By score, (N,) cosines. Where two images or two texts are the same to CLIP there is no
         direction, and the directional score is 0.
 
     Source: InstructPix2Pix, arXiv:2211.09800, section 3.1.2; StyleGAN-NADA, arXiv:2108.00946, for
@@ -115,11 +115,11 @@ class DinoStructure:
         self._keys.append(keys)
 
     def distance(self, before: Images, after: Images) -> Tensor:
-        """(N,) float32: the mean squared difference of two pictures' self-similarities.
+        """(N,) float32: the mean squared difference of two images' self-similarities.
 
         Source: Splice, arXiv:2201.00424, section 3.2, as PIE-Bench measures it: the keys of all
             heads side by side, the class token among the tokens.
-        Differs: pictures are resized by Pillow, with antialiasing, before they are normalised.
+        Differs: images are resized by Pillow, with antialiasing, before they are normalised.
         """
         rows = self.micro_batch.over(
             len(before),

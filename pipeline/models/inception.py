@@ -4,7 +4,7 @@ These are the weights of TensorFlow's graph of 2015-12-05, as the package pytorc
 (``pt_inception-2015-12-05-6726825d.pth``): not torchvision's, whose blocks differ as well.
 """
 
-# N pictures, C channels, h w the grid, D features (2,048 of the real weights).
+# N images, C channels, h w the grid, D features (2,048 of the real weights).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ HOW_TO_GET = (
 
 
 class Inception:
-    """Features of pictures, by the weights of one safetensors file."""
+    """Features of images, by the weights of one safetensors file."""
 
     def __init__(
         self, weights: Mapping[str, Tensor], device: str = "cpu", micro_batch: int = 32
@@ -37,7 +37,7 @@ class Inception:
         Args:
             weights: by torchvision's names; batch norms are folded into their convolutions.
             device: that computes.
-            micro_batch: pictures that the network takes at once.
+            micro_batch: images that the network takes at once.
 
         Raises:
             ValueError: a tensor is missing or of another shape.
@@ -49,19 +49,19 @@ class Inception:
         self.layers = {name: _folded(weights, name, self.device) for name in LAYERS}
 
     @torch.inference_mode()
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """The network's last average over the grid.
 
         Args:
-            pictures: (H, W, 3) uint8, all of one size; scaled to 299 x 299 bilinearly without
+            images: (H, W, 3) uint8, all of one size; scaled to 299 x 299 bilinearly without
                 antialiasing, as FID is.
 
         Returns:
             (N, D) float32.
         """
         rows = []
-        for start in range(0, len(pictures), self.micro_batch):
-            chosen = np.stack(pictures[start : start + self.micro_batch])
+        for start in range(0, len(images), self.micro_batch):
+            chosen = np.stack(images[start : start + self.micro_batch])
             pixels = torch.from_numpy(chosen).to(self.device).permute(0, 3, 1, 2).float() / 255
             scaled = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", align_corners=False)
             rows.append(self.pool3(2 * scaled - 1).float().cpu().numpy())

@@ -20,7 +20,7 @@ from pipeline.config.method import Reuse
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
-from pipeline.models.autoencoder import PictureCoder
+from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.compiled import compile_network, warm_up
 from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
@@ -61,7 +61,7 @@ class LatentDiffusion:
     unbatched: TrainableDenoiser
     denoiser: Denoiser
     text: TextEncoder
-    pictures: PictureCoder
+    image_coder: ImageCoder
     micro_batch: MicroBatch
 
     @property
@@ -85,7 +85,7 @@ class LatentDiffusion:
             self,
             denoiser=in_micro_batches(self.unbatched, micro_batch),
             text=self.text.with_micro_batch(micro_batch),
-            pictures=PictureCoder(self.pictures.vae, micro_batch),
+            image_coder=ImageCoder(self.image_coder.vae, micro_batch),
             micro_batch=micro_batch,
         )
 
@@ -146,7 +146,7 @@ def load_model(
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
         text=_load_text(info, load, micro_batch),
-        pictures=PictureCoder(vae, micro_batch),
+        image_coder=ImageCoder(vae, micro_batch),
         micro_batch=micro_batch,
     )
     if compiled:

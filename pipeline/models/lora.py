@@ -1,4 +1,4 @@
-"""LoRA with a set of factors for every row of a batch, so that many pictures are fitted at once.
+"""LoRA with a set of factors for every row of a batch, so that many images are fitted at once.
 
 Ours and not peft's: peft keeps one adapter a module and, where a batch mixes adapters, runs its
 rows one adapter after the other and for inference only. Here each row has its own factors, and

@@ -4,7 +4,7 @@ The modules are named as torchvision names them (``features.0.weight``) and the 
 lpips names them (``lin0.model.1.weight``), so that the weights of both load as they are.
 """
 
-# N pictures, C channels of a feature map, h w its size.
+# N images, C channels of a feature map, h w its size.
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.models.lpips_layers import SLICES, head_name
 
-# The statistics of ImageNet's pictures at values in [-1, 1], as that package has them.
+# The statistics of ImageNet's images at values in [-1, 1], as that package has them.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10
 
@@ -70,7 +70,7 @@ def shapes_of(net: str) -> dict[str, tuple[int, ...]]:
 
 
 class Lpips(nn.Module):
-    """The learned perceptual distance of pictures, version 0.1."""
+    """The learned perceptual distance of images, version 0.1."""
 
     shift: Tensor
     scale: Tensor
@@ -111,7 +111,7 @@ class Lpips(nn.Module):
             after: same shape.
 
         Returns:
-            (N,) float32, 0 for equal pictures.
+            (N,) float32, 0 for equal images.
         """
         total = before.new_zeros(len(before), dtype=torch.float32)
         pairs = zip(self.slices(before), self.slices(after), strict=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.process.heartbeat import alive
+from pipeline.process.heartbeat import heartbeat
 
 Result = TypeVar("Result")
 
@@ -86,7 +86,7 @@ class MicroBatch:
                 if not is_out_of_memory(error):
                     raise
                 reason = first_line(error)
-            alive()
+            heartbeat()
             if reason is None:
                 start = rows.stop
             else:  # the error is gone, and with it the frames that held on to tensors

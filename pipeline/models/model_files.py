@@ -77,7 +77,7 @@ def weights_variant(folder: Path, model_path: str) -> str | None:
 def folder_sha256(folder: Path, components: Iterable[str]) -> str:
     """sha256 over names and bytes of the files that make the model, read in pieces.
 
-    A model card or a picture beside them does not count.
+    A model card or an image beside them does not count.
     """
     files = [folder / "model_index.json"]
     for component in components:

@@ -28,7 +28,7 @@ class UNetDenoiser:
             prediction_type: epsilon, v_prediction or sample.
             smallest_sigma: of timestep 0, the cleanest that the network knows. Level 0 may be
                 cleaner still, and an eps from a predicted x0 is divided by sigma.
-            latent_scale: pixels a side of one latent cell; SDXL is told the picture's size.
+            latent_scale: pixels a side of one latent cell; SDXL is told the image's size.
         """
         self.unet = unet
         self.prediction_type = prediction_type
@@ -72,9 +72,9 @@ class UNetDenoiser:
     def _added(self, latent: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         """SDXL's further conditions: the text's summary, and six numbers about the size.
 
-        The numbers are the original size, the crop's corner and the target size. The picture that
+        The numbers are the original size, the crop's corner and the target size. The image that
         the model is given counts as the original, uncropped: a smaller one would ask for the blur
-        of an enlarged picture, which the picture to edit, as prepared, may not have.
+        of an enlarged image, which the image to edit, as prepared, may not have.
 
         Source: SDXL, arXiv:2307.01952, section 2.2, micro-conditioning.
         """

@@ -52,7 +52,7 @@ class ModelInfo:
         revision: the hub's commit, or sha256 of the local folder's files.
         family: of networks that are adapted alike.
         prediction_type: what the network was trained to predict; "flow" is a velocity.
-        native_size: pixels a side of the pictures it was trained on.
+        native_size: pixels a side of the images it was trained on.
         latent_scale: pixels a side of one latent cell.
         latent_channels: C.
         components: the folders that make it.
@@ -68,7 +68,7 @@ class ModelInfo:
     components: tuple[str, ...] = ()
 
     def size_for(self, model: Model) -> int:
-        """Pixels a side of the pictures to edit: ``model.size``, or the model's own."""
+        """Pixels a side of the images to edit: ``model.size``, or the model's own."""
         return self.native_size if model.size is None else model.size
 
 
@@ -212,7 +212,7 @@ def _check_network(
 
 
 def _check_size(model: Model, network: Mapping[str, Any], latent_scale: int) -> None:
-    """The picture must fall into latent cells, and those into the network's patches."""
+    """The image must fall into latent cells, and those into the network's patches."""
     multiple = latent_scale * int(network.get("patch_size", 1))
     largest = multiple * int(network.get("pos_embed_max_size") or 2**16)
     if model.size is not None and (model.size % multiple or model.size > largest):

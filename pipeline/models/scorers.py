@@ -1,4 +1,4 @@
-"""The scorers of a run, loaded: from pictures before and after an edit to its scores."""
+"""The scorers of a run, loaded: from images before and after an edit to its scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from pipeline.config.scores import Scores
 from pipeline.config.stages import Stage
 from pipeline.models.device import device_kind, make_deterministic
-from pipeline.models.embeddings import Clip, DinoStructure, PictureNetwork, clip_scores
+from pipeline.models.embeddings import Clip, DinoStructure, ImageNetwork, clip_scores
 from pipeline.models.loading import DTYPES
 from pipeline.models.lpips import Lpips
 from pipeline.models.micro_batch import MicroBatch
@@ -34,7 +34,7 @@ from pipeline.models.score_weights import ScorerFiles, linear_layers, probe_scor
 class Judged:
     """One edit as the scorers see it."""
 
-    picture: int  # which of the pictures before an edit
+    image: int  # which of the images before an edit
     after: np.ndarray  # (H, W, 3) uint8, as it is written, before any lossy encoding
     caption: str
     edit_text: str
@@ -57,8 +57,8 @@ class Scorers:
         if scores.dino is not None:
             network = self._network(ViTModel, files["dino"], add_pooling_layer=False)
             self.dino = DinoStructure(network, scores.dino.layer, self.micro_batch)
-        self.dinov2 = self._pictures(Dinov2Model, files["dinov2"]) if "dinov2" in files else None
-        self.nsfw = self._pictures(Classifier, files["nsfw"]) if "nsfw" in files else None
+        self.dinov2 = self._images(Dinov2Model, files["dinov2"]) if "dinov2" in files else None
+        self.nsfw = self._images(Classifier, files["nsfw"]) if "nsfw" in files else None
         self.nsfw_label = scores.nsfw.label if scores.nsfw is not None else ""
 
     @property
@@ -71,13 +71,13 @@ class Scorers:
     ) -> list[dict[str, float]]:
         """The scores of each edit, as columns are named without "score_".
 
-        What belongs to a picture before its edits is computed once, however many edits it has.
+        What belongs to an image before its edits is computed once, however many edits it has.
 
         Args:
             before: (H, W, 3) uint8 each.
             edits: at least one.
         """
-        place = [edit.picture for edit in edits]
+        place = [edit.image for edit in edits]
         after = [edit.after for edit in edits]
         pairs = [before[number] for number in place], after
         found: dict[str, Tensor] = {}
@@ -102,12 +102,12 @@ class Scorers:
 
     @torch.inference_mode()
     def distances(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> list[float]:
-        """LPIPS of each pair of pictures, (H, W, 3) uint8 each; none of none."""
+        """LPIPS of each pair of images, (H, W, 3) uint8 each; none of none."""
         return self._perceptual(before, after).tolist() if len(before) else []
 
     @torch.inference_mode()
     def agreement(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        """CLIP's cosine of each picture, (H, W, 3) uint8, and its text; none of none."""
+        """CLIP's cosine of each image, (H, W, 3) uint8, and its text; none of none."""
         if not len(images):
             return []
         assert self.clip is not None
@@ -129,7 +129,7 @@ class Scorers:
         return (pixels.float() / 127.5 - 1.0).to(self.dtype)
 
     def _class_tokens(self, images: Sequence[np.ndarray]) -> Tensor:
-        """(N, D): DINOv2's embedding of a picture, its class token after the last norm."""
+        """(N, D): DINOv2's embedding of an image, its class token after the last norm."""
         assert self.dinov2 is not None
         network = self.dinov2.network
         return self.dinov2.over(images, lambda pixels: network(pixels).pooler_output)
@@ -152,8 +152,8 @@ class Scorers:
         )
         return network.to(self.device).eval().requires_grad_(False)
 
-    def _pictures(self, kind: Any, files: ScorerFiles) -> PictureNetwork:
-        return PictureNetwork(self._network(kind, files), _processor(files), self.micro_batch)
+    def _images(self, kind: Any, files: ScorerFiles) -> ImageNetwork:
+        return ImageNetwork(self._network(kind, files), _processor(files), self.micro_batch)
 
     def _clip(self, files: ScorerFiles) -> Clip:
         tokenizer = CLIPTokenizer.from_pretrained(files.folder, local_files_only=True)

@@ -15,9 +15,9 @@ REUSE_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUp
 def check_suits(info: ModelInfo, config: Config) -> None:
     """Refuses settings that would be computed wrongly, or not at all.
 
-    A box is decoded as if it were a picture of its own. Stable Diffusion's UNet knows places from
-    its convolutions alone; SDXL is told its picture's size and crop, and a transformer's positions
-    are those of whole pictures. What a method cannot do whatever the family, the configuration
+    A box is decoded as if it were an image of its own. Stable Diffusion's UNet knows places from
+    its convolutions alone; SDXL is told its image's size and crop, and a transformer's positions
+    are those of whole images. What a method cannot do whatever the family, the configuration
     itself refuses.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How the VAE's pictures cross between main memory and a GPU; latents are copied plainly.
+"""How the VAE's images cross between main memory and a GPU; latents are copied plainly.
 
 Both ways go through pinned memory, on a stream beside the one that computes: the host does not wait
 for a copy, and a copy does not wait for the network's calls that are queued before it, unless it

@@ -6,7 +6,7 @@ import io
 import json
 
 from pipeline.plan.plan import Plan
-from pipeline.process.gc_pause import without_collection
+from pipeline.process.gc_pause import gc_paused
 from pipeline.storage.layout import output_state
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
@@ -15,7 +15,7 @@ INPUTS_FILE = "_run/inputs.json"
 MAX_LINES = 20
 
 
-@without_collection()
+@gc_paused()
 def inputs_json(plan: Plan) -> bytes:
     """What ``_run/inputs.json`` shall say: name, url, size and etag of each shard, a line each.
 
@@ -48,7 +48,7 @@ def saved_inputs(output: Store) -> dict[str, InputShard]:
     return {shard.name: shard for shard in json.loads(text, object_hook=_shard_of)}
 
 
-@without_collection()
+@gc_paused()
 def changed_inputs(plan: Plan) -> list[str]:
     """A warning line for each input shard that is not the one its output was computed from.
 

@@ -13,7 +13,7 @@ from pipeline.models.score_weights import probe_scores
 from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
-from pipeline.process.gc_pause import without_collection
+from pipeline.process.gc_pause import gc_paused
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import ShardState, output_state
 from pipeline.storage.shards import InputShard, check_output, expand_shards
@@ -63,7 +63,7 @@ class Plan:
         return replace(self, work=[], published=[], inputs={})
 
 
-@without_collection()
+@gc_paused()
 def make_plan(config: Config, device: str) -> Plan:
     """Probes input, output and model, and lists what is left to do.
 

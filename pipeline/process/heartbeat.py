@@ -13,7 +13,7 @@ def listen(listener: Callable[[], None] | None) -> None:
     _listener = listener
 
 
-def alive() -> None:
+def heartbeat() -> None:
     """To be called where something that takes its time has come one piece further."""
     if _listener is not None:
         _listener()

@@ -1,8 +1,8 @@
-"""What travels between steps: a part, its pictures, and the edits asked of each picture.
+"""What travels between steps: a part, its images, and the edits asked of each image.
 
-The Ray row of a part holds ``Part.to_bytes()``: two Arrow IPC streams, the pictures and the edits.
+The Ray row of a part holds ``Part.to_bytes()``: two Arrow IPC streams, the images and the edits.
 A tensor is a struct of dtype, shape and bytes, not a fixed-shape column: samples may set their own
-``encode_ratio``, so the trajectories of one part differ in length, and failed pictures have none.
+``encode_ratio``, so the trajectories of one part differ in length, and failed images have none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 @dataclass
 class Edit:
-    """One (picture, edit text) pair; the thing that is counted.
+    """One (image, edit text) pair; the thing that is counted.
 
     ``status`` is None while the edit is in flight. ``index`` counts from 0 within its sample; -1
     stands for a sample that asks for no edit or cannot be edited at all.
@@ -66,12 +66,12 @@ class Edit:
 
 
 @dataclass
-class Picture:
-    """One sample of an input shard: a picture, its caption, and the edits asked of it."""
+class Sample:
+    """One sample of an input shard: an image, its caption, and the edits asked of it."""
 
     key: str
     caption: str | None = None
-    suffix: str | None = None  # of the picture's member, e.g. "jpg"
+    suffix: str | None = None  # of the image's member, e.g. "jpg"
     encoded: bytes | None = None  # the member as read; dropped by prepare unless finish needs it
     encoded_mask: bytes | None = None  # key.mask.png as read; dropped by prepare
     extras: dict[str, bytes] = field(default_factory=dict)  # other members, passed through
@@ -80,7 +80,7 @@ class Picture:
     source_sha256: str | None = None
     source_width: int | None = None  # pixels, after EXIF rotation
     source_height: int | None = None
-    image: np.ndarray | None = None  # (H, W, 3) uint8, prepared: the model's picture
+    image: np.ndarray | None = None  # (H, W, 3) uint8, prepared: the model's image
     supplied_mask: np.ndarray | None = None  # (H, W) uint8, 255 = edit, prepared like the image
     latent: np.ndarray | None = None  # (C, h, w) the clean latent
     trajectory: np.ndarray | None = None  # (K + 1, C, h, w), level 0 (clean) first
@@ -92,7 +92,7 @@ class Picture:
         return [edit for edit in self.edits if edit.pending]
 
     def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
-        """Fails every edit of the picture that is still in flight."""
+        """Fails every edit of the image that is still in flight."""
         for edit in self.pending:
             edit.fail(stage, error, message)
 
@@ -104,7 +104,7 @@ class Part:
     shard: str
     index: int
     num_parts: int
-    pictures: list[Picture] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     problem: str | None = None  # why the shard could not be read to its end, if so
     seconds: dict[str, float] = field(default_factory=dict)  # by step, for the marker only
     hosts: list[str] = field(default_factory=list)  # likewise
@@ -113,15 +113,15 @@ class Part:
 
     @property
     def edits(self) -> list[Edit]:
-        return [edit for picture in self.pictures for edit in picture.edits]
+        return [edit for sample in self.samples for edit in sample.edits]
 
     def to_bytes(self) -> bytes:
-        """The part as two Arrow IPC streams, one after the other: pictures, then edits."""
-        pictures = [_to_row(picture, PICTURE_SCHEMA) for picture in self.pictures]
+        """The part as two Arrow IPC streams, one after the other: images, then edits."""
+        samples = [_to_row(sample, SAMPLE_SCHEMA) for sample in self.samples]
         edits = [
             {"picture": number} | _to_row(edit, EDIT_SCHEMA)
-            for number, picture in enumerate(self.pictures)
-            for edit in picture.edits
+            for number, sample in enumerate(self.samples)
+            for edit in sample.edits
         ]
         header = {
             "shard": self.shard,
@@ -133,9 +133,9 @@ class Part:
             "device": self.device,
             "halvings": self.halvings,
         }
-        schema = PICTURE_SCHEMA.with_metadata({"part": json.dumps(header)})
+        schema = SAMPLE_SCHEMA.with_metadata({"part": json.dumps(header)})
         sink = io.BytesIO()
-        for rows, row_schema in ((pictures, schema), (edits, EDIT_SCHEMA)):
+        for rows, row_schema in ((samples, schema), (edits, EDIT_SCHEMA)):
             with pa.ipc.new_stream(sink, row_schema) as writer:
                 writer.write_table(pa.Table.from_pylist(rows, schema=row_schema))
         return sink.getvalue()
@@ -144,15 +144,15 @@ class Part:
     def from_bytes(cls, data: bytes) -> Part:
         """The inverse of ``to_bytes``; arrays are copies, so a step may change them."""
         source = io.BytesIO(data)
-        pictures_table = pa.ipc.open_stream(source).read_all()
+        samples_table = pa.ipc.open_stream(source).read_all()
         edits_table = pa.ipc.open_stream(source).read_all()
-        part = cls(**json.loads(pictures_table.schema.metadata[b"part"]))
-        part.pictures = [Picture(**_from_row(row)) for row in pictures_table.to_pylist()]
+        part = cls(**json.loads(samples_table.schema.metadata[b"part"]))
+        part.samples = [Sample(**_from_row(row)) for row in samples_table.to_pylist()]
         for row in edits_table.to_pylist():
             number = row.pop("picture")
             if row["status"] is not None:
                 row["status"] = Status(row["status"])
-            part.pictures[number].edits.append(Edit(**_from_row(row)))
+            part.samples[number].edits.append(Edit(**_from_row(row)))
         return part
 
 
@@ -161,7 +161,7 @@ TENSOR = pa.struct(
 )
 MEMBERS = pa.list_(pa.struct([("suffix", pa.string()), ("data", pa.large_binary())]))
 
-PICTURE_SCHEMA = pa.schema(
+SAMPLE_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("caption", pa.string()),
@@ -204,7 +204,7 @@ EDIT_SCHEMA = pa.schema(
 )
 
 
-def _to_row(record: Picture | Edit, schema: pa.Schema) -> dict[str, Any]:
+def _to_row(record: Sample | Edit, schema: pa.Schema) -> dict[str, Any]:
     row = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "edits"}
     for name, value in row.items():
         if isinstance(value, np.ndarray):

@@ -15,8 +15,8 @@ def noise_seed(
         shard: the input shard's name below the common prefix.
         key: the sample's key.
         purpose: what the noise is for, e.g. "mask".
-        edit_index: only where edits of one picture must draw different noise. The mask's noise
-            must not differ: its reference half is shared by all edits of a picture.
+        edit_index: only where edits of one image must draw different noise. The mask's noise
+            must not differ: its reference half is shared by all edits of an image.
 
     Returns:
         An integer in [0, 2**63).

@@ -1,36 +1,36 @@
-// One edit: the pictures with their slider, the card in the gallery, the dialog with everything.
+// One edit: the images with their slider, the card in the gallery, the dialog with everything.
 
-const SMALL = 128; // pixels: pictures below are shown as blocks, not blurred
+const SMALL = 128; // pixels: images below are shown as blocks, not blurred
 
-function picture(kind, number, alt) {
+function imageOf(kind, number, alt) {
   const image = make("img", { class: kind, alt, decoding: "async", draggable: "false" });
   image.addEventListener("load", () => {
     if (Math.max(image.naturalWidth, image.naturalHeight) < SMALL) image.classList.add("small");
   });
-  setPicture(image, number);
+  setImage(image, number);
   return image;
 }
 
 // Before and after on top of each other, cut where the slider stands, and the mask over both.
 function buildCompare(row) {
   const box = make("div", { class: "compare" });
-  if (!row.pictured) {
-    const why = row.status === "failed" ? "no picture" : "picture not embedded in this page";
+  if (!row.hasImages) {
+    const why = row.status === "failed" ? "no image" : "image not embedded in this page";
     box.append(make("span", { class: "nothing" }, why));
     return box;
   }
   const both = row.before !== null && row.after !== null;
-  if (row.after !== null) box.append(picture("after", row.after, `after: ${row.text}`));
+  if (row.after !== null) box.append(imageOf("after", row.after, `after: ${row.text}`));
   if (row.before !== null) {
-    box.append(picture(both ? "before cut" : "before", row.before, `before: ${row.caption}`));
+    box.append(imageOf(both ? "before cut" : "before", row.before, `before: ${row.caption}`));
   }
-  if (row.mask !== null) box.append(picture("mask", row.mask, ""));
+  if (row.mask !== null) box.append(imageOf("mask", row.mask, ""));
   if (row.before !== null) box.append(make("span", { class: "tag left", "aria-hidden": "true" }, "before"));
   if (row.after !== null) box.append(make("span", { class: "tag right", "aria-hidden": "true" }, "after"));
   if (both) {
     const slider = make("input", {
       type: "range", min: 0, max: 100, value: 50, class: "slider",
-      "aria-label": `Share of the picture before, edit ${row.index} of ${row.key}`,
+      "aria-label": `Share of the image before, edit ${row.index} of ${row.key}`,
     });
     const cut = () => {
       box.style.setProperty("--cut", `${slider.value}%`);
@@ -43,7 +43,7 @@ function buildCompare(row) {
   return box;
 }
 
-// A button that lays the mask over the pictures; it stands as the gallery's own box does.
+// A button that lays the mask over the images; it stands as the gallery's own box does.
 function maskButton(row, box) {
   if (row.mask === null) return null;
   const button = make("button", { type: "button", class: "show-mask" }, "Mask");

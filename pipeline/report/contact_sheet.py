@@ -36,7 +36,7 @@ def contact_sheet(plan: Plan, num_edits: int = 16) -> bytes | None:
     """Draws edits spread evenly over the published shards of a run.
 
     Args:
-        plan: the run; its input shards are read again for the pictures before the edit.
+        plan: the run; its input shards are read again for the images before the edit.
         num_edits: how many edits to show at most.
 
     Returns:
@@ -80,13 +80,13 @@ def _entries(plan: Plan, shard: str, rows: list[dict[str, Any]]) -> list[_Entry]
 
 
 def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
-    """The prepared input pictures of some keys of a shard."""
+    """The prepared input images of some keys of a shard."""
     config = plan.config
     shards = expand_shards(config.input.shards, config.input.storage_options)
     wanted = next(item for item in shards if item.name == shard)
     images = {}
     for part in read_parts(wanted, config.input, config.run.part_size):
-        part.pictures = [picture for picture in part.pictures if picture.key in keys]
+        part.samples = [sample for sample in part.samples if sample.key in keys]
         part = prepare(
             part,
             size=plan.model.size_for(config.model),
@@ -95,9 +95,9 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
             max_pixels=config.input.max_pixels,
             suffixes=config.input.image,
         )
-        for picture in part.pictures:
-            if picture.image is not None:
-                images[picture.key] = Image.fromarray(picture.image)
+        for sample in part.samples:
+            if sample.image is not None:
+                images[sample.key] = Image.fromarray(sample.image)
     return images
 
 

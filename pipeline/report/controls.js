@@ -17,7 +17,7 @@ function fillControls() {
     control("sort").append(make("option", { value: number }, score.name + better));
     control("score").append(make("option", { value: number }, score.name));
   });
-  control("pictured").closest("label").hidden = rows.every((row) => row.pictured);
+  control("with-images").closest("label").hidden = rows.every((row) => row.hasImages);
 }
 
 // A function that says whether a row passes everything that the form asks for.
@@ -29,11 +29,11 @@ function wanted() {
   const number = (id, otherwise) => (control(id).value === "" ? otherwise : Number(control(id).value));
   const low = number("low", -Infinity);
   const high = number("high", Infinity);
-  const pictured = control("pictured").checked;
+  const withImages = control("with-images").checked;
   return (row) =>
     statuses.has(row.status) &&
     (!reason || row.reason === reason) &&
-    (!pictured || row.pictured) &&
+    (!withImages || row.hasImages) &&
     (score === "" || (row.scores[score] !== null && row.scores[score] >= low && row.scores[score] <= high)) &&
     words.every((word) => row.searched.includes(word));
 }

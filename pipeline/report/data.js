@@ -1,4 +1,4 @@
-// The rows and pictures that the page carries, as the other parts see them.
+// The rows and images that the page carries, as the other parts see them.
 
 const control = (id) => document.getElementById(id);
 
@@ -27,7 +27,7 @@ function toRow(packed, place) {
     before,
     after,
     mask,
-    pictured: before !== null || after !== null,
+    hasImages: before !== null || after !== null,
     searched: `${key}\n${caption ?? ""}\n${text ?? ""}\n${message ?? ""}\n${notes ?? ""}`.toLowerCase(),
   };
 }
@@ -35,33 +35,33 @@ function toRow(packed, place) {
 const rows = data.rows.map(toRow);
 data.rows = null; // the packed form has served
 
-const pictureChunks = new Map();
+const imageChunks = new Map();
 
-// The url of a picture; undefined while the part of the page that holds it is still being read.
-function pictureUrl(number) {
-  const chunk = Math.floor(number / data.pictures_in_chunk);
-  if (!pictureChunks.has(chunk)) {
-    const element = document.getElementById(`pictures-${chunk}`);
+// The url of an image; undefined while the part of the page that holds it is still being read.
+function imageUrl(number) {
+  const chunk = Math.floor(number / data.images_in_chunk);
+  if (!imageChunks.has(chunk)) {
+    const element = document.getElementById(`images-${chunk}`);
     const whole = element && (element.nextElementSibling || document.readyState !== "loading");
     if (!whole) return undefined;
-    pictureChunks.set(chunk, element.textContent.split("\n"));
+    imageChunks.set(chunk, element.textContent.split("\n"));
   }
-  const line = pictureChunks.get(chunk)[number % data.pictures_in_chunk];
+  const line = imageChunks.get(chunk)[number % data.images_in_chunk];
   const kind = line.startsWith("iVBOR") ? "png" : "webp";
   return `data:image/${kind};base64,${line}`;
 }
 
 const waiting = [];
 
-// Gives the image its picture, now or as soon as the page has been read to it.
-function setPicture(image, number) {
-  const url = pictureUrl(number);
+// Gives an <img> its pixels, now or as soon as the page has been read to it.
+function setImage(image, number) {
+  const url = imageUrl(number);
   if (url === undefined) waiting.push([image, number]);
   else image.src = url;
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const [image, number] of waiting.splice(0)) setPicture(image, number);
+  for (const [image, number] of waiting.splice(0)) setImage(image, number);
 });
 
 // An element with attributes and children; a text is always a text node, never markup.

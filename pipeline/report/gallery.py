@@ -1,4 +1,4 @@
-"""The gallery's data: rows and pictures as the page carries them, within a number of bytes."""
+"""The gallery's data: rows and images as the page carries them, within a number of bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from pipeline.config.run import Report
 from pipeline.records.part import Status
+from pipeline.report.images import ShardImages
 from pipeline.report.outputs import Output
 from pipeline.report.packing import Packed, Row, number_of, row_tree
-from pipeline.report.pictures import ShardPictures
 from pipeline.report.sample import extremes, stratified
 from pipeline.storage.shards import InputShard
 
-PROBED = 32  # edits whose pictures are made to learn how many bytes one takes
+PROBED = 32  # edits whose images are made to learn how many bytes one takes
 SAFETY = 0.97  # of the bytes left, for what the probe did not see
 
 
@@ -27,22 +27,22 @@ class Gallery:
     tree: dict[str, Any]  # JSON-able: columns, rows
     chunks: list[str]  # lines of base64, in chunks of packing.py's size
     num_rows: int = 0
-    num_with_pictures: int = 0
-    num_pictures: int = 0
-    shards_with_pictures: int = 0
+    num_with_images: int = 0
+    num_images: int = 0
+    shards_with_images: int = 0
     missing_inputs: dict[str, str] = field(default_factory=dict)  # shard -> why
 
 
-def make_gallery(found: Output, reader: ShardPictures, settings: Report, room: int) -> Gallery:
-    """Chooses edits, reads their pictures and packs both.
+def make_gallery(found: Output, reader: ShardImages, settings: Report, room: int) -> Gallery:
+    """Chooses edits, reads their images and packs both.
 
     Args:
         found: of ``read_output``.
-        reader: of the pictures.
+        reader: of the images.
         settings: how many edits, how many bytes to read.
         room: bytes that the gallery may take in the page.
     """
-    shards = picture_shards(found, reader.inputs, settings.read_bytes)
+    shards = image_shards(found, reader.inputs, settings.read_bytes)
     rows = chosen_rows(found, shards, settings.max_edits)
     tree, size = row_tree(found, rows)
     while size > room // 2 and len(rows) > 1:
@@ -58,15 +58,15 @@ def make_gallery(found: Output, reader: ShardPictures, settings: Report, room: i
         tree=tree,
         chunks=packed.chunks(),
         num_rows=len(rows),
-        num_with_pictures=len(packed.of_row),
-        num_pictures=len(packed.lines),
-        shards_with_pictures=len(shown),
+        num_with_images=len(packed.of_row),
+        num_images=len(packed.lines),
+        shards_with_images=len(shown),
         missing_inputs=dict(sorted(reader.missing_inputs.items())),
     )
 
 
-def picture_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int) -> set[str]:
-    """The shards whose pictures are read: all, or evenly spaced ones within ``read_bytes``."""
+def image_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int) -> set[str]:
+    """The shards whose images are read: all, or evenly spaced ones within ``read_bytes``."""
     names = sorted(set(found.rows.column("shard").to_pylist()))
     sizes = {
         name: found.markers[name].tar_bytes
@@ -92,7 +92,7 @@ def picture_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int
 def chosen_rows(found: Output, shards: set[str], limit: int) -> list[Row]:
     """The rows of the gallery, in the output's order.
 
-    Rows with a picture are taken from the shards whose pictures are read; failed ones from all.
+    Rows with an image are taken from the shards whose images are read; failed ones from all.
     """
     table = found.rows
     statuses = table.column("status").to_pylist()
@@ -119,9 +119,9 @@ def _strata(rows: list[Row]) -> list[tuple[str, str | None, str | None]]:
 
 
 def _fill(
-    packed: Packed, rows: list[Row], wanted: list[int], found: Output, reader: ShardPictures
+    packed: Packed, rows: list[Row], wanted: list[int], found: Output, reader: ShardImages
 ) -> None:
-    """Packs the pictures of the wanted rows; of a stratified sample where not all have room."""
+    """Packs the images of the wanted rows; of a stratified sample where not all have room."""
     by_shard = _by_shard(rows, wanted)
     if len(wanted) > PROBED:
         probe = Packed(packed.room)
@@ -149,7 +149,7 @@ def _by_shard(rows: list[Row], places: list[int]) -> dict[str, list[int]]:
 
 
 def _pack(
-    packed: Packed, rows: list[Row], shard: str, places: list[int], reader: ShardPictures
+    packed: Packed, rows: list[Row], shard: str, places: list[int], reader: ShardImages
 ) -> None:
     shown = reader.read(shard, [rows[place] for place in places])
     for place in places:

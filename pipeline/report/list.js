@@ -71,7 +71,7 @@ detail.addEventListener("keydown", (event) => {
   if (place >= 0 && place < list.rows.length) openDetail(place);
 });
 
-// The gallery is there when the first cards are, and the pictures in the window are decoded.
+// The gallery is there when the first cards are, and the images in the window are decoded.
 async function firstGallery() {
   const inWindow = [...cards.querySelectorAll("img[src]")]
     .filter((image) => image.getBoundingClientRect().top < Math.max(innerHeight, 900) + cards.offsetTop);

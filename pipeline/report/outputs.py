@@ -29,7 +29,7 @@ NOT_SCORES = {
     *("num_evals_mask", "num_evals_encode", "num_evals_decode"),
 }
 TEXT_COLUMNS = ("shard", "key", "edit_index", "status", "stage", "error", "message", "notes")
-PICTURE_COLUMNS = ("caption", "edit_text", "source_sha256", "width", "height")
+IMAGE_COLUMNS = ("caption", "edit_text", "source_sha256", "width", "height")
 OVERRIDABLE = ("report.", "input.storage_options")
 
 
@@ -140,7 +140,7 @@ def _rows(output: Store, name: str) -> pa.Table | None:
     try:
         file = pq.ParquetFile(io.BytesIO(output.get(parquet_name(name))))
         schema = file.schema_arrow
-        wanted = [*TEXT_COLUMNS, *PICTURE_COLUMNS, *(score.name for score in score_columns(schema))]
+        wanted = [*TEXT_COLUMNS, *IMAGE_COLUMNS, *(score.name for score in score_columns(schema))]
         return file.read([column for column in wanted if column in schema.names])
     except (pa.ArrowException, FileNotFoundError, StorageError, OSError):
         return None

@@ -1,4 +1,4 @@
-"""Rows and pictures in the form in which the page carries them and its script reads them."""
+"""Rows and images in the form in which the page carries them and its script reads them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.records.part import Status
+from pipeline.report.images import Shown
 from pipeline.report.outputs import Output
-from pipeline.report.pictures import Shown
 
-PICTURES_IN_CHUNK = 96  # in one script element
+IMAGES_IN_CHUNK = 96  # in one script element
 MAX_TEXT = 400  # characters of a caption, an edit text or a message; the Parquet file has it all
 
 Row = dict[str, Any]  # of the Parquet file
@@ -20,7 +20,7 @@ Row = dict[str, Any]  # of the Parquet file
 
 @dataclass
 class Packed:
-    """The pictures so far: each once, as lines, within a number of bytes."""
+    """The images so far: each once, as lines, within a number of bytes."""
 
     room: int
     lines: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Packed:
     numbers: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, place: int, shown: Shown) -> bool:
-        """Takes the pictures of a row if there is room for all of them."""
+        """Takes the images of a row if there is room for all of them."""
         files = [shown.before, shown.after, shown.mask]
         new = {file for file in files if file is not None and file not in self.numbers}
         size = sum(4 * math.ceil(len(file) / 3) + 1 for file in new)
@@ -45,12 +45,12 @@ class Packed:
         return True
 
     def chunks(self) -> list[str]:
-        starts = range(0, len(self.lines), PICTURES_IN_CHUNK)
-        return ["\n".join(self.lines[start : start + PICTURES_IN_CHUNK]) for start in starts]
+        starts = range(0, len(self.lines), IMAGES_IN_CHUNK)
+        return ["\n".join(self.lines[start : start + IMAGES_IN_CHUNK]) for start in starts]
 
 
 def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
-    """The rows as the script reads them, without pictures, and their size in bytes."""
+    """The rows as the script reads them, without images, and their size in bytes."""
     shards = sorted({row["shard"] for row in rows})
     shard_numbers = {name: number for number, name in enumerate(shards)}
     reasons = sorted({reason for row in rows if (reason := reason_of(row)) is not None})
@@ -81,14 +81,14 @@ def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
         "statuses": statuses,
         "reasons": reasons,
         "scores": [asdict(score) for score in found.scores],
-        "pictures_in_chunk": PICTURES_IN_CHUNK,
+        "images_in_chunk": IMAGES_IN_CHUNK,
         "rows": packed,
     }
-    return tree, len(script_json(tree)) + 24 * len(rows)  # room for the pictures' numbers
+    return tree, len(script_json(tree)) + 24 * len(rows)  # room for the images' numbers
 
 
 def reason_of(row: Row) -> str | None:
-    """Why a row is no picture, as failures are grouped: "stage: kind of error"."""
+    """Why a row is no image, as failures are grouped: "stage: kind of error"."""
     if row["status"] in (Status.EDITED, Status.UNCHANGED) or not row["error"]:
         return None
     return f"{row['stage']}: {row['error']}" if row["stage"] else str(row["error"])
@@ -113,7 +113,7 @@ def number_of(value: float | None) -> float:
 
 
 def _rounded(value: float | None) -> float | str | None:
-    """Five digits are what a person compares; an infinity (equal pictures) goes by its name."""
+    """Five digits are what a person compares; an infinity (equal images) goes by its name."""
     if value is None or math.isnan(value):
         return None
     if math.isinf(value):

@@ -16,9 +16,9 @@ from pipeline.config.run import Report
 from pipeline.plan.inputs import saved_inputs
 from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
 from pipeline.report.gallery import Gallery, make_gallery
+from pipeline.report.images import ShardImages
 from pipeline.report.outputs import Output, read_output
 from pipeline.report.packing import script_json
-from pipeline.report.pictures import ShardPictures
 from pipeline.storage.store import Store
 
 REPORT_FILE = "_run/report.html"
@@ -34,7 +34,7 @@ class Written:
     name: str  # in the output
     size_bytes: int
     num_rows: int  # in the gallery
-    num_with_pictures: int
+    num_with_images: int
 
 
 def write_report(
@@ -54,14 +54,14 @@ def write_report(
     found = read_output(output, overrides or [])
     config = config or found.config
     settings = config.report if config is not None else Report()
-    reader = ShardPictures(output, config, saved_inputs(output), settings.picture_size)
+    reader = ShardImages(output, config, saved_inputs(output), settings.image_size)
     context = page_context(output.url, found, settings)
     frame = len(_render(context, Gallery({"rows": []}, [])).encode())
     room = settings.max_bytes - frame - SPARE_BYTES
     gallery = make_gallery(found, reader, settings, max(room, 0))
     page = _render(context, gallery).encode()
     output.put(REPORT_FILE, page)
-    return Written(REPORT_FILE, len(page), gallery.num_rows, gallery.num_with_pictures)
+    return Written(REPORT_FILE, len(page), gallery.num_rows, gallery.num_with_images)
 
 
 def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:

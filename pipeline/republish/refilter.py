@@ -1,6 +1,6 @@
-"""``overpaint refilter``: other filters for what is published, without computing a picture again.
+"""``overpaint refilter``: other filters for what is published, without computing an image again.
 
-A published shard holds all that its staged parts held, the rejected pictures in a tar of their own.
+A published shard holds all that its staged parts held, the rejected images in a tar of their own.
 So each is taken apart into its parts, all of them; then its marker goes, and it is published as any
 other shard is, with the new filters. Why each order of calls is safe stands in pipeline/README.md.
 """
@@ -28,7 +28,7 @@ class Preview:
 
     before: Counter[str] = field(default_factory=Counter)
     after: Counter[str] = field(default_factory=Counter)
-    lost: int = 0  # rows that pass now, and whose pictures were not kept
+    lost: int = 0  # rows that pass now, and whose images were not kept
 
 
 @dataclass

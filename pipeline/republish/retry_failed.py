@@ -132,7 +132,7 @@ def _parts(
     """Each part of the shard as read anew, with its published rows.
 
     Raises:
-        NotTheSameError: the input asks for other edits than were published, or of other pictures.
+        NotTheSameError: the input asks for other edits than were published, or of other images.
     """
     limit = len(rows) if plan.config.input.limit else None
     start = 0
@@ -140,9 +140,9 @@ def _parts(
         part_rows = rows[start : start + len(part.edits)]
         start += len(part_rows)
         wanted = [
-            (picture.key, edit.index, edit.edit_text, picture.source_sha256)
-            for picture in part.pictures
-            for edit in picture.edits
+            (sample.key, edit.index, edit.edit_text, sample.source_sha256)
+            for sample in part.samples
+            for edit in sample.edits
         ]
         names = ("key", "edit_index", "edit_text", "source_sha256")
         if wanted != [tuple(row[name] for name in names) for row in part_rows]:

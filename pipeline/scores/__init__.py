@@ -1,1 +1,1 @@
-"""Measures of pictures and features in plain numpy: no torch, no files, no networks."""
+"""Measures of images and features in plain numpy: no torch, no files, no networks."""

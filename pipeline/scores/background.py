@@ -1,7 +1,7 @@
 """How well an edit keeps what it should keep: MSE, PSNR and SSIM over the pixels outside its mask.
 
 Two forms of each. The *true background* form is a mean over the background's pixels alone. The
-*frame* form is that of PIE-Bench (PnPInversion, arXiv:2310.01506): both pictures are multiplied by
+*frame* form is that of PIE-Bench (PnPInversion, arXiv:2310.01506): both images are multiplied by
 (1 - mask) and compared over the full frame, where the blacked-out region agrees by construction;
 it looks better the larger the mask is, and is here to compare with published tables.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.scores.ssim import ssims_outside
 
-PSNR_CAP_DB = 100.0  # of equal pictures, whose ratio is infinite
+PSNR_CAP_DB = 100.0  # of equal images, whose ratio is infinite
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class BackgroundScores:
     ssim: float | None
     mse: float | None
     psnr_frame_db: float
-    ssim_frame: float | None  # None: the picture is smaller than a window
+    ssim_frame: float | None  # None: the image is smaller than a window
     mse_frame: float
 
 
 def background_scores(
     before: NDArray[np.uint8], after: NDArray[np.uint8], inside: NDArray[np.bool_]
 ) -> BackgroundScores:
-    """Compares two pictures outside a mask.
+    """Compares two images outside a mask.
 
     Args:
         before: (H, W, C) uint8.

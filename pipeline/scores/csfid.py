@@ -1,6 +1,6 @@
 """CSFID, the class-conditional distance of FlexIT's protocol, on features at hand."""
 
-# N pictures, D feature dimensions.
+# N images, D feature dimensions.
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 def csfid(
     edited: Mapping[str, NDArray[np.floating]], reference: Mapping[str, NDArray[np.floating]]
 ) -> float:
-    """The squared distance between mean features of edits and of real pictures, over the classes.
+    """The squared distance between mean features of edits and of real images, over the classes.
 
     Means only: unlike FID it compares no covariances, which a handful of edits a class cannot give.
 
     Args:
         edited: by the class that they aim at, (N, D) Inception pool3 features of the edits.
-        reference: by class, (N, D) features of real pictures, or their mean (D,).
+        reference: by class, (N, D) features of real images, or their mean (D,).
 
     Returns:
         The mean over the classes of ``edited`` of |mean(edited) - mean(reference)|^2.

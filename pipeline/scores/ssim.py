@@ -18,7 +18,7 @@ K1, K2 = 0.01, 0.03
 TAPS = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
 TAPS /= TAPS.sum()
 
-# Windows of a tile. Its sums stay in a core's cache, where the whole picture's would not; and its
+# Windows of a tile. Its sums stay in a core's cache, where the whole image's would not; and its
 # products of matrices, of 24 * 34 * 266 terms, are too small for OpenBLAS to share out among
 # threads, which would fight with torch's for the cores (it does so from 2^18 terms on).
 TILE = (24, 256)
@@ -29,9 +29,9 @@ Floats = NDArray[np.float64]
 def ssims_outside(
     before: NDArray[np.uint8], after: NDArray[np.uint8], outside: NDArray[np.bool_]
 ) -> tuple[float | None, float | None]:
-    """SSIM of the true background, and of both pictures with the masked region blacked out.
+    """SSIM of the true background, and of both images with the masked region blacked out.
 
-    The means over channels and over the windows that lie in the picture: of the first form those
+    The means over channels and over the windows that lie in the image: of the first form those
     whose centre is outside the mask, of the second one all.
 
     Args:
@@ -40,7 +40,7 @@ def ssims_outside(
         outside: (H, W) bool, True = compared.
 
     Returns:
-        Both in [-1, 1]. None, None: the picture is smaller than a window; the first one None: no
+        Both in [-1, 1]. None, None: the image is smaller than a window; the first one None: no
         window's centre is outside the mask.
     """
     height, width, channels = before.shape
@@ -68,7 +68,7 @@ def _tile(
     """Both forms, summed over channels and the windows of a tile.
 
     One set of window sums serves both: for a binary mask m the window sums of the blacked-out
-    pictures are G * (m x), G * (m x^2), ..., and the moments over a window's background pixels
+    images are G * (m x), G * (m x^2), ..., and the moments over a window's background pixels
     alone are those, divided by G * m. So no window of the first form sees an edited pixel, and
     where a tile has none both forms are the ordinary SSIM.
     """

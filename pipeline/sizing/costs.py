@@ -93,7 +93,7 @@ def counted_costs(config: Config) -> Costs:
 
 
 def evaluations(method: Method) -> dict[str, float]:
-    """Of the network for a picture with one edit text, by stage; of a fit with passes back."""
+    """Of the network for an image with one edit text, by stage; of a fit with passes back."""
     guided = 1 if method.guidance_scale == 1 else 2
     steps = method.steps * method.ratio
     counts = {"mask": 0.0, "encode": 0.0, "decode": steps * guided * method.repeats}
@@ -107,7 +107,7 @@ def evaluations(method: Method) -> dict[str, float]:
     return counts
 
 
-def expected_edits(plan: Plan, costs: Costs) -> int | None:
+def estimated_edits(plan: Plan, costs: Costs) -> int | None:
     """About how many edits are left to do; None where nothing tells."""
     if costs.edits_per_byte <= 0 and any(work.max_edits is None for work in plan.work):
         return None

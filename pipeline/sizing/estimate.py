@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.sizing.costs import Costs
-from pipeline.sizing.pools import DoesNotFitError, Node, Pool, best_sizes, rate_of
+from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
 
 # One reader and one writer work beside the pools, a quarter of a CPU each (jobs/edit/graph.py).
 BESIDE_CPUS = 0.25
@@ -21,12 +21,12 @@ BETTER = 1.05
 # A step that takes so many times of what it took when it was measured hangs; but minutes are always
 # granted (a slow disk, a busy neighbour), and never more than where nothing was measured.
 HANG_TIMES, HANG_LEAST_S, HANG_MOST_S = 10.0, 600.0, 3600.0
-# Of a device's memory: the rest is the allocator's, and of pictures larger than those measured.
+# Of a device's memory: the rest is the allocator's, and of images larger than those measured.
 MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class Expectation:
+class Estimate:
     """What a run will take, as far as it is known before."""
 
     layout: str
@@ -41,7 +41,7 @@ class Expectation:
     silence_s: float = HANG_MOST_S  # without a sign of life a worker is taken for hung
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, where memory is known
 
-    def against(self, images_per_s: float | None) -> dict[str, Any]:
+    def compared_with(self, images_per_s: float | None) -> dict[str, Any]:
         """What was expected beside what came of it, JSON-able, for the summary.
 
         Args:
@@ -59,9 +59,9 @@ class Expectation:
         }
 
 
-def expect(
+def estimate(
     config: Config, device: str, costs: Costs, nodes: Sequence[Node], edits: int | None
-) -> Expectation:
+) -> Estimate:
     """Sizes the pools of a run. What is set by hand stays; the rest follows.
 
     Args:
@@ -72,14 +72,14 @@ def expect(
         edits: left to do; None: not known.
 
     Raises:
-        DoesNotFitError: no allowed layout fits.
+        PoolsDoNotFitError: no allowed layout fits.
     """
     layouts = ("pools", "fused")
     found = {name: _allocation(config, device, costs, nodes, name) for name in layouts}
     chosen = _layout(config, {name: rate for name, (_, rate) in found.items()})
     sizes, rate = found[chosen]
     if not sizes:
-        raise DoesNotFitError(f"run.layout={config.run.layout}: the smallest pools do not fit")
+        raise PoolsDoNotFitError(f"run.layout={config.run.layout}: the smallest pools do not fit")
     other = found[layouts[1 - layouts.index(chosen)]]
     pools = _pools(config, device, costs, chosen)
     busy = {p.name: min(1.0, p.seconds * rate / sizes[p.name]) for p in pools}
@@ -88,7 +88,7 @@ def expect(
     devices = sum(node.gpus for node in nodes) if device == "cuda" else sum(sizes.values())
     hours = None if wall_s is None else wall_s * devices / 3600
     price = config.report.price_per_device_hour
-    return Expectation(
+    return Estimate(
         layout=chosen,
         sizes=sizes,
         busy=busy,
@@ -103,7 +103,7 @@ def expect(
     )
 
 
-def sized(config: Config, expected: Expectation) -> Config:
+def sized(config: Config, expected: Estimate) -> Config:
     """The configuration with layout and numbers of actors as they were found."""
     stages = config.stages
     for pool, size in expected.sizes.items():
@@ -151,7 +151,7 @@ def _allocation(
     ceiling = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
     try:
         sizes = best_sizes(pools, nodes, beside=beside, most_per_s=ceiling)
-    except DoesNotFitError:
+    except PoolsDoNotFitError:
         return {}, 0.0
     return sizes, min(ceiling, rate_of(pools, sizes))
 

@@ -38,7 +38,7 @@ class Pool:
     most: int | None = None  # actors at most, where not set by hand
 
 
-class DoesNotFitError(ValueError):
+class PoolsDoNotFitError(ValueError):
     """The smallest pools need more than there is."""
 
 
@@ -63,12 +63,12 @@ def best_sizes(
         most_per_s: a rate above which nothing is gained, e.g. that of the CPUs.
 
     Raises:
-        DoesNotFitError: one actor a pool, or the number set by hand, is more than there is.
+        PoolsDoNotFitError: one actor a pool, or the number set by hand, is more than there is.
     """
     free = [pool for pool in pools if pool.actors is None]
     smallest = _sizes_at(pools, 0.0)
     if not fits([*pools, *beside], {**smallest, **_fixed(beside)}, nodes):
-        raise DoesNotFitError(f"the smallest pools do not fit: {smallest}")
+        raise PoolsDoNotFitError(f"the smallest pools do not fit: {smallest}")
     ceiling = min(most_per_s, *(_most_of(pool) for pool in pools), math.inf)
     rates = sorted(
         {rate for pool in free for rate in _rates(pool, nodes) if rate < ceiling}

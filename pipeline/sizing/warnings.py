@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.config.config import Config
 from pipeline.sizing.costs import Costs
-from pipeline.sizing.estimate import BETTER, Expectation
+from pipeline.sizing.estimate import BETTER, Estimate
 from pipeline.sizing.pools import Node
 
 # Ray Data gives each actor two parts at a time, and half of the object store to all of them.
@@ -16,8 +16,8 @@ STORE_SHARE = 0.5
 STARTS_PER_WAVE = 50
 
 
-def cautions(
-    expected: Expectation,
+def plan_warnings(
+    expected: Estimate,
     config: Config,
     device: str,
     costs: Costs,
@@ -43,7 +43,7 @@ def cautions(
 
 
 def _about_layout(
-    expected: Expectation, config: Config, device: str, nodes: Sequence[Node]
+    expected: Estimate, config: Config, device: str, nodes: Sequence[Node]
 ) -> list[str]:
     lines = []
     rate, other = expected.images_per_s, expected.other_images_per_s
@@ -64,7 +64,7 @@ def _about_layout(
 
 
 def _about_threads(
-    expected: Expectation, config: Config, device: str, nodes: Sequence[Node]
+    expected: Estimate, config: Config, device: str, nodes: Sequence[Node]
 ) -> list[str]:
     """Threads that nobody reserved cores for: given by hand, or those of an earlier run."""
     threads, actors = config.threads, sum(expected.sizes.values())
@@ -80,7 +80,7 @@ def _about_threads(
 
 
 def _about_memory(
-    expected: Expectation, config: Config, device: str, costs: Costs, nodes: Sequence[Node]
+    expected: Estimate, config: Config, device: str, costs: Costs, nodes: Sequence[Node]
 ) -> list[str]:
     lines = []
     for name, best in expected.micro_batch.items():
@@ -109,7 +109,7 @@ def _about_memory(
     return lines
 
 
-def _about_time(expected: Expectation, config: Config, costs: Costs, num_shards: int) -> list[str]:
+def _about_time(expected: Estimate, config: Config, costs: Costs, num_shards: int) -> list[str]:
     if expected.images_per_s is None:
         return []
     lines = []
@@ -132,7 +132,7 @@ def _about_time(expected: Expectation, config: Config, costs: Costs, num_shards:
     return lines
 
 
-def _bytes_in_flight(expected: Expectation, config: Config, costs: Costs) -> float:
+def _bytes_in_flight(expected: Estimate, config: Config, costs: Costs) -> float:
     """What actors hold and wait for at most: two parts each as they come, one as it goes."""
     sizes = costs.edit_bytes
     if not sizes:

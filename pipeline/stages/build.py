@@ -16,7 +16,7 @@ from pipeline.stages.encode import EncodeStage
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
 from pipeline.stages.mask import MaskStage
-from pipeline.stages.oom_retry import MemoryGuard
+from pipeline.stages.oom_retry import OomRetry
 from pipeline.stages.score import ScoreStage
 
 StageStep = Callable[[Part], Part]
@@ -32,7 +32,7 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
         stage = stage_class(config.method, name)(model, config.method, config.run.seed)
     else:
         raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
-    return MemoryGuard(name, stage, model)
+    return OomRetry(name, stage, model)
 
 
 def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
@@ -70,7 +70,7 @@ def load_score_stage(config: Config, device: str) -> StageStep:
     """The stage ``score`` with its networks."""
     scorers = load_scorers(config.scores, device, config.stages.score)
     stage = ScoreStage(scorers, config.method.composite)
-    return MemoryGuard(SCORE_STAGE, stage, scorers)
+    return OomRetry(SCORE_STAGE, stage, scorers)
 
 
 def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:

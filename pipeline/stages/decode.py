@@ -24,16 +24,16 @@ from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from pipeline.stages.encode import noise_for
 from pipeline.stages.region import Region, decoded_shape, region_for
 
-Pair = tuple[Picture, Edit]
+Pair = tuple[Sample, Edit]
 AtLevel = Callable[[Level], Tensor]
 
 
 class DecodeStage:
-    """Gives each edit its picture; drops latents and trajectories, which nothing needs after it."""
+    """Gives each edit its image; drops latents and trajectories, which nothing needs after it."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -41,19 +41,19 @@ class DecodeStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        pairs = [(picture, edit) for picture in part.pictures for edit in picture.pending]
+        pairs = [(sample, edit) for sample in part.samples for edit in sample.pending]
         if pairs:
             self._decode_groups(part.shard, pairs)
-        for picture in part.pictures:
-            picture.latent = picture.trajectory = None
+        for sample in part.samples:
+            sample.latent = sample.trajectory = None
         return part
 
     def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
         """Decodes together what starts at one level, guided or not, in regions of one shape."""
         groups: dict[tuple[int, bool, tuple[int, int]], list[int]] = defaultdict(list)
-        for place, (picture, edit) in enumerate(pairs):
-            is_guided = method_for(self.method, picture).guidance_scale > 1.0
-            num_steps = len(from_numpy(picture.trajectory)) - 1
+        for place, (sample, edit) in enumerate(pairs):
+            is_guided = method_for(self.method, sample).guidance_scale > 1.0
+            num_steps = len(from_numpy(sample.trajectory)) - 1
             shape = decoded_shape(_mask_of(edit), self.method.decode)
             groups[num_steps, is_guided, shape].append(place)
         # each distinct text of the part once, whichever groups ask for it
@@ -68,7 +68,7 @@ class DecodeStage:
         self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
     ) -> None:
         """Decodes edits of one group: one level, one shape, all under guidance or none."""
-        scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
+        scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
         scale = torch.tensor(scales, device=self.model.device)
         levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
@@ -81,27 +81,27 @@ class DecodeStage:
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
         if done:
-            images = self.model.pictures.decode_each(latents[done])
+            images = self.model.image_coder.decode_each(latents[done])
             for place, image in zip(done, images, strict=True):
                 edit = pairs[place][1]
                 edit.image = image
                 if image is None:
-                    edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
+                    edit.fail("decode", "NonFinite", "the VAE gives an image that is not finite")
 
     def _integrate(
         self, denoise: Counted, levels: list[Level], shard: str, pairs: list[Pair]
     ) -> Tensor:
         """From the trajectories' ends to the clean level, ``method.repeats`` times.
 
-        Each round after the first noises the result anew, one noise a picture, and outside the
+        Each round after the first noises the result anew, one noise an image, and outside the
         mask puts back the input under that same noise.
 
         Source: SDEdit, arXiv:2108.01073, its K repeats and its masked form.
         """
         device = self.model.device
         region = region_for([_mask_of(edit) for _, edit in pairs], self.method.decode)
-        trajectory = torch.stack([from_numpy(picture.trajectory) for picture, _ in pairs])
-        whole = torch.stack([from_numpy(picture.latent) for picture, _ in pairs]).to(device)
+        trajectory = torch.stack([from_numpy(sample.trajectory) for sample, _ in pairs])
+        whole = torch.stack([from_numpy(sample.latent) for sample, _ in pairs]).to(device)
         edit_mask = torch.stack([torch.from_numpy(_mask_of(edit)) for _, edit in pairs])[:, None]
         trajectory = region.of(trajectory).to(device)
         clean, edit_mask = region.of(whole), region.of(edit_mask).to(device)
@@ -144,10 +144,10 @@ class DecodeStage:
     def _noise(
         self, shard: str, pairs: list[Pair], purpose: str, *, each_edit: bool = False
     ) -> Tensor:
-        """(N, C, h, w): a noise a picture, or a noise an edit."""
+        """(N, C, h, w): a noise an image, or a noise an edit."""
         noises = [
-            noise_for(self.run_seed, shard, picture, purpose, edit.index if each_edit else None)
-            for picture, edit in pairs
+            noise_for(self.run_seed, shard, sample, purpose, edit.index if each_edit else None)
+            for sample, edit in pairs
         ]
         return torch.stack(noises).to(self.model.device)
 

@@ -1,4 +1,4 @@
-"""Encoding: DiffEdit's step 2, once a picture; or plain noise, for SDEdit and the ablation."""
+"""Encoding: DiffEdit's step 2, once an image; or plain noise, for SDEdit and the ablation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.diffusion.schedule import Level, num_levels
 from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Part, Picture
+from pipeline.records.part import Part, Sample
 from pipeline.records.seeds import noise_seed
 
 
 class EncodeStage:
-    """Gives each picture its trajectory: the latent at every level that decoding will visit."""
+    """Gives each image its trajectory: the latent at every level that decoding will visit."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -29,58 +29,58 @@ class EncodeStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        groups: dict[int, list[Picture]] = defaultdict(list)
-        for picture in part.pictures:
-            if picture.pending:
-                method = method_for(self.method, picture)
-                groups[num_levels(method.steps, method.ratio)].append(picture)
-        # the empty text, which all pictures are inverted with, is read once a part
+        groups: dict[int, list[Sample]] = defaultdict(list)
+        for sample in part.samples:
+            if sample.pending:
+                method = method_for(self.method, sample)
+                groups[num_levels(method.steps, method.ratio)].append(sample)
+        # the empty text, which all images are inverted with, is read once a part
         inverts = self.method.encode == "ddim" and bool(groups)
         empty = self.model.text.encode([""]) if inverts else None
-        for num_steps, pictures in sorted(groups.items()):
+        for num_steps, samples in sorted(groups.items()):
             levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
-            latents = torch.stack([from_numpy(picture.latent) for picture in pictures])
+            latents = torch.stack([from_numpy(sample.latent) for sample in samples])
             if empty is None:
-                self._keep(pictures, self._noised(part.shard, pictures, latents, levels))
+                self._keep(samples, self._noised(part.shard, samples, latents, levels))
             else:
-                self._keep(pictures, self._inverted(pictures, latents, levels, empty))
+                self._keep(samples, self._inverted(samples, latents, levels, empty))
         return part
 
     def _inverted(
-        self, pictures: list[Picture], latents: Tensor, levels: list[Level], empty: Condition
+        self, samples: list[Sample], latents: Tensor, levels: list[Level], empty: Condition
     ) -> Tensor:
         """(N, K + 1, C, h, w): the latents encoded with the empty text, without guidance."""
         device = self.model.device
-        rows = torch.zeros(len(pictures), dtype=torch.long, device=device)
+        rows = torch.zeros(len(samples), dtype=torch.long, device=device)
         reuse = self.method.reuse if self.method.reuse.encode else Reuse()
         denoiser = self.model.denoiser_from(levels[0], reuse)
         denoise = Counted(conditioned(denoiser, empty[rows]))
         solver = SOLVERS[self.method.solver]
         trajectories = encode_trajectory(denoise, latents.to(device), levels, solver=solver)
-        for picture in pictures:
-            picture.pending[0].num_evals_encode = denoise.num_calls
+        for sample in samples:
+            sample.pending[0].num_evals_encode = denoise.num_calls
         return trajectories
 
     def _noised(
-        self, shard: str, pictures: list[Picture], latents: Tensor, levels: list[Level]
+        self, shard: str, samples: list[Sample], latents: Tensor, levels: list[Level]
     ) -> Tensor:
-        """(N, K + 1, C, h, w): the latents under one noise a picture, taken to each level."""
-        noises = [noise_for(self.run_seed, shard, picture, "encode") for picture in pictures]
+        """(N, K + 1, C, h, w): the latents under one noise an image, taken to each level."""
+        noises = [noise_for(self.run_seed, shard, sample, "encode") for sample in samples]
         noise = torch.stack(noises)
         return torch.stack([add_noise(latents, noise, level) for level in levels], dim=1)
 
-    def _keep(self, pictures: list[Picture], trajectories: Tensor) -> None:
+    def _keep(self, samples: list[Sample], trajectories: Tensor) -> None:
         trajectories = trajectories.to(self.model.dtype)  # float16 may overflow
-        for picture, trajectory in zip(pictures, trajectories, strict=True):
+        for sample, trajectory in zip(samples, trajectories, strict=True):
             if bool(trajectory.isfinite().all()):
-                picture.trajectory = to_numpy(trajectory)
+                sample.trajectory = to_numpy(trajectory)
             else:
-                picture.fail("encode", "NonFinite", "the encoded latents are not finite")
+                sample.fail("encode", "NonFinite", "the encoded latents are not finite")
 
 
 def noise_for(
-    run_seed: int, shard: str, picture: Picture, purpose: str, edit_index: int | None = None
+    run_seed: int, shard: str, sample: Sample, purpose: str, edit_index: int | None = None
 ) -> Tensor:
-    """(C, h, w): a picture's noise for a purpose; one for all its edits if none is named."""
-    seed = noise_seed(seed_for(run_seed, picture), shard, picture.key, purpose, edit_index)
-    return draw_noise(seed, from_numpy(picture.latent).shape)
+    """(C, h, w): an image's noise for a purpose; one for all its edits if none is named."""
+    seed = noise_seed(seed_for(run_seed, sample), shard, sample.key, purpose, edit_index)
+    return draw_noise(seed, from_numpy(sample.latent).shape)

@@ -1,6 +1,6 @@
-"""Mask inference: DiffEdit's step 1, over the pictures and the noises of a part at once.
+"""Mask inference: DiffEdit's step 1, over the images and the noises of a part at once.
 
-# R rows (a picture with one text), L noise levels, M noise draws, C channels, h w latent grid
+# R rows (an image with one text), L noise levels, M noise draws, C channels, h w latent grid
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_differ
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.text import TokenIds
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 
 SAME = "the model reads the two texts alike: nothing to edit"
 
 
 class MaskStage:
-    """Gives each picture its clean latent and each edit its mask, or ends the edit as unchanged."""
+    """Gives each image its clean latent and each edit its mask, or ends the edit as unchanged."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -32,72 +32,72 @@ class MaskStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        pictures = [picture for picture in part.pictures if picture.pending and self._fit(picture)]
-        if not pictures:
+        samples = [sample for sample in part.samples if sample.pending and self._fit(sample)]
+        if not samples:
             return part
-        self._encode_pictures(pictures)
-        pictures = [picture for picture in pictures if picture.pending]
-        infer = [picture for picture in pictures if self._needs_inference(picture)]
-        for picture in pictures:
-            if not self._needs_inference(picture):
-                self._take_mask(picture)
+        self._encode_samples(samples)
+        samples = [sample for sample in samples if sample.pending]
+        infer = [sample for sample in samples if self._needs_inference(sample)]
+        for sample in samples:
+            if not self._needs_inference(sample):
+                self._take_mask(sample)
         if infer:
             self._infer(part.shard, infer)
         return part
 
-    def _fit(self, picture: Picture) -> bool:
-        """Fails a picture whose own settings are out of range."""
+    def _fit(self, sample: Sample) -> bool:
+        """Fails an image whose own settings are out of range."""
         try:
-            method_for(self.method, picture)
-            seed_for(self.run_seed, picture)
+            method_for(self.method, sample)
+            seed_for(self.run_seed, sample)
         except ValueError as error:
-            picture.fail("mask", error)
+            sample.fail("mask", error)
             return False
         return True
 
-    def _encode_pictures(self, pictures: list[Picture]) -> None:
-        """The clean latent of each picture, once for all of its edits."""
-        latents = self.model.pictures.encode([_pixels(picture) for picture in pictures])
-        for picture, latent in zip(pictures, latents, strict=True):
+    def _encode_samples(self, samples: list[Sample]) -> None:
+        """The clean latent of each image, once for all of its edits."""
+        latents = self.model.image_coder.encode([_pixels(sample) for sample in samples])
+        for sample, latent in zip(samples, latents, strict=True):
             if bool(latent.isfinite().all()):
-                picture.latent = to_numpy(latent)
+                sample.latent = to_numpy(latent)
             else:
-                picture.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
+                sample.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
 
-    def _needs_inference(self, picture: Picture) -> bool:
-        return picture.supplied_mask is None and self.method.mask.source == "infer"
+    def _needs_inference(self, sample: Sample) -> bool:
+        return sample.supplied_mask is None and self.method.mask.source == "infer"
 
-    def _take_mask(self, picture: Picture) -> None:
+    def _take_mask(self, sample: Sample) -> None:
         """The supplied mask on the latent grid, or all of it."""
-        height, width = from_numpy(picture.latent).shape[-2:]
+        height, width = from_numpy(sample.latent).shape[-2:]
         grid = (height, width)
-        if picture.supplied_mask is None:
+        if sample.supplied_mask is None:
             mask = np.ones(grid, np.float32)
         else:
-            pixels = torch.from_numpy(picture.supplied_mask)
+            pixels = torch.from_numpy(sample.supplied_mask)
             mask = to_numpy(mask_from_pixels(pixels, grid, soft=self.method.mask.soft))
-        for edit in picture.pending:
+        for edit in sample.pending:
             edit.mask = mask
             if not mask.any():
-                _unchanged(edit, _why_empty(picture.supplied_mask))
+                _unchanged(edit, _why_empty(sample.supplied_mask))
 
-    def _infer(self, shard: str, pictures: list[Picture]) -> None:
-        """One prediction of the noise a picture and text that it reads, whoever asks for it.
+    def _infer(self, shard: str, samples: list[Sample]) -> None:
+        """One prediction of the noise an image and text that it reads, whoever asks for it.
 
-        So the reference half serves all edits of a picture, and an edit text that the model reads
+        So the reference half serves all edits of an image, and an edit text that the model reads
         as it reads the reference is given the very same prediction.
         """
-        noisy = [self._noisy(shard, picture) for picture in pictures]
-        asked: dict[tuple[int, TokenIds], str] = {}  # (picture's place, what is read): a text
+        noisy = [self._noisy(shard, sample) for sample in samples]
+        asked: dict[tuple[int, TokenIds], str] = {}  # (image's place, what is read): a text
         reference: list[tuple[int, TokenIds]] = []
         wanted: list[tuple[Edit, tuple[int, TokenIds]]] = []
         num_draws = self.method.mask.num_noises * len(self.method.mask.noise_level)
-        for place, picture in enumerate(pictures):
-            caption = (picture.caption or "") if self.method.mask.reference == "caption" else ""
+        for place, sample in enumerate(samples):
+            caption = (sample.caption or "") if self.method.mask.reference == "caption" else ""
             num_asked = len(asked)
             reference.append((place, self.model.text.token_ids(caption)))
             asked.setdefault(reference[place], caption)
-            for edit in picture.pending:
+            for edit in sample.pending:
                 text = edit.edit_text or ""
                 self._note_truncation(edit, caption, text)
                 wanted.append((edit, (place, self.model.text.token_ids(text))))
@@ -113,14 +113,14 @@ class MaskStage:
         for (edit, _), difference in zip(wanted, torch.stack(differences).cpu(), strict=True):
             self._cut(edit, difference)
 
-    def _noisy(self, shard: str, picture: Picture) -> list[Tensor]:
-        """The picture's latent under M noises at each level: a list of (M, C, h, w).
+    def _noisy(self, shard: str, sample: Sample) -> list[Tensor]:
+        """The image's latent under M noises at each level: a list of (M, C, h, w).
 
         The noise does not depend on the edit: the reference half is shared by all of them.
         """
         settings = self.method.mask
-        latent = from_numpy(picture.latent)
-        seed = noise_seed(seed_for(self.run_seed, picture), shard, picture.key, "mask")
+        latent = from_numpy(sample.latent)
+        seed = noise_seed(seed_for(self.run_seed, sample), shard, sample.key, "mask")
         shape = (len(settings.noise_level), settings.num_noises, *latent.shape)
         noises = draw_noise(seed, shape)
         levels = [self.model.schedule.level_at(share) for share in settings.noise_level]
@@ -130,7 +130,7 @@ class MaskStage:
         ]
 
     def _eps(self, noisy: list[list[Tensor]], texts: list[str]) -> Tensor:
-        """(R, L, M, C, h, w): the noise predicted for each of R pictures with its text."""
+        """(R, L, M, C, h, w): the noise predicted for each of R images with its text."""
         condition = self.model.text.encode(texts)
         by_level = []
         for number, share in enumerate(self.method.mask.noise_level):
@@ -173,9 +173,9 @@ class MaskStage:
                 edit.notes.append(note)
 
 
-def _pixels(picture: Picture) -> np.ndarray:
-    assert picture.image is not None, "prepare sets it for every picture that is in flight"
-    return picture.image
+def _pixels(sample: Sample) -> np.ndarray:
+    assert sample.image is not None, "prepare sets it for every image that is in flight"
+    return sample.image
 
 
 def _why_empty(supplied_mask: np.ndarray | None) -> str:

@@ -10,7 +10,7 @@ from pipeline.models.scorers import Scorers
 from pipeline.records.part import Part
 
 
-class MemoryGuard:
+class OomRetry:
     """Runs a stage over a part with the configured micro-batch, halved where it does not fit.
 
     The halved size holds for the rest of the stage's call on this part. The next part starts with

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from pipeline.config.config import Config
 from pipeline.images.composite import Composite, composite, into_source, mask_of
-from pipeline.images.files import decode_picture, encode_grey, encode_picture
-from pipeline.process.heartbeat import alive
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.images.files import decode_image, encode_grey, encode_image
+from pipeline.process.heartbeat import heartbeat
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, STAGED_SCHEMA
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key, output_suffix
@@ -35,14 +35,14 @@ class FinishContext:
     fingerprint: str
     model: str  # as named in the config
     model_revision: str
-    settings_for: Callable[[Picture], dict[str, Any]]  # ValueError where the sample's own are bad
+    settings_for: Callable[[Sample], dict[str, Any]]  # ValueError where the sample's own are bad
     keep_difference: bool = False  # write the map that the mask was cut from
 
 
 def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
     """The staged table of a part: a row for every edit, with its members where it was edited.
 
-    An edit that is still in flight is ``edited`` where it has a picture, else failed: a stage has
+    An edit that is still in flight is ``edited`` where it has an image, else failed: a stage has
     left it out. What goes wrong here fails that edit alone.
 
     Args:
@@ -54,7 +54,7 @@ def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
         ``STAGED_SCHEMA``, the edits in their order; the metadata "part" says of which part.
     """
     start = time.perf_counter()
-    pairs = [(picture, edit) for picture in part.pictures for edit in picture.edits]
+    pairs = [(sample, edit) for sample in part.samples for edit in sample.edits]
     finished = in_threads(
         lambda pair: _finished(part.shard, *pair, context), pairs, threads=threads
     )
@@ -76,19 +76,19 @@ def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) -> dict[str, Any]:
+def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) -> dict[str, Any]:
     """The row of an edit, with its members."""
-    alive()
-    settings, seed = _settings(picture, edit, context)
+    heartbeat()
+    settings, seed = _settings(sample, edit, context)
     row = {
         "shard": shard,
-        "key": picture.key,
+        "key": sample.key,
         "edit_index": edit.index,
-        "caption": picture.caption,
+        "caption": sample.caption,
         "edit_text": edit.edit_text,
-        "source_sha256": picture.source_sha256,
-        "source_width": picture.source_width,
-        "source_height": picture.source_height,
+        "source_sha256": sample.source_sha256,
+        "source_width": sample.source_width,
+        "source_height": sample.source_height,
         "num_evals_mask": edit.num_evals_mask,
         "num_evals_encode": edit.num_evals_encode,
         "num_evals_decode": edit.num_evals_decode,
@@ -103,10 +103,10 @@ def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) 
     members: Members = []
     written: dict[str, Any] = {}
     if edit.pending and edit.image is None:
-        edit.fail("finish", "Internal", "no stage gave this edit a picture or a reason")
+        edit.fail("finish", "Internal", "no stage gave this edit an image or a reason")
     if edit.pending:
         try:
-            members, written = _write_members(picture, edit, row, context)
+            members, written = _write_members(sample, edit, row, context)
             edit.status = Status.EDITED
         except (Exception, SystemExit) as error:  # noqa: BLE001 - one edit fails, the part goes on
             edit.fail("finish", error)
@@ -117,20 +117,20 @@ def _finished(shard: str, picture: Picture, edit: Edit, context: FinishContext) 
         "stage": edit.stage,
         "error": edit.error,
         "message": _one_line(edit.message),
-        "output_key": output_key(picture.key, edit.index) if members else None,
+        "output_key": output_key(sample.key, edit.index) if members else None,
         "members": members,
         **written,
     }
 
 
 def _write_members(
-    picture: Picture, edit: Edit, row: dict[str, Any], context: FinishContext
+    sample: Sample, edit: Edit, row: dict[str, Any], context: FinishContext
 ) -> tuple[Members, dict[str, Any]]:
     """The files of an edit, and what its row has of them."""
-    mask = mask_of(picture, edit)
-    made = _composed(picture, edit, mask, context)
+    mask = mask_of(sample, edit)
+    made = _composed(sample, edit, mask, context)
     output = context.config.output
-    encoded = encode_picture(made.pixels, output)
+    encoded = encode_image(made.pixels, output)
     height, width = made.mask.shape
     written = {
         "image_sha256": hashlib.sha256(encoded).hexdigest(),
@@ -140,32 +140,32 @@ def _write_members(
         "mask_box": made.box,
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
-    written |= _background(picture, edit, mask > 0)
+    written |= _background(sample, edit, mask > 0)
     written |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
-        "json": _provenance(picture, row | written),
+        "json": _provenance(sample, row | written),
         "mask.png": encode_grey(made.mask),
     }
     if context.keep_difference and edit.difference is not None:
         grey = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
         files["difference.png"] = encode_grey(grey)
     reserved = {*files, "difference.png"}
-    files |= {output_suffix(name, reserved): data for name, data in picture.extras.items()}
+    files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
     return members, written
 
 
-def _background(picture: Picture, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:
-    """The background's scores by column: of the model's picture as decoded.
+def _background(sample: Sample, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:
+    """The background's scores by column: of the model's image as decoded.
 
     That is before the composite, which makes the written background that of the input whatever the
     method did to it, and before any lossy encoding.
     """
-    assert picture.image is not None
+    assert sample.image is not None
     assert edit.image is not None
-    scores = asdict(background_scores(picture.image, edit.image, inside))
+    scores = asdict(background_scores(sample.image, edit.image, inside))
     digits = {"mse": 9, "mse_frame": 9, "psnr_db": 3, "psnr_frame_db": 3}
     return {
         f"{SCORE}background_{name}": _rounded(value, digits.get(name, 6))
@@ -173,29 +173,29 @@ def _background(picture: Picture, edit: Edit, inside: np.ndarray) -> dict[str, f
     }
 
 
-def _composed(picture: Picture, edit: Edit, mask: np.ndarray, context: FinishContext) -> Composite:
+def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishContext) -> Composite:
     config = context.config
-    assert picture.image is not None
+    assert sample.image is not None
     assert edit.image is not None
-    size = picture.image.shape[0]
+    size = sample.image.shape[0]
     feather = config.method.composite.feather if config.method.composite.enabled else None
-    made = composite(picture.image, edit.image, mask, feather=feather)
+    made = composite(sample.image, edit.image, mask, feather=feather)
     if config.output.resolution == "model":
         return made
-    assert picture.encoded is not None
-    source, _ = decode_picture(
-        picture.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
+    assert sample.encoded is not None
+    source, _ = decode_image(
+        sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
     )
-    raw = composite(picture.image, edit.image, mask, feather=None)
+    raw = composite(sample.image, edit.image, mask, feather=None)
     return into_source(
         np.asarray(source), raw, size=size, resize=config.model.resize, feather=feather
     )
 
 
-def _provenance(picture: Picture, row: dict[str, Any]) -> bytes:
-    """The member .json: how the picture came about, and the sample's own JSON under "source"."""
+def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
+    """The member .json: how the image came about, and the sample's own JSON under "source"."""
     record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
-    record["source"] = picture.metadata
+    record["source"] = sample.metadata
     return _json_text(record, indent=1)
 
 
@@ -205,17 +205,17 @@ def _json_text(value: Any, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _settings(picture: Picture, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:
-    """The settings as used for this picture, and its seed; the run's where they are bad."""
-    seed = picture.settings.get("seed")
+def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:
+    """The settings as used for this image, and its seed; the run's where they are bad."""
+    seed = sample.settings.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         seed = context.config.run.seed
     try:
-        return context.settings_for(picture), seed
+        return context.settings_for(sample), seed
     except (ValueError, TypeError) as error:
         if edit.pending:
             edit.fail("finish", "BadSettings", str(error))
-        return context.settings_for(Picture(picture.key)), seed
+        return context.settings_for(Sample(sample.key)), seed
 
 
 def _area(edit: Edit) -> float | None:

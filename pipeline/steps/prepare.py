@@ -1,4 +1,4 @@
-"""The second step: each picture is decoded once and brought to the model's size."""
+"""The second step: each image is decoded once and brought to the model's size."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.images.files import PictureError, decode_mask, decode_picture
+from pipeline.images.files import ImageError, decode_image, decode_mask
 from pipeline.images.geometry import Box, fit
-from pipeline.process.heartbeat import alive
-from pipeline.records.part import Part, Picture
+from pipeline.process.heartbeat import heartbeat
+from pipeline.records.part import Part, Sample
 from pipeline.storage.readers import in_threads
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -27,65 +27,65 @@ def prepare(
     suffixes: Sequence[str] = SUFFIXES,
     threads: int = 1,
 ) -> Part:
-    """Decodes the pictures of a part; one that cannot be decoded becomes failed edits.
+    """Decodes the images of a part; one that cannot be decoded becomes failed edits.
 
     Args:
         part: as read; it is changed in place and returned.
-        size: pixels a side of the model's picture.
+        size: pixels a side of the model's image.
         resize: crop (the centre), pad (the edge's pixels go on), or stretch.
-        resolution: where it is "source", the encoded picture is kept: ``finish`` decodes it a
+        resolution: where it is "source", the encoded image is kept: ``finish`` decodes it a
             second time, at its own size, to composite the edit into it. Else it is dropped.
-        max_pixels: a picture whose header declares more is not decoded.
+        max_pixels: an image whose header declares more is not decoded.
         suffixes: whose formats are decoded; what the bytes are counts, not the member's name.
-        threads: pictures at once.
+        threads: images at once.
 
     Returns:
         The part: ``image`` (size, size, 3) uint8 and, where a mask came with the sample,
         ``supplied_mask`` (size, size) uint8 with 0 in the padding.
     """
 
-    def one(picture: Picture) -> None:
-        alive()
-        if not picture.pending or picture.encoded is None:
-            _drop(picture)
+    def one(sample: Sample) -> None:
+        heartbeat()
+        if not sample.pending or sample.encoded is None:
+            _drop(sample)
             return
         try:
-            _prepare(picture, size=size, resize=resize, max_pixels=max_pixels, suffixes=suffixes)
-        except PictureError as error:
-            picture.fail("prepare", error.kind, error.message)
-            _drop(picture)
-        picture.encoded_mask = None
+            _prepare(sample, size=size, resize=resize, max_pixels=max_pixels, suffixes=suffixes)
+        except ImageError as error:
+            sample.fail("prepare", error.kind, error.message)
+            _drop(sample)
+        sample.encoded_mask = None
         if resolution == "model":
-            picture.encoded = None
+            sample.encoded = None
 
-    for _ in in_threads(one, part.pictures, threads=threads):
+    for _ in in_threads(one, part.samples, threads=threads):
         pass
     return part
 
 
 def _prepare(
-    picture: Picture, *, size: int, resize: str, max_pixels: int, suffixes: Sequence[str]
+    sample: Sample, *, size: int, resize: str, max_pixels: int, suffixes: Sequence[str]
 ) -> None:
-    assert picture.encoded is not None
-    decoded, notes = decode_picture(picture.encoded, max_pixels=max_pixels, suffixes=suffixes)
-    for edit in picture.pending:
+    assert sample.encoded is not None
+    decoded, notes = decode_image(sample.encoded, max_pixels=max_pixels, suffixes=suffixes)
+    for edit in sample.pending:
         edit.notes += notes
     width, height = decoded.size
-    picture.source_width, picture.source_height = width, height
+    sample.source_width, sample.source_height = width, height
     source, target = fit(width, height, size=size, resize=resize)
-    picture.image = _placed(decoded, source, target, size, Image.Resampling.LANCZOS)
-    if picture.encoded_mask is None:
+    sample.image = _placed(decoded, source, target, size, Image.Resampling.LANCZOS)
+    if sample.encoded_mask is None:
         return
-    mask = decode_mask(picture.encoded_mask, max_pixels=max_pixels)
+    mask = decode_mask(sample.encoded_mask, max_pixels=max_pixels)
     if not _same_shape(mask.size, decoded.size):
-        raise PictureError(
+        raise ImageError(
             "BadMask",
-            f"the mask is {mask.width} x {mask.height} pixels and the picture, as seen, "
+            f"the mask is {mask.width} x {mask.height} pixels and the image, as seen, "
             f"{width} x {height}: another shape",
         )
     if mask.size != decoded.size:  # the same shape in another resolution
         mask = mask.resize(decoded.size, Image.Resampling.BOX)
-    picture.supplied_mask = _placed(mask, source, target, size, Image.Resampling.BOX)
+    sample.supplied_mask = _placed(mask, source, target, size, Image.Resampling.BOX)
 
 
 def _placed(
@@ -93,7 +93,7 @@ def _placed(
 ) -> np.ndarray:
     """The source box resized into the target box of a (size, size) array.
 
-    Around it the edge's pixels are repeated for a picture, and a mask is 0: padding is no edit.
+    Around it the edge's pixels are repeated for an image, and a mask is 0: padding is no edit.
     """
     left, top, right, bottom = target
     # Not resize(box=...): its filter reaches over the box's edge for pixels that were cropped off.
@@ -110,7 +110,7 @@ def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(width * other_height - height * other_width) <= max(*size, *other)
 
 
-def _drop(picture: Picture) -> None:
-    """Nothing else of a failed picture needs to travel."""
-    picture.encoded = picture.encoded_mask = picture.image = picture.supplied_mask = None
-    picture.extras = {}
+def _drop(sample: Sample) -> None:
+    """Nothing else of a failed image needs to travel."""
+    sample.encoded = sample.encoded_mask = sample.image = sample.supplied_mask = None
+    sample.extras = {}

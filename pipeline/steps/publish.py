@@ -70,7 +70,7 @@ class ShardStats:
     filters: str = Filtering().fingerprint  # of the filters that it was published with
     rejections: dict[str, int] = field(default_factory=dict)  # rejected rows by filter
     rejected_bytes: int = 0
-    rejected_sha256: str | None = None  # of the tar of rejected pictures, where there is one
+    rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
     version: int = 1
 
     @property
@@ -92,7 +92,7 @@ class _Shard:
 
     tar: io.BytesIO = field(default_factory=io.BytesIO)
     rejected: io.BytesIO = field(default_factory=io.BytesIO)
-    num_rejected: int = 0  # of those whose pictures are in it
+    num_rejected: int = 0  # of those whose images are in it
     tables: list[pa.Table] = field(default_factory=list)
     headers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -102,7 +102,7 @@ def publish_if_complete(
 ) -> ShardStats | None:
     """Publishes a shard if all of its parts are staged.
 
-    Tar, then the tar of rejected pictures, then Parquet file (all replaced where a torn publish
+    Tar, then the tar of rejected images, then Parquet file (all replaced where a torn publish
     left them), then the marker if absent, then the parts go. A shard is a function of its staged
     parts and the run's filters, so two tasks that do this at once write the same bytes.
 
@@ -117,7 +117,7 @@ def publish_if_complete(
 
     Raises:
         ValueError: the staged parts are not of one run; or an edit passes the filters whose
-            picture an earlier run with other filters did not keep.
+            image an earlier run with other filters did not keep.
     """
     stats = read_marker(store, shard)
     if stats is None:
@@ -172,7 +172,7 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
                     continue
                 if not row["members"]:
                     raise ValueError(
-                        f"{name}: {row['output_key']} passes the filters now, and its picture was "
+                        f"{name}: {row['output_key']} passes the filters now, and its image was "
                         f"not kept when others rejected it (output.keep_rejected: false)"
                     )
                 members = {item["suffix"]: item["data"] for item in row["members"]}

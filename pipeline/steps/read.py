@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pipeline.config.config import Input
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
 from pipeline.storage.archive import read_members, split_at_first_dot
 from pipeline.storage.retry import StorageError
@@ -26,12 +26,12 @@ class BadShardError(StorageError):
 class ShardContents:
     """All that could be read of a shard."""
 
-    pictures: list[Picture]
+    samples: list[Sample]
     problem: str | None = None  # why it could not be read to its end: "truncated: ..."
 
 
 @dataclass
-class Sample:
+class RawSample:
     """The members of one key, by suffix in lower case."""
 
     key: str
@@ -57,8 +57,8 @@ def read_parts(
         max_edits: take only so many edits, from the shard's start; None takes all.
 
     Returns:
-        Parts with pictures as encoded in the shard. A shard without any sample is one part
-        without pictures, so that it is published empty.
+        Parts with images as encoded in the shard. A shard without any sample is one part
+        without images, so that it is published empty.
 
     Raises:
         BadShardError: see there.
@@ -68,18 +68,18 @@ def read_parts(
     if contents.problem is not None and config.on_bad_shard == "fail":
         raise BadShardError(
             f"{shard.url}: {contents.problem}; input.on_bad_shard: publish would go on with the "
-            f"{len(contents.pictures)} samples that can be read"
+            f"{len(contents.samples)} samples that can be read"
         )
-    planned = plan_parts(first_edits(contents.pictures, max_edits), part_size)
-    for index, pictures in enumerate(planned):
+    planned = plan_parts(first_edits(contents.samples, max_edits), part_size)
+    for index, samples in enumerate(planned):
         if index not in skip:
-            yield Part(shard.name, index, len(planned), pictures, problem=contents.problem)
+            yield Part(shard.name, index, len(planned), samples, problem=contents.problem)
 
 
 def count_edits(shard: InputShard, config: Input) -> int:
     """How many edits (rows) a shard asks for; reads all of it, for ``input.limit``."""
-    pictures = read_shard(shard.read(config.storage_options), config).pictures
-    return sum(len(picture.edits) for picture in pictures)
+    samples = read_shard(shard.read(config.storage_options), config).samples
+    return sum(len(sample.edits) for sample in samples)
 
 
 def read_shard(data: bytes, config: Input) -> ShardContents:
@@ -89,128 +89,128 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
     """
     members, problem = read_members(data)
     samples = _grouped(members, config)
-    return ShardContents([to_picture(sample, config) for sample in samples], problem)
+    return ShardContents([to_sample(raw, config) for raw in samples], problem)
 
 
-def read_originals(data: bytes, config: Input) -> list[Picture]:
-    """The samples of a tar that have a picture and a caption, without their edits.
+def read_originals(data: bytes, config: Input) -> list[Sample]:
+    """The samples of a tar that have an image and a caption, without their edits.
 
     Whatever is wrong with a sample's edit texts: its original is none the worse for it.
     """
     originals = []
-    for sample in _grouped(read_members(data)[0], config):
-        picture = Picture(sample.key)
+    for raw in _grouped(read_members(data)[0], config):
+        sample = Sample(raw.key)
         with suppress(SampleError):
-            _read_original(picture, sample, config)
-            originals.append(picture)
+            _read_original(sample, raw, config)
+            originals.append(sample)
     return originals
 
 
-def plan_parts(pictures: list[Picture], part_size: int) -> list[list[Picture]]:
-    """Cuts a shard's pictures into parts of at most ``part_size`` edits; at least one part.
+def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
+    """Cuts a shard's images into parts of at most ``part_size`` edits; at least one part.
 
-    A part closes before a picture whose edits would not fit. Only a picture with more edits than
-    a part holds is split; its pieces share the encoded picture.
+    A part closes before an image whose edits would not fit. Only an image with more edits than
+    a part holds is split; its pieces share the encoded image.
     """
-    parts: list[list[Picture]] = [[]]
+    parts: list[list[Sample]] = [[]]
     room = part_size
-    for picture in pictures:
-        for start in range(0, len(picture.edits), part_size):
-            piece = picture.edits[start : start + part_size]
-            if len(piece) > room:  # a whole picture, or a piece that fills a part by itself
+    for sample in samples:
+        for start in range(0, len(sample.edits), part_size):
+            piece = sample.edits[start : start + part_size]
+            if len(piece) > room:  # a whole image, or a piece that fills a part by itself
                 parts.append([])
                 room = part_size
-            parts[-1].append(replace(picture, edits=piece))
+            parts[-1].append(replace(sample, edits=piece))
             room -= len(piece)
     return parts
 
 
-def first_edits(pictures: list[Picture], max_edits: int | None) -> list[Picture]:
-    """The pictures up to so many edits in all; the last one may lose its last edits."""
+def first_edits(samples: list[Sample], max_edits: int | None) -> list[Sample]:
+    """The images up to so many edits in all; the last one may lose its last edits."""
     if max_edits is None:
-        return pictures
+        return samples
     taken, left = [], max_edits
-    for picture in pictures:
+    for sample in samples:
         if left <= 0:
             break
-        taken.append(replace(picture, edits=picture.edits[:left]))
-        left -= len(picture.edits)
+        taken.append(replace(sample, edits=sample.edits[:left]))
+        left -= len(sample.edits)
     return taken
 
 
-def to_picture(sample: Sample, config: Input) -> Picture:
-    """A sample as a picture with its edits; or one failed edit of index -1."""
-    picture = Picture(sample.key)
+def to_sample(raw: RawSample, config: Input) -> Sample:
+    """A sample as an image with its edits; or one failed edit of index -1."""
+    sample = Sample(raw.key)
     try:
-        _read_original(picture, sample, config)
-        texts = edit_texts_of(sample.members, picture.metadata, picture.caption or "", config)
+        _read_original(sample, raw, config)
+        texts = edit_texts_of(raw.members, sample.metadata, sample.caption or "", config)
     except SampleError as error:
-        picture.encoded = picture.encoded_mask = None
-        picture.extras = {}
-        picture.edits = [Edit(-1)]
-        picture.fail("read", error.kind, error.message)
-        return picture
+        sample.encoded = sample.encoded_mask = None
+        sample.extras = {}
+        sample.edits = [Edit(-1)]
+        sample.fail("read", error.kind, error.message)
+        return sample
     for index, text in enumerate(texts):
         edit = Edit(index, text)
         if not text.strip():
             edit.fail("read", "EmptyText", "the edit text is empty")
-        picture.edits.append(edit)
-    return picture
+        sample.edits.append(edit)
+    return sample
 
 
-def _read_original(picture: Picture, sample: Sample, config: Input) -> None:
+def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
     """Everything of a sample but its edits. Raises SampleError, with what was read before set."""
-    if sample.problems:
-        raise SampleError("DuplicateKey", sample.problems[0])
-    picture.suffix = _picture_suffix(sample, config)
-    picture.encoded = sample.members[picture.suffix]
-    picture.source_sha256 = hashlib.sha256(picture.encoded).hexdigest()
-    if "json" in sample.members:
-        picture.metadata = parse_json(sample.members["json"])
-    picture.settings = {k: picture.metadata[k] for k in SETTINGS if k in picture.metadata}
-    picture.caption = caption_of(sample.members, picture.metadata, config)
-    picture.encoded_mask = sample.members.get(config.mask.lower())
-    picture.extras = _extras(sample, picture, config)
+    if raw.problems:
+        raise SampleError("DuplicateKey", raw.problems[0])
+    sample.suffix = _image_suffix(raw, config)
+    sample.encoded = raw.members[sample.suffix]
+    sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()
+    if "json" in raw.members:
+        sample.metadata = parse_json(raw.members["json"])
+    sample.settings = {k: sample.metadata[k] for k in SETTINGS if k in sample.metadata}
+    sample.caption = caption_of(raw.members, sample.metadata, config)
+    sample.encoded_mask = raw.members.get(config.mask.lower())
+    sample.extras = _extras(raw, sample, config)
 
 
-def _picture_suffix(sample: Sample, config: Input) -> str:
+def _image_suffix(raw: RawSample, config: Input) -> str:
     suffixes = [suffix.lower() for suffix in config.image]
     for suffix in suffixes:
-        if suffix in sample.members:
+        if suffix in raw.members:
             return suffix
     wanted = " ".join(f".{suffix}" for suffix in suffixes)
     mask = config.mask.lower()
-    for suffix in sample.members:
+    for suffix in raw.members:
         if suffix != mask and suffix.endswith(tuple(f".{known}" for known in suffixes)):
             raise SampleError(
-                "NoPicture",
+                "NoImage",
                 f"none of {wanted}, but .{suffix}: the key ends at the first dot of its name; "
                 f"input.key_split: suffix would end it at the longest known suffix",
             )
-    raise SampleError("NoPicture", f"the sample has no picture: none of {wanted}")
+    raise SampleError("NoImage", f"the sample has no image: none of {wanted}")
 
 
-def _extras(sample: Sample, picture: Picture, config: Input) -> dict[str, bytes]:
+def _extras(raw: RawSample, sample: Sample, config: Input) -> dict[str, bytes]:
     """The members that are passed through: all that no field of the configuration reads."""
-    read = {picture.suffix, config.mask.lower(), "json"}
+    read = {sample.suffix, config.mask.lower(), "json"}
     read |= {entry.lower() for entry in (*config.caption, *config.edits) if ":" not in entry}
-    return {suffix: data for suffix, data in sample.members.items() if suffix not in read}
+    return {suffix: data for suffix, data in raw.members.items() if suffix not in read}
 
 
-def _grouped(members: list[tuple[str, bytes]], config: Input) -> list[Sample]:
+def _grouped(members: list[tuple[str, bytes]], config: Input) -> list[RawSample]:
     """Members by key, in order of first appearance; as webdataset has it, side by side.
 
     A key that comes back later, and a member that is there twice, make the whole sample a failed
     one: which members belong together is then unknown.
     """
-    samples: dict[str, Sample] = {}
+    samples: dict[str, RawSample] = {}
     last: str | None = None
     for name, data in members:
         key, suffix = split_key(name, config)
         if key is None or suffix is None:
             continue  # no sample's member, as webdataset has it
         if key not in samples:
-            samples[key] = Sample(key)
+            samples[key] = RawSample(key)
         elif key != last:
             samples[key].problems.append("the key comes back later in the shard: a duplicate")
         if suffix in samples[key].members:

@@ -94,7 +94,7 @@ def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
 
 
 def _objects(shard: str) -> tuple[str, ...]:
-    """The audit of the shard itself says whether there should be a tar of rejected pictures."""
+    """The audit of the shard itself says whether there should be a tar of rejected images."""
     return tar_name(shard), rejected_name(shard), parquet_name(shard), marker_name(shard)
 
 

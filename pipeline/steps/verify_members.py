@@ -14,14 +14,14 @@ from PIL import Image
 from pipeline.records.part import Status
 from pipeline.storage.archive import read_members
 
-PICTURES = ("jpg", "png", "webp")
+IMAGES = ("jpg", "png", "webp")
 
 
 def check_members(tar: bytes, rows: list[dict[str, Any]] | None, status: Status) -> Iterator[str]:
     """The problems of a tar: every row of a status has its members there, and there are no others.
 
     Args:
-        tar: of the edited pictures, or of the rejected ones.
+        tar: of the edited images, or of the rejected ones.
         rows: of the shard; None where they cannot be read, and only the tar itself is checked.
         status: of the rows whose members the tar holds.
     """
@@ -45,25 +45,23 @@ def check_members(tar: bytes, rows: list[dict[str, Any]] | None, status: Status)
         else:
             yield from (f"{row['output_key']}: {line}" for line in _check_sample(sample, row))
     for key in samples:
-        yield f"{key}: members in the tar of {status} pictures without such a row"
+        yield f"{key}: members in the tar of {status} images without such a row"
 
 
 def _check_sample(sample: dict[str, bytes], row: dict[str, Any]) -> Iterator[str]:
     shape = (row["height"], row["width"])
     digests = {
-        suffix: hashlib.sha256(sample[suffix]).hexdigest()
-        for suffix in PICTURES
-        if suffix in sample
+        suffix: hashlib.sha256(sample[suffix]).hexdigest() for suffix in IMAGES if suffix in sample
     }
-    pictures = [suffix for suffix, digest in digests.items() if digest == row["image_sha256"]]
-    if not pictures:
-        yield "no picture with the row's sha256"
-    elif _decoded_shape(sample[pictures[0]]) != (*shape, 3):
-        yield f"the picture does not decode to {shape[1]} x {shape[0]} pixels"
+    images = [suffix for suffix, digest in digests.items() if digest == row["image_sha256"]]
+    if not images:
+        yield "no image with the row's sha256"
+    elif _decoded_shape(sample[images[0]]) != (*shape, 3):
+        yield f"the image does not decode to {shape[1]} x {shape[0]} pixels"
     if sample.get("txt") != (row["edit_text"] or "").encode():
         yield "the member .txt is missing or is not the row's edit text"
     if "mask.png" not in sample or _decoded_shape(sample["mask.png"]) != shape:
-        yield "the member .mask.png is missing or has another size than the picture"
+        yield "the member .mask.png is missing or has another size than the image"
     try:
         record = json.loads(sample["json"])
         same = all(record[name] == row[name] for name in ("key", "edit_index", "image_sha256"))
@@ -74,9 +72,9 @@ def _check_sample(sample: dict[str, bytes], row: dict[str, Any]) -> Iterator[str
 
 
 def _decoded_shape(data: bytes) -> tuple[int, ...] | None:
-    """The shape of a picture's pixels; None if it does not decode."""
+    """The shape of an image's pixels; None if it does not decode."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture).shape
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image).shape
     except Exception:  # noqa: BLE001 - whatever a decoder raises on damaged bytes, it is damaged
         return None

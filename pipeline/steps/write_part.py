@@ -41,8 +41,8 @@ def failed_part(
         error: kind of error.
         message: a sentence.
     """
-    for picture in part.pictures:
-        picture.fail(stage, error, message)
+    for sample in part.samples:
+        sample.fail(stage, error, message)
     return finish(part, context)
 
 

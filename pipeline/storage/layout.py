@@ -32,7 +32,7 @@ def parquet_name(shard: str) -> str:
 
 
 def rejected_name(shard: str) -> str:
-    """The tar of the pictures that a filter rejected."""
+    """The tar of the images that a filter rejected."""
     return f"{REJECTED}{shard}.tar"
 
 

@@ -1,4 +1,4 @@
-"""Many small calls at once, of a store or on pictures, answered in their order."""
+"""Many small calls at once, of a store or on images, answered in their order."""
 
 from __future__ import annotations
 

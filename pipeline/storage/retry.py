@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.process.heartbeat import alive
+from pipeline.process.heartbeat import heartbeat
 from pipeline.storage.traffic import note_traffic
 
 Result = TypeVar("Result")
@@ -144,7 +144,7 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
     """
     start = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
-        alive()
+        heartbeat()
         try:
             return call()
         except Exception as error:

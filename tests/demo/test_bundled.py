@@ -27,7 +27,7 @@ from pipeline.demo.readback import (
     confirms_edit,
     confirms_rest,
     load_reader,
-    read_pictures,
+    read_images,
     reading_of,
 )
 from pipeline.demo.vocabulary import END, MAX_LENGTH, world_words, write_tokenizer
@@ -78,7 +78,7 @@ def test_folder_is_small_and_holds_no_pickle() -> None:
 
 
 def test_unet_call_costs_at_most_0_7_gflop(model) -> None:
-    """Counted by torch for one picture, so that the demo keeps its time."""
+    """Counted by torch for one image, so that the demo keeps its time."""
     unet, words = (
         model.unbatched.unet,
         torch.zeros(1, MAX_LENGTH, model.unbatched.unet.config.cross_attention_dim),
@@ -88,19 +88,19 @@ def test_unet_call_costs_at_most_0_7_gflop(model) -> None:
     assert counter.get_total_flops() <= 0.7e9
 
 
-def test_vae_keeps_heldout_pictures(model) -> None:
-    """At least 30 dB on the mean of pictures that it has never seen."""
-    pictures = [paint(scene) for scene in SCENES[:32]]
+def test_vae_keeps_heldout_images(model) -> None:
+    """At least 30 dB on the mean of images that it has never seen."""
+    images = [paint(scene) for scene in SCENES[:32]]
     with torch.inference_mode():
-        decoded = model.pictures.decode(model.pictures.encode(pictures))
-    values = [psnr(one, other) for one, other in zip(pictures, decoded, strict=True)]
+        decoded = model.image_coder.decode(model.image_coder.encode(images))
+    values = [psnr(one, other) for one, other in zip(images, decoded, strict=True)]
     assert np.mean(values) >= 30
 
 
 def test_latents_have_unit_spread(model) -> None:
     """The scaling factor undoes the VAE's own spread, as the noise schedule expects."""
     with torch.inference_mode():
-        latents = model.pictures.encode([paint(scene) for scene in SCENES])
+        latents = model.image_coder.encode([paint(scene) for scene in SCENES])
     assert latents.std().item() == pytest.approx(1.0, abs=0.15)
     assert latents.mean().item() == pytest.approx(0.0, abs=0.15)
 
@@ -114,8 +114,8 @@ def test_an_edit_leaves_latents_alone_where_it_changes_no_pixel(model) -> None:
     ]
     beside = (F.max_pool2d(cells.float(), 3, stride=1, padding=1) > 0) & ~cells
     with torch.inference_mode():
-        before = model.pictures.encode([paint(edit.source) for edit in edits])
-        after = model.pictures.encode([paint(edit.target) for edit in edits])
+        before = model.image_coder.encode([paint(edit.source) for edit in edits])
+        after = model.image_coder.encode([paint(edit.target) for edit in edits])
     moved = (before - after).square().mean(1, keepdim=True)[beside].mean().sqrt()
     assert moved.item() < 0.15
 
@@ -124,7 +124,7 @@ def test_reader_reads_heldout_scenes() -> None:
     """Background and every object of 300 scenes, 99 in a hundred without a fault."""
     reader = load_reader()
     scenes = [sample_scene(6, "heldout", index) for index in range(300)]
-    readings = read_pictures(reader, np.stack([paint(scene) for scene in scenes]))
+    readings = read_images(reader, np.stack([paint(scene) for scene in scenes]))
     right = [reading == reading_of(scene) for reading, scene in zip(readings, scenes, strict=True)]
     assert np.mean(right) >= 0.98
 
@@ -132,7 +132,7 @@ def test_reader_reads_heldout_scenes() -> None:
 def test_reader_refuses_another_size() -> None:
     """An error names what came and what is needed."""
     with pytest.raises(ValueError, match=r"uint8 \(N, 128, 128, 3\)"):
-        read_pictures(load_reader(), np.zeros((1, 64, 64, 3), np.uint8))
+        read_images(load_reader(), np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_masks_of_color_edits_find_the_object(model) -> None:
@@ -151,7 +151,7 @@ def test_color_edits_show_what_was_asked_for(model) -> None:
     method = load_config("demo", ["method.steps=20", "method.mask.num_noises=5"]).method
     edits = [sample_edit(7, "heldout", index, kinds=("color",)) for index in range(32)]
     done = outcomes(model, masked_part(model, edits, method, seed=0), method, seed=0)
-    readings = read_pictures(load_reader(), np.stack([outcome.image for outcome in done]))
+    readings = read_images(load_reader(), np.stack([outcome.image for outcome in done]))
     pairs = list(zip(readings, edits, strict=True))
     assert np.mean([confirms_edit(*pair) for pair in pairs]) >= 0.85
     assert np.mean([confirms_rest(*pair) for pair in pairs]) >= 0.95
@@ -166,15 +166,15 @@ def test_edits_are_made_and_keep_the_background(model) -> None:
     kinds = ("color", "shape", "object")
     edits = [sample_edit(8, "heldout", index, kinds=kinds) for index in range(30)]
     done = outcomes(model, masked_part(model, edits, method, seed=0), method, seed=0)
-    pictures = [paint(edit.source) for edit in edits]
+    images = [paint(edit.source) for edit in edits]
     with torch.inference_mode():
-        decoded = model.pictures.decode(model.pictures.encode(pictures))
+        decoded = model.image_coder.decode(model.image_coder.encode(images))
     below = [
-        psnr(own, picture, kept) - psnr(outcome.image, picture, kept)
-        for own, outcome, picture, edit in zip(decoded, done, pictures, edits, strict=True)
+        psnr(own, image, kept) - psnr(outcome.image, image, kept)
+        for own, outcome, image, edit in zip(decoded, done, images, edits, strict=True)
         for kept in [~true_mask(edit, differs=FAINT)]
     ]
-    readings = read_pictures(load_reader(), np.stack([outcome.image for outcome in done]))
+    readings = read_images(load_reader(), np.stack([outcome.image for outcome in done]))
     made = [confirms_edit(*pair) for pair in zip(readings, edits, strict=True)]
     assert np.mean(made) >= 0.9
     assert np.mean(below) <= 0.8
@@ -193,7 +193,7 @@ def test_methods_share_a_masked_part(model) -> None:
 
 
 def test_edited_latents_decode_to_the_outcomes(model) -> None:
-    """The latents are those of the pictures, and an edit with an empty mask has none."""
+    """The latents are those of the images, and an edit with an empty mask has none."""
     edits = [sample_edit(3, "heldout", index, kinds=("color",)) for index in range(3)]
     method = Method(steps=4, encode_ratio=0.5, mask=Mask(num_noises=2))
     part = masked_part(model, edits, method, seed=0)
@@ -203,6 +203,6 @@ def test_edited_latents_decode_to_the_outcomes(model) -> None:
     assert latents[1] is None
     for number in (0, 2):
         with torch.inference_mode():
-            decoded = model.pictures.decode(torch.from_numpy(latents[number])[None])[0]
+            decoded = model.image_coder.decode(torch.from_numpy(latents[number])[None])[0]
         wanted = outcomes(model, part, method, seed=0)[number].image
         assert psnr(decoded, wanted) > 60

@@ -67,7 +67,7 @@ def test_shape_edit_keeps_color_and_place() -> None:
         assert mask_on_grid(true_mask(edit)).sum() >= 8
 
 
-def test_the_true_picture_keeps_what_is_not_even_faint() -> None:
+def test_the_true_image_keeps_what_is_not_even_faint() -> None:
     """Outside of all that differs it is 50 dB near its input; outside of the visible it is not."""
     for kind in ("color", "shape", "object"):
         for edit in by_kind(kind):
@@ -121,7 +121,7 @@ def test_shards_are_byte_stable(tmp_path: Path) -> None:
 
 
 def test_shards_hold_the_input_contract(tmp_path: Path) -> None:
-    """WebDataset reads picture, texts, truth and facts of every edit; PNG members are exact."""
+    """WebDataset reads image, texts, truth and facts of every edit; PNG members are exact."""
     paths = write_demo_shards(tmp_path, 2, 5, seed=0)
     samples = [s for path in paths for s in webdataset.WebDataset(str(path), shardshuffle=False)]
     assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(10)]
@@ -139,7 +139,7 @@ def test_shards_hold_the_input_contract(tmp_path: Path) -> None:
 
 
 def test_shards_can_be_painted_larger(tmp_path: Path) -> None:
-    """Pictures of any size come from the same scenes."""
+    """Images of any size come from the same scenes."""
     (path,) = write_demo_shards(tmp_path, 1, 1, size=200)
     (sample,) = webdataset.WebDataset(str(path), shardshuffle=False)
     assert Image.open(io.BytesIO(sample["jpg"])).size == (200, 200)
@@ -162,8 +162,8 @@ def test_demo_input_asks_for_256_edits(planted: dict[str, dict]) -> None:
     assert sum(len(lines) for lines in texts) == 256
 
 
-def test_planted_pictures_are_what_they_are_called(planted: dict[str, dict]) -> None:
-    """Each kind of bad or odd picture shows the trouble that it is named for."""
+def test_planted_images_are_what_they_are_called(planted: dict[str, dict]) -> None:
+    """Each kind of bad or odd image shows the trouble that it is named for."""
     trouble = planted["trouble"]
     with pytest.raises(OSError, match="truncated"):
         Image.open(io.BytesIO(trouble["cut_short"]["jpg"])).load()
@@ -186,8 +186,8 @@ def test_planted_texts_are_what_they_are_called(planted: dict[str, dict]) -> Non
     assert len(set(trouble["four_edit_texts"]["edit.txt"].decode().splitlines())) == 4
 
 
-def test_picture_turned_by_exif_stands_upright_when_read_rightly(planted: dict[str, dict]) -> None:
-    """Applying the orientation gives the scene's picture, but for JPEG's loss."""
+def test_image_turned_by_exif_stands_upright_when_read_rightly(planted: dict[str, dict]) -> None:
+    """Applying the orientation gives the scene's image, but for JPEG's loss."""
     from PIL import ImageOps
 
     sample = planted["trouble"]["turned_by_exif"]

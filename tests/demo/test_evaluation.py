@@ -11,7 +11,7 @@ from pipeline.demo.editor import Outcome, load_demo_model, masked_part, outcomes
 from pipeline.demo.edits import Edit, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.evaluation import measure_edits, perfect_edits
 from pipeline.demo.measures import psnr
-from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_pictures
+from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_images
 from pipeline.demo.world import paint
 
 
@@ -19,19 +19,17 @@ def test_perfect_edit_shows_the_wanted_scene_and_keeps_what_is_far_from_it() -> 
     """The reader confirms it, and outside the true cells' rows and columns it is the input's."""
     model, reader = load_demo_model(), load_reader()
     edits = [sample_edit(3, "heldout", number, kinds=("color",)) for number in range(6)]
-    pictures = perfect_edits(model, edits)
-    for edit, picture, reading in zip(
-        edits, pictures, read_pictures(reader, pictures), strict=True
-    ):
+    images = perfect_edits(model, edits)
+    for edit, image, reading in zip(edits, images, read_images(reader, images), strict=True):
         assert confirms_edit(reading, edit)
         assert confirms_rest(reading, edit)
         cells = mask_on_grid(true_mask(edit))
         far = ~(cells.any(0)[None, :] | cells.any(1)[:, None])
-        assert psnr(picture, paint(edit.source), np.kron(far, np.ones((8, 8), bool))) > 30
+        assert psnr(image, paint(edit.source), np.kron(far, np.ones((8, 8), bool))) > 30
 
 
-def test_figures_of_masks_are_of_what_was_found_and_pictures_of_what_was_edited() -> None:
-    """Masks that grow leave the first as they are; the pictures are what the product makes."""
+def test_figures_of_masks_are_of_what_was_found_and_images_of_what_was_edited() -> None:
+    """Masks that grow leave the first as they are; the images are what the product makes."""
     model, reader = load_demo_model(), load_reader()
     edits = [sample_edit(3, "heldout", number) for number in range(4)]
 

@@ -40,9 +40,9 @@ def fitted(model: LatentDiffusion) -> Part:
     return ImagicFitStage(model, imagic(), 0)(part)
 
 
-def test_fitted_embedding_explains_the_picture_better(model: LatentDiffusion, fitted: Part) -> None:
+def test_fitted_embedding_explains_the_image_better(model: LatentDiffusion, fitted: Part) -> None:
     """Over draws that no fit has seen, the loss under e_opt is below that under e_tgt."""
-    stage, pair = ImagicFitStage(model, imagic(), 0), (fitted.pictures[0], fitted.edits[0])
+    stage, pair = ImagicFitStage(model, imagic(), 0), (fitted.samples[0], fitted.edits[0])
     text = stage._texts([pair])
     losses = []
     for tokens in (text.tokens, torch.from_numpy(fitted.edits[0].embedding)[None]):
@@ -52,14 +52,14 @@ def test_fitted_embedding_explains_the_picture_better(model: LatentDiffusion, fi
     assert losses[1] < 0.8 * losses[0]
 
 
-def test_interpolation_goes_from_the_picture_to_the_text(
+def test_interpolation_goes_from_the_image_to_the_text(
     model: LatentDiffusion, fitted: Part
 ) -> None:
-    """interp_eta 0 gives the picture back better than 1, from the same fit and the same noise."""
-    pictures = {}
+    """interp_eta 0 gives the image back better than 1, from the same fit and the same noise."""
+    samples = {}
     for interp_eta in (0.0, 1.0):
         decode = stage_class(imagic(interp_eta), "decode")(model, imagic(interp_eta), 0)
-        pictures[interp_eta] = decode(copy.deepcopy(fitted)).edits[0].image
-    near, far = (psnr(pictures[eta], paint(EDIT.source)) for eta in (0.0, 1.0))
+        samples[interp_eta] = decode(copy.deepcopy(fitted)).edits[0].image
+    near, far = (psnr(samples[eta], paint(EDIT.source)) for eta in (0.0, 1.0))
     assert near > far + 1.0
-    assert not np.array_equal(pictures[0.0], pictures[1.0])
+    assert not np.array_equal(samples[0.0], samples[1.0])

@@ -31,13 +31,13 @@ def test_empty_masks() -> None:
 
 def test_psnr_by_hand_and_only_where_asked() -> None:
     """An error of 255 in one of twelve values: 10 log10 12; none outside of that pixel."""
-    picture = np.zeros((2, 2, 3), np.uint8)
-    other = picture.copy()
+    image = np.zeros((2, 2, 3), np.uint8)
+    other = image.copy()
     other[0, 0, 0] = 255
-    assert psnr(picture, other) == pytest.approx(10 * np.log10(12))
+    assert psnr(image, other) == pytest.approx(10 * np.log10(12))
     elsewhere = np.ones((2, 2), bool)
     elsewhere[0, 0] = False
-    assert psnr(picture, other, elsewhere) == float("inf")
+    assert psnr(image, other, elsewhere) == float("inf")
 
 
 def test_target_confirms_the_edit_and_source_does_not() -> None:
@@ -51,7 +51,7 @@ def test_target_confirms_the_edit_and_source_does_not() -> None:
 
 
 def test_lost_object_is_noticed() -> None:
-    """A picture without the object that the edit left alone does not confirm the rest."""
+    """An image without the object that the edit left alone does not confirm the rest."""
     edit = next(e for e in EDITS if e.kind == "color" and len(e.source.objects) == 2)
     (number,) = edit.changed
     item = edit.target.objects[number]

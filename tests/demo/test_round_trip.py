@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pipeline.demo.editor import load_demo_model
 from pipeline.demo.world import paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from tests.parts import decoded_latents, make_config, run_stages
 
-NUM_PICTURES = 24
+NUM_IMAGES = 24
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,17 @@ def model() -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def masked(model: LatentDiffusion) -> Part:
-    """Held-out pictures with full masks and the empty text as their edit text."""
-    pictures = [
-        Picture(
+    """Held-out images with full masks and the empty text as their edit text."""
+    samples = [
+        Sample(
             key=str(number),
             caption="",
             image=paint(sample_scene(5, "heldout", number)),
             edits=[Edit(0, "")],
         )
-        for number in range(NUM_PICTURES)
+        for number in range(NUM_IMAGES)
     ]
-    return run_stages(model, Part("heldout", 0, 1, pictures), plain(50), ["mask"])
+    return run_stages(model, Part("heldout", 0, 1, samples), plain(50), ["mask"])
 
 
 def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
@@ -49,10 +49,10 @@ def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
 def rmse(
     model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim"
 ) -> NDArray[np.floating]:
-    """Of each picture's latent that comes back, in standard deviations of all latents: (N,)."""
+    """Of each image's latent that comes back, in standard deviations of all latents: (N,)."""
     part = copy.deepcopy(masked)
     config = plain(steps, solver)
-    clean = np.stack([picture.latent for picture in part.pictures])
+    clean = np.stack([sample.latent for sample in part.samples])
     run_stages(model, part, config, ["encode"])
     latents = decoded_latents(model, part, config).numpy()
     return np.sqrt(np.mean((latents - clean) ** 2, axis=(1, 2, 3))) / clean.std()
@@ -61,7 +61,7 @@ def rmse(
 def test_ddim_comes_back_by_half_with_twice_the_steps(model: LatentDiffusion, masked: Part) -> None:
     """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4.
 
-    Geometric means. With few steps a picture in eight ends in another one (an error of 0.3 to 0.6,
+    Geometric means. With few steps an image in eight ends in another one (an error of 0.3 to 0.6,
     not 0.05), and any other mean would tell of nothing but how many do. At 50 steps that is rare.
     """
     errors = [rmse(model, masked, steps) for steps in (12, 25, 50, 100)]
@@ -74,5 +74,5 @@ def test_ddim_comes_back_by_half_with_twice_the_steps(model: LatentDiffusion, ma
 
 
 def test_bdia_comes_back_exactly(model: LatentDiffusion, masked: Part) -> None:
-    """To 1e-4 in float32, at the paper's 50 steps, every picture."""
+    """To 1e-4 in float32, at the paper's 50 steps, every image."""
     assert rmse(model, masked, 50, "bdia").max() <= 1e-4

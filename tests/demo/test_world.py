@@ -70,7 +70,7 @@ def test_every_object_can_be_seen_and_named() -> None:
 
 
 def test_visible_colors_differ_from_their_background() -> None:
-    """The middle of an object differs from the picture without it in some channel by 60 of 255."""
+    """The middle of an object differs from the image without it in some channel by 60 of 255."""
     for background, color in itertools.product(BACKGROUNDS, COLORS):
         if color in HIDDEN_COLORS[background]:
             continue
@@ -95,7 +95,7 @@ def test_circle_area_is_that_of_a_circle() -> None:
 
 
 def test_painting_at_another_size_shows_the_same_scene() -> None:
-    """A picture painted at 256 and averaged down is the picture painted at 128, nearly."""
+    """An image painted at 256 and averaged down is the image painted at 128, nearly."""
     large, small = paint(ONE, 256).astype(float), paint(ONE, 128).astype(float)
     averaged = large.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     assert np.abs(averaged - small).mean() < 1.5

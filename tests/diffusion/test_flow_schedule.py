@@ -46,7 +46,7 @@ def test_levels_are_the_samplers(settings: dict, num_steps: int) -> None:
 
 
 def test_levels_begin_clean_and_end_short_of_pure_noise() -> None:
-    """Level 0 is the picture itself; at ratio 1 tau is finite, and the network hears of s = 1."""
+    """Level 0 is the image itself; at ratio 1 tau is finite, and the network hears of s = 1."""
     schedule = FlowSchedule.from_config({"shift": 3.0}, 64)
     levels = schedule.levels(50)
     assert (levels[0].alpha, levels[0].sigma, levels[0].timestep) == (1.0, 0.0, 0.0)

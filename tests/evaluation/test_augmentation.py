@@ -42,8 +42,8 @@ def test_bias_is_as_asked_for(correlation: float) -> None:
     assert {split_of(scene) for scene in fair} == {"heldout"}
 
 
-def test_edits_ask_for_another_colour_that_can_be_seen() -> None:
-    """Of each scene different ones; nothing but the colour changes; the texts name one class."""
+def test_edits_ask_for_another_color_that_can_be_seen() -> None:
+    """Of each scene different ones; nothing but the color changes; the texts name one class."""
     world = PlantedWorld(PARTNERS, 1.0, seed=0)
     for index, task in enumerate(world.tasks(20, 2)):
         scene = world.scene("train", index)
@@ -62,7 +62,7 @@ def test_edits_ask_for_another_colour_that_can_be_seen() -> None:
     [({"the sea": "blue"}, "cannot be seen on the sea"), ({"the sea": "pink"}, "no such pair")],
 )
 def test_pairs_that_cannot_be_are_refused(pair: dict[str, str], words: str) -> None:
-    """A colour that hides in its background, or is none."""
+    """A color that hides in its background, or is none."""
     with pytest.raises(ValueError, match=words):
         PlantedWorld({"a meadow": "red", **pair}, 1.0, 0)
 
@@ -83,7 +83,7 @@ def test_gap_closed_by_hand() -> None:
     assert summarise(arms)["edits"]["gap_closed"]["mean"] == pytest.approx(0.4375)
 
 
-def test_shortcut_hurts_and_unbiased_pictures_mend_it() -> None:
+def test_shortcut_hurts_and_unbiased_images_mend_it() -> None:
     """Trained with the bias a classifier reads the background; without it, the object."""
     world = PlantedWorld(PARTNERS, 1.0, seed=0)
     test = drawn(world.unbiased(), "heldout", 200)
@@ -94,8 +94,8 @@ def test_shortcut_hurts_and_unbiased_pictures_mend_it() -> None:
         "unbiased": drawn(world.unbiased(), "train", 150),
     }.items():
         labels = torch.from_numpy(data.labels)
-        model = train_classifier(as_input(data.pictures), labels, 6, how, seed=0)
-        right = predictions(model, as_input(test.pictures)) == test.labels
+        model = train_classifier(as_input(data.images), labels, 6, how, seed=0)
+        right = predictions(model, as_input(test.images)) == test.labels
         accuracy[name] = (right[partner].mean(), right[~partner].mean())
     assert accuracy["biased"][0] > 0.95
     assert accuracy["biased"][1] < 0.1
@@ -104,11 +104,11 @@ def test_shortcut_hurts_and_unbiased_pictures_mend_it() -> None:
 
 def test_training_is_decided_by_its_seed(generator: torch.Generator) -> None:
     """Equal weights for an equal seed, other ones for another; the global generator is not used."""
-    pictures = torch.rand(8, 3, 32, 32, generator=generator)
+    images = torch.rand(8, 3, 32, 32, generator=generator)
     labels, how = torch.arange(8) % 2, Settings(3, 4, 1e-3)
 
     def weights(seed: int) -> torch.Tensor:
-        model = train_classifier(pictures, labels, 2, how, seed=seed, augment=classical)
+        model = train_classifier(images, labels, 2, how, seed=seed, augment=classical)
         return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
     first = weights(1)
@@ -128,7 +128,7 @@ def test_training_is_decided_by_its_seed(generator: torch.Generator) -> None:
 
 
 def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) -> None:
-    """Each picture changes by itself, stays in [0, 1], and its hue is that of before."""
+    """Each image changes by itself, stays in [0, 1], and its hue is that of before."""
     flat = torch.tensor([0.7, 0.4, 0.2]).view(1, 3, 1, 1).expand(6, 3, 32, 32)
     changed = classical(flat, generator)
     assert len({tuple(one.flatten()[:1].tolist()) for one in changed}) == 6
@@ -145,8 +145,8 @@ def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) 
 def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A few edits of few steps, mixed, trained on and reported; again, and nothing is made anew."""
     command = [
-        *("evaluate", "augmentation", "--out", str(tmp_path), "world.pictures=6"),
-        *("world.test_pictures=30", "training.seeds=2", "training.steps=4"),
+        *("evaluate", "augmentation", "--out", str(tmp_path), "world.images=6"),
+        *("world.test_images=30", "training.seeds=2", "training.steps=4"),
         *("edit.method.steps=2", "edit.method.mask.num_noises=1"),
     ]
     assert main(command) == 0

@@ -45,7 +45,7 @@ def write_pie(folder: Path, entries: dict[str, dict[str, Any]]) -> Path:
 
 
 def test_a_run_length_mask_by_hand() -> None:
-    """Two cells from the sixth on, in a picture of four by four, and the frame of one pixel."""
+    """Two cells from the sixth on, in an image of four by four, and the frame of one pixel."""
     mask = pie_bench.decode_mask([5, 1, 10, 1], side=4)
     inside = mask[1:3, 1:3]
     assert inside.tolist() == [[True, False], [False, True]]
@@ -53,7 +53,7 @@ def test_a_run_length_mask_by_hand() -> None:
     assert mask.all()
 
 
-def test_runs_go_on_over_a_row_s_end_and_stop_at_the_picture_s() -> None:
+def test_runs_go_on_over_a_row_s_end_and_stop_at_the_image_s() -> None:
     """Flattened row by row; what reaches past the end is cut, as the benchmark cuts it."""
     mask = pie_bench.decode_mask([6 * 2 - 3, 6], side=6)
     assert mask[1].tolist() == [True, False, False, True, True, True]
@@ -69,7 +69,7 @@ def test_a_mask_that_is_none_is_refused(lengths: list[Any]) -> None:
 
 
 def test_pie_bench_gives_tasks_without_brackets(tmp_path: Path) -> None:
-    """Prompts, type, picture and mask of each entry, in the order of the keys."""
+    """Prompts, type, image and mask of each entry, in the order of the keys."""
     write_pie(tmp_path, {"000000000001": pie_entry(1), "000000000000": pie_entry(0)})
     tasks = list(pie_bench.read_tasks(tmp_path))
     assert [task.key for task in tasks] == ["000000000000", "000000000001"]
@@ -112,7 +112,7 @@ def test_pie_bench_misses_a_field_or_a_file(tmp_path: Path) -> None:
         list(pie_bench.read_tasks(tmp_path / "nowhere"))
 
 
-def test_tedbench_finds_pictures_by_name(tmp_path: Path) -> None:
+def test_tedbench_finds_images_by_name(tmp_path: Path) -> None:
     """Below a folder of any name; without a caption the mask is taken against the empty text."""
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
@@ -162,14 +162,14 @@ def test_imagenet_queries_are_split_into_dev_and_test(tmp_path: Path) -> None:
 
 
 def test_tasks_become_samples_of_the_input_contract(tmp_path: Path) -> None:
-    """Picture, caption, edit text; the annotated region is passed through and edits nothing."""
+    """Image, caption, edit text; the annotated region is passed through and edits nothing."""
     write_pie(tmp_path / "pie", {f"{number:04d}": pie_entry(number) for number in range(3)})
     tasks = list(pie_bench.read_tasks(tmp_path / "pie"))
     (name,) = write_shards(tasks, Store(str(tmp_path)))
-    pictures = read_shard((tmp_path / name).read_bytes(), Input(shards="in")).pictures
-    assert [picture.key for picture in pictures] == ["0000", "0001", "0002"]
-    first = pictures[0]
-    assert first.encoded == tasks[0].picture
+    images = read_shard((tmp_path / name).read_bytes(), Input(shards="in")).samples
+    assert [image.key for image in images] == ["0000", "0001", "0002"]
+    first = images[0]
+    assert first.encoded == tasks[0].image
     assert (first.caption, first.edits[0].edit_text) == ("a dog on grass", "a cat on grass")
     assert first.encoded_mask is None
     assert first.metadata["group"] == "1 change object"

@@ -11,13 +11,13 @@ import pytest
 from pipeline.execution import local_loop as loop
 from pipeline.execution.local_loop import run_loop
 from pipeline.execution.operators import PartResult
-from pipeline.execution.prefetch import done_behind, made_ahead
+from pipeline.execution.prefetch import prefetch, write_behind
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Part
 from pipeline.storage.store import Store
 from tests.committing import contents, invert
 from tests.fake_job import fake_plan
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 PATIENCE_S = 30.0  # for what must come; a test that passes waits for nothing
 
@@ -33,9 +33,9 @@ def _threads_end() -> Iterator[None]:
 @pytest.fixture
 def planned(tmp_path: Path) -> Callable[..., Plan]:
     """Plans a run over two shards of three parts and of one, into a folder of some name."""
-    first = [sample(key, ["a cat", "a fox"], seed=n) for n, key in enumerate("abc")]
+    first = [raw_sample(key, ["a cat", "a fox"], seed=n) for n, key in enumerate("abc")]
     write_shard(tmp_path / "in/0.tar", first)
-    write_shard(tmp_path / "in/1.tar", [sample("d"), sample("broken", png=b"no picture")])
+    write_shard(tmp_path / "in/1.tar", [raw_sample("d"), raw_sample("broken", png=b"no image")])
     return lambda output="out": fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/{output}")
 
 
@@ -178,7 +178,7 @@ def test_at_most_one_item_is_made_ahead() -> None:
             made.append(number)
             yield number
 
-    for number in made_ahead(items()):
+    for number in prefetch(items()):
         assert len(made) <= number + 2
     assert made == [0, 1, 2, 3, 4]
 
@@ -192,5 +192,5 @@ def test_a_failed_call_is_the_last_one() -> None:
         return 1 // (2 - number)
 
     with pytest.raises(ZeroDivisionError):
-        list(done_behind(call, range(5)))
+        list(write_behind(call, range(5)))
     assert called == [0, 1, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.benchmarks.scale import PART_SIZE, PICTURE_S, SHARES, sized_by_cost, steady_state
+from infra.benchmarks.scale import IMAGE_S, PART_SIZE, SHARES, sized_by_cost, steady_state
 
 
 def test_utilisation_counts_while_all_work_and_parts_still_come() -> None:
@@ -14,7 +14,7 @@ def test_utilisation_counts_while_all_work_and_parts_still_come() -> None:
         "encode": {"2": [(1.0, 4.0), (4.0, 8.0)]},
         "decode": {"3": [(2.0, 5.0), (6.0, 9.0)], "4": [(4.0, 7.0), (8.0, 11.0)]},
     }
-    part_s = {name: share * PICTURE_S * PART_SIZE for name, share in SHARES.items()}
+    part_s = {name: share * IMAGE_S * PART_SIZE for name, share in SHARES.items()}
     found = steady_state(spans, {"mask": 1, "encode": 2, "decode": 2}, part_s)
     assert (found["slowest"], found["measured_s"], found["start_up_s"]) == ("decode", 4.0, 4.0)
     assert found["utilisation"] == {"mask": 0.25, "encode": 0.5, "decode": 0.75}

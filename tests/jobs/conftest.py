@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.faulty import LOADS, WARNS, install
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 EDIT_TEXTS = ("a cat", "a red dog", "a blue photo of a cat")
@@ -60,12 +60,12 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Jo
     folder = tmp_path_factory.mktemp("job")
     for number in range(3):
         samples = [
-            sample(f"{number}{place}", EDIT_TEXTS[: 1 + place % 3], seed=10 * number + place)
+            raw_sample(f"{number}{place}", EDIT_TEXTS[: 1 + place % 3], seed=10 * number + place)
             for place in range(3)
         ]
-        samples.append(sample(f"{number}same", ["a dog"], caption="a dog", seed=number))
+        samples.append(raw_sample(f"{number}same", ["a dog"], caption="a dog", seed=number))
         write_shard(folder / f"in/{number:05d}.tar", samples)
-    write_shard(folder / "in/00001.tar", [sample("broken", png=b"not a picture"), *samples])
+    write_shard(folder / "in/00001.tar", [raw_sample("broken", png=b"not an image"), *samples])
     (folder / "job.yaml").write_text(
         f"input: {{shards: {folder}/in/*.tar}}\n"
         "output: {path: given below, format: png, difference_map: true}\n"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.records.part import Part, Picture, Status
+from pipeline.records.part import Part, Sample, Status
 from tests.jobs.killer import on_storage_call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,8 +103,8 @@ def plant(module: ModuleType) -> None:
     """Puts the faults of its step into a module that was just loaded."""
     names: dict[str, tuple[str, str, Callable[..., str]]] = {
         "pipeline.steps.read": ("to_picture", "read", lambda sample, *rest: sample.key),
-        "pipeline.steps.prepare": ("_prepare", "prepare", lambda picture, **rest: picture.key),
-        "pipeline.steps.finish": ("_write_members", "finish", lambda picture, *rest: picture.key),
+        "pipeline.steps.prepare": ("_prepare", "prepare", lambda sample, **rest: sample.key),
+        "pipeline.steps.finish": ("_write_members", "finish", lambda sample, *rest: sample.key),
         "pipeline.execution.operators": ("write_part", "write", _key_of_computed),
     }
     if module.__name__ == "pipeline.stages.build":
@@ -149,7 +149,7 @@ def _load(module: ModuleType, name: str) -> Any:
 def _key_of_computed(store: object, part: Part, table: object) -> str:
     """Of a part that was computed: one that is staged as failed meets no fault."""
     lost = all(edit.status == Status.FAILED for edit in part.edits)
-    return "" if lost else part.pictures[0].key
+    return "" if lost else part.samples[0].key
 
 
 def _take_time() -> None:
@@ -162,34 +162,34 @@ def _take_time() -> None:
         time.sleep(float(Path(folder, "seconds").read_text()))
 
 
-def _stage(name: str, step: Callable[[Picture], None], part: Part) -> Part:
+def _stage(name: str, step: Callable[[Sample], None], part: Part) -> Part:
     part.device = "cpu"
     if name == "decode":
         _take_time()
-    for picture in part.pictures:
-        if picture.pending:
-            meet(picture.key, name)
-            step(picture)
+    for sample in part.samples:
+        if sample.pending:
+            meet(sample.key, name)
+            step(sample)
     return part
 
 
-def _mask(picture: Picture) -> None:
+def _mask(sample: Sample) -> None:
     if os.environ.get(WARNS):
         logging.getLogger(LIBRARY).warning("a mask of arithmetic")
-    picture.latent = np.full((4, 4, 4), len(picture.key), np.float32)
-    for edit in picture.pending:
+    sample.latent = np.full((4, 4, 4), len(sample.key), np.float32)
+    for edit in sample.pending:
         edit.mask = np.zeros((4, 4), np.float32)
         edit.mask[1:3, 1:4] = 1.0
 
 
-def _encode(picture: Picture) -> None:
-    picture.trajectory = np.stack([picture.latent, picture.latent])  # type: ignore[list-item]
-    picture.pending[0].num_evals_encode = 1
+def _encode(sample: Sample) -> None:
+    sample.trajectory = np.stack([sample.latent, sample.latent])  # type: ignore[list-item]
+    sample.pending[0].num_evals_encode = 1
 
 
-def _decode(picture: Picture) -> None:
-    assert picture.image is not None
-    assert picture.trajectory is not None
-    for edit in picture.pending:
-        edit.image = 255 - picture.image // int(picture.trajectory[1, 0, 0, 0])
-    picture.latent = picture.trajectory = None
+def _decode(sample: Sample) -> None:
+    assert sample.image is not None
+    assert sample.trajectory is not None
+    for edit in sample.pending:
+        edit.image = 255 - sample.image // int(sample.trajectory[1, 0, 0, 0])
+    sample.latent = sample.trajectory = None

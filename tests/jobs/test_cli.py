@@ -75,7 +75,7 @@ def test_verify_finds_damage(
 
 
 def test_demo_data_draws_shards_with_the_truth(tmp_path: Path) -> None:
-    """Shards of the demo world hold picture, texts, true mask and true result of each sample."""
+    """Shards of the demo world hold image, texts, true mask and true result of each sample."""
     import webdataset
 
     assert main(["demo-data", str(tmp_path), "--shards", "2", "--samples", "3"]) == 0

@@ -28,7 +28,7 @@ def mix(folder: Path, output: str) -> None:
 def sweep(folder: Path) -> dict[str, list[str]]:
     """All points of a mix of two shards, and a line for each after which it did not go on."""
     os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
-    must(lambda: make_outputs(folder, shards=2, pictures=3))
+    must(lambda: make_outputs(folder, shards=2, images=3))
     modules = folder / "modules"
     must(lambda: (mix(folder, "clean"), modules.write_text("\n".join(sys.modules))))  # type: ignore[func-returns-value]
     for name in modules.read_text().splitlines():

@@ -23,7 +23,7 @@ SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def test_splits_have_their_shares() -> None:
-    """Of 4000 pictures each split has its share to three standard deviations; seeds differ."""
+    """Of 4000 images each split has its share to three standard deviations; seeds differ."""
     digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(4000)]
     first = [split_of(digest, SPLITS, 0) for digest in digests]
     counts = Counter(first)
@@ -48,8 +48,8 @@ def test_quotas_add_up(available: list[int], wanted: int) -> None:
             assert abs(take - share) < 1 + 1e-9
 
 
-def test_every_picture_gives_one_edit_before_any_gives_two() -> None:
-    """Three edits of each of four pictures: of six chosen, no picture has more than two."""
+def test_every_image_gives_one_edit_before_any_gives_two() -> None:
+    """Three edits of each of four images: of six chosen, no image has more than two."""
     edits = [EditId(output, key, index) for key in "abcd" for output in (0, 1) for index in (0, 1)]
     chosen = choose_edits(edits, 6, shard="0", seed=3)
     assert sorted(Counter(edit.key for edit in chosen).values()) == [1, 1, 2, 2]

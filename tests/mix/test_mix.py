@@ -19,21 +19,23 @@ from pipeline.mix.survey import MixError
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config, run
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 TEXTS = ["a cat", "a fox", "a dog"]  # the last one is the caption: unchanged
 SPLITS = {"train": 0.7, "val": 0.3}
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make_outputs(folder: Path, *, shards: int = 3, pictures: int = 8) -> None:
-    """Originals, and an output of a stand-in method; one picture is broken, one is there twice."""
+def make_outputs(folder: Path, *, shards: int = 3, images: int = 8) -> None:
+    """Originals, and an output of a stand-in method; one image is broken, one is there twice."""
     for shard in range(shards):
         samples: list[dict[str, Any]] = [
-            sample(f"k{shard}.{n}", TEXTS, seed=100 * shard + n, cls="7") for n in range(pictures)
+            raw_sample(f"k{shard}.{n}", TEXTS, seed=100 * shard + n, cls="7") for n in range(images)
         ]
-        samples.append(sample("broken", png=b"no picture", cls="7"))
-        samples.append(sample("twin", ["a cat"], seed=7, cls="7"))  # the same bytes in every shard
+        samples.append(raw_sample("broken", png=b"no image", cls="7"))
+        samples.append(
+            raw_sample("twin", ["a cat"], seed=7, cls="7")
+        )  # the same bytes in every shard
         write_shard(folder / f"in/{shard:02d}.tar", samples)
     config = make_config(f"{folder}/in/*.tar", input={"key_split": "suffix"})
     run(config, Store(str(folder / "out")))
@@ -66,8 +68,8 @@ def record(members: dict) -> dict[str, Any]:
     return found
 
 
-def test_a_mix_accounts_for_every_picture_and_every_edit(tmp_path: Path) -> None:
-    """Ratio kept, broken pictures and unchanged edits left out and counted, texts and classes."""
+def test_a_mix_accounts_for_every_image_and_every_edit(tmp_path: Path) -> None:
+    """Ratio kept, broken images and unchanged edits left out and counted, texts and classes."""
     make_outputs(tmp_path)
     plan = make_mix_plan(settings(tmp_path, ratio=0.5, labels={"cat": 1, "fox": 2}))
     manifest = run_mix(plan)
@@ -80,12 +82,12 @@ def test_a_mix_accounts_for_every_picture_and_every_edit(tmp_path: Path) -> None
     assert kinds["val", "original"] == manifest["splits"]["val"]["original"] > 0
     assert kinds["val", "edited"] == 0
 
-    assert manifest["pictures"] == {"all": 30, "left_out": {"prepare: NotAPicture": 3}}
+    assert manifest["pictures"] == {"all": 30, "left_out": {"prepare: NotAnImage": 3}}
     edits = manifest["edits"]
     assert edits["all"] == 3 * (8 * 3 + 1 + 1)
     assert edits["left_out"]["unchanged"] == 3 * 8
     assert edits["left_out"]["failed"] == 3
-    assert edits["left_out"]["the source picture is in val"] > 0
+    assert edits["left_out"]["the source image is in val"] > 0
     assert sum(edits["left_out"].values()) + train["edited"] == edits["all"]
 
     classes = {"a cat": b"1", "a fox": b"2"}
@@ -99,7 +101,7 @@ def test_a_mix_accounts_for_every_picture_and_every_edit(tmp_path: Path) -> None
             assert "mask.png" in members
 
 
-def test_no_source_picture_is_in_two_splits(tmp_path: Path) -> None:
+def test_no_source_image_is_in_two_splits(tmp_path: Path) -> None:
     """Not under another key or in another shard either: the same bytes are in one split."""
     make_outputs(tmp_path, shards=4)
     run_mix(make_mix_plan(settings(tmp_path, ratio=10, edits_in=["train", "val"])))
@@ -172,15 +174,15 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes/todo.txt").write_text("none of ours")
     with pytest.raises(MixError, match="holds something that is no mix"):
         make_mix_plan(settings(tmp_path, "notes"))
-    write_shard(tmp_path / "in/99.tar", [sample("late")])
+    write_shard(tmp_path / "in/99.tar", [raw_sample("late")])
     with pytest.raises(MixError, match="1 of 4 input shards have no edits yet"):
         make_mix_plan(settings(tmp_path, "new"))
     one = {"shards": f"{tmp_path}/in/00.tar", "key_split": "suffix"}
     with pytest.raises(MixError, match="2 shards are published that"):
         make_mix_plan(settings(tmp_path, "new", input=one))
     (tmp_path / "in/99.tar").unlink()
-    write_shard(tmp_path / "in/00.tar", [sample("k0.0", seed=55)])
-    with pytest.raises(MixError, match=r"'k0\.0' is not the picture that was edited"):
+    write_shard(tmp_path / "in/00.tar", [raw_sample("k0.0", seed=55)])
+    with pytest.raises(MixError, match=r"'k0\.0' is not the image that was edited"):
         run_mix(make_mix_plan(settings(tmp_path, "new")))
 
 
@@ -210,7 +212,7 @@ def test_the_command_reads_the_input_as_the_run_did(
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "edits keep the .cls of their source" in printed
-    assert "pictures left out: 3: prepare: NotAPicture" in printed
+    assert "images left out: 3: prepare: NotAnImage" in printed
     assert (tmp_path / "mixed/manifest.json").is_file()
     assert main([*command, "splits={train: 0.5}"]) == 2
     assert (
@@ -219,12 +221,12 @@ def test_the_command_reads_the_input_as_the_run_did(
 
 
 def test_a_sample_that_was_not_read_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    """No caption, no edit text, a damaged JSON: no run has found out whether it is a picture."""
+    """No caption, no edit text, a damaged JSON: no run has found out whether it is an image."""
     samples = [
-        sample("good", ["a cat"]),
-        sample("mute", ["a cat"], caption=None, seed=1),
-        sample("idle", [], seed=2),
-        sample("odd", ["a cat"], seed=3, json="{"),
+        raw_sample("good", ["a cat"]),
+        raw_sample("mute", ["a cat"], caption=None, seed=1),
+        raw_sample("idle", [], seed=2),
+        raw_sample("odd", ["a cat"], seed=3, json="{"),
     ]
     write_shard(tmp_path / "in/00.tar", samples)
     run(make_config(f"{tmp_path}/in/*.tar"), Store(str(tmp_path / "out")))
@@ -236,7 +238,10 @@ def test_a_sample_that_was_not_read_is_left_out_with_its_reason(tmp_path: Path) 
 
 def test_an_original_that_only_another_output_has_edited_is_taken(tmp_path: Path) -> None:
     """Two runs with a table of substitutions each: the first one had no edit text for the cow."""
-    samples = [sample("cow", [], caption="a cow"), sample("dog", [], caption="a dog", seed=1)]
+    samples = [
+        raw_sample("cow", [], caption="a cow"),
+        raw_sample("dog", [], caption="a dog", seed=1),
+    ]
     write_shard(tmp_path / "in/00.tar", samples)
     for word in ("dog", "cow"):
         config = make_config(f"{tmp_path}/in/*.tar", input={"substitutions": {word: ["cat"]}})

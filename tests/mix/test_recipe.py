@@ -12,7 +12,7 @@ import torch
 
 from pipeline.storage.store import Store
 from tests.committing import make_config, run
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -23,9 +23,9 @@ README = Path(__file__).resolve().parents[2] / "README.md"
     reason="what exec defines cannot be pickled",
 )
 def test_recipe_mixes_originals_and_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of pictures and texts, a third of them edits, from the shards of a run."""
+    """Batches of images and texts, a third of them edits, from the shards of a run."""
     for shard in range(2):
-        samples = [sample(f"{shard}-{n}", seed=n) for n in range(4)]
+        samples = [raw_sample(f"{shard}-{n}", seed=n) for n in range(4)]
         write_shard(tmp_path / f"in/{shard:05d}.tar", samples)
     run(make_config(f"{tmp_path}/in/*.tar", model={"resize": "stretch"}), Store(f"{tmp_path}/out"))
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -62,7 +62,7 @@ def test_vae_and_texts_answer_as_torchs_own_layers_do(
     tiny_model: LatentDiffusion, tolerance: dict, generator: torch.Generator
 ) -> None:
     """Asymmetric padding, strides and kernels of one pixel are among the VAE's convolutions."""
-    vae = tiny_model.pictures.vae
+    vae = tiny_model.image_coder.vae
     pixels = torch.rand(2, 3, 32, 32, generator=generator)
     with torch.inference_mode():
         for name, network, call in (

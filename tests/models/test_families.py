@@ -89,8 +89,8 @@ def test_any_text_can_be_read(family_model: LatentDiffusion, text: str) -> None:
     assert condition.pooled.isfinite().all()
 
 
-def test_sdxl_is_told_the_size_of_the_models_picture(tmp_path: Path) -> None:
-    """Original and target size are those of the latent's picture, height first; no crop."""
+def test_sdxl_is_told_the_size_of_the_models_image(tmp_path: Path) -> None:
+    """Original and target size are those of the latent's image, height first; no crop."""
     model = load_model(Model(path=str(make_tiny_sdxl(tmp_path / "model"))), "cpu", Stage())
     seen: list[dict[str, Tensor]] = []
     unet = model.unbatched.unet  # type: ignore[attr-defined]
@@ -124,8 +124,8 @@ def test_half_precision_runs_near_float32(
     with torch.inference_mode():
         for each in (family_model, model):
             text = each.text.encode(["a cat", "a dog"])
-            answers.append((each.denoiser(latent, level, text), each.pictures.encode([image])))
-            assert each.pictures.decode(latent).shape == (2, 32, 32, 3)
+            answers.append((each.denoiser(latent, level, text), each.image_coder.encode([image])))
+            assert each.image_coder.decode(latent).shape == (2, 32, 32, 3)
     for full, half in zip(*answers, strict=True):
         assert half.dtype == torch.float32
         error = float((half - full).norm() / full.norm())
@@ -139,7 +139,7 @@ def test_vae_stays_in_float32_where_float16_overflows(family_folder: Path) -> No
             Model(path=str(family_folder), dtype=dtype),
             "cpu",
             Stage(),  # type: ignore[arg-type]
-        ).pictures.vae.dtype
+        ).image_coder.vae.dtype
         for dtype in ("float16", "bfloat16")
     }
     assert dtypes == {"float16": torch.float32, "bfloat16": torch.bfloat16}

@@ -25,7 +25,7 @@ from tests.parts import (
     encoded_part,
     make_config,
     make_part,
-    make_picture,
+    make_prepared,
     run_stages,
 )
 from tests.tiny_models import make_tiny_sdxl, make_tiny_stable_diffusion
@@ -100,13 +100,13 @@ def test_every_so_many_steps_are_whole(
 ) -> None:
     """The first one and each ``interval``-th after it; encoding is left whole unless asked."""
     config = make_config(reuse={"interval": interval})
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
     with counted(tiny_model) as rows, grids(tiny_model) as steps:
         run_stages(tiny_model, part, config, ["decode"])
     assert (len(rows), len(steps)) == (whole, 4)
     for encode, expected in ((False, 4), (True, whole)):
         config = make_config(reuse={"interval": interval, "encode": encode})
-        part = run_stages(tiny_model, make_part(make_picture(0, "a cat")), config, ["mask"])
+        part = run_stages(tiny_model, make_part(make_prepared(0, "a cat")), config, ["mask"])
         with counted(tiny_model) as rows:
             run_stages(tiny_model, part, config, ["encode"])
         assert len(rows) == expected
@@ -115,7 +115,7 @@ def test_every_so_many_steps_are_whole(
 def test_a_further_round_begins_whole(tiny_model: LatentDiffusion) -> None:
     """SDEdit's second round starts at the first one's level, where old features are no use."""
     config = make_config(name="sdedit", repeats=2, reuse={"interval": 9})
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
     with counted(tiny_model) as rows:
         run_stages(tiny_model, part, config, ["decode"])
     assert len(rows) == 2
@@ -126,9 +126,13 @@ def test_edit_ignores_batch_neighbours(tiny_model: LatentDiffusion, solver: str)
     """Alone or between others, with features used again: the same latent but for rounding."""
     guidance = 1.0 if solver == "bdia" else 3.0
     config = make_config(reuse={"interval": 2}, solver=solver, guidance_scale=guidance)
-    picture = make_picture(0, "a cat")
-    alone = decoded_latents(tiny_model, encoded_part(tiny_model, config, picture), config)[0]
-    crowd = [make_picture(1, "a blue square"), make_picture(0, "a cat"), make_picture(2, "a cat")]
+    sample = make_prepared(0, "a cat")
+    alone = decoded_latents(tiny_model, encoded_part(tiny_model, config, sample), config)[0]
+    crowd = [
+        make_prepared(1, "a blue square"),
+        make_prepared(0, "a cat"),
+        make_prepared(2, "a cat"),
+    ]
     among = decoded_latents(tiny_model, encoded_part(tiny_model, config, *crowd), config)[1]
     torch.testing.assert_close(among, alone, rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from tests.samples import pixels
 from tests.tiny_inception import inception_weights
 
 # Every 120th feature of torchvision 0.28.0's Inception3 (num_classes=1008, aux_logits=False) in
-# float64 with the weights of ``inception_weights()``, loaded by name, for the two pictures below;
+# float64 with the weights of ``inception_weights()``, loaded by name, for the two images below;
 # its blocks changed as pytorch-fid changes them: the average pools of Mixed_5b to 7b with
 # count_include_pad=False, that of Mixed_7c a maximum. Scaled by torch, bilinear, align_corners off.
 GOLDEN = [
@@ -27,13 +27,13 @@ GOLDEN = [
 ]
 
 
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     return [pixels(1, 64, 64), pixels(2, 64, 64)]
 
 
 def test_features_are_those_of_the_fid_network() -> None:
-    """At the real network's width, seeded weights and pictures, each picture for itself."""
-    features = Inception(inception_weights()).features(pictures())
+    """At the real network's width, seeded weights and images, each image for itself."""
+    features = Inception(inception_weights()).features(images())
     assert features.shape == (2, 2048)
     assert features[:, ::120].flatten().tolist() == pytest.approx(GOLDEN, abs=1e-5)
 
@@ -42,7 +42,7 @@ def test_features_do_not_depend_on_neighbours_nor_on_the_micro_batch() -> None:
     """One at a time or together, whoever stands beside it."""
     weights = inception_weights(narrower=16)
     one, many = (Inception(weights, micro_batch=size) for size in (1, 8))
-    first, second = pictures()
+    first, second = images()
     alone = one.features([first])
     assert one.features([first, second])[0] == pytest.approx(alone[0], rel=1e-5, abs=1e-6)
     assert many.features([second, first])[1] == pytest.approx(alone[0], rel=1e-5, abs=1e-6)
@@ -53,7 +53,7 @@ def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
     weights = inception_weights(narrower=16)
     save_file(weights | {"fc.weight": torch.zeros(4, 128)}, tmp_path / "inception.safetensors")
     network = load_inception(str(tmp_path / "inception.safetensors"), "cpu")
-    assert np.array_equal(network.features(pictures()), Inception(weights).features(pictures()))
+    assert np.array_equal(network.features(images()), Inception(weights).features(images()))
 
 
 def test_absent_or_other_weights_are_named_with_where_to_get_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.samples import pixels
 from tests.tiny_scorers import lpips_weights
 
 # Of lpips.LPIPS (0.1.4) in float64 with these weights, its backbones standing on torchvision's
-# layers, for the pictures of ``pictures()``. With the package's own calibrated heads in place of
+# layers, for the images of ``images()``. With the package's own calibrated heads in place of
 # random ones the two agreed as well, to 1e-8.
 GOLDEN = {
     "alex": [0.022993250888325704, 0.02091585855504716],
@@ -21,7 +21,7 @@ GOLDEN = {
 }
 
 
-def pictures(*seeds: int) -> Tensor:
+def images(*seeds: int) -> Tensor:
     images = np.stack([pixels(seed, 64, 64) for seed in seeds])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -29,9 +29,9 @@ def pictures(*seeds: int) -> Tensor:
 @pytest.mark.parametrize("net", GOLDEN)
 @torch.inference_mode()
 def test_distances_are_those_of_the_package(net: str) -> None:
-    """Seeded weights and pictures; 0 for equal pictures; each pair for itself."""
+    """Seeded weights and images; 0 for equal images; each pair for itself."""
     network = Lpips(net, lpips_weights(net))
-    before, after = pictures(1, 2), pictures(3, 4)
+    before, after = images(1, 2), images(3, 4)
     assert network(before, after).tolist() == pytest.approx(GOLDEN[net], abs=1e-7)
     assert network(before, before).tolist() == [0.0, 0.0]
     swapped = network(after.flip(0), before.flip(0)).tolist()

@@ -1,4 +1,4 @@
-"""The adapted networks: noise from any prediction, micro-batches, pictures and texts."""
+"""The adapted networks: noise from any prediction, micro-batches, images and texts."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_repeated_condition_is_copied_as_it_is_asked_for(pooled: bool) -> None
             assert torch.equal(repeated[rows].pooled, whole[rows][:, 0, :1])
 
 
-def test_encoding_a_picture_draws_nothing(tiny_model: LatentDiffusion) -> None:
+def test_encoding_an_image_draws_nothing(tiny_model: LatentDiffusion) -> None:
     """The latent is the mode of the VAE's distribution, scaled: twice the same, and by hand."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
-        once, twice = (tiny_model.pictures.encode([image]) for _ in range(2))
+        once, twice = (tiny_model.image_coder.encode([image]) for _ in range(2))
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0 * 2.0 - 1.0
-        mean = tiny_model.pictures.vae.encode(pixels).latent_dist.mean
+        mean = tiny_model.image_coder.vae.encode(pixels).latent_dist.mean
     assert torch.equal(once, twice)
     torch.testing.assert_close(once, mean * 4.0, rtol=1e-4, atol=1e-5)
 
@@ -89,8 +89,8 @@ def test_pixels_are_rounded_and_clamped(
     """-1 is 0, 1 is 255, 0 is 128 (127.5 to even), and what lies outside is clamped."""
     values = torch.tensor([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0])
     decoded = values.view(1, 1, 1, 6).expand(1, 3, 1, 6)
-    monkeypatch.setattr(tiny_model.pictures.vae, "decode", lambda *args, **kw: (decoded,))
-    pixels = tiny_model.pictures.decode(torch.zeros(1, 4, 1, 1))
+    monkeypatch.setattr(tiny_model.image_coder.vae, "decode", lambda *args, **kw: (decoded,))
+    pixels = tiny_model.image_coder.decode(torch.zeros(1, 4, 1, 1))
     assert pixels.shape == (1, 1, 6, 3)
     assert pixels[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
 
@@ -98,8 +98,8 @@ def test_pixels_are_rounded_and_clamped(
 def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
     """Decoding divides by what encoding multiplied with, and adds what it took off."""
     seen = []
-    pictures = type(tiny_model.pictures)(tiny_model.pictures.vae, MicroBatch(8))
-    pictures.shift = 0.5
+    images = type(tiny_model.image_coder)(tiny_model.image_coder.vae, MicroBatch(8))
+    images.shift = 0.5
 
     class Vae:
         device, dtype = torch.device("cpu"), torch.float32
@@ -110,11 +110,11 @@ def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
 
     image = np.full((32, 32, 3), 100, np.uint8)
     with torch.inference_mode():
-        mode = pictures.vae.encode(torch.full((1, 3, 32, 32), 100 / 127.5 - 1.0)).latent_dist.mode()
-        latent = pictures.encode([image])
+        mode = images.vae.encode(torch.full((1, 3, 32, 32), 100 / 127.5 - 1.0)).latent_dist.mode()
+        latent = images.encode([image])
     torch.testing.assert_close(latent, (mode - 0.5) * 4.0, rtol=1e-4, atol=1e-4)
-    pictures.vae = Vae()  # type: ignore[assignment]
-    pictures.decode(latent)
+    images.vae = Vae()  # type: ignore[assignment]
+    images.decode(latent)
     torch.testing.assert_close(seen[0], mode, rtol=1e-4, atol=1e-4)
 
 
@@ -159,7 +159,7 @@ def test_a_stage_keeps_the_half_of_the_vae_that_it_uses(tiny_model_folder: Path)
     config = make_config().model_copy(update={"model": model})
     kept = {}
     for name in ("mask", "encode", "decode"):
-        vae = load_stage(config, name, "cpu").model.pictures.vae  # type: ignore[attr-defined]
+        vae = load_stage(config, name, "cpu").model.image_coder.vae  # type: ignore[attr-defined]
         kept[name] = (vae.encoder is not None, vae.decoder is not None)
     assert kept == {"mask": (True, False), "encode": (False, False), "decode": (False, True)}
 

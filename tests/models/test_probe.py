@@ -145,7 +145,7 @@ def test_broken_json_is_named(folder: Path) -> None:
 def test_other_families_are_described(
     tmp_path: Path, make: Callable[[Path], Path], family: str, prediction_type: str, channels: int
 ) -> None:
-    """Each family by its pipeline class; the size of its pictures comes from its own network."""
+    """Each family by its pipeline class; the size of its images comes from its own network."""
     info = probe_model(Model(path=str(make(tmp_path / "model"))))
     assert (info.family, info.prediction_type) == (family, prediction_type)
     assert (info.native_size, info.latent_scale, info.latent_channels) == (32, 4, channels)

@@ -31,15 +31,15 @@ def scorers(section: dict[str, Any]) -> Scorers:
     return Scorers(Scores.model_validate(section), "cpu", 2)
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     return pixels(number, 48, 48)
 
 
-def judged(picture_number: int, number: int) -> Judged:
-    return Judged(picture_number, picture(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
+def judged(image_number: int, number: int) -> Judged:
+    return Judged(image_number, image(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
 
 
-BEFORE = [picture(100), picture(101)]
+BEFORE = [image(100), image(101)]
 EDITS = [judged(0, 1), judged(0, 2), judged(1, 3)]
 
 
@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_neighbours_nor_on_the_micro_batch(
     others = [judged(1, 7), judged(1, 8)]
     for index, edit in enumerate(EDITS):
         (alone,) = scorers(
-            [BEFORE[edit.picture]], [Judged(0, edit.after, edit.caption, edit.edit_text)]
+            [BEFORE[edit.image]], [Judged(0, edit.after, edit.caption, edit.edit_text)]
         )
         moved = scorers(BEFORE, [*others[:index], edit, *others[index:]])[min(index, 2)]
         for name, value in together[index].items():
@@ -88,7 +88,7 @@ def test_clip_scores_agree_with_the_definition(section: dict[str, Any], scorers:
 
         expected = [
             reference.clip(
-                image(BEFORE[edit.picture]),
+                image(BEFORE[edit.image]),
                 image(edit.after),
                 text(edit.caption),
                 text(edit.edit_text),
@@ -126,12 +126,12 @@ def test_structure_distance_agrees_with_the_definition(
         return layer.attention.k_proj(layer.layernorm_before(states))[0].numpy()
 
     for edit, scores in zip(EDITS, scorers(BEFORE, EDITS), strict=True):
-        wanted = reference.structure_distance(keys(BEFORE[edit.picture]), keys(edit.after))
+        wanted = reference.structure_distance(keys(BEFORE[edit.image]), keys(edit.after))
         assert scores["dino_structure"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_an_edit_that_changes_nothing(scorers: Scorers) -> None:
-    """Distances are 0, similarities of pictures 1, and there is no direction."""
+    """Distances are 0, similarities of images 1, and there is no direction."""
     (scores,) = scorers([BEFORE[0]], [Judged(0, BEFORE[0], TEXTS[0], TEXTS[1])])
     assert scores["lpips"] == 0
     assert scores["dino_structure"] == pytest.approx(0, abs=1e-9)
@@ -163,7 +163,7 @@ def test_nsfw_is_the_probability_of_the_label(section: dict[str, Any], scorers: 
     assert found == pytest.approx(logits.softmax(1)[:, 1].tolist(), abs=1e-6)
 
 
-def test_the_picture_before_is_encoded_once(scorers: Scorers, monkeypatch: Any) -> None:
+def test_the_image_before_is_encoded_once(scorers: Scorers, monkeypatch: Any) -> None:
     """However many edits it has."""
     seen: list[int] = []
     assert scorers.clip is not None

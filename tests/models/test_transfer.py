@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import transfer
-from pipeline.models.autoencoder import PictureCoder
+from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.transfer import Download, upload
@@ -20,7 +20,7 @@ gpu = pytest.mark.gpu
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def pictures(number: int, side: int = 16) -> list[np.ndarray]:
+def drawn(number: int, side: int = 16) -> list[np.ndarray]:
     rng = np.random.default_rng(number)
     return list(rng.integers(0, 256, (number, side, side, 3), dtype=np.uint8))
 
@@ -32,12 +32,12 @@ def test_on_a_cpu_nothing_is_copied() -> None:
     assert Download(tensor).wait() is tensor
 
 
-def test_pictures_pass_the_vae_as_in_one_call_with_float32_inputs(
+def test_images_pass_the_vae_as_in_one_call_with_float32_inputs(
     tiny_model: LatentDiffusion,
 ) -> None:
     """Scaled after the copy, as uint8, they are the same to the last bit; both ways, in order."""
-    vae, images = tiny_model.pictures.vae, pictures(5)
-    coder = PictureCoder(vae, MicroBatch(5))
+    vae, images = tiny_model.image_coder.vae, drawn(5)
+    coder = ImageCoder(vae, MicroBatch(5))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     with torch.inference_mode():
         latents = coder.encode(images)
@@ -48,15 +48,15 @@ def test_pictures_pass_the_vae_as_in_one_call_with_float32_inputs(
     assert np.array_equal(again, expected.numpy())
 
 
-def test_a_halved_micro_batch_gives_every_picture_in_its_place(
+def test_a_halved_micro_batch_gives_every_image_in_its_place(
     tiny_model: LatentDiffusion,
     monkeypatch: pytest.MonkeyPatch,
     tolerance: dict[torch.dtype, float],
 ) -> None:
     """Memory that runs out at a copy, either way, is met as anywhere else."""
     micro_batch = MicroBatch(4)
-    coder = PictureCoder(tiny_model.pictures.vae, micro_batch)
-    images = pictures(5)
+    coder = ImageCoder(tiny_model.image_coder.vae, micro_batch)
+    images = drawn(5)
     with torch.inference_mode():
         expected = coder.encode(images)
         whole = coder.decode(expected)

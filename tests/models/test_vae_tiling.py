@@ -1,4 +1,4 @@
-"""The VAE in tiles: above a size only, in pieces of its own size, true to the picture."""
+"""The VAE in tiles: above a size only, in pieces of its own size, true to the image."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from tests.parts import make_config
 
 
 def load(folder: Path, **settings: int | None) -> LatentDiffusion:
-    """The small model, trained on 32 pixels, for pictures of 64."""
+    """The small model, trained on 32 pixels, for images of 64."""
     return load_model(Model(path=str(folder), size=64, **settings), "cpu", Stage())
 
 
 @pytest.mark.parametrize(("above", "tiled"), [(None, False), (64, False), (63, True)])
-def test_only_larger_pictures_pass_in_tiles(
+def test_only_larger_images_pass_in_tiles(
     tiny_model_folder: Path, above: int | None, tiled: bool
 ) -> None:
     """Decoding and encoding see at most the VAE's own size, or all at once as before."""
     model = load(tiny_model_folder, vae_tiling_above=above)
-    vae = model.pictures.vae
+    vae = model.image_coder.vae
     sides: list[int] = []
     for half in (vae.encoder, vae.decoder):
         half.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
     with torch.inference_mode():
-        latents = model.pictures.encode([torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()])
-        images = model.pictures.decode(latents)
+        latents = model.image_coder.encode([torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()])
+        images = model.image_coder.decode(latents)
     assert latents.shape[-2:] == (16, 16)
     assert images.shape == (1, 64, 64, 3)
     assert max(sides) == (32 if tiled else 64)
 
 
-def test_tiles_show_the_same_picture() -> None:
+def test_tiles_show_the_same_image() -> None:
     """Scenes of twice the bundled VAE's size, there and back, nearly as true as in one piece.
 
     Six, since it hangs on the scene: tiles have group statistics of their own, and one that holds
     little but a bright object may lose 3.6 times as much.
     """
     scenes = [sample.image for sample in draw_samples(6, 1, 256)]
-    pictures = []
+    images = []
     for above in (None, 128):
         settings = Model(path="bundled", size=256, vae_tiling_above=above)
-        coder = load_model(settings, "cpu", Stage()).pictures
+        coder = load_model(settings, "cpu", Stage()).image_coder
         with torch.inference_mode():
-            pictures.append(coder.decode(coder.encode(scenes)).astype(float))
-    whole, tiled = pictures
+            images.append(coder.decode(coder.encode(scenes)).astype(float))
+    whole, tiled = images
     assert not (whole == tiled).all()
     assert ((tiled - scenes) ** 2).mean() < 2.0 * ((whole - scenes) ** 2).mean()
 

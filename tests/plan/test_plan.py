@@ -12,7 +12,7 @@ from pipeline.config.load import ConfigError, parse_config
 from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_run_folder
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 Planner = Callable[..., Plan]
 
@@ -21,7 +21,7 @@ Planner = Callable[..., Plan]
 def plan(tmp_path: Path, tiny_model_folder: Path) -> Planner:
     """Plans a run over two shards of two edits each, with some keys set otherwise."""
     for number in range(2):
-        write_shard(tmp_path / f"in/{number}.tar", [sample("a"), sample("b", seed=1)])
+        write_shard(tmp_path / f"in/{number}.tar", [raw_sample("a"), raw_sample("b", seed=1)])
 
     def make(**overrides: object) -> Plan:
         tree: dict = {
@@ -110,7 +110,7 @@ def test_finished_shards_are_not_planned_again(plan: Planner, tmp_path: Path) ->
     """After a run nothing is left; a shard that is added is the only work."""
     assert [work.shard.name for work in plan().work] == ["0", "1"]
     assert not run_loop(plan()).work
-    write_shard(tmp_path / "in/2.tar", [sample("c")])
+    write_shard(tmp_path / "in/2.tar", [raw_sample("c")])
     again = plan()
     assert [work.shard.name for work in again.work] == ["2"]
     assert again.published == ["0", "1"]

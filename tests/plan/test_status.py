@@ -14,7 +14,7 @@ from pipeline.plan.run_folder import write_run_folder
 from pipeline.plan.status import read_status
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def shards(tmp_path: Path) -> str:
     """Three shards of three edits each."""
     for number in range(3):
         write_shard(
-            tmp_path / f"in/{number}.tar", [sample("a", ["1", "2"]), sample("b", ["bad"], seed=1)]
+            tmp_path / f"in/{number}.tar",
+            [raw_sample("a", ["1", "2"]), raw_sample("b", ["bad"], seed=1)],
         )
     return f"{tmp_path}/in/*.tar"
 
@@ -95,7 +96,7 @@ def test_more_shards_are_recorded_and_gone_ones_forgotten(
     shards: str, output: Store, tmp_path: Path
 ) -> None:
     """Each run replaces the list; what the output holds something of stays in it."""
-    write_shard(tmp_path / "in/3.tar", [sample("c")])
+    write_shard(tmp_path / "in/3.tar", [raw_sample("c")])
     for number in (0, 2):  # 0 is published, of 2 there is nothing
         (tmp_path / f"in/{number}.tar").unlink()
     write_run_folder(fake_plan(shards, output.url))
@@ -108,7 +109,7 @@ def test_a_changed_input_of_a_published_shard_is_named(
     """It is named again by every run, until its output is computed anew."""
     assert changed_inputs(fake_plan(shards, output.url)) == []
     for number in range(3):
-        write_shard(tmp_path / f"in/{number}.tar", [sample("a", ["1"])])
+        write_shard(tmp_path / f"in/{number}.tar", [raw_sample("a", ["1"])])
     for _ in range(2):
         plan = fake_plan(shards, output.url)
         published, staged = changed_inputs(plan)

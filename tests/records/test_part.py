@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import COLUMNS, ROW_SCHEMA, STAGED_SCHEMA
 from pipeline.records.seeds import noise_seed
 
@@ -17,10 +17,10 @@ def example_part() -> Part:
     done.image = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     failed = Edit(1, "")
     failed.fail("read", ValueError("the edit text is empty"))
-    full = Picture("a", caption="a red circle", image=done.image.copy(), edits=[done, failed])
+    full = Sample("a", caption="a red circle", image=done.image.copy(), edits=[done, failed])
     full.trajectory = generator.integers(0, 2**16, (3, 4, 2, 2)).astype(np.uint16)
     full.extras, full.metadata = {"cls": b"7"}, {"edits": ["x"], "ü": 1.5}
-    return Part("s/0", 2, 5, [full, Picture("b", edits=[Edit(-1)])], "truncated", {"read": 0.5})
+    return Part("s/0", 2, 5, [full, Sample("b", edits=[Edit(-1)])], "truncated", {"read": 0.5})
 
 
 def test_part_survives_its_bytes() -> None:
@@ -28,32 +28,32 @@ def test_part_survives_its_bytes() -> None:
     part = example_part()
     back = Part.from_bytes(part.to_bytes())
     assert back.to_bytes() == part.to_bytes()
-    picture = back.pictures[0]
-    np.testing.assert_array_equal(picture.trajectory, part.pictures[0].trajectory)
-    assert picture.trajectory.dtype == np.uint16
-    assert picture.metadata == {"edits": ["x"], "ü": 1.5}
-    assert picture.extras == {"cls": b"7"}
-    assert picture.edits[1].status is Status.FAILED
-    assert picture.edits[1].message == "the edit text is empty"
-    assert back.pictures[1].edits[0].pending
+    sample = back.samples[0]
+    np.testing.assert_array_equal(sample.trajectory, part.samples[0].trajectory)
+    assert sample.trajectory.dtype == np.uint16
+    assert sample.metadata == {"edits": ["x"], "ü": 1.5}
+    assert sample.extras == {"cls": b"7"}
+    assert sample.edits[1].status is Status.FAILED
+    assert sample.edits[1].message == "the edit text is empty"
+    assert back.samples[1].edits[0].pending
 
 
 def test_arrays_of_a_part_read_back_are_writable() -> None:
     """A step may change what it is given."""
     back = Part.from_bytes(example_part().to_bytes())
-    back.pictures[0].image[0, 0] = 0
+    back.samples[0].image[0, 0] = 0
 
 
-def test_part_without_pictures_survives() -> None:
-    """An empty shard is one part without pictures."""
+def test_part_without_images_survives() -> None:
+    """An empty shard is one part without images."""
     assert Part.from_bytes(Part("s", 0, 1).to_bytes()) == Part("s", 0, 1)
 
 
 def test_part_bytes_are_two_arrow_streams() -> None:
-    """Pictures, then edits, readable by anything that reads Arrow."""
+    """Images, then edits, readable by anything that reads Arrow."""
     source = pa.BufferReader(example_part().to_bytes())
-    pictures, edits = (pa.ipc.open_stream(source).read_all() for _ in range(2))
-    assert pictures.column("key").to_pylist() == ["a", "b"]
+    samples, edits = (pa.ipc.open_stream(source).read_all() for _ in range(2))
+    assert samples.column("key").to_pylist() == ["a", "b"]
     assert edits.column("index").to_pylist() == [0, 1, -1]
 
 

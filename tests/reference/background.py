@@ -68,7 +68,7 @@ def psnr_db(error: float) -> float:
 
 
 def csfid(edited: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> float:
-    """|mean of edits - mean of real pictures|^2, averaged over the classes."""
+    """|mean of edits - mean of real images|^2, averaged over the classes."""
     total = 0.0
     for name, features in edited.items():
         for dimension in range(features.shape[1]):

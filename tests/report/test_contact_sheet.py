@@ -18,7 +18,7 @@ HEADER = 24
 
 
 def run(folder: Path, model: Path, edit_text: str) -> Plan:
-    """Edits one blue picture on a run of its own."""
+    """Edits one blue image on a run of its own."""
     blue = np.full((32, 32, 3), (20, 40, 200), np.uint8)
     one = {"__key__": "a", "png": encode(blue), "txt": "a dog", "edit.txt": edit_text}
     write_shard(folder / "in/0.tar", [one])
@@ -41,7 +41,7 @@ def tile(sheet: Image.Image, number: int) -> np.ndarray:
 
 
 def test_sheet_shows_before_mask_and_after(tmp_path: Path, tiny_model_folder: Path) -> None:
-    """The tiles are the input picture, the mask in black and white, and the written picture."""
+    """The tiles are the input image, the mask in black and white, and the written image."""
     data = contact_sheet(run(tmp_path, tiny_model_folder, "a red cat"))
     assert data is not None
     sheet = Image.open(io.BytesIO(data))

@@ -66,8 +66,8 @@ def choose(page: Page, name: str, value: str) -> None:
     )
 
 
-def test_gallery_shows_pictures_and_texts(page: Page) -> None:
-    """Cards with decoded pictures, both texts and all scores; the number of all edits."""
+def test_gallery_shows_images_and_texts(page: Page) -> None:
+    """Cards with decoded images, both texts and all scores; the number of all edits."""
     assert count(page) == NUM_EDITS
     first = "document.querySelectorAll('.card')[2]"
     images = f"[...{first}.querySelectorAll('img')]"
@@ -120,7 +120,7 @@ def test_search_filters_and_sorting_agree_with_the_rows(page: Page) -> None:
     assert found == sorted(found, reverse=True)
 
 
-def test_masks_are_laid_over_one_picture_or_all(page: Page) -> None:
+def test_masks_are_laid_over_one_image_or_all(page: Page) -> None:
     """The card's button shows its own mask; the box of the gallery shows all of them."""
     visible = "i => getComputedStyle(i).display !== 'none'"
     shown = f"[...document.querySelectorAll('.card img.mask')].filter({visible}).length"
@@ -178,7 +178,7 @@ def test_failures_lead_into_the_gallery(page: Page) -> None:
     assert all("decode: BadSettings" in text for text in said)
 
 
-def test_colours_follow_the_readers_setting(browser: Page, report: Path) -> None:
+def test_colors_follow_the_readers_setting(browser: Page, report: Path) -> None:
     """Dark where the reader wants dark; text and paper far apart in both."""
     paper = "getComputedStyle(document.body).backgroundColor"
     found = []

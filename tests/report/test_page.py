@@ -15,16 +15,16 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
-from pipeline.report.gallery import picture_shards
+from pipeline.report.gallery import image_shards
+from pipeline.report.images import ShardImages
 from pipeline.report.outputs import read_output, shards_to_read
 from pipeline.report.page import REPORT_FILE, write_report
-from pipeline.report.pictures import ShardPictures
 from pipeline.steps.publish import read_marker
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 from tests.drawn_output import make_output, textured
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import encode, sample, shard_bytes, write_shard
+from tests.samples import encode, raw_sample, shard_bytes, write_shard
 
 HOSTILE = "</script><script>window.hacked = 1</script><!--<script>\u2028'\"&{{ 7 * 7 }}"
 
@@ -44,10 +44,10 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_output(tmp_path_factory.mktemp("drawn"), 40, shard_edits=20, size=64)
 
 
-def test_every_edit_has_a_row_and_its_pictures(drawn: Store) -> None:
-    """Edited rows have before, after and mask; failed and unchanged ones the picture before."""
+def test_every_edit_has_a_row_and_its_images(drawn: Store) -> None:
+    """Edited rows have before, after and mask; failed and unchanged ones the image before."""
     written = write_report(drawn)
-    assert (written.num_rows, written.num_with_pictures) == (40, 40)
+    assert (written.num_rows, written.num_with_images) == (40, 40)
     tree = data_of(drawn)
     statuses = tree["statuses"]
     for row in tree["rows"]:
@@ -55,8 +55,8 @@ def test_every_edit_has_a_row_and_its_pictures(drawn: Store) -> None:
         edited = statuses[row[3]] == "edited"
         assert before is not None
         assert (after is not None) == edited == (mask is not None)
-    pictures = {number for row in tree["rows"] for number in row[-3:-2]}
-    assert len(pictures) == 10  # four edits share the picture before
+    images = {number for row in tree["rows"] for number in row[-3:-2]}
+    assert len(images) == 10  # four edits share the image before
 
 
 def test_every_numeric_column_is_a_score(drawn: Store, tmp_path: Path) -> None:
@@ -96,38 +96,38 @@ def test_texts_cannot_leave_their_place(tmp_path: Path) -> None:
     page = store.get(REPORT_FILE).decode()
     assert "window.hacked = 1</script>" not in page
     assert "<script>window.hacked" not in page
-    assert page.count("<script") == page.count("</script>") == 3  # rows, pictures, ours
+    assert page.count("<script") == page.count("</script>") == 3  # rows, images, ours
     row = data_of(store)["rows"][1]
     assert row[6] == row[7] == HOSTILE
 
 
 def test_page_keeps_to_its_size_and_says_what_it_shows(tmp_path: Path) -> None:
-    """A megabyte for 300 edits: fewer pictures, all statuses, and the page says how many."""
+    """A megabyte for 300 edits: fewer images, all statuses, and the page says how many."""
     store = make_output(tmp_path, 300, shard_edits=100, size=192)
     written = write_report(store, overrides=["report.max_bytes=1000000"])
     assert written.size_bytes <= 1_000_000
-    assert 30 < written.num_with_pictures < 300
+    assert 30 < written.num_with_images < 300
     tree = data_of(store)
     shown = {tree["statuses"][row[3]] for row in tree["rows"] if row[-3] is not None}
     assert shown == {"edited", "unchanged", "failed"}
     page = store.get(REPORT_FILE).decode()
-    assert f"{written.num_with_pictures} with pictures, from 3 of 3 shards" in page
+    assert f"{written.num_with_images} with images, from 3 of 3 shards" in page
     small = write_report(store, overrides=["report.max_edits=50"])
     assert 40 <= small.num_rows <= 50
     assert f"A sample of {small.num_rows} of 300 edits" in store.get(REPORT_FILE).decode()
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
-    """Pictures come from as many tars as ``read_bytes`` allows, at least from one."""
+    """Images come from as many tars as ``read_bytes`` allows, at least from one."""
     store = make_output(tmp_path, 60, shard_edits=10, size=48)
     markers = [read_marker(store, f"{number:05d}") for number in range(6)]
     bytes_of_shard = markers[0].tar_bytes + (tmp_path / "in/00000.tar").stat().st_size
     written = write_report(store, overrides=[f"report.read_bytes={int(2.2 * bytes_of_shard)}"])
-    assert written.num_with_pictures == 20
-    assert write_report(store, overrides=["report.read_bytes=0"]).num_with_pictures == 10
+    assert written.num_with_images == 20
+    assert write_report(store, overrides=["report.read_bytes=0"]).num_with_images == 10
     page = store.get(REPORT_FILE).decode()
-    assert "10 with pictures, from 1 of 6 shards" in page
-    assert "Over all 60 edits" in page  # histograms do not need pictures
+    assert "10 with images, from 1 of 6 shards" in page
+    assert "Over all 60 edits" in page  # histograms do not need images
 
 
 def test_large_shards_do_not_break_the_bound_of_bytes(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_large_shards_do_not_break_the_bound_of_bytes(tmp_path: Path) -> None:
     for name, marker in found.markers.items():
         marker.tar_bytes = sizes[name]
     for bound in (150, 500, 1500, 2500):
-        chosen = picture_shards(found, {}, bound)
+        chosen = image_shards(found, {}, bound)
         assert chosen
         assert len(chosen) == 1 or sum(sizes[name] for name in chosen) <= bound
 
@@ -158,11 +158,11 @@ def test_rows_of_too_many_shards_are_sampled_with_every_kind_of_failure(tmp_path
 
 
 def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
-    """Where the input is gone, or holds other pictures now, the page says so."""
+    """Where the input is gone, or holds other images now, the page says so."""
     store = make_output(tmp_path, 40, shard_edits=20, size=32)
     (tmp_path / "in/00000.tar").unlink()
-    picture = encode(textured(99, 32), "jpg")
-    other = [{"__key__": "sheep-000005", "jpg": picture, "txt": "a sheep", "edit.txt": "an owl"}]
+    image = encode(textured(99, 32), "jpg")
+    other = [{"__key__": "sheep-000005", "jpg": image, "txt": "a sheep", "edit.txt": "an owl"}]
     (tmp_path / "in/00001.tar").write_bytes(shard_bytes(other))
     write_report(store)
     rows = data_of(store)["rows"]
@@ -170,11 +170,11 @@ def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
     assert any(row[-2] is not None for row in rows)
     page = store.get(REPORT_FILE).decode()
     assert "The input of 2 shards cannot be shown" in page
-    assert "FileNotFoundError; the input holds other pictures now" in page
+    assert "FileNotFoundError; the input holds other images now" in page
 
 
-def test_before_is_the_picture_that_the_model_saw(tmp_path: Path) -> None:
-    """Cropped as the run cropped it where the output shows the model's picture; else whole."""
+def test_before_is_the_image_that_the_model_saw(tmp_path: Path) -> None:
+    """Cropped as the run cropped it where the output shows the model's image; else whole."""
     wide = np.zeros((32, 64, 3), np.uint8)
     wide[:, :16] = (255, 0, 0)  # cropped away
     one = {"__key__": "a", "png": encode(wide), "txt": "a dog", "edit.txt": "a cat"}
@@ -184,16 +184,16 @@ def test_before_is_the_picture_that_the_model_saw(tmp_path: Path) -> None:
         plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", path, output={"resolution": resolution}))
         found = read_output(plan.output)
         entry = InputShard(f"{tmp_path}/in/0.tar", "0", 0)
-        reader = ShardPictures(plan.output, found.config, {"0": entry}, side=256)
+        reader = ShardImages(plan.output, found.config, {"0": entry}, side=256)
         shown = reader.read("0", found.rows.to_pylist())["a", 0]
         assert shown.before is not None
-        picture = Image.open(io.BytesIO(shown.before)).convert("RGB")
-        assert picture.size == shape
-        red = np.asarray(picture)[..., 0].max() > 128
+        image = Image.open(io.BytesIO(shown.before)).convert("RGB")
+        assert image.size == shape
+        red = np.asarray(image)[..., 0].max() > 128
         assert red == (resolution == "source")
 
 
-def test_rejected_pictures_are_found_in_their_own_tar(tmp_path: Path) -> None:
+def test_rejected_images_are_found_in_their_own_tar(tmp_path: Path) -> None:
     """A rejected edit shows what a filter turned down, and the filter's name as the reason."""
     store = make_output(tmp_path, 8, size=32, filters=["edit_rms <= 0.2"])
     write_report(store)
@@ -233,28 +233,32 @@ def test_command_writes_the_page_and_prints_where(
     drawn: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`overpaint report OUT`; wrong uses are one line and exit code 2."""
-    assert main(["report", drawn.url, "report.picture_size=64"]) == 0
+    assert main(["report", drawn.url, "report.image_size=64"]) == 0
     line = capsys.readouterr().out
     assert line.startswith(f"report: {drawn.url}/_run/report.html (")
-    assert "40 edits, 40 with pictures)" in line
+    assert "40 edits, 40 with images)" in line
     assert main(["report", f"{tmp_path}/nowhere"]) == 2
     assert "nothing is published here" in capsys.readouterr().err
     assert main(["report", drawn.url, "output.format=png"]) == 2
     assert "report. and input.storage_options*" in capsys.readouterr().err
-    assert main(["report", drawn.url, "report.pictures=64"]) == 2
-    assert "unknown key; did you mean 'picture_size'?" in capsys.readouterr().err
+    assert main(["report", drawn.url, "report.images=64"]) == 2
+    assert "unknown key; did you mean 'image_size'?" in capsys.readouterr().err
 
 
 def test_page_of_a_real_run_names_its_failures(tmp_path: Path) -> None:
     """What the flow itself publishes is read: reasons of every kind, grouped and counted."""
     write_shard(
         tmp_path / "in/0.tar",
-        [sample("a", ["a cat", "bad"]), sample("b", caption=None), sample("c", png=b"no picture")],
+        [
+            raw_sample("a", ["a cat", "bad"]),
+            raw_sample("b", caption=None),
+            raw_sample("c", png=b"no image"),
+        ],
     )
     plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"), failing=["bad"])
     written = write_report(plan.output, plan.config)
     assert written.num_rows == 4
     page = plan.output.get(REPORT_FILE).decode()
     assert "decode: RuntimeError" in page
-    assert "prepare: NotAPicture" in page
+    assert "prepare: NotAnImage" in page
     assert "the device went away" in page

@@ -26,7 +26,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import GRID, invert
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 Planner = Callable[..., Plan]
 NONE: list[str] = []
@@ -34,7 +34,7 @@ SMALL, TINY = ["mask_area <= 0.5"], ["mask_area <= 0.2"]
 
 
 def with_areas(part: Part) -> Part:
-    """Inverts pictures; the mask's area grows with the number at the end of the edit text."""
+    """Inverts images; the mask's area grows with the number at the end of the edit text."""
     for edit in invert(part).edits:
         if edit.image is not None and edit.mask is not None:
             edit.mask = np.zeros((GRID, GRID), np.float32)
@@ -45,9 +45,12 @@ def with_areas(part: Part) -> Part:
 @pytest.fixture
 def planner(tmp_path: Path) -> Planner:
     """Plans over two shards: edits with mask areas of 1/4 to 3/4, an unchanged and failed ones."""
-    first = [sample("a", ["x 1", "x 2", "x 3"], seed=1, cls="7"), sample("b", ["a dog"], seed=2)]
-    write_shard(tmp_path / "in/0.tar", [*first, sample("c", ["x 1"], seed=3)])
-    write_shard(tmp_path / "in/1.tar", [sample("e", png=b"no picture"), sample("f", ["x 3"])])
+    first = [
+        raw_sample("a", ["x 1", "x 2", "x 3"], seed=1, cls="7"),
+        raw_sample("b", ["a dog"], seed=2),
+    ]
+    write_shard(tmp_path / "in/0.tar", [*first, raw_sample("c", ["x 1"], seed=3)])
+    write_shard(tmp_path / "in/1.tar", [raw_sample("e", png=b"no image"), raw_sample("f", ["x 3"])])
 
     def plan(folder: str, filters: list[str], **sections: object) -> Plan:
         path = f"{tmp_path}/{folder}"
@@ -76,8 +79,8 @@ def rows_of(store: Store, shard: str) -> list[dict]:
     return pq.read_table(f"{store.url}/{shard}.parquet").to_pylist()
 
 
-def test_rejected_rows_keep_scores_reason_and_pictures(planner: Planner) -> None:
-    """In = edited + unchanged + rejected + failed; rejected pictures stand in their own tar."""
+def test_rejected_rows_keep_scores_reason_and_images(planner: Planner) -> None:
+    """In = edited + unchanged + rejected + failed; rejected images stand in their own tar."""
     store = done(planner("out", SMALL))
     row = next(row for row in rows_of(store, "0") if row["edit_text"] == "x 3")
     assert (row["status"], row["stage"], row["error"]) == ("rejected", "filter", SMALL[0])
@@ -110,10 +113,10 @@ def test_tightened_filters_give_the_bytes_of_a_run_with_them(
 
 
 @pytest.mark.parametrize(("before", "after"), [(SMALL, NONE), (TINY, SMALL), (TINY, NONE)])
-def test_loosened_filters_bring_the_pictures_back(
+def test_loosened_filters_bring_the_images_back(
     planner: Planner, before: list[str], after: list[str]
 ) -> None:
-    """Likewise, from the tar of rejected pictures, which goes where nothing is rejected."""
+    """Likewise, from the tar of rejected images, which goes where nothing is rejected."""
     clean, store = done(planner("clean", after)), done(planner("out", before))
     assert refilter(store, filtering_of(after)).problems == []
     assert published(store) == published(clean)
@@ -185,13 +188,13 @@ def test_failed_rows_of_a_filtered_run_are_retried(planner: Planner) -> None:
     assert published(done(reopened.plan)) == published(clean)
 
 
-def test_pictures_that_were_not_kept_cannot_come_back(planner: Planner, tmp_path: Path) -> None:
+def test_images_that_were_not_kept_cannot_come_back(planner: Planner, tmp_path: Path) -> None:
     """Refused before anything is touched, by the command; the function leaves the shard whole."""
     store = done(planner("out", SMALL, output={"keep_rejected": False}))
     assert not store.list("_rejected/")
     before = {name: store.get(name) for name in store.list()}
     assert preview(store, filtering_of(NONE, keep_rejected=False)).lost == 2
-    with pytest.raises(ConfigError, match="2 edits would pass whose pictures were not kept"):
+    with pytest.raises(ConfigError, match="2 edits would pass whose images were not kept"):
         refilter_output(f"{tmp_path}/out", [], given=[], dropped=[], clear=True, dry_run=False)
     assert {name: store.get(name) for name in store.list()} == before
 

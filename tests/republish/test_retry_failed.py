@@ -17,7 +17,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 Planner = Callable[..., Plan]
 
@@ -26,11 +26,11 @@ Planner = Callable[..., Plan]
 def planner(tmp_path: Path) -> Planner:
     """Plans over two shards; edits with the text "bad" are made to fail by the tests."""
     samples = [
-        sample("a", ["a cat", "bad"], seed=1, cls="7"),
-        sample("b", ["a dog", "a fox"], seed=2),  # the first equals its caption
-        sample("broken", png=b"no picture"),
-        sample("c.d", seed=3),
-        sample("e", ["1", "2", "3"], seed=4),
+        raw_sample("a", ["a cat", "bad"], seed=1, cls="7"),
+        raw_sample("b", ["a dog", "a fox"], seed=2),  # the first equals its caption
+        raw_sample("broken", png=b"no image"),
+        raw_sample("c.d", seed=3),
+        raw_sample("e", ["1", "2", "3"], seed=4),
     ]
     write_shard(tmp_path / "in/0.tar", samples)
     write_shard(tmp_path / "in/1.tar", samples[1:])
@@ -75,7 +75,7 @@ def test_retried_rows_end_in_the_bytes_of_an_undisturbed_run(planner: Planner) -
 
 
 def test_what_fails_for_its_own_sake_is_not_retried(planner: Planner) -> None:
-    """A broken picture fails alike, so its shard stays as it is."""
+    """A broken image fails alike, so its shard stays as it is."""
     run_fake(planner("out"))
     reopened = reopen_failed(planner("out"))
     assert (reopened.shards, reopened.problems, reopened.plan.work) == ([], [], [])
@@ -90,7 +90,7 @@ def test_what_fails_for_its_own_sake_is_not_retried(planner: Planner) -> None:
         ("decode", "ValueError", True),
         ("finish", "OSError", True),
         ("finish", "BadSettings", False),
-        ("read", "NoPicture", False),
+        ("read", "NoImage", False),
         ("prepare", "UnidentifiedImageError", False),
         ("prepare", "MemoryError", True),
     ],
@@ -140,8 +140,8 @@ def test_what_is_no_longer_the_same_stays_as_it_is(
     run_fake(planner("out"), failing=["bad"])
     store = planner("out").output
     if change == "input":
-        write_shard(tmp_path / "in/0.tar", [sample("a", ["a cat", "bad"], seed=9)])
-    elif change == "picture":  # the same texts, of the very same length, for another picture
+        write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat", "bad"], seed=9)])
+    elif change == "picture":  # the same texts, of the very same length, for another image
         data = (tmp_path / "in/0.tar").read_bytes()
         (tmp_path / "in/0.tar").write_bytes(
             data.replace(b"tEXt", b"tEXT").replace(b"IDAT", b"IDAX")

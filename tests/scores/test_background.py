@@ -15,7 +15,7 @@ Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @pytest.fixture
 def case() -> Case:
-    """Two pictures of 48 x 40 that differ by noise, and a rectangle for a mask."""
+    """Two images of 48 x 40 that differ by noise, and a rectangle for a mask."""
     before = pixels(1, 48, 40)
     noise = np.random.default_rng(2).integers(-40, 41, before.shape)
     after = np.clip(before.astype(int) + noise, 0, 255).astype(np.uint8)
@@ -24,13 +24,13 @@ def case() -> Case:
     return before, after, inside
 
 
-def test_whole_pictures_agree_with_scikit_image(case: Case) -> None:
-    """Golden values of scikit-image 0.26.0, of the fixture's pictures.
+def test_whole_images_agree_with_scikit_image(case: Case) -> None:
+    """Golden values of scikit-image 0.26.0, of the fixture's images.
 
     structural_similarity(b, a, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     channel_axis=2, data_range=255), peak_signal_noise_ratio(b, a), mean_squared_error(b / 255,
     a / 255). (torchmetrics 1.9 has the same PSNR; its SSIM also averages over windows that hang
-    over the border, on a reflected picture.)
+    over the border, on a reflected image.)
     """
     before, after, _ = case
     scores = background_scores(before, after, np.zeros(before.shape[:2], bool))
@@ -40,7 +40,7 @@ def test_whole_pictures_agree_with_scikit_image(case: Case) -> None:
 
 
 def test_the_frame_form_agrees_with_scikit_image(case: Case) -> None:
-    """The same calls on pictures multiplied by (1 - mask)."""
+    """The same calls on images multiplied by (1 - mask)."""
     scores = background_scores(*case)
     assert scores.ssim_frame == pytest.approx(0.6753516632381662, abs=1e-12)
     assert scores.psnr_frame_db == pytest.approx(21.62173606753562, abs=1e-12)
@@ -49,13 +49,13 @@ def test_the_frame_form_agrees_with_scikit_image(case: Case) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_both_forms_agree_with_the_definitions(seed: int) -> None:
-    """Seeded pictures and ragged masks against a reference that goes pixel by pixel."""
+    """Seeded images and ragged masks against a reference that goes pixel by pixel."""
     generator = np.random.default_rng(seed)
     before, after = generator.integers(0, 256, (2, 23, 19, 3), dtype=np.uint8)
     after = (0.7 * before + 0.3 * after).astype(np.uint8)
     inside = generator.random((23, 19)) > 0.7
     scores = background_scores(before, after, inside)
-    kept, kept_after = (picture * ~inside[..., None] for picture in (before, after))
+    kept, kept_after = (image * ~inside[..., None] for image in (before, after))
     error, frame = reference.mse(before, after, ~inside), reference.mse(kept, kept_after)
     assert scores.mse == pytest.approx(error, abs=1e-9)
     assert scores.psnr_db == pytest.approx(reference.psnr_db(error), abs=1e-9)
@@ -86,13 +86,13 @@ def test_the_true_background_sees_no_pixel_inside_the_mask(case: Case) -> None:
 
 
 def test_an_empty_mask_gives_one_measure_in_both_forms(case: Case) -> None:
-    """Both forms are then that of the whole picture, bit for bit."""
+    """Both forms are then that of the whole image, bit for bit."""
     before, after, inside = case
     scores = background_scores(before, after, np.zeros_like(inside))
     assert (scores.ssim, scores.mse) == (scores.ssim_frame, scores.mse_frame)
 
 
-def test_a_picture_of_many_tiles_is_summed_without_seams() -> None:
+def test_an_image_of_many_tiles_is_summed_without_seams() -> None:
     """Four tiles, cut short below and to the right, one of them behind a mask that reaches over."""
     generator = np.random.default_rng(3)
     before = generator.integers(0, 256, (2 * RADIUS + 31, 2 * RADIUS + 262, 1), dtype=np.uint8)
@@ -108,14 +108,14 @@ def test_a_picture_of_many_tiles_is_summed_without_seams() -> None:
 
 
 def test_without_a_background_the_true_form_has_no_value(case: Case) -> None:
-    """A full mask leaves no pixel; the frame form says "equal" of two black pictures."""
+    """A full mask leaves no pixel; the frame form says "equal" of two black images."""
     before, after, inside = case
     scores = background_scores(before, after, np.ones_like(inside))
     assert (scores.psnr_db, scores.ssim, scores.mse) == (None, None, None)
     assert (scores.psnr_frame_db, scores.ssim_frame, scores.mse_frame) == (PSNR_CAP_DB, 1.0, 0.0)
 
 
-def test_equal_pictures_are_capped(case: Case) -> None:
+def test_equal_images_are_capped(case: Case) -> None:
     """An infinite ratio is written as the cap; SSIM is 1."""
     before, _, inside = case
     scores = background_scores(before, before, inside)
@@ -123,15 +123,15 @@ def test_equal_pictures_are_capped(case: Case) -> None:
     assert scores.ssim == pytest.approx(1.0, abs=1e-12)
 
 
-def test_pictures_below_a_window_have_no_ssim() -> None:
+def test_images_below_a_window_have_no_ssim() -> None:
     """10 x 12 pixels hold no window of 11 x 11."""
-    picture = np.zeros((10, 12, 3), np.uint8)
-    scores = background_scores(picture, picture, np.zeros((10, 12), bool))
+    image = np.zeros((10, 12, 3), np.uint8)
+    scores = background_scores(image, image, np.zeros((10, 12), bool))
     assert (scores.ssim, scores.ssim_frame, scores.mse) == (None, None, 0.0)
 
 
 def test_shapes_must_agree() -> None:
     """The message names all three."""
-    picture = np.zeros((12, 12, 3), np.uint8)
+    image = np.zeros((12, 12, 3), np.uint8)
     with pytest.raises(ValueError, match=r"\(12, 12, 3\), \(12, 12, 3\) and \(11, 12\)"):
-        background_scores(picture, picture, np.zeros((11, 12), bool))
+        background_scores(image, image, np.zeros((11, 12), bool))

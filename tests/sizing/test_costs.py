@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.plan.plan import Plan
-from pipeline.sizing.costs import COSTS_FILE, Costs, expected_edits, known_costs
+from pipeline.sizing.costs import COSTS_FILE, Costs, estimated_edits, known_costs
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     """Four shards of three edits, the first two published, of the third one part of two staged."""
     for number in range(4):
-        samples = [sample("a", ["1", "2"], seed=number), sample("b", ["3"], seed=number)]
+        samples = [raw_sample("a", ["1", "2"], seed=number), raw_sample("b", ["3"], seed=number)]
         write_shard(tmp_path / f"in/{number}.tar", samples)
     plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"))
     for name in ("2", "3"):
@@ -46,8 +46,8 @@ def test_edits_left_are_told_by_the_size_of_their_shards(plan: Plan) -> None:
     costs = known_costs(plan)
     assert costs is not None
     assert len(plan.work) == 2
-    assert expected_edits(plan, costs) == 6 - 2
-    assert expected_edits(plan, Costs("evaluations", {})) is None
+    assert estimated_edits(plan, costs) == 6 - 2
+    assert estimated_edits(plan, Costs("evaluations", {})) is None
 
 
 def test_a_calibration_is_kept_and_comes_first(plan: Plan) -> None:
@@ -63,5 +63,5 @@ def test_a_calibration_is_kept_and_comes_first(plan: Plan) -> None:
 
 def test_a_new_output_says_nothing(tmp_path: Path) -> None:
     """Then the plan measures, or counts."""
-    write_shard(tmp_path / "in/0.tar", [sample("a", ["1"])])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["1"])])
     assert known_costs(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")) is None

@@ -10,9 +10,9 @@ import pytest
 from pipeline.config.config import Config
 from pipeline.config.load import parse_config
 from pipeline.sizing.costs import Costs, counted_costs, evaluations
-from pipeline.sizing.estimate import Expectation, expect, is_sized, sized
-from pipeline.sizing.pools import DoesNotFitError, Node
-from pipeline.sizing.warnings import cautions
+from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
+from pipeline.sizing.pools import Node, PoolsDoNotFitError
+from pipeline.sizing.warnings import plan_warnings
 
 # SD 1.5 on a GPU: seconds an edit, 40 GB of it in use at 32 rows.
 GPU = Costs(
@@ -38,14 +38,14 @@ def config(stages: dict[str, Any] | None = None, **sections: Any) -> Config:
 
 
 def warned(config: Config, device: str, costs: Costs, nodes: list[Node], shards: int = 1) -> str:
-    expected = expect(config, device, costs, nodes, 1000)
+    expected = estimate(config, device, costs, nodes, 1000)
     chosen = sized(config, expected)
-    return "\n".join(cautions(expected, chosen, device, costs, nodes, shards))
+    return "\n".join(plan_warnings(expected, chosen, device, costs, nodes, shards))
 
 
 def test_pools_left_open_take_the_gpus_by_cost() -> None:
     """Eight GPUs: 1, 3 and 4, and the masks bound the rate with 1 / 0.14 no more than the rest."""
-    expected = expect(config(), "cuda", GPU, EIGHT, 10_000)
+    expected = estimate(config(), "cuda", GPU, EIGHT, 10_000)
     assert (expected.layout, expected.sizes) == ("pools", {"mask": 1, "encode": 3, "decode": 4})
     assert expected.images_per_s == pytest.approx(4 / 0.57)
     assert expected.busy["decode"] == pytest.approx(1.0)
@@ -57,7 +57,7 @@ def test_pools_left_open_take_the_gpus_by_cost() -> None:
 
 def test_the_faster_layout_is_taken_where_it_is_left_open() -> None:
     """Fused loses nothing to rounding: eight GPUs give eight a second. By hand, pools stay."""
-    free = expect(config(run={"layout": "auto"}), "cuda", GPU, EIGHT, 10_000)
+    free = estimate(config(run={"layout": "auto"}), "cuda", GPU, EIGHT, 10_000)
     assert (free.layout, free.sizes) == ("fused", {"fused": 8})
     assert free.images_per_s == pytest.approx(8.0)
     assert free.other_images_per_s == pytest.approx(4 / 0.57)
@@ -67,19 +67,19 @@ def test_the_faster_layout_is_taken_where_it_is_left_open() -> None:
 def test_one_gpu_is_fused_where_the_layout_is_left_open() -> None:
     """Three whole actors do not fit on it; asked for by name, that is an error."""
     one = [Node(8, 1, 1e11, 1e11)]
-    free = expect(config(run={"layout": "auto"}), "cuda", GPU, one, 100)
+    free = estimate(config(run={"layout": "auto"}), "cuda", GPU, one, 100)
     assert (free.layout, free.sizes) == ("fused", {"fused": 1})
-    with pytest.raises(DoesNotFitError, match="layout=pools"):
-        expect(config(), "cuda", GPU, one, 100)
+    with pytest.raises(PoolsDoNotFitError, match="layout=pools"):
+        estimate(config(), "cuda", GPU, one, 100)
 
 
 def test_cpus_bound_the_rate() -> None:
     """Two cores and 0.8 s of work an edit: 2.5 a second, however many actors there are."""
     many = {name: {"actors": 2} for name in ("mask", "encode", "decode")}
     for stages in (None, many):
-        expected = expect(config(stages), "cpu", CPU, [Node(2.5)], 100)
+        expected = estimate(config(stages), "cpu", CPU, [Node(2.5)], 100)
         assert expected.images_per_s == pytest.approx(2.5 / 0.8)
-    assert expect(config(), "cpu", CPU, [Node(2.5)], 100).sizes == {
+    assert estimate(config(), "cpu", CPU, [Node(2.5)], 100).sizes == {
         "mask": 1,
         "encode": 1,
         "decode": 2,
@@ -88,7 +88,9 @@ def test_cpus_bound_the_rate() -> None:
 
 def test_hours_and_money_are_of_all_gpus_of_the_cluster() -> None:
     """Loading, the first part's way, then edits over the rate; idle GPUs are paid as well."""
-    expected = expect(config(report={"price_per_device_hour": 2.5}), "cuda", GPU, EIGHT, 1_000_000)
+    expected = estimate(
+        config(report={"price_per_device_hour": 2.5}), "cuda", GPU, EIGHT, 1_000_000
+    )
     wall_s = 20 + 64 * (0.14 + 0.29) + 1_000_000 * 0.57 / 4
     assert expected.wall_s == pytest.approx(wall_s)
     assert expected.device_hours == pytest.approx(8 * wall_s / 3600)
@@ -98,14 +100,14 @@ def test_hours_and_money_are_of_all_gpus_of_the_cluster() -> None:
 def test_without_measurements_sizes_come_from_network_evaluations() -> None:
     """The paper's settings: 20, 40 and 80 evaluations. Nothing is said of seconds."""
     assert evaluations(config().method) == {"mask": 20, "encode": 40, "decode": 80}
-    expected = expect(config(), "cuda", counted_costs(config()), EIGHT, 100)
+    expected = estimate(config(), "cuda", counted_costs(config()), EIGHT, 100)
     assert expected.sizes == {"mask": 1, "encode": 2, "decode": 4}
     assert expected.images_per_s is expected.wall_s is None
 
 
 def test_the_largest_micro_batch_that_fits_is_named() -> None:
     """Decoding took 36 GB over the weights for 32 rows; of 60 GB there is room for 53."""
-    expected = expect(config(), "cuda", GPU, EIGHT, 100)
+    expected = estimate(config(), "cuda", GPU, EIGHT, 100)
     assert expected.micro_batch == {"mask": 64, "encode": 128, "decode": 32}
     half = {name: {"actors": 1, "gpus": 0.5, "micro_batch": 32} for name in AUTO}
     assert "stages.decode.micro_batch=32 will hardly fit: 16" in warned(
@@ -121,9 +123,9 @@ def test_a_worker_is_hung_after_ten_times_what_its_part_takes(
 ) -> None:
     """Between ten minutes and the hour that holds where nothing was measured."""
     run = {"part_size": part_size}
-    assert expect(config(run=run), "cuda", GPU, EIGHT, 1).silence_s == pytest.approx(silence_s)
+    assert estimate(config(run=run), "cuda", GPU, EIGHT, 1).silence_s == pytest.approx(silence_s)
     counted = counted_costs(config(run=run))
-    assert expect(config(run=run), "cuda", counted, EIGHT, 1).silence_s == 3600.0
+    assert estimate(config(run=run), "cuda", counted, EIGHT, 1).silence_s == 3600.0
 
 
 @pytest.mark.parametrize(
@@ -153,10 +155,10 @@ def test_host_memory_of_all_actors_is_added_up() -> None:
 
 def test_expected_and_actual_stand_side_by_side() -> None:
     """The summary's ratio; null where either is not known."""
-    expected = Expectation("fused", {"fused": 1}, {"fused": 1.0}, images_per_s=4.0)
-    assert expected.against(3.0)["ratio"] == pytest.approx(0.75)
-    assert expected.against(None)["ratio"] is None
-    assert replace(expected, images_per_s=None).against(3.0)["ratio"] is None
+    expected = Estimate("fused", {"fused": 1}, {"fused": 1.0}, images_per_s=4.0)
+    assert expected.compared_with(3.0)["ratio"] == pytest.approx(0.75)
+    assert expected.compared_with(None)["ratio"] is None
+    assert replace(expected, images_per_s=None).compared_with(3.0)["ratio"] is None
 
 
 def test_threads_without_cores_are_warned_of() -> None:
@@ -176,6 +178,6 @@ def test_threads_of_all_actors_fit_the_machine(layout: str) -> None:
     """Where pools are left open, actors times threads are at most the CPUs."""
     owned = {name: {"cpus": 2, "actors": "auto"} for name in ("mask", "encode", "decode")}
     tree = config(owned, run={"layout": layout})
-    expected = expect(tree, "cpu", CPU, [Node(16)], 1000)
+    expected = estimate(tree, "cpu", CPU, [Node(16)], 1000)
     assert tree.threads == 2
     assert sum(expected.sizes.values()) * tree.threads <= 16

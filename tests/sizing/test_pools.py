@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sizing.pools import DoesNotFitError, Node, Pool, best_sizes, fits, rate_of
+from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, fits, rate_of
 
 PAPER = {"mask": 0.14, "encode": 0.29, "decode": 0.57}  # seconds an edit, of one GPU
 
@@ -44,7 +44,7 @@ def test_fractions_share_a_gpu_and_never_span_two() -> None:
     """Two GPUs hold three actors of a half, and of two thirds but two."""
     two = [Node(64, 2)]
     assert best_sizes(pools(0.5), two) == {"mask": 1, "encode": 1, "decode": 2}
-    with pytest.raises(DoesNotFitError):
+    with pytest.raises(PoolsDoNotFitError):
         best_sizes(pools(2 / 3), two)
 
 
@@ -52,7 +52,7 @@ def test_gpus_of_two_nodes_are_not_one() -> None:
     """An actor of two GPUs finds no place on two machines with one each."""
     actor = [Pool("fused", 1.0, 0.25, gpus=2.0)]
     assert best_sizes(actor, [Node(8, 2)]) == {"fused": 1}
-    with pytest.raises(DoesNotFitError):
+    with pytest.raises(PoolsDoNotFitError):
         best_sizes(actor, [Node(8, 1), Node(8, 1)])
 
 
@@ -90,7 +90,7 @@ def test_never_over_the_resources(pools: list[Pool], nodes: list[Node]) -> None:
     """In all, the actors reserve at most what the nodes have, and each pool has one."""
     try:
         sizes = best_sizes(pools, nodes)
-    except DoesNotFitError:
+    except PoolsDoNotFitError:
         return
     assert all(size >= 1 for size in sizes.values())
     for kind in ("cpus", "gpus"):
@@ -112,7 +112,7 @@ def test_no_better_integer_allocation_exists(
     ]
     fitting = [sizes for sizes in allocations if fits(pools, sizes, nodes)]
     if not fitting:
-        with pytest.raises(DoesNotFitError):
+        with pytest.raises(PoolsDoNotFitError):
             best_sizes(pools, nodes, most_per_s=most_per_s)
         return
     found = best_sizes(pools, nodes, most_per_s=most_per_s)

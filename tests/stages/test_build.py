@@ -15,7 +15,7 @@ from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import STAGES, load_fused, load_stage, run_parts
-from tests.parts import counted, make_config, make_part, make_picture, run_stages
+from tests.parts import counted, make_config, make_part, make_prepared, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
 TEXTS = ("a cat", "a red dog", "photo of a square")
@@ -31,10 +31,10 @@ def test_an_edit_costs_140_evaluations_and_a_further_one_90(tiny_model: LatentDi
     """At r = 0.8, 50 steps and 10 noises, counted at the network and written in the rows."""
     config = make_config(steps=50, mask={})
     with counted(tiny_model) as rows:
-        run_stages(tiny_model, make_part(make_picture(0, TEXTS[0])), config)
+        run_stages(tiny_model, make_part(make_prepared(0, TEXTS[0])), config)
     assert sum(rows) == 140
     with counted(tiny_model) as rows:
-        part = run_stages(tiny_model, make_part(make_picture(0, *TEXTS)), config)
+        part = run_stages(tiny_model, make_part(make_prepared(0, *TEXTS)), config)
     assert sum(rows) == 140 + 90 + 90
     counts = [(e.num_evals_mask, e.num_evals_encode, e.num_evals_decode) for e in part.edits]
     assert counts == [(20, 40, 80), (10, 0, 80), (10, 0, 80)]
@@ -45,7 +45,7 @@ def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
     config = make_config()
     with counted(tiny_model) as rows:
         part = run_stages(
-            tiny_model, make_part(make_picture(0, "A dog", "a cat", "a cat", "a dog")), config
+            tiny_model, make_part(make_prepared(0, "A dog", "a cat", "a cat", "a dog")), config
         )
     assert [edit.num_evals_mask for edit in part.edits] == [2, 2, 0, 0]
     assert [edit.num_evals_encode for edit in part.edits] == [0, 4, 0, 0]
@@ -58,22 +58,22 @@ def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
 
 def test_network_sees_no_more_than_a_micro_batch(tiny_model: LatentDiffusion) -> None:
     """However many edits a part holds, and whatever guidance doubles."""
-    pictures = [make_picture(n, *TEXTS) for n in range(3)]
+    samples = [make_prepared(n, *TEXTS) for n in range(3)]
     with counted(tiny_model.with_micro_batch(5)) as rows:
-        run_stages(tiny_model.with_micro_batch(5), make_part(*pictures), make_config())
+        run_stages(tiny_model.with_micro_batch(5), make_part(*samples), make_config())
     assert max(rows) == 5
 
 
 def test_guidance_of_one_halves_the_decoding(tiny_model: LatentDiffusion) -> None:
     """Without guidance the negative half is not computed."""
-    part = run_stages(tiny_model, make_part(make_picture(0)), make_config(guidance_scale=1.0))
+    part = run_stages(tiny_model, make_part(make_prepared(0)), make_config(guidance_scale=1.0))
     assert part.edits[0].num_evals_decode == 4
 
 
 @pytest.mark.parametrize("name", ["diffedit", "sdedit"])
 def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) -> None:
-    """Masks, maps and pictures of two runs over one part are equal to the last bit."""
-    fresh = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    """Masks, maps and images of two runs over one part are equal to the last bit."""
+    fresh = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     once, twice = (
         run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
         for _ in range(2)
@@ -84,7 +84,7 @@ def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) 
 def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
     """Each stage with a network of its own, the part packed between them, or all over one."""
     config = with_model(make_config(), tiny_model_folder)
-    fused = make_part(make_picture(0, *TEXTS), make_picture(1, "a dog", "a cat"))
+    fused = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     pooled = copy.deepcopy(fused)
     for stage in load_fused(config, "cpu").values():
         fused = stage(fused)
@@ -117,7 +117,7 @@ def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
 def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
     """run_parts runs all stages over each part."""
     config = with_model(make_config(), tiny_model_folder)
-    parts = run_parts(config, [make_part(make_picture(n)) for n in range(2)])
+    parts = run_parts(config, [make_part(make_prepared(n)) for n in range(2)])
     assert all(part.edits[0].image is not None for part in parts)
 
 
@@ -138,27 +138,27 @@ def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> No
     theirs = scheduler.step(raw, int(level.timestep), latent).prev_sample
     ours = below.alpha * (latent / level.alpha + (below.tau - level.tau) * eps)
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
-    part = run_stages(model, make_part(make_picture(0, "a cat", "a dog")), make_config())
+    part = run_stages(model, make_part(make_prepared(0, "a cat", "a dog")), make_config())
     assert part.edits[0].image is not None
     assert part.edits[1].status is Status.UNCHANGED
 
 
 def test_ablations_are_settings(tiny_model: LatentDiffusion) -> None:
-    """No mask and no encoding are two settings of diffedit, and each gives another picture."""
+    """No mask and no encoding are two settings of diffedit, and each gives another image."""
     images = []
     for settings in ({}, {"mask": {"source": "full"}}, {"encode": "noise"}):
-        part = run_stages(tiny_model, make_part(make_picture(0)), make_config(**settings))
+        part = run_stages(tiny_model, make_part(make_prepared(0)), make_config(**settings))
         images.append(part.edits[0].image.astype(int))
     assert np.abs(images[0] - images[1]).max() > 1
     assert np.abs(images[0] - images[2]).max() > 1
 
 
 def test_each_stage_reads_a_text_once_a_part(tiny_model: LatentDiffusion) -> None:
-    """However many pictures, edits, ratios and guidance scales of a part share it."""
-    pictures = [make_picture(n, "a cat", "A  CAT", "a red dog", caption="a dog") for n in range(4)]
-    pictures[1].settings = {"guidance_scale": 1.0}
-    pictures[2].settings = {"encode_ratio": 0.4}
-    part, texts = make_part(*pictures), {}
+    """However many images, edits, ratios and guidance scales of a part share it."""
+    samples = [make_prepared(n, "a cat", "A  CAT", "a red dog", caption="a dog") for n in range(4)]
+    samples[1].settings = {"guidance_scale": 1.0}
+    samples[2].settings = {"encode_ratio": 0.4}
+    part, texts = make_part(*samples), {}
     for name in STAGES:
         rows: list[int] = []
         hook = tiny_model.text.towers[0].encoder.register_forward_pre_hook(

@@ -13,7 +13,7 @@ from tests.parts import (
     encoded_part,
     make_config,
     make_part,
-    make_picture,
+    make_prepared,
     run_stages,
 )
 from tests.reference import ddim as reference
@@ -22,10 +22,10 @@ from tests.reference import ddim as reference
 def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
     """Guided DDIM downwards with the blend at each level equals the float64 transcription."""
     config = make_config(steps=20, guidance_scale=3.0)
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
-    (picture,) = part.pictures
-    trajectory = picture.trajectory.astype(np.float64)
-    mask = picture.edits[0].mask.astype(np.float64)
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
+    (sample,) = part.samples
+    trajectory = sample.trajectory.astype(np.float64)
+    mask = sample.edits[0].mask.astype(np.float64)
     levels = tiny_model.schedule.levels(20, 0.8)
 
     def ask(x: np.ndarray, k: int, text: str) -> np.ndarray:
@@ -47,8 +47,8 @@ def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
 def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion) -> None:
     """Outside the mask the decoded latent is the clean one, bit for bit; inside it is not."""
     config = make_config()
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"), make_picture(1, "photo"))
-    clean = np.stack([picture.latent for picture in part.pictures])
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"), make_prepared(1, "photo"))
+    clean = np.stack([sample.latent for sample in part.samples])
     masks = np.stack([edit.mask for edit in part.edits])
     latents = decoded_latents(tiny_model, part, config).numpy().swapaxes(0, 1)
     clean = clean.swapaxes(0, 1)
@@ -61,8 +61,8 @@ def test_encode_then_decode_returns_the_input(tiny_model: LatentDiffusion) -> No
     errors = []
     for steps in (12, 25, 50):
         config = make_config(steps=steps, guidance_scale=1.0, mask={"source": "full"})
-        part = encoded_part(tiny_model, config, make_picture(0, ""))
-        clean = part.pictures[0].latent
+        part = encoded_part(tiny_model, config, make_prepared(0, ""))
+        clean = part.samples[0].latent
         latent = decoded_latents(tiny_model, part, config)[0].numpy()
         errors.append(float(np.sqrt(np.mean((latent - clean) ** 2)) / clean.std()))
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
@@ -75,10 +75,10 @@ def test_edit_ignores_batch_neighbours(
     """Among different neighbours, at any place, an edit's latent is the same but for last bits."""
     config = make_config(steps=3)
     alone = decoded_latents(
-        tiny_model, encoded_part(tiny_model, config, make_picture(0, "a cat")), config
+        tiny_model, encoded_part(tiny_model, config, make_prepared(0, "a cat")), config
     )
-    crowd = [make_picture(10 * place + n, "a blue square") for n in (1, 2)]
-    crowd.insert(place, make_picture(0, "a cat"))
+    crowd = [make_prepared(10 * place + n, "a blue square") for n in (1, 2)]
+    crowd.insert(place, make_prepared(0, "a cat"))
     model = tiny_model.with_micro_batch(batch)
     among = decoded_latents(model, encoded_part(model, config, *crowd), config)[place]
     assert float((among - alone[0]).abs().max() / alone.abs().max()) < tolerance[torch.float32]
@@ -86,12 +86,12 @@ def test_edit_ignores_batch_neighbours(
 
 def test_own_guidance_and_ratio_hold_for_their_sample(tiny_model: LatentDiffusion) -> None:
     """Samples of one part with settings of their own come out as in a run with these settings."""
-    own = make_picture(0, "a cat")
+    own = make_prepared(0, "a cat")
     own.settings = {"encode_ratio": 0.4, "guidance_scale": 1.0}
-    together = run_stages(tiny_model, make_part(own, make_picture(1, "photo")), make_config())
+    together = run_stages(tiny_model, make_part(own, make_prepared(1, "photo")), make_config())
     alone = run_stages(
         tiny_model,
-        make_part(make_picture(0, "a cat")),
+        make_part(make_prepared(0, "a cat")),
         make_config(encode_ratio=0.4, guidance_scale=1.0),
     )
     difference = together.edits[0].image.astype(int) - alone.edits[0].image
@@ -100,15 +100,15 @@ def test_own_guidance_and_ratio_hold_for_their_sample(tiny_model: LatentDiffusio
 
 
 def test_stage_leaves_pixels_and_drops_latents(tiny_model: LatentDiffusion) -> None:
-    """Nothing that later steps do not need stays: uint8 pictures in, no latents out."""
+    """Nothing that later steps do not need stays: uint8 images in, no latents out."""
     part = run_stages(
-        tiny_model, make_part(make_picture(0), make_picture(1, "a dog")), make_config()
+        tiny_model, make_part(make_prepared(0), make_prepared(1, "a dog")), make_config()
     )
     edited, unchanged = part.edits
     assert (edited.image.dtype, edited.image.shape) == (np.dtype(np.uint8), (32, 32, 3))
     assert edited.pending
     assert unchanged.image is None
-    assert all(p.latent is None and p.trajectory is None for p in part.pictures)
+    assert all(p.latent is None and p.trajectory is None for p in part.samples)
     assert part.device == "cpu"
 
 
@@ -116,15 +116,15 @@ def test_long_edit_text_is_noted_once(tiny_model: LatentDiffusion) -> None:
     """A text beyond 77 tokens is cut, with a note, also where no mask is inferred."""
     for source in ("infer", "full"):
         config = make_config(mask={"source": source, "num_noises": 2})
-        part = run_stages(tiny_model, make_part(make_picture(0, "cat " * 100)), config)
+        part = run_stages(tiny_model, make_part(make_prepared(0, "cat " * 100)), config)
         assert part.edits[0].notes == ["edit text cut at 77 of 102 tokens"]
 
 
 def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion) -> None:
     """An edit whose latent is not finite fails with the reason; its neighbour is decoded."""
     config = make_config(mask={"source": "full"})
-    part = encoded_part(tiny_model, config, make_picture(0), make_picture(1))
-    part.pictures[0].trajectory[-1, 0, 0, 0] = np.inf
+    part = encoded_part(tiny_model, config, make_prepared(0), make_prepared(1))
+    part.samples[0].trajectory[-1, 0, 0, 0] = np.inf
     run_stages(tiny_model, part, config, ["decode"])
     broken, whole = part.edits
     assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "decode", "NonFinite")
@@ -132,11 +132,11 @@ def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion)
     assert whole.image is not None
 
 
-def test_picture_that_overflows_in_the_vae_fails_alone(
+def test_image_that_overflows_in_the_vae_fails_alone(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A latent may be finite and its picture not, as with a VAE in half precision."""
-    vae = tiny_model.pictures.vae
+    """A latent may be finite and its image not, as with a VAE in half precision."""
+    vae = tiny_model.image_coder.vae
     plain = vae.decode
 
     def decode(latent: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
@@ -145,11 +145,11 @@ def test_picture_that_overflows_in_the_vae_fails_alone(
         return (images,)
 
     config = make_config()
-    part = encoded_part(tiny_model, config, make_picture(0), make_picture(1))
+    part = encoded_part(tiny_model, config, make_prepared(0), make_prepared(1))
     monkeypatch.setattr(vae, "decode", decode)
     run_stages(tiny_model, part, config, ["decode"])
-    broken, kept = (picture.edits[0] for picture in part.pictures)
+    broken, kept = (sample.edits[0] for sample in part.samples)
     assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "decode", "NonFinite")
     assert kept.image is not None
     with pytest.raises(ValueError, match="not finite"):
-        tiny_model.pictures.decode(torch.zeros(1, 4, 8, 8))
+        tiny_model.image_coder.decode(torch.zeros(1, 4, 8, 8))

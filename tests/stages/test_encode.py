@@ -17,18 +17,18 @@ from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Status
 from pipeline.records.seeds import noise_seed
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import make_config, make_part, make_prepared, run_stages
 from tests.reference import ddim as reference
 
 
-def encoded(model: LatentDiffusion, *pictures, **method):  # type: ignore[no-untyped-def]
+def encoded(model: LatentDiffusion, *samples, **method):  # type: ignore[no-untyped-def]
     config = make_config(**{"mask": {"source": "full"}} | method)
-    return run_stages(model, make_part(*pictures), config, ["mask", "encode"]).pictures
+    return run_stages(model, make_part(*samples), config, ["mask", "encode"]).samples
 
 
 def test_encoding_is_unconditional_ddim(tiny_model: LatentDiffusion) -> None:
     """The trajectory is the transcription's, with the network asked with the empty text."""
-    (picture,) = encoded(tiny_model, make_picture(0, "a cat"), steps=20)
+    (sample,) = encoded(tiny_model, make_prepared(0, "a cat"), steps=20)
     levels = tiny_model.schedule.levels(20, 0.8)
     empty = tiny_model.text.encode([""])
 
@@ -38,28 +38,28 @@ def test_encoding_is_unconditional_ddim(tiny_model: LatentDiffusion) -> None:
 
     a = np.array([level.alpha**2 for level in levels])
     with torch.inference_mode():
-        theirs = np.stack(reference.encode(network, picture.latent.astype(np.float64), a))
-    assert picture.trajectory.shape == (17, 4, 8, 8)
-    assert np.abs(picture.trajectory - theirs).max() / np.abs(theirs).max() < 1e-5
-    np.testing.assert_array_equal(picture.trajectory[0], picture.latent)
+        theirs = np.stack(reference.encode(network, sample.latent.astype(np.float64), a))
+    assert sample.trajectory.shape == (17, 4, 8, 8)
+    assert np.abs(sample.trajectory - theirs).max() / np.abs(theirs).max() < 1e-5
+    np.testing.assert_array_equal(sample.trajectory[0], sample.latent)
 
 
 def test_noise_encoding_is_one_noise_at_every_level(tiny_model: LatentDiffusion) -> None:
     """encode: noise is SDEdit's perturbation by the noise that the seed names, for nothing."""
-    (picture,) = encoded(tiny_model, make_picture(0), encode="noise")
+    (sample,) = encoded(tiny_model, make_prepared(0), encode="noise")
     noise = draw_noise(noise_seed(0, "shard", "k0", "encode"), (4, 8, 8)).double().numpy()
-    for level, latent in zip(tiny_model.schedule.levels(5, 0.8), picture.trajectory, strict=True):
-        theirs = reference.noised(picture.latent.astype(np.float64), noise, level.alpha**2)
+    for level, latent in zip(tiny_model.schedule.levels(5, 0.8), sample.trajectory, strict=True):
+        theirs = reference.noised(sample.latent.astype(np.float64), noise, level.alpha**2)
         np.testing.assert_allclose(latent, theirs, atol=1e-5)
-    assert picture.edits[0].num_evals_encode == 0
+    assert sample.edits[0].num_evals_encode == 0
 
 
-def test_pictures_of_one_part_may_differ_in_ratio(tiny_model: LatentDiffusion) -> None:
+def test_images_of_one_part_may_differ_in_ratio(tiny_model: LatentDiffusion) -> None:
     """Each sample's own ratio is its number of levels, and the others' stay as they are alone."""
-    (alone,) = encoded(tiny_model, make_picture(1))
-    own = make_picture(0)
+    (alone,) = encoded(tiny_model, make_prepared(1))
+    own = make_prepared(0)
     own.settings = {"encode_ratio": 0.4}
-    short, long = encoded(tiny_model, own, make_picture(1))
+    short, long = encoded(tiny_model, own, make_prepared(1))
     assert [len(short.trajectory), len(long.trajectory)] == [3, 5]
     np.testing.assert_allclose(long.trajectory, alone.trajectory, atol=1e-5)
     assert [p.edits[0].num_evals_encode for p in (short, long)] == [2, 4]
@@ -71,9 +71,9 @@ def test_trajectory_ignores_batch_neighbours(
     tiny_model: LatentDiffusion, place: int, batch: int, tolerance: dict
 ) -> None:
     """Among different neighbours, at any place, a trajectory is the same but for the last bits."""
-    (alone,) = encoded(tiny_model, make_picture(0))
-    crowd = [make_picture(10 * place + n) for n in (1, 2)]
-    crowd.insert(place, make_picture(0))
+    (alone,) = encoded(tiny_model, make_prepared(0))
+    crowd = [make_prepared(10 * place + n) for n in (1, 2)]
+    crowd.insert(place, make_prepared(0))
     among = encoded(tiny_model.with_micro_batch(batch), *crowd)[place]
     error = np.abs(among.trajectory - alone.trajectory).max() / np.abs(alone.trajectory).max()
     assert error < tolerance[torch.float32]
@@ -82,22 +82,22 @@ def test_trajectory_ignores_batch_neighbours(
 def test_trajectory_is_kept_in_the_models_dtype(tiny_model_folder) -> None:  # type: ignore[no-untyped-def]
     """A bfloat16 model's trajectory travels as bfloat16, its clean latent in full precision."""
     model = load_model(Model(path=str(tiny_model_folder), dtype="bfloat16"), "cpu", Stage())
-    (picture,) = encoded(model, make_picture(0))
-    assert from_numpy(picture.trajectory).dtype == torch.bfloat16
-    assert picture.latent.dtype == np.float32
+    (sample,) = encoded(model, make_prepared(0))
+    assert from_numpy(sample.trajectory).dtype == torch.bfloat16
+    assert sample.latent.dtype == np.float32
 
 
-def test_pictures_without_edits_in_flight_are_not_encoded(tiny_model: LatentDiffusion) -> None:
+def test_images_without_edits_in_flight_are_not_encoded(tiny_model: LatentDiffusion) -> None:
     """An unchanged edit stops before the encoding; its neighbour is charged for itself only."""
     config = make_config()
-    part = make_part(make_picture(0, "a dog"), make_picture(1, "a dog", "a cat"))
+    part = make_part(make_prepared(0, "a dog"), make_prepared(1, "a dog", "a cat"))
     run_stages(tiny_model, part, config, ["mask", "encode"])
-    unchanged, edited = part.pictures
+    unchanged, edited = part.samples
     assert unchanged.trajectory is None
     assert [edit.num_evals_encode for edit in edited.edits] == [0, 4]
 
 
-def test_encoded_latents_that_are_not_finite_fail_their_picture(
+def test_encoded_latents_that_are_not_finite_fail_their_image(
     tiny_model: LatentDiffusion,
 ) -> None:
     """The neighbour in the same call of the network stays."""
@@ -107,8 +107,8 @@ def test_encoded_latents_that_are_not_finite_fail_their_picture(
         eps[0] = float("inf")
         return eps
 
-    part = run_stages(tiny_model, make_part(*map(make_picture, range(2))), make_config(), ["mask"])
+    part = run_stages(tiny_model, make_part(*map(make_prepared, range(2))), make_config(), ["mask"])
     run_stages(replace(tiny_model, denoiser=denoiser), part, make_config(), ["encode"])
-    broken, kept = (picture.edits[0] for picture in part.pictures)
+    broken, kept = (sample.edits[0] for sample in part.samples)
     assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "encode", "NonFinite")
     assert kept.pending

@@ -23,14 +23,14 @@ from pipeline.config.stages import Stage
 from pipeline.execution.local_loop import run_loop
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.plan import make_plan
-from pipeline.records.part import Part, Picture, Status
+from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.build import STAGES, load_fused, load_stage
 from pipeline.steps.verify import verify
 from tests.committing import make_config as job_config
 from tests.conftest import TOLERANCE
-from tests.parts import make_config, make_part, make_picture, run_stages
-from tests.samples import sample, write_shard
+from tests.parts import make_config, make_part, make_prepared, run_stages
+from tests.samples import raw_sample, write_shard
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
 
 TEXTS = ("a cat", "a red dog", "photo of a square")
@@ -42,9 +42,9 @@ def decoded_latents(
 ) -> Tensor:
     """What the decode stage hands to the VAE, after encoding and decoding the part."""
     seen: list[Tensor] = []
-    decode = model.pictures.decode_each
+    decode = model.image_coder.decode_each
     monkeypatch.setattr(
-        model.pictures, "decode_each", lambda latents: (seen.append(latents), decode(latents))[1]
+        model.image_coder, "decode_each", lambda latents: (seen.append(latents), decode(latents))[1]
     )
     run_stages(model, part, config, ["encode", "decode"])
     return torch.cat(seen)
@@ -58,7 +58,7 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 def test_sdedit_with_sdxl_equals_its_image_to_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float, zero_empty: bool
 ) -> None:
-    """diffusers' pipeline with a DDIM sampler gives the same latent and the same picture."""
+    """diffusers' pipeline with a DDIM sampler gives the same latent and the same image."""
     folder = make_tiny_sdxl(tmp_path / "model", zero_empty=zero_empty)
     model = load_model(Model(path=str(folder)), "cpu", Stage())
     pipeline = load_pipeline(StableDiffusionXLImg2ImgPipeline, folder)
@@ -88,8 +88,8 @@ def compare_with_image_to_image(
 ) -> None:
     """SDEdit here and image-to-image there, from the same latent and noise, under guidance 5."""
     config = make_config(name="sdedit", steps=steps, strength=strength, guidance_scale=5.0)
-    part = run_stages(model, make_part(make_picture(0, "a cat")), config, ["mask"])
-    latent = torch.from_numpy(part.pictures[0].latent)[None]
+    part = run_stages(model, make_part(make_prepared(0, "a cat")), config, ["mask"])
+    latent = torch.from_numpy(part.samples[0].latent)[None]
     seed = noise_seed(0, "shard", "k0", "encode")
 
     def theirs(output_type: str) -> Any:
@@ -114,8 +114,8 @@ def test_a_decode_from_an_encoded_latent_equals_eulers_loop(tmp_path: Path) -> N
     """From DiffEdit's own x_r, 40 of 50 steps of FlowMatchEulerDiscreteScheduler, unguided."""
     model = load_model(Model(path=str(make_tiny_sd3(tmp_path / "model"))), "cpu", Stage())
     config = make_config(steps=50, guidance_scale=1.0, mask={"source": "full"})
-    part = run_stages(model, make_part(make_picture(0, "a cat")), config, ["mask", "encode"])
-    trajectory = torch.from_numpy(part.pictures[0].trajectory)
+    part = run_stages(model, make_part(make_prepared(0, "a cat")), config, ["mask", "encode"])
+    trajectory = torch.from_numpy(part.samples[0].trajectory)
     assert trajectory.shape == (41, 16, 8, 8)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model.info.folder / "scheduler")
     scheduler.set_timesteps(50)
@@ -126,7 +126,7 @@ def test_a_decode_from_an_encoded_latent_equals_eulers_loop(tmp_path: Path) -> N
         for timestep in scheduler.timesteps[10:]:
             velocity = transformer(latent, text.tokens, text.pooled, timestep[None]).sample
             latent = scheduler.step(velocity, timestep, latent).prev_sample
-        theirs = model.pictures.vae.decode(latent / 4.0 + 0.06).sample[0]
+        theirs = model.image_coder.vae.decode(latent / 4.0 + 0.06).sample[0]
     run_stages(model, part, config, ["decode"])
     theirs = ((theirs + 1.0) * 127.5).clamp(0.0, 255.0).permute(1, 2, 0)
     assert np.abs(part.edits[0].image - theirs.numpy()).max() < 0.51
@@ -141,14 +141,14 @@ def test_equal_texts_change_nothing(
     text = "a dog" if reference == "caption" else ""
     mask = {"num_noises": 2, "rule": rule, "reference": reference, "floor": 0.0, "threshold": 0.3}
     config = make_config(mask=mask)
-    part = make_part(make_picture(0, text), make_picture(1, "a cat"))
-    before = copy.deepcopy(part.pictures[0].image)
+    part = make_part(make_prepared(0, text), make_prepared(1, "a cat"))
+    before = copy.deepcopy(part.samples[0].image)
     run_stages(family_model, part, config)
     same, other = part.edits
     assert (same.status, same.stage) == (Status.UNCHANGED, "mask")
     assert not same.mask.any()
     assert same.image is None
-    assert np.array_equal(part.pictures[0].image, before)
+    assert np.array_equal(part.samples[0].image, before)
     assert other.mask.any()
     assert other.image is not None
 
@@ -158,9 +158,9 @@ def test_background_is_the_clean_latents(
 ) -> None:
     """Mask, encoding and decoding compose: edited inside a mask that is neither empty nor full."""
     config = make_config(steps=10)
-    part = make_part(*(make_picture(number, *TEXTS) for number in range(2)))
+    part = make_part(*(make_prepared(number, *TEXTS) for number in range(2)))
     run_stages(family_model, part, config, ["mask"])
-    clean = torch.stack([torch.from_numpy(picture.latent) for picture in part.pictures])
+    clean = torch.stack([torch.from_numpy(sample.latent) for sample in part.samples])
     latents = decoded_latents(family_model, part, config, monkeypatch)
     masks = torch.stack([torch.from_numpy(edit.mask) for edit in part.edits])[:, None]
     assert [edit.status for edit in part.edits] == [None] * 6
@@ -175,7 +175,7 @@ def test_background_is_the_clean_latents(
 def test_pools_and_fused_give_the_same_bytes(family_folder: Path) -> None:
     """Each stage with a network of its own, or all over one, whatever the family."""
     config = make_config().model_copy(update={"model": Model(path=str(family_folder))})
-    fused = make_part(make_picture(0, *TEXTS))
+    fused = make_part(make_prepared(0, *TEXTS))
     pooled = copy.deepcopy(fused)
     for stage in load_fused(config, "cpu").values():
         fused = stage(fused)
@@ -191,7 +191,7 @@ def test_a_micro_batch_changes_no_more_than_rounding(
     latents, masks = [], []
     for size in (1, 32):
         model = family_model.with_micro_batch(size)
-        part = run_stages(model, make_part(make_picture(0, *TEXTS)), make_config(), ["mask"])
+        part = run_stages(model, make_part(make_prepared(0, *TEXTS)), make_config(), ["mask"])
         latents.append(decoded_latents(model, part, make_config(), monkeypatch))
         masks.append([edit.mask for edit in part.edits])
     assert np.array_equal(*masks)
@@ -199,20 +199,20 @@ def test_a_micro_batch_changes_no_more_than_rounding(
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_a_picture_does_not_meet_its_neighbours(
+def test_an_image_does_not_meet_its_neighbours(
     family_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """First, in the middle or last in a batch of others: the same mask, and latent to 1e-5."""
 
-    def edited(*pictures: Picture) -> tuple[list[np.ndarray], Tensor]:
-        part = run_stages(family_model, make_part(*pictures), make_config(), ["mask"])
+    def edited(*samples: Sample) -> tuple[list[np.ndarray], Tensor]:
+        part = run_stages(family_model, make_part(*samples), make_config(), ["mask"])
         latents = decoded_latents(family_model, part, make_config(), monkeypatch)
         return [edit.mask for edit in part.edits], latents
 
-    (mask,), (latent,) = edited(make_picture(0))
+    (mask,), (latent,) = edited(make_prepared(0))
     for index in (0, size // 2, size - 1):
-        others = [make_picture(10 * index + n, "a red dog", "photo") for n in range(1, size)]
-        masks, latents = edited(*others[:index], make_picture(0), *others[index:])
+        others = [make_prepared(10 * index + n, "a red dog", "photo") for n in range(1, size)]
+        masks, latents = edited(*others[:index], make_prepared(0), *others[index:])
         place = 2 * index  # each of the others has two edits
         assert np.array_equal(masks[place], mask)
         assert relative_error(latents[place], latent) <= TOLERANCE[torch.float32]
@@ -223,7 +223,7 @@ def test_job_edits_a_shard_with_each_family(
     family_folder: Path, tmp_path: Path, dtype: str
 ) -> None:
     """The plain loop, from a folder in diffusers' format to a published shard that verifies."""
-    samples = [sample("a", ["a cat", "a dog"]), sample("b", ["a red dog"], seed=1)]
+    samples = [raw_sample("a", ["a cat", "a dog"]), raw_sample("b", ["a red dog"], seed=1)]
     write_shard(tmp_path / "in/0.tar", samples)
     config = job_config(
         str(tmp_path / "in/*.tar"),
@@ -246,7 +246,7 @@ def test_job_edits_a_shard_with_each_family(
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "bdia"])
 def test_every_solver_edits(family_model: LatentDiffusion, solver: str) -> None:
     """The other integrators serve each family as they are."""
-    part = run_stages(family_model, make_part(make_picture(0)), make_config(solver=solver))
+    part = run_stages(family_model, make_part(make_prepared(0)), make_config(solver=solver))
     assert part.edits[0].image is not None
 
 
@@ -255,8 +255,8 @@ def test_exact_inversion_holds_for_each_family(
 ) -> None:
     """BDIA without mask and guidance gives back the clean latent, to 1e-4 in float32."""
     config = make_config(solver="bdia", steps=20, guidance_scale=1.0, mask={"source": "full"})
-    part = run_stages(family_model, make_part(make_picture(0, "")), config, ["mask"])
-    clean = torch.from_numpy(part.pictures[0].latent)[None]
+    part = run_stages(family_model, make_part(make_prepared(0, "")), config, ["mask"])
+    clean = torch.from_numpy(part.samples[0].latent)[None]
     back = decoded_latents(family_model, part, config, monkeypatch)
     assert relative_error(back, clean) <= RELATIVE
 
@@ -271,8 +271,8 @@ def test_encoding_is_undone_the_better_the_finer_the_steps(
         config = make_config(
             solver=solver, steps=steps, guidance_scale=1.0, mask={"source": "full"}
         )
-        part = run_stages(family_model, make_part(make_picture(0, "")), config, ["mask"])
-        clean = torch.from_numpy(part.pictures[0].latent)[None]
+        part = run_stages(family_model, make_part(make_prepared(0, "")), config, ["mask"])
+        clean = torch.from_numpy(part.samples[0].latent)[None]
         back = decoded_latents(family_model, part, config, monkeypatch)
         errors.append(float((back - clean).square().mean().sqrt() / clean.std()))
     assert errors[1] < 0.5 * errors[0]

@@ -1,4 +1,4 @@
-"""Memory that does not suffice in a stage: half the micro-batch, the same pictures, said so."""
+"""Memory that does not suffice in a stage: half the micro-batch, the same images, said so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.execution.operators import guarded
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import build_stage
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import make_config, make_part, make_prepared, run_stages
 
 NETWORKS = {  # of a stage: the network and its method that is asked for rows
     "mask": ("unet", "vae.encode", "text"),
@@ -34,8 +34,8 @@ def starve(
     owner, name = {
         "unet": (model.unbatched.unet, "forward"),  # type: ignore[attr-defined]
         "text": (model.text.towers[0].encoder, "forward"),
-        "vae.encode": (model.pictures.vae, "encode"),
-        "vae.decode": (model.pictures.vae, "decode"),
+        "vae.encode": (model.image_coder.vae, "encode"),
+        "vae.decode": (model.image_coder.vae, "decode"),
     }[network]
     call: Callable[..., Any] = getattr(owner, name)
 
@@ -49,8 +49,8 @@ def starve(
 
 
 def fresh_part() -> Part:
-    pictures = [make_picture(number, "a cat", "a red dog", "a fox") for number in range(2)]
-    return make_part(*pictures, make_picture(2, "a dog"))  # the last is unchanged
+    samples = [make_prepared(number, "a cat", "a red dog", "a fox") for number in range(2)]
+    return make_part(*samples, make_prepared(2, "a dog"))  # the last is unchanged
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def before(tiny_model: LatentDiffusion) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)
-def test_a_starved_network_gives_the_same_pictures_and_a_note(
+def test_a_starved_network_gives_the_same_images_and_a_note(
     stage: str,
     network: str,
     tiny_model: LatentDiffusion,

@@ -19,7 +19,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Part
 from pipeline.stages.region import Box, Region, box_around, decoded_shape, region_for
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import make_config, make_part, make_prepared, run_stages
 from tests.stages.test_decode import decoded_latents
 
 BOX = {"region": "box", "context": 1, "multiple": 2}
@@ -32,9 +32,9 @@ def mask_of(rows: slice, columns: slice, size: int = 8) -> np.ndarray:
 
 
 def masked_part(model: LatentDiffusion, *masks: np.ndarray) -> Part:
-    """A part of one edit a picture that is encoded, with these masks."""
-    pictures = [make_picture(number) for number in range(len(masks))]
-    part = run_stages(model, make_part(*pictures), make_config(), ["mask", "encode"])
+    """A part of one edit an image that is encoded, with these masks."""
+    samples = [make_prepared(number) for number in range(len(masks))]
+    part = run_stages(model, make_part(*samples), make_config(), ["mask", "encode"])
     for edit, mask in zip(part.edits, masks, strict=True):
         edit.mask, edit.status = mask, None
     return part
@@ -137,7 +137,7 @@ def test_outside_the_box_the_latent_is_the_clean_one(tiny_model: LatentDiffusion
     mask = mask_of(slice(2, 4), slice(5, 7))
     config = make_config(decode=BOX)
     part = masked_part(tiny_model, mask)
-    clean = from_numpy(part.pictures[0].latent)
+    clean = from_numpy(part.samples[0].latent)
     latent = decoded_latents(tiny_model, part, config)[0]
     keep = torch.from_numpy(mask == 0)
     assert torch.equal(latent[:, keep], clean[:, keep])
@@ -159,12 +159,12 @@ def test_an_edit_does_not_depend_on_its_neighbours(
 
 def test_sdedit_repeats_in_a_box(tiny_model: LatentDiffusion) -> None:
     """A supplied mask with SDEdit's second round: its noise is cut to the box as well."""
-    picture = make_picture(0)
-    picture.supplied_mask = np.zeros((32, 32), np.uint8)
-    picture.supplied_mask[8:16, 8:16] = 255
+    sample = make_prepared(0)
+    sample.supplied_mask = np.zeros((32, 32), np.uint8)
+    sample.supplied_mask[8:16, 8:16] = 255
     config = make_config(name="sdedit", repeats=2, decode=BOX, ddim_eta=0.5)
     with network_shapes(tiny_model) as shapes:
-        part = run_stages(tiny_model, make_part(picture), config)
+        part = run_stages(tiny_model, make_part(sample), config)
     assert {shape[1:] for shape in shapes} == {(4, 4)}
     assert part.edits[0].image is not None
 

@@ -1,4 +1,4 @@
-"""The score stage: which pictures it looks at, and how a run with it goes from end to end."""
+"""The score stage: which images it looks at, and how a run with it goes from end to end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
 from pipeline.stages.score import ScoreStage
 from pipeline.steps.verify import verify
-from tests.parts import make_part, make_picture
-from tests.samples import sample, write_shard
+from tests.parts import make_part, make_prepared
+from tests.samples import raw_sample, write_shard
 from tests.tiny_scorers import make_tiny_scorers
 
 
@@ -39,8 +39,8 @@ class Spy:
 
 
 def decoded_part() -> Part:
-    """Two pictures of two edits; the second edit of the first has failed."""
-    part = make_part(make_picture(1, "a cat", "bad"), make_picture(2, "x", "y", caption="a fox"))
+    """Two images of two edits; the second edit of the first has failed."""
+    part = make_part(make_prepared(1, "a cat", "bad"), make_prepared(2, "x", "y", caption="a fox"))
     for number, edit in enumerate(part.edits):
         edit.mask = np.zeros((4, 4), np.float32)
         edit.mask[:2] = 1
@@ -50,14 +50,14 @@ def decoded_part() -> Part:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_what_is_judged_is_the_picture_as_written(enabled: bool) -> None:
-    """The composite where it is on, the decoded picture where it is off; texts of its own."""
+def test_what_is_judged_is_the_image_as_written(enabled: bool) -> None:
+    """The composite where it is on, the decoded image where it is off; texts of its own."""
     spy, part = Spy(0.1, 0.2, 0.3), decoded_part()
     settings = Composite(enabled=enabled, feather=3)
     ScoreStage(spy, settings)(part)  # type: ignore[arg-type]
-    first, second = part.pictures
-    assert [np.array_equal(a, p.image) for a, p in zip(spy.before, part.pictures, strict=True)]
-    asked = [(e.picture, e.caption, e.edit_text) for e in spy.edits]
+    first, second = part.samples
+    assert [np.array_equal(a, p.image) for a, p in zip(spy.before, part.samples, strict=True)]
+    asked = [(e.image, e.caption, e.edit_text) for e in spy.edits]
     assert asked == [(0, "a dog", "a cat"), (1, "a fox", "x"), (1, "a fox", "y")]
     edit = second.edits[1]
     assert second.image is not None
@@ -88,8 +88,8 @@ def test_a_score_that_is_no_number_is_left_out_and_said() -> None:
 def test_a_part_with_nothing_to_score_passes() -> None:
     """Everything failed or unchanged before; the scorers are not asked."""
     part = decoded_part()
-    for picture in part.pictures:
-        picture.fail("mask", "X", "y")
+    for sample in part.samples:
+        sample.fail("mask", "X", "y")
     assert ScoreStage(Spy(), Composite())(part) is part  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ def test_a_run_with_all_scores_from_end_to_end(
 ) -> None:
     """Every score of an edited row is there, filters work on them, the audit holds."""
     write_shard(
-        tmp_path / "in/0.tar", [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"])]
+        tmp_path / "in/0.tar", [raw_sample("a", ["a cat", "a red dog"]), raw_sample("b", ["a dog"])]
     )
 
     def config(path: str, **changes: Any) -> Any:
@@ -144,7 +144,7 @@ def test_weights_that_are_missing_stop_the_run_before_any_work(
     section: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     """One line, and an output without a single object."""
-    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     tree = {
         "input": {"shards": f"{tmp_path}/in/*.tar"},
         "output": {"path": f"{tmp_path}/out"},

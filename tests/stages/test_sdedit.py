@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from pipeline.config.config import Config
 from pipeline.diffusion.noise import draw_noise
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Picture
+from pipeline.records.part import Sample
 from pipeline.records.seeds import noise_seed
 from tests.parts import (
     counted,
@@ -18,7 +18,7 @@ from tests.parts import (
     encoded_part,
     make_config,
     make_part,
-    make_picture,
+    make_prepared,
     run_stages,
 )
 from tests.reference.ddim import guidance
@@ -29,24 +29,24 @@ def sdedit_config(**method: object) -> Config:
     return make_config(**{"name": "sdedit", "steps": 8, "strength": 0.5, "mask": {}} | method)
 
 
-def masked_picture(number: int = 0, *edit_texts: str) -> Picture:
-    """A picture whose left half alone may change."""
-    picture = make_picture(number, *edit_texts)
-    picture.supplied_mask = np.zeros((32, 32), np.uint8)
-    picture.supplied_mask[:, :16] = 255
-    return picture
+def masked_sample(number: int = 0, *edit_texts: str) -> Sample:
+    """An image whose left half alone may change."""
+    sample = make_prepared(number, *edit_texts)
+    sample.supplied_mask = np.zeros((32, 32), np.uint8)
+    sample.supplied_mask[:, :16] = 255
+    return sample
 
 
-def edited_latents(model: LatentDiffusion, config: Config, *pictures: Picture) -> torch.Tensor:
-    return decoded_latents(model, encoded_part(model, config, *pictures), config)
+def edited_latents(model: LatentDiffusion, config: Config, *samples: Sample) -> torch.Tensor:
+    return decoded_latents(model, encoded_part(model, config, *samples), config)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
 def test_sdedit_equals_image_to_image(tiny_model: LatentDiffusion, strength: float) -> None:
     """diffusers' img2img with a DDIM sampler, the same noise and latent ends at the same latent."""
     config = sdedit_config(steps=20, strength=strength, guidance_scale=5.0)
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
-    latent = torch.from_numpy(part.pictures[0].latent)[None]
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
+    latent = torch.from_numpy(part.samples[0].latent)[None]
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_model.info.folder)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -73,9 +73,9 @@ def test_repeats_and_mask_are_the_papers(
 ) -> None:
     """K rounds of noise and DDIM, the input put back outside edit_mask, in float64 and here."""
     config = sdedit_config(repeats=repeats, guidance_scale=3.0)
-    make = masked_picture if masked else make_picture
+    make = masked_sample if masked else make_prepared
     part = encoded_part(tiny_model, config, make(0, "a cat"))
-    (picture,) = part.pictures
+    (sample,) = part.samples
     purposes = ["encode", "encode 2", "encode 3"][:repeats]
     noises = [draw_noise(noise_seed(0, "shard", "k0", name), (4, 8, 8)) for name in purposes]
     levels = tiny_model.schedule.levels(8, 0.5)
@@ -88,12 +88,12 @@ def test_repeats_and_mask_are_the_papers(
     with torch.inference_mode():
         theirs = sdedit(
             lambda x, k: guidance(ask(x, k, "a cat"), ask(x, k, ""), 3.0),
-            picture.latent.astype(np.float64),
+            sample.latent.astype(np.float64),
             [noise.double().numpy() for noise in noises],
             np.array([level.alpha**2 for level in levels]),
-            picture.edits[0].mask.astype(np.float64),
+            sample.edits[0].mask.astype(np.float64),
         )
-    clean, edit_mask = picture.latent, picture.edits[0].mask
+    clean, edit_mask = sample.latent, sample.edits[0].mask
     ours = decoded_latents(tiny_model, part, config)[0].numpy()
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < tolerance[torch.float32]
     assert edit_mask.mean() == (0.5 if masked else 1.0)
@@ -103,7 +103,7 @@ def test_repeats_and_mask_are_the_papers(
 
 def test_network_is_asked_as_often_as_the_rows_say(tiny_model: LatentDiffusion) -> None:
     """K repeats of 4 steps under guidance for two edits, counted at the network."""
-    part = make_part(make_picture(0, "a cat", "a red dog"))
+    part = make_part(make_prepared(0, "a cat", "a red dog"))
     with counted(tiny_model) as rows:
         run_stages(tiny_model, part, sdedit_config(repeats=3))
     assert [edit.num_evals_decode for edit in part.edits] == [24, 24]
@@ -121,7 +121,7 @@ def test_fresh_noise_differs_by_edit_step_and_round(
         return draw_noise(seed, shape)
 
     monkeypatch.setattr("pipeline.stages.encode.draw_noise", noting)
-    part = make_part(make_picture(0, "a cat", "a cat"))
+    part = make_part(make_prepared(0, "a cat", "a cat"))
     run_stages(tiny_model, part, sdedit_config(ddim_eta=1.0, repeats=2))
     fresh = [
         noise_seed(0, "shard", "k0", f"decode {number} {index}", edit)
@@ -134,11 +134,11 @@ def test_fresh_noise_differs_by_edit_step_and_round(
     assert len(set(fresh)) == 16
 
 
-def test_ancestral_edits_of_one_picture_differ(tiny_model: LatentDiffusion) -> None:
+def test_ancestral_edits_of_one_image_differ(tiny_model: LatentDiffusion) -> None:
     """With equal texts two edits are two samples at ddim_eta 1 and one without it."""
     for ddim_eta, least, most in ((0.0, 0.0, 1e-4), (1.0, 0.1, 100.0)):
         config = sdedit_config(ddim_eta=ddim_eta)
-        first, second = edited_latents(tiny_model, config, make_picture(0, "a cat", "a cat"))
+        first, second = edited_latents(tiny_model, config, make_prepared(0, "a cat", "a cat"))
         assert least <= float((first - second).abs().max()) <= most
 
 
@@ -149,16 +149,16 @@ def test_ancestral_edit_ignores_batch_neighbours(
 ) -> None:
     """Repeats and fresh noise belong to the edit, whoever stands beside it."""
     config = sdedit_config(ddim_eta=1.0, repeats=2, steps=4)
-    alone = edited_latents(tiny_model, config, masked_picture(0, "a cat"))[0]
-    crowd = [make_picture(10 * place + n, "a blue square") for n in (1, 2)]
-    crowd.insert(place, masked_picture(0, "a cat"))
+    alone = edited_latents(tiny_model, config, masked_sample(0, "a cat"))[0]
+    crowd = [make_prepared(10 * place + n, "a blue square") for n in (1, 2)]
+    crowd.insert(place, masked_sample(0, "a cat"))
     among = edited_latents(tiny_model.with_micro_batch(batch), config, *crowd)[place]
     assert float((among - alone).abs().max() / alone.abs().max()) < tolerance[torch.float32]
 
 
 def test_supplied_mask_is_where_to_edit(tiny_model: LatentDiffusion) -> None:
     """Without one everything may change; with one, 1 = edit, the rest is the clean latent."""
-    part = run_stages(tiny_model, make_part(make_picture(0), masked_picture(0)), sdedit_config())
+    part = run_stages(tiny_model, make_part(make_prepared(0), masked_sample(0)), sdedit_config())
     free, masked = part.edits
     assert free.mask.min() == 1.0
     assert masked.mask[:, :4].min() == 1.0

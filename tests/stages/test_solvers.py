@@ -14,15 +14,15 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion
-from tests.parts import counted, decoded_latents, encoded_part, make_config, make_picture
+from tests.parts import counted, decoded_latents, encoded_part, make_config, make_prepared
 
 SOLVERS = ["ddim", "dpmpp_2m", "bdia"]
 
 
 def round_trip(model: LatentDiffusion, config: Config) -> float:
     """RMSE of the latent that comes back from the empty text, in its standard deviations."""
-    part = encoded_part(model, config, make_picture(0, ""))
-    clean = part.pictures[0].latent
+    part = encoded_part(model, config, make_prepared(0, ""))
+    clean = part.samples[0].latent
     latent = decoded_latents(model, part, config)[0].numpy()
     return float(np.sqrt(np.mean((latent - clean) ** 2)) / clean.std())
 
@@ -51,7 +51,7 @@ def test_rows_tell_what_each_solver_costs(
     """One evaluation a step; BDIA's first step down is known from encoding."""
     config = make_config(solver=solver, mask={"source": "full"})
     with counted(tiny_model) as rows:
-        part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
+        part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
         decoded_latents(tiny_model, part, config)
     (edit,) = part.edits
     assert (edit.num_evals_encode, edit.num_evals_decode) == (4, decode)
@@ -62,8 +62,8 @@ def test_rows_tell_what_each_solver_costs(
 def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion, solver: str) -> None:
     """With every solver the latent outside the mask is the clean one, bit for bit."""
     config = make_config(solver=solver)
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
-    clean, mask = part.pictures[0].latent, part.edits[0].mask
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
+    clean, mask = part.samples[0].latent, part.edits[0].mask
     latent = decoded_latents(tiny_model, part, config)[0].numpy()
     assert 0.0 < mask.mean() < 1.0
     np.testing.assert_array_equal(latent[:, mask == 0], clean[:, mask == 0])
@@ -77,8 +77,8 @@ def test_background_has_the_latents_own_level(tiny_model: LatentDiffusion, solve
     So the background is never blended in at another level than that of the edit beside it.
     """
     config = make_config(steps=10, guidance_scale=1.0, solver=solver)
-    part = encoded_part(tiny_model, config, make_picture(0, "a cat"))
-    trajectory = part.pictures[0].trajectory
+    part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
+    trajectory = part.samples[0].trajectory
     keep = part.edits[0].mask == 0
     asked: list[int] = []
 
@@ -94,15 +94,15 @@ def test_background_has_the_latents_own_level(tiny_model: LatentDiffusion, solve
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("num_pictures", "place"), [(n, k) for n in (1, 3, 8) for k in range(n)])
+@pytest.mark.parametrize(("num_images", "place"), [(n, k) for n in (1, 3, 8) for k in range(n)])
 def test_edit_ignores_its_neighbours_at_every_place(
-    tiny_model: LatentDiffusion, solver: str, num_pictures: int, place: int, tolerance: dict
+    tiny_model: LatentDiffusion, solver: str, num_images: int, place: int, tolerance: dict
 ) -> None:
-    """In parts of 1, 3 and 8 pictures, at each place: the same mask, and nearly the same latent."""
+    """In parts of 1, 3 and 8 images, at each place: the same mask, and nearly the same latent."""
     config = make_config(steps=3, solver=solver)
-    alone = encoded_part(tiny_model, config, make_picture(0, "a cat"))
-    crowd = [make_picture(10 * place + n, "a blue square") for n in range(1, num_pictures)]
-    crowd.insert(place, make_picture(0, "a cat"))
+    alone = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
+    crowd = [make_prepared(10 * place + n, "a blue square") for n in range(1, num_images)]
+    crowd.insert(place, make_prepared(0, "a cat"))
     among = encoded_part(tiny_model, config, *crowd)
     np.testing.assert_array_equal(among.edits[place].mask, alone.edits[0].mask)
     mine = decoded_latents(tiny_model, alone, config)[0]
@@ -129,8 +129,8 @@ def test_plain_decoding_equals_diffusers(
         guidance_scale=guidance_scale,
         negative_text="photo",
     )
-    part = encoded_part(tiny_model, config, make_picture(0, "a red dog"))
-    latent = from_numpy(part.pictures[0].trajectory)[-1:]
+    part = encoded_part(tiny_model, config, make_prepared(0, "a red dog"))
+    latent = from_numpy(part.samples[0].trajectory)[-1:]
     scheduler = DDIMScheduler.from_pretrained(tiny_model.info.folder / "scheduler")
     scheduler.set_timesteps(50)
     if solver == "dpmpp_2m":

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionDiffEditPipeline
 
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.seeds import noise_seed
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import make_config, make_part, make_prepared, run_stages
 
 NUM_NOISES = 10
 
@@ -38,7 +38,7 @@ def test_mean_ratio_equals_diffusers(
     ratio: float,
     guidance_scale: float,
 ) -> None:
-    """One picture, the same noises: the same mask cell by cell, at cuts from low to high.
+    """One image, the same noises: the same mask cell by cell, at cuts from low to high.
 
     diffusers cuts at half of ``ratio`` means, we at ``threshold`` of three means. Its guidance
     costs 4 n evaluations and scales the map; ours makes do with n of each text.
@@ -50,11 +50,11 @@ def test_mean_ratio_equals_diffusers(
         "noise_level": 0.481,
         "floor": 0.0,  # diffusers' 50 % of 50 steps is timestep 481
     }
-    part = make_part(make_picture(0, "a cat", caption="a dog"))
-    (picture,) = run_stages(tiny_model, part, make_config(mask=mask), ["mask"]).pictures
+    part = make_part(make_prepared(0, "a cat", caption="a dog"))
+    (sample,) = run_stages(tiny_model, part, make_config(mask=mask), ["mask"]).samples
     seed = noise_seed(0, "shard", "k0", "mask")
     theirs = pipeline.generate_mask(
-        torch.from_numpy(picture.latent)[None],
+        torch.from_numpy(sample.latent)[None],
         target_prompt="a cat",
         source_prompt="a dog",
         num_maps_per_mask=NUM_NOISES,
@@ -66,5 +66,5 @@ def test_mean_ratio_equals_diffusers(
         output_type="np",
     )[0]
     assert 0.0 < theirs.mean() < 1.0
-    np.testing.assert_array_equal(picture.edits[0].mask, theirs)
-    assert picture.edits[0].num_evals_mask == 2 * NUM_NOISES
+    np.testing.assert_array_equal(sample.edits[0].mask, theirs)
+    assert sample.edits[0].num_evals_mask == 2 * NUM_NOISES

@@ -35,7 +35,7 @@ CONFIG = Input(shards="x", image=["jpg", "jpeg", "png", "webp", "gif", "bmp", "t
 Members = list[tuple[bytes, bytes]]  # names as they stand in the tar, which need not be UTF-8
 
 
-def pictures() -> list[bytes]:
+def samples() -> list[bytes]:
     """Files of every format and mode, none of them damaged yet."""
     image = Image.fromarray(pixels(1, 24, 32))
     alpha = image.copy()
@@ -161,7 +161,7 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
     """Every sample of a shard becomes rows with a status. Returns their number."""
     contents = read_shard(tar, CONFIG)
     num_rows, seen = 0, set()
-    for index, chunk in enumerate(plan_parts(contents.pictures, 64)):
+    for index, chunk in enumerate(plan_parts(contents.samples, 64)):
         part = Part.from_bytes(Part("s", index, 1, chunk, contents.problem).to_bytes())
         part = prepare(
             part, size=SIZE, resize="crop", resolution="model", max_pixels=MAX_PIXELS,
@@ -173,7 +173,7 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
             outcomes[f"{row['stage']}: {row['error']}" if row["error"] else row["status"]] += 1
             seen.add(row["key"])
         num_rows += table.num_rows
-    assert seen == {picture.key for picture in contents.pictures}
+    assert seen == {sample.key for sample in contents.samples}
     return num_rows
 
 
@@ -205,7 +205,7 @@ def peak_bytes() -> int:
 
 def main(num_samples: int) -> dict[str, Any]:
     """JSON-able: samples, rows, outcomes by kind, and bytes of memory above the start."""
-    rng, files = np.random.default_rng(0), pictures()
+    rng, files = np.random.default_rng(0), samples()
     outcomes: Counter[str] = Counter()
     num_rows = num_found = 0
     process = psutil.Process()

@@ -23,7 +23,7 @@ from pipeline.images.composite import (
     inward_ramp,
     pixel_mask,
 )
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from pipeline.records.rows import STAGED_SCHEMA
 from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key, output_suffix
@@ -32,7 +32,7 @@ from tests.reference import composite as reference
 from tests.samples import encode, pixels
 
 
-def make_picture(**changes: Any) -> Picture:
+def make_prepared(**changes: Any) -> Sample:
     encoded = encode(pixels(1, 48, 64))
     settings = {
         "key": "dir/k",
@@ -42,15 +42,15 @@ def make_picture(**changes: Any) -> Picture:
         "source_sha256": hashlib.sha256(encoded).hexdigest(),
         "edits": [Edit(0, "a cat")],
     }
-    return Picture(**(settings | changes))
+    return Sample(**(settings | changes))
 
 
 def finished(
-    picture: Picture, context: dict[str, Any] | None = None, **sections: Any
+    sample: Sample, context: dict[str, Any] | None = None, **sections: Any
 ) -> list[dict[str, Any]]:
-    """The staged rows of one picture whose edits invert it."""
+    """The staged rows of one image whose edits invert it."""
     config = make_config(**sections)
-    part = invert(prepared(Part("s", 0, 1, [picture]), config))
+    part = invert(prepared(Part("s", 0, 1, [sample]), config))
     return finish(part, make_context(config, **(context or {}))).to_pylist()
 
 
@@ -64,7 +64,7 @@ def decoded(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("feather", [0, 1, 3])
 def test_composite_agrees_with_float64(feather: int, tolerance: dict) -> None:
-    """Ramp and picture equal the transcription, for a hard mask and for a soft one."""
+    """Ramp and image equal the transcription, for a hard mask and for a soft one."""
     random = np.random.default_rng(0)
     before, edited = random.integers(0, 256, (2, 12, 15, 3), dtype=np.uint8)
     soft = random.random((12, 15)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_the_ramp_rises_inwards_by_hand() -> None:
 
 
 def test_the_frame_is_no_border() -> None:
-    """A mask that reaches the picture's edge is not faded there."""
+    """A mask that reaches the image's edge is not faded there."""
     mask = np.zeros((4, 8), np.float32)
     mask[:, 4:] = 1
     ramp = inward_ramp(mask, 2)
@@ -96,7 +96,7 @@ def test_the_frame_is_no_border() -> None:
 
 
 @pytest.mark.parametrize("feather", [0.0, 1.0, 4.0, 9.0])
-def test_outside_the_mask_the_prepared_picture_stays(feather: float) -> None:
+def test_outside_the_mask_the_prepared_image_stays(feather: float) -> None:
     """Where the feathered mask is 0, pixels are equal, exactly; inside they change."""
     generator = np.random.default_rng(0)
     before, edited = generator.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -119,7 +119,7 @@ def test_cells_cover_whole_pixels() -> None:
 
 
 def test_scores_by_hand() -> None:
-    """The change inside is its RMS; an empty mask has none, and leaves the picture as it was."""
+    """The change inside is its RMS; an empty mask has none, and leaves the image as it was."""
     before = np.zeros((4, 4, 3), np.uint8)
     edited = np.full((4, 4, 3), 51, np.uint8)
     mask = np.zeros((4, 4), np.float32)
@@ -132,14 +132,14 @@ def test_scores_by_hand() -> None:
     assert np.array_equal(nothing.pixels, before)
 
 
-def test_background_scores_are_of_the_decoded_picture() -> None:
+def test_background_scores_are_of_the_decoded_image() -> None:
     """Before the composite, which would make every background equal, and before any lossy file."""
-    picture = make_picture()
-    (row,) = finished(picture, output={"format": "jpg"})
-    assert picture.image is not None
+    sample = make_prepared()
+    (row,) = finished(sample, output={"format": "jpg"})
+    assert sample.image is not None
     outside = np.ones((SIZE, SIZE), bool)
     outside[8:24, 8:] = False
-    difference = picture.image[outside].astype(float) - (255 - picture.image)[outside]
+    difference = sample.image[outside].astype(float) - (255 - sample.image)[outside]
     assert row["score_background_mse"] == pytest.approx(np.mean((difference / 255) ** 2))
     assert row["score_background_ssim"] < 0
     assert row["score_background_mse_frame"] == pytest.approx(
@@ -151,7 +151,7 @@ def test_background_scores_are_of_the_decoded_picture() -> None:
 
 
 def test_blending_is_exact_at_its_ends() -> None:
-    """Alpha 0 and 1 give the two pictures, whatever their values."""
+    """Alpha 0 and 1 give the two images, whatever their values."""
     first, second = np.arange(0, 256), np.arange(255, -1, -1)
     before, edited = (np.repeat(v[:, None, None], 3, 2).astype(np.uint8) for v in (first, second))
     assert np.array_equal(blend(before, edited, np.zeros((256, 1), np.float32)), before)
@@ -160,8 +160,8 @@ def test_blending_is_exact_at_its_ends() -> None:
 
 def test_an_edited_row_and_its_members_agree() -> None:
     """Hashes, sizes, mask and texts of the row are those of the files."""
-    picture = make_picture(metadata={"label": [1, "ü"]}, extras={"cls": b"7", "json2": b"x"})
-    (row,) = finished(picture)
+    sample = make_prepared(metadata={"label": [1, "ü"]}, extras={"cls": b"7", "json2": b"x"})
+    (row,) = finished(sample)
     files = members(row)
     assert sorted(files) == ["cls", "json", "json2", "mask.png", "png", "txt"]
     assert list(files) == sorted(files)
@@ -183,22 +183,22 @@ def test_an_edited_row_and_its_members_agree() -> None:
         assert record[name] == wanted, name
 
 
-def test_the_background_in_a_lossless_file_is_the_prepared_picture() -> None:
+def test_the_background_in_a_lossless_file_is_the_prepared_image() -> None:
     """From the file's bytes: not a pixel outside the mask differs."""
-    picture = make_picture()
-    (row,) = finished(picture)
+    sample = make_prepared()
+    (row,) = finished(sample)
     image, mask = decoded(members(row)["png"]), decoded(members(row)["mask.png"])
-    assert picture.image is not None
-    assert np.array_equal(image[mask == 0], picture.image[mask == 0])
-    assert not np.array_equal(image, picture.image)
+    assert sample.image is not None
+    assert np.array_equal(image[mask == 0], sample.image[mask == 0])
+    assert not np.array_equal(image, sample.image)
 
 
-def test_without_the_composite_the_decoded_picture_is_written() -> None:
+def test_without_the_composite_the_decoded_image_is_written() -> None:
     """composite.enabled: false keeps what the network made, everywhere."""
-    picture = make_picture()
-    (row,) = finished(picture, method={"composite": {"enabled": False}})
-    assert picture.image is not None
-    assert np.array_equal(decoded(members(row)["png"]), 255 - picture.image)
+    sample = make_prepared()
+    (row,) = finished(sample, method={"composite": {"enabled": False}})
+    assert sample.image is not None
+    assert np.array_equal(decoded(members(row)["png"]), 255 - sample.image)
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
@@ -206,8 +206,8 @@ def test_without_the_composite_the_decoded_picture_is_written() -> None:
 def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, int]) -> None:
     """output.resolution: source keeps the original's size and every pixel outside the mask."""
     image = pixels(3, *shape)
-    picture = make_picture(encoded=encode(image))
-    (row,) = finished(picture, output={"resolution": "source"}, model={"resize": resize})
+    sample = make_prepared(encoded=encode(image))
+    (row,) = finished(sample, output={"resolution": "source"}, model={"resize": resize})
     made, mask = decoded(members(row)["png"]), decoded(members(row)["mask.png"])
     assert made.shape == image.shape
     assert (row["width"], row["height"]) == shape[::-1]
@@ -219,7 +219,7 @@ def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, in
 
 @pytest.mark.parametrize("side", [32, 48, 100])
 def test_no_cell_is_lost_where_the_source_is_small(side: int) -> None:
-    """A cell of 8 pixels of 512, wherever it lies, changes a picture of 32 pixels, and only it."""
+    """A cell of 8 pixels of 512, wherever it lies, changes an image of 32 pixels, and only it."""
     source = np.zeros((side, side, 3), np.uint8)
     before, edited = np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 255, np.uint8)
     for cell in range(0, 64, 3):
@@ -234,7 +234,7 @@ def test_no_cell_is_lost_where_the_source_is_small(side: int) -> None:
 
 
 def test_scaling_back_undoes_the_fit() -> None:
-    """A model's picture twice as large, cropped: a full mask without feather gives it back."""
+    """A model's image twice as large, cropped: a full mask without feather gives it back."""
     source = np.repeat(np.repeat(pixels(4, 8, 12)[:8, :12], 1, 0), 1, 1)
     centre = source[:, 2:10]
     large = np.repeat(np.repeat(255 - centre, 2, 0), 2, 1)
@@ -249,18 +249,18 @@ def test_scaling_back_undoes_the_fit() -> None:
 
 def test_an_unchanged_edit_has_a_row_and_no_member() -> None:
     """Equal texts: nothing to write, and a mask area of 0."""
-    (row,) = finished(make_picture(edits=[Edit(0, "a dog")]))
+    (row,) = finished(make_prepared(edits=[Edit(0, "a dog")]))
     assert (row["status"], row["stage"], row["members"]) == ("unchanged", "mask", [])
     assert (row["output_key"], row["mask_area"], row["image_sha256"]) == (None, 0.0, None)
 
 
 def test_every_edit_has_a_row_whatever_became_of_it() -> None:
     """Edited, failed before, and forgotten by a stage."""
-    picture = make_picture(edits=[Edit(0, "a cat"), Edit(1, "x"), Edit(2, "y")])
-    picture.edits[1].fail("read", "EmptyText", "the edit text is empty")
+    sample = make_prepared(edits=[Edit(0, "a cat"), Edit(1, "x"), Edit(2, "y")])
+    sample.edits[1].fail("read", "EmptyText", "the edit text is empty")
     config = make_config()
-    part = invert(prepared(Part("s", 0, 1, [picture]), config))
-    picture.edits[2].image = None
+    part = invert(prepared(Part("s", 0, 1, [sample]), config))
+    sample.edits[2].image = None
     table = finish(part, make_context(config))
     assert table.schema.equals(STAGED_SCHEMA)
     rows = table.to_pylist()
@@ -272,11 +272,11 @@ def test_every_edit_has_a_row_whatever_became_of_it() -> None:
 
 
 def test_what_fails_here_fails_that_edit_alone() -> None:
-    """A picture of the wrong shape is a failed row beside its edited neighbour."""
-    picture = make_picture(edits=[Edit(0, "a"), Edit(1, "b")])
+    """An image of the wrong shape is a failed row beside its edited neighbour."""
+    sample = make_prepared(edits=[Edit(0, "a"), Edit(1, "b")])
     config = make_config()
-    part = invert(prepared(Part("s", 0, 1, [picture]), config))
-    picture.edits[0].image = np.zeros((3, 5, 3), np.uint8)
+    part = invert(prepared(Part("s", 0, 1, [sample]), config))
+    sample.edits[0].image = np.zeros((3, 5, 3), np.uint8)
     rows = finish(part, make_context(config)).to_pylist()
     assert [row["status"] for row in rows] == ["failed", "edited"]
     assert rows[0]["stage"] == "finish"
@@ -284,14 +284,14 @@ def test_what_fails_here_fails_that_edit_alone() -> None:
     assert rows[0]["image_sha256"] is None
 
 
-def test_a_row_that_failed_here_tells_of_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_failed_here_tells_of_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the last file cannot be written, the row has no hash, size or score of the others."""
 
     def full(values: np.ndarray) -> bytes:
         raise OSError("no space")
 
     monkeypatch.setattr("pipeline.steps.finish.encode_grey", full)
-    (row,) = finished(make_picture())
+    (row,) = finished(make_prepared())
     assert (row["status"], row["error"], row["members"]) == ("failed", "OSError", [])
     told = ("image_sha256", "width", "height", "mask_box", "output_key")
     scores = [name for name in row if name.startswith("score_")]
@@ -301,16 +301,16 @@ def test_a_row_that_failed_here_tells_of_no_picture(monkeypatch: pytest.MonkeyPa
 def test_settings_that_the_method_refuses_fail_the_row() -> None:
     """The row is still written, with the run's settings and seed."""
 
-    def strict(picture: Picture) -> dict[str, Any]:
-        if picture.settings:
+    def strict(sample: Sample) -> dict[str, Any]:
+        if sample.settings:
             raise ValueError("encode_ratio=7 is not in (0, 1]")
         return {"encode_ratio": 0.8}
 
-    picture = make_picture(settings={"encode_ratio": 7, "seed": "x"})
-    (row,) = finished(picture, {"settings_for": strict})
+    sample = make_prepared(settings={"encode_ratio": 7, "seed": "x"})
+    (row,) = finished(sample, {"settings_for": strict})
     assert (row["status"], row["error"], row["seed"]) == ("failed", "BadSettings", 0)
     assert json.loads(row["settings"]) == {"encode_ratio": 0.8}
-    assert finished(make_picture(settings={"seed": 9}))[0]["seed"] == 9
+    assert finished(make_prepared(settings={"seed": 9}))[0]["seed"] == 9
 
 
 @pytest.mark.parametrize(
@@ -321,36 +321,36 @@ def test_files_are_the_same_bytes_each_time(form: str, extra: dict[str, Any]) ->
     tables = []
     for _ in range(2):
         config = make_config(output={"format": form, **extra})
-        part = invert(prepared(Part("s", 0, 1, [make_picture()]), config))
+        part = invert(prepared(Part("s", 0, 1, [make_prepared()]), config))
         tables.append(finish(part, make_context(config)))
     assert tables[0].equals(tables[1])
     image = members(tables[0].to_pylist()[0])[form]
     assert Image.open(io.BytesIO(image)).format == {"jpg": "JPEG"}.get(form, form.upper())
 
 
-def test_jpegs_keep_the_colours_resolution_at_high_quality() -> None:
+def test_jpegs_keep_the_colors_resolution_at_high_quality() -> None:
     """4:4:4 from quality 90 on, 4:2:0 below."""
     from PIL import JpegImagePlugin
 
     sampling = {}
     for quality in (89, 90):
-        (row,) = finished(make_picture(), output={"format": "jpg", "quality": quality})
-        picture = Image.open(io.BytesIO(members(row)["jpg"]))
-        sampling[quality] = JpegImagePlugin.get_sampling(picture)
+        (row,) = finished(make_prepared(), output={"format": "jpg", "quality": quality})
+        sample = Image.open(io.BytesIO(members(row)["jpg"]))
+        sampling[quality] = JpegImagePlugin.get_sampling(sample)
     assert sampling == {89: 2, 90: 0}
 
 
 def test_the_difference_map_is_written_where_asked_for() -> None:
     """8-bit grey on the latent grid, only with keep_difference."""
-    (row,) = finished(make_picture(), {"keep_difference": True})
+    (row,) = finished(make_prepared(), {"keep_difference": True})
     assert decoded(members(row)["difference.png"]).tolist()[3][3] == 255
-    (row,) = finished(make_picture())
+    (row,) = finished(make_prepared())
     assert "difference.png" not in members(row)
 
 
-def test_a_sample_with_two_pictures_keeps_the_second() -> None:
+def test_a_sample_with_two_images_keeps_the_second() -> None:
     """A member whose name the edit needs goes on as source.<suffix>."""
-    (row,) = finished(make_picture(extras={"png": b"other", "_x": b"1", "a\\b": b"2"}))
+    (row,) = finished(make_prepared(extras={"png": b"other", "_x": b"1", "a\\b": b"2"}))
     files = members(row)
     assert files["source.png"] == b"other"
     assert files["source._x"] == b"1"
@@ -359,16 +359,16 @@ def test_a_sample_with_two_pictures_keeps_the_second() -> None:
 
 def test_half_a_surrogate_in_the_json_is_still_json() -> None:
     """What Python's parser lets in goes out as the same escape."""
-    (row,) = finished(make_picture(metadata={"x": "\ud800"}))
+    (row,) = finished(make_prepared(metadata={"x": "\ud800"}))
     assert json.loads(members(row)["json"])["source"] == {"x": "\ud800"}
 
 
 def test_half_a_surrogate_in_the_samples_settings_fails_its_row_alone() -> None:
     """The row shows what was asked for, as the same escape."""
-    picture = make_picture(settings={"encode_ratio": "\ud800"})
-    picture.fail("mask", "ValueError", "out of range")
+    sample = make_prepared(settings={"encode_ratio": "\ud800"})
+    sample.fail("mask", "ValueError", "out of range")
     settings_for = partial(resolved_settings, make_config().method)
-    (row,) = finished(picture, {"settings_for": settings_for})
+    (row,) = finished(sample, {"settings_for": settings_for})
     assert json.loads(row["settings"])["encode_ratio"] == "\ud800"
 
 
@@ -405,12 +405,12 @@ def test_output_keys_are_never_equal() -> None:
 
 def test_the_message_is_one_line_of_unicode() -> None:
     """Whatever an exception says can be stored."""
-    picture = make_picture()
-    picture.fail("mask", "Odd", "two\n lines \ud800")
-    row = finish(Part("s", 0, 1, [picture]), make_context(make_config())).to_pylist()[0]
+    sample = make_prepared()
+    sample.fail("mask", "Odd", "two\n lines \ud800")
+    row = finish(Part("s", 0, 1, [sample]), make_context(make_config())).to_pylist()[0]
     assert row["message"] == "two lines \\ud800"
     assert isinstance(finish(Part("s", 0, 1), make_context(make_config())), pa.Table)
-    assert replace(picture, key="x").key == "x"
+    assert replace(sample, key="x").key == "x"
 
 
 def test_several_edits_at_once_are_those_of_one_at_a_time() -> None:
@@ -418,9 +418,9 @@ def test_several_edits_at_once_are_those_of_one_at_a_time() -> None:
     config = make_config()
     tables = []
     for threads in (1, 4):
-        pictures = [make_picture(key=key, edits=[Edit(0, "a cat"), Edit(1, "x")]) for key in "abc"]
-        part = invert(prepared(Part("s", 0, 1, pictures), config))
-        part.pictures[1].edits[0].image = np.zeros((1, 1, 3), np.uint8)
+        samples = [make_prepared(key=key, edits=[Edit(0, "a cat"), Edit(1, "x")]) for key in "abc"]
+        part = invert(prepared(Part("s", 0, 1, samples), config))
+        part.samples[1].edits[0].image = np.zeros((1, 1, 3), np.uint8)
         tables.append(finish(part, make_context(config), threads=threads).to_pylist())
     assert [row["status"] for row in tables[0]].count("failed") == 1
     assert tables[0] == tables[1]

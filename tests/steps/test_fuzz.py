@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SAMPLES = 10_000
 MAX_GROWN_BYTES = 64 * 2**20  # from the 500th sample to the last: nothing is kept
-MAX_PEAK_BYTES = 256 * 2**20  # a shard of 50 samples, pictures of a million pixels at most
+MAX_PEAK_BYTES = 256 * 2**20  # a shard of 50 samples, images of a million pixels at most
 
 
 @pytest.mark.slow
@@ -26,6 +26,6 @@ def test_10000_mutated_samples_are_rows_and_memory_is_bounded() -> None:
     assert found["rows"] > found["samples"]
     assert found["grown_bytes"] < MAX_GROWN_BYTES
     assert found["peak_bytes"] < MAX_PEAK_BYTES
-    kinds = {"edited", "prepare: DamagedPicture", "prepare: TooLarge", "prepare: BadMask"}
-    kinds |= {f"read: {kind}" for kind in ("BadJson", "BadText", "NoPicture", "DuplicateKey")}
+    kinds = {"edited", "prepare: DamagedImage", "prepare: TooLarge", "prepare: BadMask"}
+    kinds |= {f"read: {kind}" for kind in ("BadJson", "BadText", "NoImage", "DuplicateKey")}
     assert kinds <= found["outcomes"].keys()

@@ -1,4 +1,4 @@
-"""From encoded pictures to the model's: each decoded once, each failure a row with a reason."""
+"""From encoded images to the model's: each decoded once, each failure a row with a reason."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import files as picture_files
+from pipeline.images import files as image_files
 from pipeline.images.files import (
     ALPHA_NOTE,
     FRAMES_NOTE,
-    PictureError,
+    ImageError,
+    decode_image,
     decode_mask,
-    decode_picture,
 )
 from pipeline.images.geometry import fit
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.republish.retry_failed import is_retried
 from pipeline.steps.prepare import prepare
 from tests.samples import declared_png, encode, pixels
 
 
-def prepare_one(encoded: bytes, mask: bytes | None = None, **changes: Any) -> Picture:
-    """One picture through the step, at 32 x 32 unless ``changes`` say otherwise."""
-    picture = Picture(
+def prepare_one(encoded: bytes, mask: bytes | None = None, **changes: Any) -> Sample:
+    """One image through the step, at 32 x 32 unless ``changes`` say otherwise."""
+    sample = Sample(
         "k", encoded=encoded, encoded_mask=mask, extras={"cls": b"1"}, edits=[Edit(0, "x")]
     )
     settings = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
-    return prepare(Part("s", 0, 1, [picture]), **(settings | changes)).pictures[0]
+    return prepare(Part("s", 0, 1, [sample]), **(settings | changes)).samples[0]
 
 
-def reason(picture: Picture) -> tuple[str | None, str | None]:
-    edit = picture.edits[0]
+def reason(sample: Sample) -> tuple[str | None, str | None]:
+    edit = sample.edits[0]
     assert (edit.status, edit.stage) == (Status.FAILED, "prepare")
-    assert picture.image is None
-    assert picture.encoded is None
+    assert sample.image is None
+    assert sample.encoded is None
     return edit.error, edit.message
 
 
-def save(picture: Image.Image, form: str, **options: Any) -> bytes:
+def save(sample: Image.Image, form: str, **options: Any) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, form, **options)
+    sample.save(sink, form, **options)
     return sink.getvalue()
 
 
-def test_a_picture_of_the_models_size_is_unchanged() -> None:
+def test_an_image_of_the_models_size_is_unchanged() -> None:
     """No pixel moves where nothing is to be resized; the encoded bytes are dropped."""
     image = pixels(1, 32, 32)
-    picture = prepare_one(encode(image))
-    assert np.array_equal(picture.image, image)
-    assert (picture.source_width, picture.source_height, picture.encoded) == (32, 32, None)
-    assert picture.extras == {"cls": b"1"}
+    sample = prepare_one(encode(image))
+    assert np.array_equal(sample.image, image)
+    assert (sample.source_width, sample.source_height, sample.encoded) == (32, 32, None)
+    assert sample.extras == {"cls": b"1"}
 
 
-def test_the_encoded_picture_stays_where_finish_needs_it() -> None:
-    """resolution: source decodes again, at the picture's own size."""
+def test_the_encoded_image_stays_where_finish_needs_it() -> None:
+    """resolution: source decodes again, at the image's own size."""
     encoded = encode(pixels())
     assert prepare_one(encoded, resolution="source").encoded == encoded
 
@@ -92,10 +92,10 @@ def test_stretch_takes_everything() -> None:
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 3)])
 def test_extreme_shapes_still_fit(resize: str, shape: tuple[int, int]) -> None:
-    """A pixel, a line and a column are pictures too."""
-    picture = prepare_one(encode(pixels(5, *shape)), resize=resize)
-    assert picture.image is not None
-    assert picture.image.shape == (32, 32, 3)
+    """A pixel, a line and a column are images too."""
+    sample = prepare_one(encode(pixels(5, *shape)), resize=resize)
+    assert sample.image is not None
+    assert sample.image.shape == (32, 32, 3)
     source, target = fit(shape[1], shape[0], size=32, resize=resize)
     for left, top, right, bottom in (source, target):
         assert 0 <= left < right
@@ -103,7 +103,7 @@ def test_extreme_shapes_still_fit(resize: str, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_the_picture(orientation: int) -> None:
+def test_exif_turns_the_image(orientation: int) -> None:
     """However it was stored, it is seen upright: compared with Pillow's own turning."""
     from PIL import ImageOps
 
@@ -111,14 +111,14 @@ def test_exif_turns_the_picture(orientation: int) -> None:
     exif[0x0112] = orientation
     encoded = encode(pixels(6, 24, 32), "png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
-    picture = prepare_one(encoded, resize="stretch", size=32)
+    sample = prepare_one(encoded, resize="stretch", size=32)
     expected = upright.resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(picture.image, np.asarray(expected))
-    assert (picture.source_width, picture.source_height) == upright.size
+    assert np.array_equal(sample.image, np.asarray(expected))
+    assert (sample.source_width, sample.source_height) == upright.size
 
 
 def test_damaged_exif_turns_nothing() -> None:
-    """A picture is not lost for its EXIF."""
+    """An image is not lost for its EXIF."""
     encoded = encode(pixels(6, 32, 32), "jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert prepare_one(encoded).image is not None
 
@@ -126,44 +126,44 @@ def test_damaged_exif_turns_nothing() -> None:
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     """65535 is white and 257 * n is n."""
     ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
-    picture = prepare_one(save(Image.fromarray(ramp), "PNG"))
-    assert np.array_equal(picture.image, np.repeat((ramp // 257)[..., None], 3, 2))
+    sample = prepare_one(save(Image.fromarray(ramp), "PNG"))
+    assert np.array_equal(sample.image, np.repeat((ramp // 257)[..., None], 3, 2))
 
 
 def test_a_transparent_value_of_sixteen_bits_is_put_on_white_alone() -> None:
     """Grey with tRNS: what is not of that value keeps its grey, and in a mask that value is 0."""
     ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
     encoded = save(Image.fromarray(ramp), "PNG", transparency=100 * 257)
-    picture = prepare_one(encoded)
+    sample = prepare_one(encoded)
     grey = (ramp // 257).astype(np.uint8)
-    assert np.array_equal(picture.image[..., 0], np.where(grey == 100, 255, grey))
-    assert picture.edits[0].notes == [ALPHA_NOTE]
+    assert np.array_equal(sample.image[..., 0], np.where(grey == 100, 255, grey))
+    assert sample.edits[0].notes == [ALPHA_NOTE]
     mask = np.asarray(decode_mask(encoded, max_pixels=10**6))
     assert np.array_equal(mask, np.where(grey == 100, 0, grey))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    """Black and white, grey, palette and print colours."""
+    """Black and white, grey, palette and print colors."""
     form = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
     image = Image.fromarray(pixels(7, 32, 32)).convert(mode)
-    picture = prepare_one(save(image, form))
-    assert picture.image is not None
+    sample = prepare_one(save(image, form))
+    assert sample.image is not None
     wanted = np.asarray(image.convert("RGB")).astype(int)
-    assert np.abs(picture.image.astype(int) - wanted).mean() < 12
+    assert np.abs(sample.image.astype(int) - wanted).mean() < 12
 
 
 def test_transparency_is_put_on_white_and_noted() -> None:
-    """Alpha 0 is white, 255 the colour, half of it the mean; opaque alpha is no news."""
+    """Alpha 0 is white, 255 the color, half of it the mean; opaque alpha is no news."""
     image = np.zeros((32, 32, 4), np.uint8)
     image[:, :16] = (200, 0, 0, 255)
     image[:8, :16, 3] = 128
-    picture = prepare_one(save(Image.fromarray(image), "PNG"))
-    assert picture.image is not None
-    assert picture.image[20, 20].tolist() == [255, 255, 255]
-    assert picture.image[20, 4].tolist() == [200, 0, 0]
-    assert np.abs(picture.image[2, 4].astype(int) - [227, 127, 127]).max() <= 1
-    assert picture.edits[0].notes == [ALPHA_NOTE]
+    sample = prepare_one(save(Image.fromarray(image), "PNG"))
+    assert sample.image is not None
+    assert sample.image[20, 20].tolist() == [255, 255, 255]
+    assert sample.image[20, 4].tolist() == [200, 0, 0]
+    assert np.abs(sample.image[2, 4].astype(int) - [227, 127, 127]).max() <= 1
+    assert sample.edits[0].notes == [ALPHA_NOTE]
     image[..., 3] = 255
     assert prepare_one(save(Image.fromarray(image), "PNG")).edits[0].notes == []
 
@@ -171,20 +171,20 @@ def test_transparency_is_put_on_white_and_noted() -> None:
 @pytest.mark.parametrize("suffix", ["image.png", "IMG.PNG", "img"])
 def test_a_suffix_may_have_dots_or_name_no_format(suffix: str) -> None:
     """input.image: [image.png] is a member's name as good as another; a GIF is no PNG, though."""
-    decoded, _ = decode_picture(encode(pixels(0, 8, 8)), max_pixels=64, suffixes=[suffix])
+    decoded, _ = decode_image(encode(pixels(0, 8, 8)), max_pixels=64, suffixes=[suffix])
     assert np.array_equal(np.asarray(decoded), pixels(0, 8, 8))
     if suffix != "img":
-        with pytest.raises(PictureError, match="no picture of PNG"):
-            decode_picture(save(decoded, "GIF"), max_pixels=64, suffixes=[suffix])
+        with pytest.raises(ImageError, match="no image of PNG"):
+            decode_image(save(decoded, "GIF"), max_pixels=64, suffixes=[suffix])
 
 
 @pytest.mark.parametrize("what", ["picture", "mask"])
 def test_memory_that_does_not_suffice_is_no_damage(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row says so by a name that --retry-failed computes again; the next picture goes on."""
+    """The row says so by a name that --retry-failed computes again; the next image goes on."""
     name = {"picture": "_as_rgb", "mask": "_as_grey"}[what]
-    whole, calls = getattr(picture_files, name), []
+    whole, calls = getattr(image_files, name), []
 
     def short(*args: Any) -> Image.Image:
         calls.append(args)
@@ -192,13 +192,13 @@ def test_memory_that_does_not_suffice_is_no_damage(
             raise MemoryError
         return whole(*args)
 
-    monkeypatch.setattr(picture_files, name, short)
+    monkeypatch.setattr(image_files, name, short)
     mask = save(Image.new("L", (32, 32), 255), "PNG")
-    pictures = [
-        Picture(str(n), encoded=encode(pixels(n, 32, 32)), encoded_mask=mask, edits=[Edit(0, "x")])
+    samples = [
+        Sample(str(n), encoded=encode(pixels(n, 32, 32)), encoded_mask=mask, edits=[Edit(0, "x")])
         for n in range(2)
     ]
-    part = Part("s", 0, 1, pictures)
+    part = Part("s", 0, 1, samples)
     prepare(part, size=32, resize="crop", resolution="model", max_pixels=10**6)
     first, second = part.edits
     assert (first.stage, first.error) == ("prepare", "MemoryError")
@@ -213,46 +213,46 @@ def animated(form: str) -> bytes:
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     """And the row says so; bytes count, not the member's name."""
-    picture = prepare_one(animated("WEBP"))
-    assert np.array_equal(picture.image, pixels(1, 32, 32))
-    assert picture.edits[0].notes == [FRAMES_NOTE]
-    picture = prepare_one(animated("GIF"), suffixes=["png", "gif"])
+    sample = prepare_one(animated("WEBP"))
+    assert np.array_equal(sample.image, pixels(1, 32, 32))
+    assert sample.edits[0].notes == [FRAMES_NOTE]
+    sample = prepare_one(animated("GIF"), suffixes=["png", "gif"])
     still = prepare_one(save(Image.fromarray(pixels(1, 32, 32)), "GIF"), suffixes=["gif"])
-    assert np.array_equal(picture.image, still.image)
-    assert (picture.edits[0].notes, still.edits[0].notes) == ([FRAMES_NOTE], [])
+    assert np.array_equal(sample.image, still.image)
+    assert (sample.edits[0].notes, still.edits[0].notes) == ([FRAMES_NOTE], [])
 
 
 def test_formats_that_are_not_configured_are_not_tried() -> None:
-    """An animated GIF named .png is no picture of the configured formats."""
+    """An animated GIF named .png is no image of the configured formats."""
     kind, message = reason(prepare_one(animated("GIF")))
-    assert (kind, message) == ("NotAPicture", "the bytes are no picture of JPEG, PNG, WEBP")
+    assert (kind, message) == ("NotAnImage", "the bytes are no image of JPEG, PNG, WEBP")
 
 
 @pytest.mark.parametrize(
     ("encoded", "kind", "words"),
     [
         (b"", "EmptyFile", "0 bytes"),
-        (b"404: not found", "NotAPicture", "JPEG, PNG, WEBP"),
-        (encode(pixels(1, 300, 300), "jpg")[:900], "DamagedPicture", "truncated"),
-        (encode(pixels(1, 64, 64), "png")[:-700], "DamagedPicture", "image file is truncated"),
+        (b"404: not found", "NotAnImage", "JPEG, PNG, WEBP"),
+        (encode(pixels(1, 300, 300), "jpg")[:900], "DamagedImage", "truncated"),
+        (encode(pixels(1, 64, 64), "png")[:-700], "DamagedImage", "image file is truncated"),
         (declared_png(20_000, 20_000), "TooLarge", "20000 x 20000 pixels, above input.max_pixels"),
         (declared_png(1001, 1000), "TooLarge", "above input.max_pixels=1000000"),
     ],
 )
 def test_what_does_not_decode_is_a_row(encoded: bytes, kind: str, words: str) -> None:
     """The reason is one sentence, and the same in every run."""
-    picture = prepare_one(encoded)
-    found, message = reason(picture)
+    sample = prepare_one(encoded)
+    found, message = reason(sample)
     assert found == kind
     assert words in str(message)
     assert "0x" not in str(message)
     assert "\n" not in str(message)
     assert prepare_one(encoded).edits[0].message == message
-    assert picture.extras == {}
+    assert sample.extras == {}
 
 
-def test_a_supplied_mask_goes_where_the_picture_goes() -> None:
-    """The same crop, no colours between 0 and 255 where cells fall on pixels, 0 in the padding."""
+def test_a_supplied_mask_goes_where_the_image_goes() -> None:
+    """The same crop, no colors between 0 and 255 where cells fall on pixels, 0 in the padding."""
     mask = np.zeros((64, 128), np.uint8)
     mask[:32, 32:64] = 255
     encoded = encode(pixels(1, 64, 128))
@@ -271,7 +271,7 @@ def test_a_supplied_mask_goes_where_the_picture_goes() -> None:
     assert not padded.supplied_mask[:8].any()
 
 
-def test_a_mask_of_another_shape_fails_its_picture() -> None:
+def test_a_mask_of_another_shape_fails_its_image() -> None:
     """Another resolution is fine, another shape is a row that says both sizes."""
     encoded = encode(pixels(1, 64, 128))
     small = save(Image.new("L", (64, 32), 255), "PNG")
@@ -283,21 +283,21 @@ def test_a_mask_of_another_shape_fails_its_picture() -> None:
     assert reason(prepare_one(encoded, b"no mask"))[0] == "BadMask"
 
 
-def test_one_bad_picture_leaves_its_neighbours_alone() -> None:
+def test_one_bad_image_leaves_its_neighbours_alone() -> None:
     """The step ends what is bad and goes on; finished edits keep their reason."""
-    good = Picture("a", encoded=encode(pixels(1)), edits=[Edit(0, "x")])
-    bad = Picture("b", encoded=b"?", edits=[Edit(0, "x"), Edit(1, "y")])
+    good = Sample("a", encoded=encode(pixels(1)), edits=[Edit(0, "x")])
+    bad = Sample("b", encoded=b"?", edits=[Edit(0, "x"), Edit(1, "y")])
     bad.edits[1].fail("read", "EmptyText", "the edit text is empty")
-    last = Picture("c", encoded=encode(pixels(2)), edits=[Edit(0, "x")])
+    last = Sample("c", encoded=encode(pixels(2)), edits=[Edit(0, "x")])
     part = prepare(
         Part("s", 0, 1, [good, bad, last]),
         size=32, resize="crop", resolution="model", max_pixels=10**6,
     )  # fmt: skip
-    assert [picture.image is not None for picture in part.pictures] == [True, False, True]
+    assert [sample.image is not None for sample in part.samples] == [True, False, True]
     assert [edit.stage for edit in bad.edits] == ["prepare", "read"]
 
 
-def test_mutated_pictures_never_raise() -> None:
+def test_mutated_images_never_raise() -> None:
     """400 files with flipped, lost and added bytes: pixels or a reason, nothing else."""
     generator = np.random.default_rng(0)
     seeds = [encode(pixels(1), form) for form in ("png", "jpg", "webp")]
@@ -312,25 +312,25 @@ def test_mutated_pictures_never_raise() -> None:
             )
         if number % 7 == 0:
             del data[int(generator.integers(1, len(data))) :]
-        picture = prepare_one(bytes(data), suffixes=["png", "jpg", "webp", "gif"])
-        outcomes.add(picture.edits[0].error)
-        assert (picture.image is None) == (picture.edits[0].status == Status.FAILED)
-    assert {None, "DamagedPicture"} <= outcomes
+        sample = prepare_one(bytes(data), suffixes=["png", "jpg", "webp", "gif"])
+        outcomes.add(sample.edits[0].error)
+        assert (sample.image is None) == (sample.edits[0].status == Status.FAILED)
+    assert {None, "DamagedImage"} <= outcomes
 
 
-def test_several_pictures_at_once_are_those_of_one_at_a_time() -> None:
+def test_several_images_at_once_are_those_of_one_at_a_time() -> None:
     """Good ones, bad ones, in their order; to the last byte."""
     files = [encode(pixels(n, 40, 64)) for n in range(6)]
-    files[2:4] = [b"no picture", encode(pixels(9, 90, 90), "jpg")]
+    files[2:4] = [b"no image", encode(pixels(9, 90, 90), "jpg")]
     made = []
     for threads in (1, 4):
-        pictures = [
-            Picture(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
+        samples = [
+            Sample(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
         ]
-        part = Part("s", 0, 1, pictures)
+        part = Part("s", 0, 1, samples)
         limits = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
         made.append(prepare(part, **limits, threads=threads).to_bytes())
-        assert [picture.image is None for picture in part.pictures] == [n == 2 for n in range(6)]
+        assert [sample.image is None for sample in part.samples] == [n == 2 for n in range(6)]
     assert made[0] == made[1]
 
 
@@ -341,7 +341,7 @@ def test_pillows_limit_is_lifted_until_the_last_thread_has_decoded(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     begun, go_on = threading.Event(), threading.Event()
     slow, fast = encode(pixels(1, 32, 32)), encode(pixels(2, 32, 32))
-    loaded = picture_files._loaded
+    loaded = image_files._loaded
 
     def load(data: bytes, *rest: Any) -> Any:
         if data is slow:
@@ -349,7 +349,7 @@ def test_pillows_limit_is_lifted_until_the_last_thread_has_decoded(
             assert go_on.wait(30)
         return loaded(data, *rest)
 
-    monkeypatch.setattr(picture_files, "_loaded", load)
+    monkeypatch.setattr(image_files, "_loaded", load)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(prepare_one, slow)
         assert begun.wait(30)
@@ -360,7 +360,7 @@ def test_pillows_limit_is_lifted_until_the_last_thread_has_decoded(
 
 
 def test_pillows_warnings_are_not_shown(recwarn: pytest.WarningsRecorder) -> None:
-    """What is odd about a picture that decodes is nobody's news, in no thread."""
+    """What is odd about an image that decodes is nobody's news, in no thread."""
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05"  # five entries are declared, none follows
     sink = io.BytesIO()
     Image.fromarray(pixels(3, 32, 32)).save(sink, "JPEG", exif=exif)

@@ -20,7 +20,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.layout import part_name
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config, run
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def config(tmp_path: Path) -> Config:
     write_shard(
         tmp_path / "in/0.tar",
         [
-            sample("a", ["a cat", "a fox"], seed=1, cls="7"),
-            sample("b", ["a dog"], seed=2),  # equal to its caption
-            sample("dir/c.d", seed=3),
-            sample("e", ["1", "2", "3"], seed=4),
+            raw_sample("a", ["a cat", "a fox"], seed=1, cls="7"),
+            raw_sample("b", ["a dog"], seed=2),  # equal to its caption
+            raw_sample("dir/c.d", seed=3),
+            raw_sample("e", ["1", "2", "3"], seed=4),
         ],
     )
     write_shard(tmp_path / "in/1.tar", [])
@@ -61,7 +61,7 @@ def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> N
     ]
     stats = ShardStats.from_json(store.get("0_stats.json"))
     assert stats.counts == {"edited": 5, "unchanged": 1, "rejected": 0, "failed": 1}
-    assert stats.failures == {"read: NoPicture": 1}
+    assert stats.failures == {"read: NoImage": 1}
     assert (stats.num_parts, stats.problem, stats.fingerprint) == (4, None, "f00d")
     assert stats.num_evals == {"mask": 120, "encode": 0, "decode": 480}
     assert (stats.hosts, stats.devices) == (["here"], ["cpu"])
@@ -165,7 +165,7 @@ def test_parts_of_two_runs_are_not_mixed(config: Config, tmp_path: Path) -> None
 def test_shards_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
     """The parts of a/b are none of a's."""
     for name in ("a", "a/b"):
-        write_shard(tmp_path / f"in/{name}.tar", [sample(name[-1], ["1", "2", "3"])])
+        write_shard(tmp_path / f"in/{name}.tar", [raw_sample(name[-1], ["1", "2", "3"])])
     config = make_config(f"{tmp_path}/in", run={"part_size": 1})
     store = Store(str(tmp_path / "out"))
     store.put(part_name("a/b", 8, 9), b"in work, by another driver")
@@ -185,7 +185,7 @@ class Killed(BaseException):
 
 def test_killed_at_any_storage_call_the_next_run_completes(tmp_path: Path) -> None:
     """Before and after each call: a second run ends with the bytes of an undisturbed one."""
-    write_shard(tmp_path / "in/0.tar", [sample("a", ["1", "2"]), sample("b", suffix="jpg")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["1", "2"]), raw_sample("b", suffix="jpg")])
     config = make_config(f"{tmp_path}/in/*.tar", run={"part_size": 2})
     calls: list[Any] = []
     Store.hook = staticmethod(lambda *call: calls.append(call))
@@ -214,7 +214,7 @@ def test_killed_at_any_storage_call_the_next_run_completes(tmp_path: Path) -> No
 
 
 def test_webdataset_reads_the_output(config: Config, tmp_path: Path) -> None:
-    """Its own reader finds every edited sample, with picture, texts and mask together."""
+    """Its own reader finds every edited sample, with image, texts and mask together."""
     import webdataset
 
     run(config, Store(str(tmp_path / "out")))
@@ -241,7 +241,7 @@ def test_hugging_face_datasets_reads_the_output(
 ) -> None:
     """load_dataset("webdataset", ...), which wants the same members in each sample."""
     datasets = pytest.importorskip("datasets")
-    write_shard(tmp_path / "in/0.tar", [sample("a", ["a cat", "a fox"]), sample("b")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat", "a fox"]), raw_sample("b")])
     run(make_config(f"{tmp_path}/in/*.tar"), Store(str(tmp_path / "out")))
     loaded = datasets.load_dataset(
         "webdataset",

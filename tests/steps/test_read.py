@@ -9,62 +9,62 @@ from typing import Any
 import pytest
 
 from pipeline.config.config import Input
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_parts, read_shard
 from pipeline.steps.texts import substituted
 from pipeline.storage.shards import expand_shards
-from tests.samples import encode, pixels, sample, shard_bytes, write_shard
+from tests.samples import encode, pixels, raw_sample, shard_bytes, write_shard
 
-PICTURE = encode(pixels())
+IMAGE = encode(pixels())
 
 
-def read_one(config: dict[str, Any] | None = None, **members: Any) -> Picture:
-    """The only picture of a shard with one sample of the key "k"."""
+def read_one(config: dict[str, Any] | None = None, **members: Any) -> Sample:
+    """The only image of a shard with one sample of the key "k"."""
     one = {"__key__": "k"} | {name.replace("__", "."): value for name, value in members.items()}
     contents = read_shard(shard_bytes([one]), Input(shards="x", **(config or {})))
     assert contents.problem is None
-    assert len(contents.pictures) == 1
-    return contents.pictures[0]
+    assert len(contents.samples) == 1
+    return contents.samples[0]
 
 
-def reason(picture: Picture) -> tuple[int, str | None, str | None]:
-    """Index, kind of error and message of a picture's only, failed edit."""
-    edit = picture.edits[0]
-    assert len(picture.edits) == 1
+def reason(sample: Sample) -> tuple[int, str | None, str | None]:
+    """Index, kind of error and message of an image's only, failed edit."""
+    edit = sample.edits[0]
+    assert len(sample.edits) == 1
     assert (edit.status, edit.stage) == (Status.FAILED, "read")
     return edit.index, edit.error, edit.message
 
 
-def texts(picture: Picture) -> list[str | None]:
-    return [edit.edit_text for edit in picture.edits]
+def texts(sample: Sample) -> list[str | None]:
+    return [edit.edit_text for edit in sample.edits]
 
 
-def test_a_sample_becomes_a_picture_with_its_edits() -> None:
+def test_a_sample_becomes_an_image_with_its_edits() -> None:
     """Every member finds its place; the rest passes through."""
-    picture = read_one(
-        png=PICTURE,
+    sample = read_one(
+        png=IMAGE,
         txt=" a dog\n",
         edit__txt="a cat\r\na fox\n\n",
         mask__png=b"mask",
         cls="7",
         json={"seed": 3, "encode_ratio": 0.5, "other": [1]},
     )
-    assert (picture.key, picture.suffix, picture.encoded) == ("k", "png", PICTURE)
-    assert (picture.caption, texts(picture)) == ("a dog", ["a cat", "a fox"])
-    assert [edit.index for edit in picture.edits] == [0, 1]
-    assert all(edit.pending for edit in picture.edits)
-    assert (picture.encoded_mask, picture.extras) == (b"mask", {"cls": b"7"})
-    assert picture.settings == {"seed": 3, "encode_ratio": 0.5}
-    assert picture.metadata["other"] == [1]
-    assert len(picture.source_sha256 or "") == 64
+    assert (sample.key, sample.suffix, sample.encoded) == ("k", "png", IMAGE)
+    assert (sample.caption, texts(sample)) == ("a dog", ["a cat", "a fox"])
+    assert [edit.index for edit in sample.edits] == [0, 1]
+    assert all(edit.pending for edit in sample.edits)
+    assert (sample.encoded_mask, sample.extras) == (b"mask", {"cls": b"7"})
+    assert sample.settings == {"seed": 3, "encode_ratio": 0.5}
+    assert sample.metadata["other"] == [1]
+    assert len(sample.source_sha256 or "") == 64
 
 
 def test_texts_may_stand_in_the_json() -> None:
     """caption, edits (a list) and edit (one text) are fields by default."""
-    assert texts(read_one(png=PICTURE, json={"caption": "a", "edits": ["b", "c"]})) == ["b", "c"]
-    picture = read_one(png=PICTURE, json={"caption": "a", "edit": "b"})
-    assert (picture.caption, texts(picture)) == ("a", ["b"])
-    assert texts(read_one({"edits": ["json:want"]}, png=PICTURE, txt="a", json={"want": "b"})) == [
+    assert texts(read_one(png=IMAGE, json={"caption": "a", "edits": ["b", "c"]})) == ["b", "c"]
+    sample = read_one(png=IMAGE, json={"caption": "a", "edit": "b"})
+    assert (sample.caption, texts(sample)) == ("a", ["b"])
+    assert texts(read_one({"edits": ["json:want"]}, png=IMAGE, txt="a", json={"want": "b"})) == [
         "b"
     ]
 
@@ -78,9 +78,9 @@ def test_substitutions_make_edit_texts() -> None:
         "Dog and hotdog on snow, a dog.",
     ]
     config = {"substitutions": table}
-    assert len(read_one(config, png=PICTURE, txt="a dog").edits) == 2
-    assert texts(read_one(config, png=PICTURE, txt="a dog", edit__txt="own")) == ["own"]
-    index, kind, message = reason(read_one(config, png=PICTURE, txt="a bird"))
+    assert len(read_one(config, png=IMAGE, txt="a dog").edits) == 2
+    assert texts(read_one(config, png=IMAGE, txt="a dog", edit__txt="own")) == ["own"]
+    index, kind, message = reason(read_one(config, png=IMAGE, txt="a bird"))
     assert (index, kind) == (-1, "NoEditText")
     assert "no word of input.substitutions" in str(message)
 
@@ -92,22 +92,22 @@ def nested(depth: int) -> str:
 @pytest.mark.parametrize(
     ("members", "kind", "words"),
     [
-        ({"txt": "a", "edit__txt": "b"}, "NoPicture", "no picture: none of .jpg .jpeg .png"),
-        ({"png": PICTURE, "edit__txt": "b"}, "NoCaption", "txt, json:caption"),
-        ({"png": PICTURE, "txt": " \n", "edit__txt": "b"}, "NoCaption", "no caption"),
-        ({"png": PICTURE, "txt": "a"}, "NoEditText", "edit.txt, json:edits, json:edit"),
-        ({"png": PICTURE, "txt": "a", "edit__txt": "\n \n"}, "NoEditText", "edit.txt is there"),
-        ({"png": PICTURE, "txt": "a", "json": {"edits": []}}, "NoEditText", "json:edits is there"),
-        ({"png": PICTURE, "txt": "a", "json": {"edits": [1]}}, "BadEditText", "json:edits"),
-        ({"png": PICTURE, "txt": b"\xff", "edit__txt": "b"}, "BadText", ".txt is not UTF-8 at"),
-        ({"png": PICTURE, "json": {"caption": 3}}, "BadCaption", "json:caption holds no text"),
-        ({"png": PICTURE, "json": "{"}, "BadJson", "cannot be read"),
-        ({"png": PICTURE, "json": "[1]"}, "BadJson", "no object but a list"),
-        ({"png": PICTURE, "json": '{"a": NaN}'}, "BadJson", "NaN is no number"),
-        ({"png": PICTURE, "json": '{"a": 1e999}'}, "BadJson", "too large"),
-        ({"png": PICTURE, "json": "[" * 99999}, "BadJson", "nested deeper than 100"),
-        ({"png": PICTURE, "json": nested(101)}, "BadJson", "nested deeper than 100"),
-        ({"png": PICTURE, "json": r'{"caption": "\ud800"}'}, "BadText", "lone surrogate"),
+        ({"txt": "a", "edit__txt": "b"}, "NoImage", "no image: none of .jpg .jpeg .png"),
+        ({"png": IMAGE, "edit__txt": "b"}, "NoCaption", "txt, json:caption"),
+        ({"png": IMAGE, "txt": " \n", "edit__txt": "b"}, "NoCaption", "no caption"),
+        ({"png": IMAGE, "txt": "a"}, "NoEditText", "edit.txt, json:edits, json:edit"),
+        ({"png": IMAGE, "txt": "a", "edit__txt": "\n \n"}, "NoEditText", "edit.txt is there"),
+        ({"png": IMAGE, "txt": "a", "json": {"edits": []}}, "NoEditText", "json:edits is there"),
+        ({"png": IMAGE, "txt": "a", "json": {"edits": [1]}}, "BadEditText", "json:edits"),
+        ({"png": IMAGE, "txt": b"\xff", "edit__txt": "b"}, "BadText", ".txt is not UTF-8 at"),
+        ({"png": IMAGE, "json": {"caption": 3}}, "BadCaption", "json:caption holds no text"),
+        ({"png": IMAGE, "json": "{"}, "BadJson", "cannot be read"),
+        ({"png": IMAGE, "json": "[1]"}, "BadJson", "no object but a list"),
+        ({"png": IMAGE, "json": '{"a": NaN}'}, "BadJson", "NaN is no number"),
+        ({"png": IMAGE, "json": '{"a": 1e999}'}, "BadJson", "too large"),
+        ({"png": IMAGE, "json": "[" * 99999}, "BadJson", "nested deeper than 100"),
+        ({"png": IMAGE, "json": nested(101)}, "BadJson", "nested deeper than 100"),
+        ({"png": IMAGE, "json": r'{"caption": "\ud800"}'}, "BadText", "lone surrogate"),
     ],
 )
 def test_a_sample_that_cannot_be_edited_is_one_row(
@@ -122,16 +122,16 @@ def test_a_sample_that_cannot_be_edited_is_one_row(
 def test_what_is_read_of_a_json_can_travel_and_be_written() -> None:
     """As deep as is allowed, of lists and objects, however full the stack is by then."""
     deepest = json.loads(nested(100))
-    picture = read_one(png=PICTURE, txt="a", edit__txt="b", json=deepest)
-    assert picture.metadata == deepest
-    part = Part("s", 0, 1, [picture])
+    sample = read_one(png=IMAGE, txt="a", edit__txt="b", json=deepest)
+    assert sample.metadata == deepest
+    part = Part("s", 0, 1, [sample])
 
     def deeper(calls: int) -> Part:
         return deeper(calls - 1) if calls else Part.from_bytes(part.to_bytes())
 
-    assert deeper(500).pictures[0].metadata == deepest
+    assert deeper(500).samples[0].metadata == deepest
     lists = {"a": json.loads("[" * 100 + "]" * 100)}  # 101 with the object
-    assert reason(read_one(png=PICTURE, txt="a", edit__txt="b", json=lists))[1] == "BadJson"
+    assert reason(read_one(png=IMAGE, txt="a", edit__txt="b", json=lists))[1] == "BadJson"
 
 
 def test_an_empty_edit_text_fails_alone() -> None:
@@ -140,82 +140,82 @@ def test_an_empty_edit_text_fails_alone() -> None:
         {"edit__txt": "b\n\nc"},
         {"json": {"edits": ["b", " ", "c"]}},
     ):
-        picture = read_one(png=PICTURE, txt="a", **members)
-        assert texts(picture) == ["b", "", "c"]
-        assert [edit.pending for edit in picture.edits] == [True, False, True]
-        assert picture.edits[1].error == "EmptyText"
+        sample = read_one(png=IMAGE, txt="a", **members)
+        assert texts(sample) == ["b", "", "c"]
+        assert [edit.pending for edit in sample.edits] == [True, False, True]
+        assert sample.edits[1].error == "EmptyText"
 
 
 def test_keys_with_dots_name_the_remedy_and_it_works() -> None:
-    """At the first dot the picture is lost; with key_split: suffix it is found."""
-    members = {"a.b.c.jpg": PICTURE, "a.b.c.txt": "x", "a.b.c.edit.txt": "y", "a.b.c.cls": "1"}
+    """At the first dot the image is lost; with key_split: suffix it is found."""
+    members = {"a.b.c.jpg": IMAGE, "a.b.c.txt": "x", "a.b.c.edit.txt": "y", "a.b.c.cls": "1"}
     shard = shard_bytes([members])
-    pictures = read_shard(shard, Input(shards="x")).pictures
-    index, kind, message = reason(pictures[0])
-    assert (len(pictures), pictures[0].key, index, kind) == (1, "a", -1, "NoPicture")
+    samples = read_shard(shard, Input(shards="x")).samples
+    index, kind, message = reason(samples[0])
+    assert (len(samples), samples[0].key, index, kind) == (1, "a", -1, "NoImage")
     assert "input.key_split: suffix" in str(message)
-    picture = read_shard(shard, Input(shards="x", key_split="suffix")).pictures[0]
-    assert (picture.key, picture.suffix, texts(picture)) == ("a.b.c", "jpg", ["y"])
-    assert picture.extras == {"cls": b"1"}
+    sample = read_shard(shard, Input(shards="x", key_split="suffix")).samples[0]
+    assert (sample.key, sample.suffix, texts(sample)) == ("a.b.c", "jpg", ["y"])
+    assert sample.extras == {"cls": b"1"}
 
 
 @pytest.mark.parametrize("key", ["with space", "ünïcödé/猫", "../../etc/passwd", "/abs", "a\\b"])
 def test_odd_keys_are_read_as_they_are(key: str) -> None:
     """A key is data; only names of outputs are encoded."""
-    pictures = read_shard(shard_bytes([sample(key)]), Input(shards="x")).pictures
-    assert [(picture.key, len(picture.pending)) for picture in pictures] == [(key, 1)]
+    samples = read_shard(shard_bytes([raw_sample(key)]), Input(shards="x")).samples
+    assert [(sample.key, len(sample.pending)) for sample in samples] == [(key, 1)]
 
 
 def test_suffixes_count_in_any_case() -> None:
     """As webdataset has it, .JPG is .jpg."""
-    shard = shard_bytes([{"k.PNG": PICTURE, "k.TXT": "a", "k.edit.txt": "b"}])
-    assert read_shard(shard, Input(shards="x")).pictures[0].pending
+    shard = shard_bytes([{"k.PNG": IMAGE, "k.TXT": "a", "k.edit.txt": "b"}])
+    assert read_shard(shard, Input(shards="x")).samples[0].pending
 
 
 def test_duplicates_are_a_failed_row() -> None:
     """A key that comes back, or a member that is there twice: what belongs together is unknown."""
-    a, b = sample("a"), sample("b")
-    pictures = read_shard(shard_bytes([a, b, a]), Input(shards="x")).pictures
-    assert [picture.key for picture in pictures] == ["a", "b"]
-    index, kind, message = reason(pictures[0])
+    a, b = raw_sample("a"), raw_sample("b")
+    samples = read_shard(shard_bytes([a, b, a]), Input(shards="x")).samples
+    assert [sample.key for sample in samples] == ["a", "b"]
+    index, kind, message = reason(samples[0])
     assert (index, kind) == (-1, "DuplicateKey")
     assert "comes back" in str(message)
-    assert pictures[1].pending
+    assert samples[1].pending
     twice = [a, {"a.txt": "again"}]
     assert "more than once" in str(
-        reason(read_shard(shard_bytes(twice), Input(shards="x")).pictures[0])[2]
+        reason(read_shard(shard_bytes(twice), Input(shards="x")).samples[0])[2]
     )
 
 
-def pictures_with(*counts: int) -> list[Picture]:
+def samples_with(*counts: int) -> list[Sample]:
     return [
-        Picture(str(number), encoded=b"", edits=[Edit(index) for index in range(count)])
+        Sample(str(number), encoded=b"", edits=[Edit(index) for index in range(count)])
         for number, count in enumerate(counts)
     ]
 
 
-def layout(parts: list[list[Picture]]) -> list[list[tuple[str, int]]]:
-    return [[(picture.key, len(picture.edits)) for picture in part] for part in parts]
+def layout(parts: list[list[Sample]]) -> list[list[tuple[str, int]]]:
+    return [[(sample.key, len(sample.edits)) for sample in part] for part in parts]
 
 
-def test_a_part_closes_before_a_picture_that_would_not_fit() -> None:
-    """Only a picture with more edits than a part holds is split."""
-    assert layout(plan_parts(pictures_with(2, 1, 2), 4)) == [[("0", 2), ("1", 1)], [("2", 2)]]
-    assert layout(plan_parts(pictures_with(1, 5, 1), 2)) == [
+def test_a_part_closes_before_an_image_that_would_not_fit() -> None:
+    """Only an image with more edits than a part holds is split."""
+    assert layout(plan_parts(samples_with(2, 1, 2), 4)) == [[("0", 2), ("1", 1)], [("2", 2)]]
+    assert layout(plan_parts(samples_with(1, 5, 1), 2)) == [
         [("0", 1)],
         [("1", 2)],
         [("1", 2)],
         [("1", 1), ("2", 1)],
     ]
     assert layout(plan_parts([], 4)) == [[]]
-    pieces = plan_parts(pictures_with(5), 2)
+    pieces = plan_parts(samples_with(5), 2)
     indices = [[edit.index for edit in part[0].edits] for part in pieces]
     assert indices == [[0, 1], [2, 3], [4]]
 
 
 def test_parts_are_the_same_whatever_is_skipped(tmp_path: Path) -> None:
     """Skipping what is staged changes neither the others nor their number."""
-    samples = [sample(f"{number}", seed=number) for number in range(5)]
+    samples = [raw_sample(f"{number}", seed=number) for number in range(5)]
     write_shard(tmp_path / "in/0.tar", samples)
     shard = expand_shards(str(tmp_path / "in/0.tar"))[0]
     config = Input(shards="x")
@@ -230,8 +230,8 @@ def test_parts_are_the_same_whatever_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_limit_takes_edits_from_the_start(tmp_path: Path) -> None:
-    """input.limit counts edits, and may cut a picture's."""
-    write_shard(tmp_path / "0.tar", [sample("a", ["1", "2"]), sample("b", ["3", "4"])])
+    """input.limit counts edits, and may cut an image's."""
+    write_shard(tmp_path / "0.tar", [raw_sample("a", ["1", "2"]), raw_sample("b", ["3", "4"])])
     shard = expand_shards(str(tmp_path / "0.tar"))[0]
     config = Input(shards="x")
     assert count_edits(shard, config) == 4
@@ -243,28 +243,28 @@ def test_an_empty_shard_is_one_empty_part(tmp_path: Path) -> None:
     """So that it is published empty, and not forgotten."""
     write_shard(tmp_path / "0.tar", [])
     (part,) = read_parts(expand_shards(str(tmp_path / "0.tar"))[0], Input(shards="x"), 4)
-    assert (part.index, part.num_parts, part.pictures, part.problem) == (0, 1, [], None)
+    assert (part.index, part.num_parts, part.samples, part.problem) == (0, 1, [], None)
 
 
 def test_a_truncated_shard_is_published_or_refused(tmp_path: Path) -> None:
     """on_bad_shard says which; what can be read is kept with the reason."""
-    whole = shard_bytes([sample("a"), sample("b", seed=1)])
+    whole = shard_bytes([raw_sample("a"), raw_sample("b", seed=1)])
     (tmp_path / "0.tar").write_bytes(whole[: len(whole) // 1024 * 512])
     shard = expand_shards(str(tmp_path / "0.tar"))[0]
     (part,) = read_parts(shard, Input(shards="x"), 4)
     assert str(part.problem).startswith("truncated: ")
-    assert part.pictures[0].pending
+    assert part.samples[0].pending
     with pytest.raises(BadShardError, match="truncated: "):
         list(read_parts(shard, Input(shards="x", on_bad_shard="fail"), 4))
 
 
 def test_every_cut_of_a_shard_ends_in_rows_or_a_reason() -> None:
     """Cut at every 512 bytes: no error is raised, and no sample is changed in silence."""
-    whole = shard_bytes([sample(f"{number}", seed=number) for number in range(3)])
-    complete = {picture.key: picture for picture in read_shard(whole, Input(shards="x")).pictures}
+    whole = shard_bytes([raw_sample(f"{number}", seed=number) for number in range(3)])
+    complete = {sample.key: sample for sample in read_shard(whole, Input(shards="x")).samples}
     archive_end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for cut in range(0, archive_end + 1, 512):
         contents = read_shard(whole[:cut], Input(shards="x"))
         assert contents.problem is not None
-        for picture in contents.pictures:
-            assert picture == complete[picture.key] or not picture.pending
+        for sample in contents.samples:
+            assert sample == complete[sample.key] or not sample.pending

@@ -21,7 +21,7 @@ from pipeline.storage.archive import read_members
 from pipeline.storage.layout import part_name
 from pipeline.storage.store import Store
 from tests.committing import make_config, run
-from tests.samples import sample, shard_bytes, write_shard
+from tests.samples import raw_sample, shard_bytes, write_shard
 
 Change = Callable[[Store], None]
 
@@ -30,7 +30,11 @@ Change = Callable[[Store], None]
 def store(tmp_path: Path) -> Store:
     write_shard(
         tmp_path / "in/0.tar",
-        [sample("a", ["1", "2"], seed=1), sample("b", ["a dog"]), sample("c", caption=None)],
+        [
+            raw_sample("a", ["1", "2"], seed=1),
+            raw_sample("b", ["a dog"]),
+            raw_sample("c", caption=None),
+        ],
     )
     store = Store(str(tmp_path / "out"))
     run(make_config(f"{tmp_path}/in/*.tar"), store)
@@ -117,13 +121,13 @@ def flip(store: Store, name: str) -> None:
         (lambda s: change_rows(s, lambda r: r[3].update(error=None)), "failed without a reason"),
         (lambda s: change_rows(s, lambda r: r[0].update(output_key="x")), "the output key 'x'"),
         (lambda s: change_rows(s, lambda r: r.pop(0)), "a_0: members in the tar of edited"),
-        (lambda s: change_members(s, lambda m: m.pop("a_0.png")), "no picture with the row's"),
+        (lambda s: change_members(s, lambda m: m.pop("a_0.png")), "no image with the row's"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.txt")), ".txt is missing"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.json")), ".json is missing"),
         (lambda s: change_members(s, lambda m: m.pop("a_0.mask.png")), ".mask.png is missing"),
         (
             lambda s: change_members(s, lambda m: m.update({"a_0.png": m["a_1.mask.png"]})),
-            "no picture with the row's sha256",
+            "no image with the row's sha256",
         ),
         (
             lambda s: change_members(s, lambda m: [m.pop(n) for n in list(m) if n[:3] == "a_1"]),

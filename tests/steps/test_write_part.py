@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records.part import Edit, Part, Picture
+from pipeline.records.part import Edit, Part, Sample
 from pipeline.steps.finish import finish
 from pipeline.steps.write_part import failed_part, from_ipc, header_of, to_ipc, write_part
 from pipeline.storage.store import Store
@@ -18,11 +18,9 @@ NAME = "_parts/deep/00042/00001-of-00003.arrow"
 
 @pytest.fixture
 def part() -> Part:
-    picture = Picture(
-        "k", caption="a", encoded=encode(pixels()), edits=[Edit(0, "b"), Edit(1, "c")]
-    )
-    picture.edits[1].fail("read", "EmptyText", "the edit text is empty")
-    return Part("deep/00042", 1, 3, [picture], problem="truncated: x", hosts=["h"], device="cpu")
+    sample = Sample("k", caption="a", encoded=encode(pixels()), edits=[Edit(0, "b"), Edit(1, "c")])
+    sample.edits[1].fail("read", "EmptyText", "the edit text is empty")
+    return Part("deep/00042", 1, 3, [sample], problem="truncated: x", hosts=["h"], device="cpu")
 
 
 def test_a_part_is_staged_under_its_number(tmp_path: Path, part: Part) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.storage.archive import read_members, tar_writer
-from tests.samples import sample, shard_bytes
+from tests.samples import raw_sample, shard_bytes
 
-SAMPLES = [sample(f"{number:02d}", seed=number, cls=str(number)) for number in range(4)]
+SAMPLES = [raw_sample(f"{number:02d}", seed=number, cls=str(number)) for number in range(4)]
 WHOLE = shard_bytes(SAMPLES)
 MEMBERS = dict(read_members(WHOLE)[0])
 
@@ -71,7 +71,7 @@ def test_flipped_bits_never_raise_and_never_lose_in_silence() -> None:
 
 def test_data_after_the_end_is_no_silence() -> None:
     """Two archives one after the other: the second is read too, and it is said."""
-    second = shard_bytes([sample("zz")])
+    second = shard_bytes([raw_sample("zz")])
     members, problem = read_members(WHOLE + second)
     assert problem is not None
     assert "data after it" in problem

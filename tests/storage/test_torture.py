@@ -8,12 +8,12 @@ import tarfile
 import numpy as np
 
 from pipeline.config.config import Input
-from pipeline.records.part import Picture
+from pipeline.records.part import Sample
 from pipeline.steps.read import read_shard
 from tests.samples import shard_bytes
 
 NUM_SAMPLES = 20
-# Pictures are not decoded by the reader: any bytes of several blocks will do.
+# Images are not decoded by the reader: any bytes of several blocks will do.
 BODIES = [bytes([number]) * (700 + 97 * number) for number in range(NUM_SAMPLES)]
 WHOLE = shard_bytes(
     [
@@ -29,20 +29,20 @@ ENDS = [INFOS[3 * number + 2].offset_data + INFOS[3 * number + 2].size for numbe
 CONTENT_END = len(WHOLE.rstrip(b"\0")) // 512 * 512 + 512
 
 
-def good(pictures: list[Picture]) -> list[str]:
-    """Keys of the pictures that nothing is wrong with, each with the bytes that it should have."""
-    fine = [picture for picture in pictures if picture.pending]
-    assert all(picture.encoded == BODIES[int(picture.key)] for picture in fine)
-    return [picture.key for picture in fine]
+def good(samples: list[Sample]) -> list[str]:
+    """Keys of the images that nothing is wrong with, each with the bytes that it should have."""
+    fine = [sample for sample in samples if sample.pending]
+    assert all(sample.encoded == BODIES[int(sample.key)] for sample in fine)
+    return [sample.key for sample in fine]
 
 
 def check_cut(cut: int) -> None:
     contents = read_shard(WHOLE[:cut], CONFIG)
     assert (contents.problem is None) == (cut >= CONTENT_END + 512), cut
     whole = [f"{number:02d}" for number, end in enumerate(ENDS) if end <= cut]
-    assert good(contents.pictures)[: len(whole)] == whole, cut
-    assert len(contents.pictures) <= len(whole) + 1, cut  # the one that the cut goes through
-    assert all(edit.error for p in contents.pictures for edit in p.edits if not edit.pending), cut
+    assert good(contents.samples)[: len(whole)] == whole, cut
+    assert len(contents.samples) <= len(whole) + 1, cut  # the one that the cut goes through
+    assert all(edit.error for p in contents.samples for edit in p.edits if not edit.pending), cut
 
 
 def test_a_shard_cut_at_every_block() -> None:
@@ -66,11 +66,9 @@ def test_500_flipped_bits() -> None:
         contents = read_shard(bytes(data), CONFIG)
         hit = next((n for n, end in enumerate(ENDS) if place < -(-end // 512) * 512), None)
         fine = {
-            picture.key
-            for picture in contents.pictures
-            if picture.pending and picture.encoded in BODIES
+            sample.key for sample in contents.samples if sample.pending and sample.encoded in BODIES
         }
         others = {f"{number:02d}" for number in range(NUM_SAMPLES) if number != hit}
         assert others <= fine, place
-        keys = [picture.key for picture in contents.pictures]
+        keys = [sample.key for sample in contents.samples]
         assert contents.problem is not None or len(keys) >= NUM_SAMPLES, place

@@ -31,7 +31,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import contents
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 VARIES = ("_run/config.yaml", "_run/summary.json", "_run/environment.json")  # paths and seconds
 # The run that is killed, and the one that follows it; where it may be either of two, the first
@@ -113,9 +113,11 @@ def stable(output: Path) -> dict[str, bytes]:
 
 def write_input(folder: Path) -> None:
     """Two shards of two parts and of one; an edit that can be made to fail, one that always is."""
-    first = [sample("a", ["a cat", "bad"], cls="7"), sample("b", ["a fox"], seed=1)]
+    first = [raw_sample("a", ["a cat", "bad"], cls="7"), raw_sample("b", ["a fox"], seed=1)]
     write_shard(folder / "in/0.tar", first)
-    write_shard(folder / "in/1.tar", [sample("broken", png=b"no picture"), sample("c", seed=2)])
+    write_shard(
+        folder / "in/1.tar", [raw_sample("broken", png=b"no image"), raw_sample("c", seed=2)]
+    )
 
 
 def sweep(folder: Path, mode: str) -> dict[str, object]:

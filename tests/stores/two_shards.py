@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.storage.store import Store
-from tests.samples import sample, shard_bytes
+from tests.samples import raw_sample, shard_bytes
 
 SHARDS = {
-    "0": [sample("a", ["a cat", "a red dog"]), sample("b", ["a dog"], seed=1)],
-    "dir/1": [sample("ü b/c.d", ["a cat"], seed=2), sample("e", png=b"no picture")],
+    "0": [raw_sample("a", ["a cat", "a red dog"]), raw_sample("b", ["a dog"], seed=1)],
+    "dir/1": [raw_sample("ü b/c.d", ["a cat"], seed=2), raw_sample("e", png=b"no image")],
 }
 
 

@@ -1,4 +1,4 @@
-"""Imagic in the place of decoding: candidates, the one with the best score, its picture."""
+"""Imagic in the place of decoding: candidates, the one with the best score, its image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.stages.imagic.score import Scorer, TextAgreement
 
 
 class ImagicDecodeStage:
-    """Gives each edit its picture; drops what the fit handed on, which nothing needs after it."""
+    """Gives each edit its image; drops what the fit handed on, which nothing needs after it."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class ImagicDecodeStage:
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
         groups: dict[bool, list[Pair]] = defaultdict(list)
-        for picture in part.pictures:
-            for edit in picture.pending:
-                is_guided = method_for(self.method, picture).guidance_scale > 1.0
-                groups[is_guided].append((picture, edit))
+        for sample in part.samples:
+            for edit in sample.pending:
+                is_guided = method_for(self.method, sample).guidance_scale > 1.0
+                groups[is_guided].append((sample, edit))
         for _, pairs in sorted(groups.items(), key=lambda item: item[0]):
             self._decode(part.shard, pairs)
-        for picture in part.pictures:
-            picture.latent = None
+        for sample in part.samples:
+            sample.latent = None
         for edit in part.edits:
             edit.embedding = edit.adapter = edit.candidates = None
         return part
@@ -66,12 +66,12 @@ class ImagicDecodeStage:
                 edit.fail("decode", "NonFinite", "the generated latent is not finite")
         done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
         if done:
-            images = self.model.pictures.decode_each(latents[done])
+            images = self.model.image_coder.decode_each(latents[done])
             for place, image in zip(done, images, strict=True):
                 edit = pairs[place][1]
                 edit.image = image
                 if image is None:
-                    edit.fail("decode", "NonFinite", "the VAE gives a picture that is not finite")
+                    edit.fail("decode", "NonFinite", "the VAE gives an image that is not finite")
 
     def _candidates(self, shard: str, pairs: list[Pair]) -> Tensor:
         """(N, S, C, h, w): made here from the factors of lora, or by the fit of all weights."""
@@ -94,5 +94,5 @@ class ImagicDecodeStage:
         for (_, edit), place, row in zip(pairs, places.tolist(), scores, strict=True):
             edit.num_evals_decode += self.scorer.num_evals * self.settings.seeds
             score = f"{self.scorer.name} {row[place]:.4f}"
-            edit.notes.append(f"picture {place + 1} of {len(row)} kept, {score}")
+            edit.notes.append(f"image {place + 1} of {len(row)} kept, {score}")
         return candidates[torch.arange(len(pairs)), places.to(candidates.device)]

@@ -1,4 +1,4 @@
-"""Imagic's first two stages, in the place of encoding: an embedding and weights that fit a picture.
+"""Imagic's first two stages, in the place of encoding: an embedding and weights that fit an image.
 
 Form lora fits many edits in one batch, each with factors of its own, and hands them on. Form full
 changes the whole network, one edit after the other; its weights never leave the actor, so the
@@ -26,7 +26,7 @@ from pipeline.diffusion.row_levels import RowLevels
 from pipeline.models.fine_tuning import fine_tuning
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
 
@@ -57,10 +57,10 @@ class ImagicFitStage:
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
         pairs = [
-            (picture, edit)
-            for picture in part.pictures
-            for edit in picture.pending
-            if self._texts_differ(picture, edit)
+            (sample, edit)
+            for sample in part.samples
+            for edit in sample.pending
+            if self._texts_differ(sample, edit)
         ]
         if self.sites is None:
             for pair in pairs:
@@ -72,14 +72,14 @@ class ImagicFitStage:
             )
         return part
 
-    def _texts_differ(self, picture: Picture, edit: Edit) -> bool:
+    def _texts_differ(self, sample: Sample, edit: Edit) -> bool:
         """Ends an edit whose two texts are the same tokens to the model, before any cost."""
         text = edit.edit_text or ""
         note = self.model.text.truncation_note("edit text", text)
         if note and note not in edit.notes:
             edit.notes.append(note)
         read = self.model.text.token_ids
-        if read(text) != read(picture.caption or ""):
+        if read(text) != read(sample.caption or ""):
             return True
         edit.status, edit.stage, edit.message = Status.UNCHANGED, "encode", SAME
         edit.mask = np.zeros_like(edit.mask)
@@ -121,7 +121,7 @@ class ImagicFitStage:
         self._check(edit, candidates)
 
     def _fit_embedding(self, shard: str, pairs: list[Pair], text: Condition) -> Tensor:
-        """(N, L, D): from each edit text's embedding to one that fits its picture better."""
+        """(N, L, D): from each edit text's embedding to one that fits its image better."""
         tokens = text.tokens.clone().requires_grad_()
         minimise(
             [tokens],
@@ -139,7 +139,7 @@ class ImagicFitStage:
     ) -> Callable[[], Tensor]:
         """(N,) each edit's mean over the draws of the next step; the draws are its own."""
         device, settings = self.model.device, self.settings
-        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs])
+        clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs])
         clean_rows = clean.to(device).repeat_interleave(settings.draws, dim=0)
         rows = torch.arange(len(pairs), device=device).repeat_interleave(settings.draws)
         shape = (settings.draws, *clean.shape[1:])
@@ -167,9 +167,9 @@ class ImagicFitStage:
             return self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
 
     def _seed(self, shard: str, pair: Pair, purpose: str) -> int:
-        picture, edit = pair
+        sample, edit = pair
         return noise_seed(
-            seed_for(self.run_seed, picture), shard, picture.key, f"imagic {purpose}", edit.index
+            seed_for(self.run_seed, sample), shard, sample.key, f"imagic {purpose}", edit.index
         )
 
     def _check(self, edit: Edit, *fitted: Tensor) -> None:

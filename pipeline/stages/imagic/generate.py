@@ -1,4 +1,4 @@
-"""Imagic's third stage: pictures from the mixed embedding, over a network that has been fitted.
+"""Imagic's third stage: images from the mixed embedding, over a network that has been fitted.
 
 # N edits, S seeds, C channels, h w latent grid, L tokens, D their width
 """
@@ -20,10 +20,10 @@ from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
-from pipeline.records.part import Edit, Picture
+from pipeline.records.part import Edit, Sample
 from pipeline.stages.encode import noise_for
 
-Pair = tuple[Picture, Edit]
+Pair = tuple[Sample, Edit]
 
 
 class ImagicGenerator:
@@ -47,14 +47,14 @@ class ImagicGenerator:
             optimised: (N, L, D), their fitted embeddings.
 
         Returns:
-            (N, S, C, h, w) float32. Where an edit's mask is 0, its picture's clean latent.
+            (N, S, C, h, w) float32. Where an edit's mask is 0, its image's clean latent.
         """
         num_seeds, device = self.settings.seeds, self.model.device
         target = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
         text = interpolated(target, optimised.to(device), self.settings.interp_eta)
         negative = self.model.text.encode([self.method.negative_text] * len(pairs))
-        scales = [method_for(self.method, picture).guidance_scale for picture, _ in pairs]
-        clean = torch.stack([from_numpy(picture.latent) for picture, _ in pairs] * num_seeds)
+        scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
+        clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs] * num_seeds)
         masks = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs] * num_seeds)
         noise = torch.stack([self._noise(shard, *pair) for pair in pairs], dim=1).flatten(0, 1)
         clean, edit_mask, noise = clean.to(device), masks[:, None].to(device), noise.to(device)
@@ -76,18 +76,18 @@ class ImagicGenerator:
             edit.num_evals_decode = denoise.num_calls * halves * num_seeds
         return latents.unflatten(0, (num_seeds, len(pairs))).transpose(0, 1)
 
-    def _noise(self, shard: str, picture: Picture, edit: Edit) -> Tensor:
-        """(S, C, h, w): a picture's n-th start is the same however many seeds there are."""
+    def _noise(self, shard: str, sample: Sample, edit: Edit) -> Tensor:
+        """(S, C, h, w): an image's n-th start is the same however many seeds there are."""
         return torch.stack(
             [
-                noise_for(self.run_seed, shard, picture, f"imagic start {n}", edit.index)
+                noise_for(self.run_seed, shard, sample, f"imagic start {n}", edit.index)
                 for n in range(self.settings.seeds)
             ]
         )
 
 
 def _keeping(clean: Tensor, edit_mask: Tensor, noise: Tensor) -> Callable[[Tensor, Level], Tensor]:
-    """Puts back the picture outside the mask: noised to the level reached, in the end clean."""
+    """Puts back the image outside the mask: noised to the level reached, in the end clean."""
 
     def keep_background(latent: Tensor, reached: Level) -> Tensor:
         background = add_noise(clean, noise, reached) if reached.index else clean

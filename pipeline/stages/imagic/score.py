@@ -1,4 +1,4 @@
-"""Which of several pictures made of one edit is kept.
+"""Which of several images made of one edit is kept.
 
 # N edits, S seeds, C channels, h w latent grid
 """
@@ -42,17 +42,17 @@ class Scorer(Protocol):
 
 
 class TextAgreement:
-    """How much better the network as it was before any fit explains a picture by the edit text.
+    """How much better the network as it was before any fit explains an image by the edit text.
 
     The loss under the caption minus the loss under the edit text, at the same noises and levels:
-    above 0 the picture is more of the edit text. No further model is needed. It judges the text
-    alone, not what is left of the picture: the fit, interp_eta and the mask see to that.
+    above 0 the image is more of the edit text. No further model is needed. It judges the text
+    alone, not what is left of the image: the fit, interp_eta and the mask see to that.
 
     Source: the comparison of losses is the diffusion classifier's, Li et al., arXiv:2303.16203.
     """
 
     name = "text agreement"
-    # Cleaner levels tell texture, noisier ones next to nothing of the picture.
+    # Cleaner levels tell texture, noisier ones next to nothing of the image.
     NOISE_RANGE = (0.2, 0.9)
 
     def __init__(self, model: LatentDiffusion, run_seed: int, draws: int) -> None:
@@ -62,7 +62,7 @@ class TextAgreement:
     @torch.inference_mode()
     def __call__(self, shard: str, pairs: Sequence[Pair], candidates: Tensor) -> Tensor:
         wanted = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
-        caption = self.model.text.encode([picture.caption or "" for picture, _ in pairs])
+        caption = self.model.text.encode([image.caption or "" for image, _ in pairs])
         return torch.stack(
             [
                 self._loss(shard, pair, rows, caption[place : place + 1])
@@ -73,9 +73,9 @@ class TextAgreement:
 
     def _loss(self, shard: str, pair: Pair, candidates: Tensor, text: Condition) -> Tensor:
         """(S,) of one edit's candidates, all of them at the same draws."""
-        picture, edit = pair
-        device, seed = self.model.device, seed_for(self.run_seed, picture)
-        seed = noise_seed(seed, shard, picture.key, "imagic score", edit.index)
+        image, edit = pair
+        device, seed = self.model.device, seed_for(self.run_seed, image)
+        seed = noise_seed(seed, shard, image.key, "imagic score", edit.index)
         shares, noise = next(draw_fit(seed, (self.draws, *candidates.shape[1:]), self.NOISE_RANGE))
         levels = [self.model.schedule.level_at(share) for share in shares] * len(candidates)
         clean = candidates.to(device).repeat_interleave(self.draws, dim=0)

@@ -41,7 +41,7 @@ def counted_rows(unet: torch.nn.Module) -> list[int]:
 
 
 def test_the_work_is_the_same_every_time_and_no_text_comes_twice() -> None:
-    """Four different texts a picture, none of them the caption; parts keep pictures whole."""
+    """Four different texts an image, none of them the caption; parts keep images whole."""
     once, again = draw_samples(5, 4, 32), draw_samples(5, 4, 32)
     for sample, same in zip(once, again, strict=True):
         assert (sample.key, sample.edit_texts) == (same.key, same.edit_texts)
@@ -82,7 +82,7 @@ def test_baseline_runs_with_torchs_own_switches(tiny_model_folder: Path) -> None
 
 def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
     """The VAE's decoder by hand: its convolutions, its one attention, its linear layers."""
-    vae = tiny_model.pictures.vae
+    vae = tiny_model.image_coder.vae
     total = 0
 
     def add(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
@@ -98,7 +98,7 @@ def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
     ]
     with torch.inference_mode():
-        tiny_model.pictures.decode(torch.zeros(1, 4, 8, 8))
+        tiny_model.image_coder.decode(torch.zeros(1, 4, 8, 8))
     for hook in hooks:
         hook.remove()
     attention = 2 * 2 * (8 * 8) ** 2 * 16  # two products of 64 x 64 places, 16 channels
@@ -106,10 +106,10 @@ def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
 
 
 def test_stage_flops_follow_the_evaluations(tiny_model_folder: Path) -> None:
-    """Evaluations times one evaluation's, a VAE encode a picture, a decode an edited picture."""
+    """Evaluations times one evaluation's, a VAE encode an image, a decode an edited image."""
     timing = BareLoop(config_of(tiny_model_folder), "cpu").run(draw_samples(2, 4, 32))
     flops = {"eval": 1000, "vae_encode": 10, "vae_decode": 1}
-    worth = stage_flops(timing, flops, num_pictures=2)
+    worth = stage_flops(timing, flops, num_images=2)
     assert worth["mask"] == 2 * (10 + 4 * 10) * 1000 + 2 * 10
     assert worth["encode"] == 2 * 4 * 1000
     assert worth["decode"] == 8 * 2 * 4 * 1000 + 8
@@ -262,14 +262,14 @@ def test_flops_of_a_compiled_network_are_those_of_the_plain_one(
 def test_without_matplotlib_a_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The JSON is worth having without its picture."""
+    """The JSON is worth having without its image."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     assert not plot_report({}, tmp_path / "x.png")
     assert "overpaint[train]" in capsys.readouterr().out
 
 
 def test_sweeps_have_every_point(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Costs by edits of a picture and by mask area; a box of a small mask is decoded in less."""
+    """Costs by edits of an image and by mask area; a box of a small mask is decoded in less."""
     out = tmp_path / "curves"
     words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 8 --repeats 1"
     words += f" --sweep edits --sweep region --out {out} method.steps=2 method.mask.num_noises=1"

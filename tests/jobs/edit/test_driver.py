@@ -13,13 +13,13 @@ from jobs.edit.driver import edit
 from pipeline.plan.plan import Plan
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Plan:
     """A published run of one shard; one of its rows failed for its own sake."""
-    write_shard(tmp_path / "in/0.tar", [sample("a"), sample("b", png=b"no picture")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a"), raw_sample("b", png=b"no image")])
     run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"))
     return fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
 
@@ -46,7 +46,7 @@ def test_a_changed_input_is_warned_of(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A line that names the shard; the output stays and the exit code is 0."""
-    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     assert again(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: shard 0: the input has changed since it was read")
@@ -76,7 +76,7 @@ def test_json_lines_are_all_that_a_run_says(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Warnings, the summary and where the report is: a program can read every line."""
-    write_shard(tmp_path / "in/0.tar", [sample("a")])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     changed = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
     run = changed.config.run.model_copy(update={"log_format": "json"})
     assert again(replace(changed, config=changed.config.model_copy(update={"run": run}))) == 0

@@ -18,7 +18,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.jobs.conftest import ROOT, Job
 from tests.jobs.faulty import install
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
@@ -66,7 +66,7 @@ def run(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("faults")
     keys = sorted([*EXPECTED, *HEALTHY], key=lambda key: hashlib.sha256(key.encode()).digest())
     write = lambda name, keys: write_shard(  # noqa: E731
-        folder / f"in/{name}.tar", [sample(key, ["a cat"], seed=1) for key in keys]
+        folder / f"in/{name}.tar", [raw_sample(key, ["a cat"], seed=1) for key in keys]
     )
     write("main", [key for key in keys if "prepare" not in key])
     write("prepare", [key for key in keys if "prepare" in key and "raise" not in key] + ["after"])

@@ -19,7 +19,7 @@ from pipeline.storage.store import Store
 from tests.jobs import killer
 from tests.jobs.conftest import ROOT, Job
 from tests.jobs.faulty import install
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
@@ -72,7 +72,7 @@ class Small:
 def small(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("small")
     for number, num_samples in enumerate((6, 6, 3)):
-        samples = [sample(f"{number}{n}", ["a cat"], seed=n) for n in range(num_samples)]
+        samples = [raw_sample(f"{number}{n}", ["a cat"], seed=n) for n in range(num_samples)]
         write_shard(folder / f"in/{number}.tar", samples)
     made = Small(job, folder, install(folder / "site", faults=False), [])
     log = folder / "calls"

@@ -15,7 +15,7 @@ import pytest
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.jobs.conftest import Job
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
@@ -115,7 +115,7 @@ def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
     assert time.monotonic() - start < 60  # no Ray, no actors: seconds, on a busy machine too
     assert {path: path.stat().st_mtime_ns for path in output.glob("0*")} == before
 
-    write_shard(source / "00009.tar", [sample("new", ["a cat"])])
+    write_shard(source / "00009.tar", [raw_sample("new", ["a cat"])])
     done = job.run(output, shards, "run.layout=fused")
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((output / "_run/summary.json").read_text())

@@ -12,7 +12,7 @@ from jobs.edit.graph import run_stage
 from jobs.supervise.watchdog import Guard
 from pipeline.models.device import device_fault
 from pipeline.records.part import Part, Status
-from tests.parts import make_part, make_picture
+from tests.parts import make_part, make_prepared
 
 
 class Ended(BaseException):
@@ -26,7 +26,7 @@ def failing(part: Part) -> Part:
 def run(device: str, lost: bool) -> tuple[Part, Any]:
     error = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
     synchronize = mock.Mock(side_effect=error if lost else None)
-    part = make_part(make_picture(0))
+    part = make_part(make_prepared(0))
     with (
         mock.patch.object(torch.cuda, "synchronize", synchronize),
         mock.patch("jobs.edit.graph.end_process", side_effect=Ended) as end,

@@ -15,7 +15,7 @@ from jobs.supervise.watchdog import Guard
 from pipeline.storage.traffic import take_traffic
 from tests.committing import invert
 from tests.fake_job import fake_plan
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 
 class Told:
@@ -45,7 +45,7 @@ def test_parts_that_run_alone_count_their_bytes(
     tmp_path: Path, told: tuple[Told, Told, Told]
 ) -> None:
     """Reading a shard and staging a part, like the operators of the stream."""
-    write_shard(tmp_path / "in/0.tar", [sample("a", ["a cat"])])
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat"])])
     plan = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
     runner = PartRunner(plan, Guard(mock.MagicMock(), 60.0))
     runner.stages = {"decode": invert}

@@ -17,7 +17,7 @@ from pipeline.plan.plan import Plan
 from pipeline.sizing.costs import COSTS_FILE, Costs
 from pipeline.sizing.pools import Node
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 MEASURED = Costs(
     "calibration",
@@ -44,7 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def plan_of(folder: Path, **sections: object) -> Plan:
-    write_shard(folder / "in/0.tar", [sample("a", ["1", "2"]), sample("b", ["3"])])
+    write_shard(folder / "in/0.tar", [raw_sample("a", ["1", "2"]), raw_sample("b", ["3"])])
     return fake_plan(f"{folder}/in/*.tar", f"{folder}/out", **sections)
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_a_pool_of_scorers_writes_the_bytes_of_the_plain_loop(
     job: Job, digests: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
-    """Four pools and filters on a network's score; rejected pictures too are the same."""
+    """Four pools and filters on a network's score; rejected images too are the same."""
     scores = make_tiny_scorers(tmp_path)
     tree = yaml.safe_load((job.folder / "job.yaml").read_text())
     tree |= {"scores": {name: scores[name] for name in ("clip", "dino")}}

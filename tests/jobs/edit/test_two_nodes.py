@@ -25,7 +25,7 @@ from pipeline.storage.store import Store
 from tests.jobs.conftest import ROOT, Job
 from tests.jobs.edit.test_layouts import staged
 from tests.jobs.faulty import PACE, install
-from tests.samples import sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
@@ -109,7 +109,7 @@ def nodes(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]
     folder = tmp_path_factory.mktemp("nodes")
     (folder / "pace").mkdir()
     for number in range(NUM_SHARDS):
-        samples = [sample(f"{number}{n}", ["a cat"], seed=n) for n in range(NUM_SAMPLES)]
+        samples = [raw_sample(f"{number}{n}", ["a cat"], seed=n) for n in range(NUM_SAMPLES)]
         write_shard(folder / f"in/{number}.tar", samples)
     with pytest.MonkeyPatch.context() as patch:
         # For the drivers: 127.0.0.1 stays what it is, and is not made the address of this host.

@@ -68,7 +68,7 @@ def test_without_networks_the_table_says_what_is_missing(
 
 
 def write_tedbench(folder: Path) -> Path:
-    """Two texts for one picture."""
+    """Two texts for one image."""
     (folder / "originals").mkdir(parents=True)
     (folder / "originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
     entries = [{"img_name": "cat.jpg", "target_text": text} for text in ("a cat yawns", "a dog")]
@@ -103,13 +103,13 @@ def test_tedbench_from_its_files_to_its_table(
 
 
 def write_imagenet(folder: Path) -> Path:
-    """Three queries of FlexIT's, two of them for the test, and real pictures of two classes."""
-    pictures = {0: "n0/a.JPEG", 1: "n1/b.JPEG"}
+    """Three queries of FlexIT's, two of them for the test, and real images of two classes."""
+    images = {0: "n0/a.JPEG", 1: "n1/b.JPEG"}
     lines = [",path,source,source_id,target,target_id,is_test"]
     for number, (source, target, is_test) in enumerate([(0, 1, True), (1, 0, True), (0, 1, False)]):
-        names = f"{pictures[source]},class {source},{source},class {target},{target}"
+        names = f"{images[source]},class {source},{source},class {target},{target}"
         lines.append(f"{100 + number},{names},{is_test}")
-    for seed, path in pictures.items():
+    for seed, path in images.items():
         (folder / "val" / path).parent.mkdir(parents=True)
         (folder / "val" / path).write_bytes(encode(pixels(seed, 80, 96), "jpg", quality=95))
     (folder / "queries.csv").write_text("\n".join(lines) + "\n")
@@ -145,8 +145,8 @@ def test_imagenet_from_its_files_to_its_table(
 
     network = Inception(weights)
 
-    def features(picture: Image.Image) -> np.ndarray:
-        return network.features([np.asarray(picture.resize((256, 256), BILINEAR))])[0]
+    def features(image: Image.Image) -> np.ndarray:
+        return network.features([np.asarray(image.resize((256, 256), BILINEAR))])[0]
 
     with tarfile.open(tmp_path / "o/out/00000.tar") as tar:
         edited = {
@@ -182,7 +182,7 @@ def test_missing_networks_are_said_at_the_start(
     cases = [
         (("--inception", "gone.safetensors", *real), "no such file; it takes pt_inception-2015"),
         (inception, "--inception and --real belong together"),
-        ((*inception, *real), "no such folder or file of real pictures"),
+        ((*inception, *real), "no such folder or file of real images"),
         ((*inception, "--real", str(data / "val")), "no folder for class 0"),
         (("--classifier", str(tmp_path)), "--classifier="),
     ]

@@ -27,9 +27,9 @@ BILINEAR = Image.Resampling.BILINEAR
 
 
 def task(number: int, edit_text: str, truth: np.ndarray | None) -> Task:
-    """A picture of the model's own size, so that nothing is resized."""
-    picture = encode(pixels(number, SIZE, SIZE))
-    return Task(f"{number:03d}", picture, "png", "a dog", edit_text, "group", truth)
+    """An image of the model's own size, so that nothing is resized."""
+    image = encode(pixels(number, SIZE, SIZE))
+    return Task(f"{number:03d}", image, "png", "a dog", edit_text, "group", truth)
 
 
 def test_figures_are_the_protocol_s(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_figures_are_the_protocol_s(tmp_path: Path) -> None:
     before = pixels(0, SIZE, SIZE)
     after = 255 - before
     outside = ~truth
-    blacked = [picture * outside[..., None] for picture in (before, after)]
+    blacked = [image * outside[..., None] for image in (before, after)]
     expected = {
         "psnr_frame_db": psnr_db(mse(*blacked)),
         "ssim_frame_e2": 100 * ssim(*blacked),
@@ -82,9 +82,9 @@ def test_figures_are_the_protocol_s(tmp_path: Path) -> None:
 
 def test_rows_scores_have_the_published_tables_units() -> None:
     """Thousandths, hundredths; a similarity that is negative counts as none."""
-    picture = pixels(1, SIZE, SIZE)
+    image = pixels(1, SIZE, SIZE)
     row = {"score_lpips": 0.25, "score_clip_text_after": -0.5, "score_clip_image": 0.75}
-    assert _figures(row, picture, picture, None, None) == {
+    assert _figures(row, image, image, None, None) == {
         "lpips_e3": 250.0,
         "lpips_e2": 25.0,
         "clip_whole": 0.0,
@@ -102,7 +102,7 @@ def test_another_model_needs_a_configuration(
 
 
 @pytest.mark.slow
-def test_under_ray_the_same_pictures_are_measured(
+def test_under_ray_the_same_images_are_measured(
     tmp_path: Path, evaluate: Evaluate, tiny_model_folder: Path
 ) -> None:
     """By default the job of ``overpaint edit``, one Ray for all: the same shards and figures."""

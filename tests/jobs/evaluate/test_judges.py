@@ -1,4 +1,4 @@
-"""What is judged after a run: annotated regions, FlexIT's pictures and classes."""
+"""What is judged after a run: annotated regions, FlexIT's images and classes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> 
     )
 
 
-def test_pictures_are_scaled_and_then_cropped() -> None:
+def test_images_are_scaled_and_then_cropped() -> None:
     """As FlexIT does: the shorter side to 256, then the middle; other pixels shine in there."""
     wide = Image.fromarray(pixels(1, 512, 1024))
     scaled = np.asarray(wide.resize((512, 256), BILINEAR))
@@ -78,20 +78,20 @@ def test_pictures_are_scaled_and_then_cropped() -> None:
 def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any], tmp_path: Path) -> None:
     """The likeliest of the classes given: by the network's own logits, its preparation by hand.
 
-    Its folder would have pictures scaled to 40 pixels first; FlexIT gives them at the network's.
+    Its folder would have images scaled to 40 pixels first; FlexIT gives them at the network's.
     """
     folder = shutil.copytree(section["nsfw"]["path"], tmp_path / "classifier")
     ViTImageProcessorPil(size={"height": 40, "width": 40}).save_pretrained(folder)
     classifier = ImageClassifier(str(folder), "cpu", micro_batch=2)
-    pictures = [pixels(number, SIZE, SIZE) for number in range(6)]
-    batch = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    images = [pixels(number, SIZE, SIZE) for number in range(6)]
+    batch = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     with torch.inference_mode():
         logits = classifier.network(torch.from_numpy(batch)).logits
     assert classifier.side == SIZE
-    assert classifier.most_likely(pictures, [0, 1]) == logits.argmax(1).tolist()
-    assert classifier.most_likely(pictures, [1]) == [1] * 6
+    assert classifier.most_likely(images, [0, 1]) == logits.argmax(1).tolist()
+    assert classifier.most_likely(images, [1]) == [1] * 6
     seen = [
-        Seen({"source_id": "0", "target_id": "1"}, "", item, item, None, False) for item in pictures
+        Seen({"source_id": "0", "target_id": "1"}, "", item, item, None, False) for item in images
     ]
     figures = FlexitJudge(classifier=classifier, classes=[0, 1]).edits(seen)
     chosen = [int(of.argmax()) for of in logits]
@@ -99,14 +99,13 @@ def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any], tmp_pat
     assert [item["unedited_e2"] for item in figures] == [100.0 - 100.0 * n for n in chosen]
 
 
-def test_flexit_s_lpips_is_of_pictures_of_256_pixels(section: dict[str, Any]) -> None:
-    """Both pictures scaled, then judged as the stage judges."""
+def test_flexit_s_lpips_is_of_images_of_256_pixels(section: dict[str, Any]) -> None:
+    """Both images scaled, then judged as the stage judges."""
     scorers = Scorers(Scores.model_validate({"lpips": section["lpips"]}), "cpu", 2)
     before, after = pixels(1, 64, 64), pixels(2, 64, 64)
     (figures,) = FlexitJudge(scorers=scorers).edits([Seen({}, "", before, after, None, False)])
     large = [
-        np.asarray(Image.fromarray(picture).resize((256, 256), BILINEAR))
-        for picture in (before, after)
+        np.asarray(Image.fromarray(image).resize((256, 256), BILINEAR)) for image in (before, after)
     ]
     (wanted,) = scorers([large[0]], [Judged(0, large[1], "", "")])
     assert wanted["lpips"] > 0
@@ -114,9 +113,9 @@ def test_flexit_s_lpips_is_of_pictures_of_256_pixels(section: dict[str, Any]) ->
     assert figures["lpips_e3"] == pytest.approx(10 * figures["lpips_e2"])
 
 
-def brightness(pictures: Sequence[np.ndarray]) -> np.ndarray:
+def brightness(images: Sequence[np.ndarray]) -> np.ndarray:
     """Stands for a network: one feature, the mean of the pixels."""
-    return np.array([[picture.mean()] for picture in pictures])
+    return np.array([[image.mean()] for image in images])
 
 
 def test_classes_of_imagenet_are_its_folders_in_order(tmp_path: Path) -> None:
@@ -126,13 +125,13 @@ def test_classes_of_imagenet_are_its_folders_in_order(tmp_path: Path) -> None:
     grey = {"n00000007": (10, 20), "n00000160": (100,)}
     for name, levels in grey.items():
         for level in levels:
-            picture = np.full((20, 30, 3), level, np.uint8)
-            (tmp_path / f"real/{name}/{level}.JPEG").write_bytes(encode(picture))
+            image = np.full((20, 30, 3), level, np.uint8)
+            (tmp_path / f"real/{name}/{level}.JPEG").write_bytes(encode(image))
     home, seen = Store(str(tmp_path / "home")), []
 
-    def features(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        seen.extend(picture.shape for picture in pictures)
-        return brightness(pictures)
+    def features(images: Sequence[np.ndarray]) -> np.ndarray:
+        seen.extend(image.shape for image in images)
+        return brightness(images)
 
     def means(classes: list[str], weights: str = "w") -> dict[str, float]:
         found = class_means(tmp_path / "real", classes, features, weights, home, [].append)
@@ -144,7 +143,7 @@ def test_classes_of_imagenet_are_its_folders_in_order(tmp_path: Path) -> None:
     assert len(seen) == 3  # the first class was kept
     assert means(["7"], "other weights") == {"7": 15.0}
     assert len(seen) == 5
-    with pytest.raises(BenchmarkError, match="n00000008: has no pictures"):
+    with pytest.raises(BenchmarkError, match="n00000008: has no images"):
         check_real(tmp_path / "real", ["8"])
     (tmp_path / "real/n00000999").rmdir()
     with pytest.raises(BenchmarkError, match=r"no folder for class 7; .* \(there are 999\)"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.supervise import starts
-from jobs.supervise.failure_counts import CRASHED, StartBook
+from jobs.supervise.failure_counts import CRASHED, StartFailures
 from jobs.supervise.starts import JournalWatch
 from tests.jobs.conftest import Job, Recovered
 from tests.jobs.edit.test_faults import OVERRIDES
@@ -17,7 +17,7 @@ from tests.jobs.faulty import LOADS, install
 from tests.jobs.local_journal import LocalJournal
 
 
-def failing(book: StartBook, worker: str, times: int) -> None:
+def failing(book: StartFailures, worker: str, times: int) -> None:
     for _ in range(times):
         book.begin(worker, "mask", "host1")
         book.fail(worker, "OSError: no such file")
@@ -25,7 +25,7 @@ def failing(book: StartBook, worker: str, times: int) -> None:
 
 def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
     """Each worker counts for itself: a pool of many may fail once each for one passing reason."""
-    book = StartBook(retries=2)
+    book = StartFailures(retries=2)
     for worker in ("a", "b", "c", "d"):
         failing(book, worker, 2)
     assert book.given_up is None
@@ -37,7 +37,7 @@ def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
 
 def test_a_start_that_succeeds_clears_what_went_before() -> None:
     """Failures in a row count, so a long run on bad nodes is not added up."""
-    book = StartBook(retries=1)
+    book = StartFailures(retries=1)
     for _ in range(5):
         failing(book, "a", 1)
         book.begin("a", "mask", "host1")
@@ -48,7 +48,7 @@ def test_a_start_that_succeeds_clears_what_went_before() -> None:
 
 def test_a_process_that_dies_while_it_loads_is_counted() -> None:
     """It can tell nothing; the next process of the same worker shows that it died."""
-    book = StartBook(retries=0)
+    book = StartFailures(retries=0)
     book.begin("a", "decode", "host1")
     assert book.last is None
     book.begin("a", "decode", "host2")

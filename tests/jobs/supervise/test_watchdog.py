@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import ctypes, sys, time
 from jobs.supervise import watchdog as watch
-from pipeline.process.heartbeat import alive
+from pipeline.process.heartbeat import heartbeat
 
 watch.SILENCE_S, watch.BACKSTOP_S = 0.6, 0.4
 
@@ -28,7 +28,7 @@ class Journal:
 def go_on(seconds):
     for _ in range(int(seconds / 0.2)):
         time.sleep(0.2)
-        alive()
+        heartbeat()
 
 guard = watch.Guard(Journal(), {limit}, watch.SILENCE_S)
 with guard.watch("a", 3, "mask"):

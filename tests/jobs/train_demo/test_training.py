@@ -91,8 +91,8 @@ def test_scheduler_is_stable_diffusions() -> None:
     assert levels[-1].item() == pytest.approx(0.00466, abs=1e-5)
 
 
-def test_centring_the_latents_keeps_the_decoded_picture() -> None:
-    """Afterwards channels have mean 0 and one spread, scaling_factor undoes it, pictures agree."""
+def test_centring_the_latents_keeps_the_decoded_image() -> None:
+    """Afterwards channels have mean 0 and one spread, scaling_factor undoes it, images agree."""
     torch.manual_seed(0)
     vae = build_vae([8, 16, 16, 16], 4)
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -105,11 +105,11 @@ def test_centring_the_latents_keeps_the_decoded_picture() -> None:
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
 
 
-def test_mean_psnr_is_of_pictures_and_of_what_is_counted() -> None:
+def test_mean_psnr_is_of_images_and_of_what_is_counted() -> None:
     """A tenth off everywhere is 26 dB; errors beside what counts are none, the most there is."""
-    pictures, counted = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    images, counted = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     counted[1] = False
-    value = mean_psnr(pictures + 0.1, pictures, counted, most=53.0)
+    value = mean_psnr(images + 0.1, images, counted, most=53.0)
     assert value.item() == pytest.approx((26.02 + 53.0) / 2, abs=0.02)
 
 
@@ -123,7 +123,7 @@ def test_no_scene_to_train_on_is_held_out() -> None:
 
 
 def _two_latents() -> tuple[Tensor, Tensor]:
-    """64 pictures and their edits, which differ in the left half alone."""
+    """64 images and their edits, which differ in the left half alone."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(64, 4, 6, 6, generator=generator)
     other = clean.clone()
@@ -132,7 +132,7 @@ def _two_latents() -> tuple[Tensor, Tensor]:
 
 
 def test_changed_cells_lie_where_latents_differ() -> None:
-    """Never elsewhere, at least one a picture, and of different tightness."""
+    """Never elsewhere, at least one an image, and of different tightness."""
     cells = changed_cells(*_two_latents(), torch.Generator().manual_seed(1))
     assert cells.shape == (64, 1, 6, 6)
     assert not cells[..., 3:].any()
@@ -141,8 +141,8 @@ def test_changed_cells_lie_where_latents_differ() -> None:
     assert len(counts.unique()) > 1
 
 
-def test_outdated_latents_lie_between_the_two_pictures() -> None:
-    """At much noise some show all of the other picture; never anything beyond it."""
+def test_outdated_latents_lie_between_the_two_images() -> None:
+    """At much noise some show all of the other image; never anything beyond it."""
     clean, other = _two_latents()
     sigmas = torch.full((64, 1, 1, 1), 10.0)
     shown = outdated(clean, other, sigmas, torch.Generator().manual_seed(2))
@@ -155,7 +155,7 @@ def test_outdated_latents_lie_between_the_two_pictures() -> None:
 
 
 def test_outdated_latents_fade_with_the_noise() -> None:
-    """Nothing of the other picture is left at little noise, at most half of it in between."""
+    """Nothing of the other image is left at little noise, at most half of it in between."""
     clean, other = _two_latents()
     for sigma, most in ((0.3, 0.0), (0.65, 0.5)):
         sigmas = torch.full((64, 1, 1, 1), sigma)

@@ -40,8 +40,8 @@ def test_edits_are_those_of_the_stages() -> None:
         return tokenizer(texts, **settings).input_ids
 
     network = load_networks(BUNDLED)
-    rows = [(picture, picture.edits[0]) for picture in part.pictures]
-    before = torch.from_numpy(np.stack([picture.latent for picture, _ in rows]))
+    rows = [(image, image.edits[0]) for image in part.samples]
+    before = torch.from_numpy(np.stack([image.latent for image, _ in rows]))
     inside = torch.from_numpy(np.stack([row.mask for _, row in rows]))[:, None]
     rows_N = torch.arange(3)
     asked = Asked(
@@ -53,8 +53,8 @@ def test_edits_are_those_of_the_stages() -> None:
     assert network.unet.conv_in.weight.grad.abs().sum() > 0
 
 
-def test_edits_drawn_ask_for_the_other_picture_or_for_their_own() -> None:
-    """By the setting; an edit's text is of the picture after it, masks hold what differs."""
+def test_edits_drawn_ask_for_the_other_image_or_for_their_own() -> None:
+    """By the setting; an edit's text is of the image after it, masks hold what differs."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(16, 2, 4, 6, 6, generator=generator).half()
     latents[..., 2:] = latents[:, :1, ..., 2:]  # only two columns differ

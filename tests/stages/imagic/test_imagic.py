@@ -20,11 +20,11 @@ from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.records.part import Edit, Part, Picture, Status
+from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.stages.build import STAGES, build_stage, load_fused, load_stage
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
-from tests.parts import make_config, make_part, make_picture, run_stages
+from tests.parts import make_config, make_part, make_prepared, run_stages
 from tests.stages.test_build import counted, with_model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
 
@@ -44,20 +44,20 @@ def imagic(form: str = "lora", mask: dict | None = None, **settings: Any) -> Con
     return make_config(name="imagic", imagic=own, mask={"num_noises": 2} | (mask or {}))
 
 
-def fitted(model: LatentDiffusion, config: Config, *pictures: Picture) -> list[Edit]:
+def fitted(model: LatentDiffusion, config: Config, *samples: Sample) -> list[Edit]:
     """The edits after the fit; latents and masks are made one by one, so that they are equal."""
-    for picture in pictures:
-        run_stages(model, make_part(picture), config, ["mask"])
-    return run_stages(model, make_part(*pictures), config, ["encode"]).edits
+    for sample in samples:
+        run_stages(model, make_part(sample), config, ["mask"])
+    return run_stages(model, make_part(*samples), config, ["encode"]).edits
 
 
 def generated(model: LatentDiffusion, config: Config, edit: Edit) -> np.ndarray:
-    """(S, C, h, w) the candidates of a fitted edit of picture 0, form lora."""
-    (picture,) = run_stages(model, make_part(make_picture(0)), config, ["mask"]).pictures
-    edit.mask = picture.edits[0].mask
+    """(S, C, h, w) the candidates of a fitted edit of image 0, form lora."""
+    (sample,) = run_stages(model, make_part(make_prepared(0)), config, ["mask"]).samples
+    edit.mask = sample.edits[0].mask
     decode = ImagicDecodeStage(model, config.method, 0)
     with torch.inference_mode():
-        (candidates,) = decode._candidates("shard", [(picture, edit)])
+        (candidates,) = decode._candidates("shard", [(sample, edit)])
     return candidates.numpy()
 
 
@@ -69,15 +69,15 @@ def outcome(edit: Edit) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_two_pictures_in_both_orders_give_the_same_bytes(
+def test_two_images_in_both_orders_give_the_same_bytes(
     tiny_model: LatentDiffusion, form: str
 ) -> None:
-    """One stage object, two parts: no picture starts from another's fine-tuning."""
+    """One stage object, two parts: no image starts from another's fine-tuning."""
     config = imagic(form)
     stages = [build_stage(config, name, tiny_model) for name in STAGES]
 
     def edited(number: int) -> bytes:
-        part = make_part(make_picture(number))
+        part = make_part(make_prepared(number))
         for stage in stages:
             stage(part)
         assert part.edits[0].image is not None
@@ -94,9 +94,9 @@ def test_full_fit_ignores_its_neighbours_to_the_bit(
 ) -> None:
     """Edits are fitted one after the other, each from the same weights."""
     config = imagic("full", embedding_steps=2, model_steps=2)
-    (alone,) = fitted(tiny_model, config, make_picture(0))
-    crowd = [make_picture(10 * place + n) for n in (1, 2)]
-    crowd.insert(place, make_picture(0))
+    (alone,) = fitted(tiny_model, config, make_prepared(0))
+    crowd = [make_prepared(10 * place + n) for n in (1, 2)]
+    crowd.insert(place, make_prepared(0))
     assert np.array_equal(outcome(fitted(tiny_model, config, *crowd)[place]), outcome(alone))
 
 
@@ -105,15 +105,15 @@ def test_lora_fit_ignores_its_neighbours(
     tiny_model: LatentDiffusion, batch: int, places: list[int], tolerance: dict
 ) -> None:
     """In batches of 1, 3 and 8, at any place: other neighbours, the same bytes; others' number
-    moves the last bits of the fitted embedding and of the picture made with it.
+    moves the last bits of the fitted embedding and of the image made with it.
     """
     config = imagic()
-    (alone,) = fitted(tiny_model, config, make_picture(0))
+    (alone,) = fitted(tiny_model, config, make_prepared(0))
     (alone_latent,) = generated(tiny_model, config, alone)
     seen = []
     for place in places:
-        crowd = [make_picture(10 * place + n) for n in range(1, max(batch, 3))]
-        crowd.insert(place, make_picture(0))
+        crowd = [make_prepared(10 * place + n) for n in range(1, max(batch, 3))]
+        crowd.insert(place, make_prepared(0))
         some = tiny_model.with_micro_batch(batch * FAST["draws"])
         with counted(some) as rows:
             among = fitted(some, config, *crowd)[place]
@@ -129,9 +129,9 @@ def test_lora_fit_ignores_its_neighbours(
 def test_a_fit_that_is_not_finite_fails_its_edit_alone(tiny_model: LatentDiffusion) -> None:
     """A neighbour in the same batch ends as it does alone."""
     config = imagic()
-    (alone,) = fitted(tiny_model, config, make_picture(0))
-    part = run_stages(tiny_model, make_part(make_picture(0), make_picture(1)), config, ["mask"])
-    part.pictures[1].latent = np.full_like(part.pictures[1].latent, np.nan)
+    (alone,) = fitted(tiny_model, config, make_prepared(0))
+    part = run_stages(tiny_model, make_part(make_prepared(0), make_prepared(1)), config, ["mask"])
+    part.samples[1].latent = np.full_like(part.samples[1].latent, np.nan)
     good, bad = run_stages(tiny_model, part, config, ["encode"]).edits
     assert (bad.status, bad.stage, bad.error) == (Status.FAILED, "encode", "NonFinite")
     np.testing.assert_allclose(good.adapter, alone.adapter, atol=1e-5)
@@ -141,7 +141,7 @@ def test_a_fit_that_is_not_finite_fails_its_edit_alone(tiny_model: LatentDiffusi
 def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path, form: str) -> None:
     """What a fit hands on is enough: each stage may have a network of its own."""
     config = with_model(imagic(form, seeds=2), tiny_model_folder)
-    fused = make_part(make_picture(0, "a cat", "a red dog"), make_picture(1))
+    fused = make_part(make_prepared(0, "a cat", "a red dog"), make_prepared(1))
     pooled = copy.deepcopy(fused)
     for stage in load_fused(config, "cpu").values():
         fused = stage(fused)
@@ -157,7 +157,7 @@ def test_rows_say_what_the_network_was_asked(tiny_model: LatentDiffusion, form: 
     """Forward passes of the fit, of guided generation and of scoring; passes back not counted."""
     config = imagic(form, seeds=2, score_draws=3)
     with counted(tiny_model) as rows:
-        part = run_stages(tiny_model, make_part(make_picture(0), make_picture(1)), config)
+        part = run_stages(tiny_model, make_part(make_prepared(0), make_prepared(1)), config)
     for edit in part.edits:
         assert edit.num_evals_encode == (3 + 3) * 2
         assert edit.num_evals_decode == 2 * 5 * 2 + 2 * 2 * 3
@@ -169,7 +169,7 @@ def test_equal_texts_are_unchanged_and_cost_nothing(tiny_model: LatentDiffusion,
     """Texts that the tokenizer reads alike end before the fit, whatever their letters."""
     with counted(tiny_model) as rows:
         part = run_stages(
-            tiny_model, make_part(make_picture(0, "A  Dog", caption="a dog")), imagic(form)
+            tiny_model, make_part(make_prepared(0, "A  Dog", caption="a dog")), imagic(form)
         )
     (edit,) = part.edits
     assert (edit.status, edit.stage) == (Status.UNCHANGED, "encode")
@@ -179,17 +179,17 @@ def test_equal_texts_are_unchanged_and_cost_nothing(tiny_model: LatentDiffusion,
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_background_outside_a_mask_is_the_pictures(tiny_model: LatentDiffusion, form: str) -> None:
+def test_background_outside_a_mask_is_the_images(tiny_model: LatentDiffusion, form: str) -> None:
     """With a supplied mask the kept half of the candidate is the clean latent, to the bit."""
-    picture = make_picture(0)
-    picture.supplied_mask = np.zeros((32, 32), np.uint8)
-    picture.supplied_mask[:, :16] = 255
+    sample = make_prepared(0)
+    sample.supplied_mask = np.zeros((32, 32), np.uint8)
+    sample.supplied_mask[:, :16] = 255
     config = imagic(form)
-    part = run_stages(tiny_model, make_part(picture), config, ["mask", "encode"])
-    clean = part.pictures[0].latent
+    part = run_stages(tiny_model, make_part(sample), config, ["mask", "encode"])
+    clean = part.samples[0].latent
     decode = ImagicDecodeStage(tiny_model, config.method, 0)
     with torch.inference_mode():
-        latent = decode._candidates("shard", [(picture, part.edits[0])])[0, 0].numpy()
+        latent = decode._candidates("shard", [(sample, part.edits[0])])[0, 0].numpy()
     assert np.array_equal(latent[..., 4:], clean[..., 4:])
     assert not np.allclose(latent[..., :4], clean[..., :4])
 
@@ -197,11 +197,11 @@ def test_background_outside_a_mask_is_the_pictures(tiny_model: LatentDiffusion, 
 def test_an_inferred_mask_is_diffedits(tiny_model: LatentDiffusion) -> None:
     """mask.source: infer composes DiffEdit's first stage with Imagic."""
     ours = run_stages(
-        tiny_model, make_part(make_picture(0)), imagic(mask={"source": "infer"}), ["mask"]
+        tiny_model, make_part(make_prepared(0)), imagic(mask={"source": "infer"}), ["mask"]
     )
-    theirs = run_stages(tiny_model, make_part(make_picture(0)), make_config(), ["mask"])
+    theirs = run_stages(tiny_model, make_part(make_prepared(0)), make_config(), ["mask"])
     assert np.array_equal(ours.edits[0].mask, theirs.edits[0].mask)
-    full = run_stages(tiny_model, make_part(make_picture(0)), imagic(), ["mask"])
+    full = run_stages(tiny_model, make_part(make_prepared(0)), imagic(), ["mask"])
     assert full.edits[0].mask.min() == 1.0
 
 
@@ -217,15 +217,15 @@ class Third:
 def test_the_best_candidate_is_kept(tiny_model: LatentDiffusion) -> None:
     """Any scorer decides, the row says which was kept, and seeds do not depend on their number."""
     config = imagic("full", seeds=4)
-    part = run_stages(tiny_model, make_part(make_picture(0)), config, ["mask", "encode"])
+    part = run_stages(tiny_model, make_part(make_prepared(0)), config, ["mask", "encode"])
     candidates = from_numpy(part.edits[0].candidates.copy())
-    (fewer,) = fitted(tiny_model, imagic("full", seeds=2), make_picture(0))
+    (fewer,) = fitted(tiny_model, imagic("full", seeds=2), make_prepared(0))
     np.testing.assert_allclose(fewer.candidates, candidates[:2], atol=1e-4)
     ImagicDecodeStage(tiny_model, config.method, 0, scorer=Third())(part)
     with torch.inference_mode():
-        image = tiny_model.pictures.decode(candidates[2:3])[0]
+        image = tiny_model.image_coder.decode(candidates[2:3])[0]
     assert np.array_equal(part.edits[0].image, image)
-    assert part.edits[0].notes == ["picture 3 of 4 kept, third 1.0000"]
+    assert part.edits[0].notes == ["image 3 of 4 kept, third 1.0000"]
 
 
 def test_text_agreement_prefers_what_the_edit_text_explains(tiny_model: LatentDiffusion) -> None:
@@ -233,8 +233,8 @@ def test_text_agreement_prefers_what_the_edit_text_explains(tiny_model: LatentDi
     stage = ImagicDecodeStage(tiny_model, imagic(seeds=2).method, 0)
     latents = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     edit, swapped = Edit(0, "a cat"), Edit(0, "a dog")
-    there = Picture("k", caption="a dog", latent=latents[0, 0].numpy())
-    back = Picture("k", caption="a cat", latent=latents[0, 0].numpy())
+    there = Sample("k", caption="a dog", latent=latents[0, 0].numpy())
+    back = Sample("k", caption="a cat", latent=latents[0, 0].numpy())
     forward = stage.scorer("s", [(there, edit)], latents)
     assert forward.shape == (1, 3)
     assert forward.abs().min() > 0
@@ -250,10 +250,10 @@ def loss_of(stage: ImagicFitStage, pair: Any, tokens: torch.Tensor) -> float:
 
 
 def test_embedding_fit_lowers_the_loss(tiny_model: LatentDiffusion) -> None:
-    """Over fresh draws, the fitted embedding explains its picture better than the edit text."""
+    """Over fresh draws, the fitted embedding explains its image better than the edit text."""
     config = imagic(embedding_steps=60, model_steps=0, embedding_learning_rate=0.05, draws=4)
-    part = run_stages(tiny_model, make_part(make_picture(0)), config, ["mask", "encode"])
-    stage, pair = ImagicFitStage(tiny_model, config.method, 0), (part.pictures[0], part.edits[0])
+    part = run_stages(tiny_model, make_part(make_prepared(0)), config, ["mask", "encode"])
+    stage, pair = ImagicFitStage(tiny_model, config.method, 0), (part.samples[0], part.edits[0])
     optimised = loss_of(stage, pair, torch.from_numpy(part.edits[0].embedding)[None])
     assert optimised < 0.9 * loss_of(stage, pair, stage._texts([pair]).tokens)
 
@@ -268,7 +268,7 @@ def test_checkpointing_changes_memory_and_nothing_else(
         model = load_model(Model(path=str(tiny_model_folder)), "cpu", Stage())
         config = imagic(form, checkpointing=checkpointing)
         with counted(model) as rows:
-            (edit,) = fitted(model, config, make_picture(0))
+            (edit,) = fitted(model, config, make_prepared(0))
         results.append(outcome(edit))
         assert bool(rows)
     np.testing.assert_allclose(*results, atol=tolerance[torch.float32])
@@ -276,9 +276,9 @@ def test_checkpointing_changes_memory_and_nothing_else(
 
 def test_fit_works_inside_inference_mode(tiny_model: LatentDiffusion) -> None:
     """A caller's inference mode does not stop the gradients."""
-    (outside,) = fitted(tiny_model, imagic(), make_picture(0))
+    (outside,) = fitted(tiny_model, imagic(), make_prepared(0))
     with torch.inference_mode():
-        (inside,) = fitted(tiny_model, imagic(), make_picture(0))
+        (inside,) = fitted(tiny_model, imagic(), make_prepared(0))
     assert np.array_equal(inside.adapter, outside.adapter)
 
 
@@ -286,7 +286,7 @@ def test_bfloat16_model_is_fitted_in_float32(tiny_model_folder: Path) -> None:
     """The factors move by less than a bfloat16 step, and travel in the model's dtype."""
     model = load_model(Model(path=str(tiny_model_folder), dtype="bfloat16"), "cpu", Stage())
     config = imagic(model_learning_rate=1e-4)
-    part = run_stages(model, make_part(make_picture(0)), config, ["mask", "encode"])
+    part = run_stages(model, make_part(make_prepared(0)), config, ["mask", "encode"])
     adapter = from_numpy(part.edits[0].adapter)
     assert adapter.dtype == torch.bfloat16
     assert adapter.float().abs().min() < 1e-3
@@ -299,8 +299,8 @@ def test_out_of_memory_halves_the_edits_of_a_fit(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four edits of two draws do not fit, two do: the same fits, and every row says so."""
-    config, pictures = imagic(), [make_picture(number) for number in range(4)]
-    whole = fitted(tiny_model, config, *copy.deepcopy(pictures))
+    config, samples = imagic(), [make_prepared(number) for number in range(4)]
+    whole = fitted(tiny_model, config, *copy.deepcopy(samples))
     network, seen = tiny_model.unbatched.network, []
     forward = network.forward
 
@@ -311,7 +311,7 @@ def test_out_of_memory_halves_the_edits_of_a_fit(
         return forward(latent, *args, **kwargs)
 
     monkeypatch.setattr(network, "forward", starved)
-    edits = fitted(tiny_model, config, *pictures)
+    edits = fitted(tiny_model, config, *samples)
     assert set(seen) == {4}
     for edit, before in zip(edits, whole, strict=True):
         assert "encode: out of memory" in edit.notes[0]
@@ -320,11 +320,11 @@ def test_out_of_memory_halves_the_edits_of_a_fit(
 
 @pytest.mark.parametrize(("make", "form"), [(make_tiny_sdxl, "full"), (make_tiny_sd3, "lora")])
 def test_every_family_is_fitted(tmp_path: Path, make: Callable[[Path], Path], form: str) -> None:
-    """SDXL with its text summary, and a flow-matching transformer: less loss, and a picture."""
+    """SDXL with its text summary, and a flow-matching transformer: less loss, and an image."""
     model = load_model(Model(path=str(make(tmp_path))), "cpu", Stage())
     config = imagic(form, embedding_steps=25, embedding_learning_rate=0.05, model_steps=1)
-    part = run_stages(model, make_part(make_picture(0)), config, ["mask"])
-    stage, pair = ImagicFitStage(model, config.method, 0), (part.pictures[0], part.edits[0])
+    part = run_stages(model, make_part(make_prepared(0)), config, ["mask"])
+    stage, pair = ImagicFitStage(model, config.method, 0), (part.samples[0], part.edits[0])
     text = stage._texts([pair])
     tokens = stage._fit_embedding("shard", [pair], text)
     assert loss_of(stage, pair, tokens) < loss_of(stage, pair, text.tokens)

@@ -1,4 +1,4 @@
-"""The pictures of a page: before from the input, after and mask from the output, made small."""
+"""The images of a page: before from the input, after and mask from the output, made small."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.config import Config
-from pipeline.images.files import PictureError, decode_mask, decode_picture
-from pipeline.records.part import Part, Picture, Status
+from pipeline.images.files import ImageError, decode_image, decode_mask
+from pipeline.records.part import Part, Sample, Status
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import read_shard
@@ -31,7 +31,7 @@ MASK_COLOUR = (255, 0, 140)
 MASK_ALPHA = 150  # of 255, where the mask is 1
 OUTPUT_SUFFIXES = ("jpg", "png", "webp")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow leaves the interpreter's lock while it works
-MAX_PIXELS = 100_000_000  # of a written picture, where no config says otherwise
+MAX_PIXELS = 100_000_000  # of a written image, where no config says otherwise
 
 Row = dict[str, Any]  # of the Parquet file
 Place = tuple[str, int]  # key and edit index within a shard
@@ -39,15 +39,15 @@ Place = tuple[str, int]  # key and edit index within a shard
 
 @dataclass
 class Shown:
-    """The small pictures of one edit, as files (WebP; the mask a PNG), where there are any."""
+    """The small images of one edit, as files (WebP; the mask a PNG), where there are any."""
 
     before: bytes | None = None
     after: bytes | None = None
     mask: bytes | None = None
 
 
-class ShardPictures:
-    """Reads the pictures of a shard's rows: its tar, its tar of rejected ones, its input."""
+class ShardImages:
+    """Reads the images of a shard's rows: its tar, its tar of rejected ones, its input."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class ShardPictures:
             output: of the run.
             config: of the run; without one nothing is known of the input.
             inputs: of ``_run/inputs.json``, by shard.
-            side: pixels, the longer side of a small picture.
+            side: pixels, the longer side of a small image.
         """
         self.output, self.config, self.inputs, self.side = output, config, inputs, side
         self.missing_inputs: dict[str, str] = {}  # shard -> why its input cannot be shown
 
     def read(self, shard: str, rows: list[Row]) -> dict[Place, Shown]:
-        """The pictures of these rows of one shard, by key and edit index."""
+        """The images of these rows of one shard, by key and edit index."""
         shown = {(row["key"], row["edit_index"]): Shown() for row in rows}
         before = self._before(shard, rows)
         members = self._members(shard, rows)
@@ -100,7 +100,7 @@ class ShardPictures:
             try:
                 listed, _ = read_members(self.output.get(name))
             except (FileNotFoundError, StorageError):
-                continue  # rejected pictures need not be kept
+                continue  # rejected images need not be kept
             for member, data in listed:
                 key, _, suffix = member.partition(".")
                 if key in keys and suffix in (*OUTPUT_SUFFIXES, "mask.png"):
@@ -108,7 +108,7 @@ class ShardPictures:
         return members
 
     def _before(self, shard: str, rows: list[Row]) -> dict[str, bytes]:
-        """The pictures before, by key: only where the bytes are those that were edited."""
+        """The images before, by key: only where the bytes are those that were edited."""
         rows = sorted(rows, key=lambda row: row["width"] is not None)  # that with a width wins
         wanted = {row["key"]: row for row in rows if row["source_sha256"] is not None}
         if not wanted:
@@ -117,76 +117,76 @@ class ShardPictures:
         if self.config is None or entry is None:
             self.missing_inputs[shard] = "the output does not say where its input lies"
             return {}
-        try:  # a picture is checked by its own sha256, below: the tar may have been copied since
+        try:  # an image is checked by its own sha256, below: the tar may have been copied since
             data = entry.read(self.config.input.storage_options, as_listed=False)
         except (OSError, StorageError, ValueError, ImportError) as error:
             self.missing_inputs[shard] = type(error).__name__
             return {}
-        pictures = [
-            picture
-            for picture in read_shard(data, self.config.input).pictures
-            if picture.key in wanted
-            and picture.encoded is not None
-            and picture.source_sha256 == wanted[picture.key]["source_sha256"]
+        samples = [
+            sample
+            for sample in read_shard(data, self.config.input).samples
+            if sample.key in wanted
+            and sample.encoded is not None
+            and sample.source_sha256 == wanted[sample.key]["source_sha256"]
         ]
-        if not pictures:
-            self.missing_inputs[shard] = "the input holds other pictures now"
+        if not samples:
+            self.missing_inputs[shard] = "the input holds other images now"
 
-        def one(picture: Picture) -> bytes | None:
-            return self._small_before(picture, wanted[picture.key]["width"])
+        def one(sample: Sample) -> bytes | None:
+            return self._small_before(sample, wanted[sample.key]["width"])
 
-        made = in_threads(one, pictures, threads=THREADS)
-        return {picture.key: small for picture, small in made if small is not None}
+        made = in_threads(one, samples, threads=THREADS)
+        return {sample.key: small for sample, small in made if small is not None}
 
-    def _small_before(self, picture: Picture, width: int | None) -> bytes | None:
-        """As the model saw it where the output shows the model's picture, else as it is."""
+    def _small_before(self, sample: Sample, width: int | None) -> bytes | None:
+        """As the model saw it where the output shows the model's image, else as it is."""
         assert self.config is not None
         config = self.config
         as_prepared = config.output.resolution == "model" and width is not None
-        if as_prepared and picture.pending:
-            picture.encoded_mask = None
+        if as_prepared and sample.pending:
+            sample.encoded_mask = None
             prepare(
-                Part("", 0, 1, [picture]),
+                Part("", 0, 1, [sample]),
                 size=int(width or 0),
                 resize=config.model.resize,
                 resolution="model",
                 max_pixels=config.input.max_pixels,
                 suffixes=config.input.image,
             )
-            if picture.image is None:
+            if sample.image is None:
                 return None
-            return _small(Image.fromarray(picture.image), self.side)
-        assert picture.encoded is not None
+            return _small(Image.fromarray(sample.image), self.side)
+        assert sample.encoded is not None
         try:
-            decoded, _ = decode_picture(
-                picture.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
+            decoded, _ = decode_image(
+                sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
             )
-        except PictureError:
+        except ImageError:
             return None
         return _small(decoded, self.side)
 
 
 def _small_file(data: bytes, side: int) -> bytes | None:
     try:
-        decoded, _ = decode_picture(data, max_pixels=MAX_PIXELS, suffixes=OUTPUT_SUFFIXES)
-    except PictureError:
+        decoded, _ = decode_image(data, max_pixels=MAX_PIXELS, suffixes=OUTPUT_SUFFIXES)
+    except ImageError:
         return None
     return _small(decoded, side)
 
 
-def _small(picture: Image.Image, side: int) -> bytes:
-    """A WebP file of the picture, its longer side at most ``side`` pixels."""
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+def _small(sample: Image.Image, side: int) -> bytes:
+    """A WebP file of the image, its longer side at most ``side`` pixels."""
+    sample.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     sink = io.BytesIO()
-    picture.save(sink, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
+    sample.save(sink, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return sink.getvalue()
 
 
 def _overlay(data: bytes) -> bytes | None:
-    """A mask as a PNG to lay over a picture: one colour, more opaque where the mask is higher."""
+    """A mask as a PNG to lay over an image: one color, more opaque where the mask is higher."""
     try:
         mask = decode_mask(data, max_pixels=MAX_PIXELS)
-    except PictureError:
+    except ImageError:
         return None
     mask.thumbnail((MASK_SIDE, MASK_SIDE), Image.Resampling.BOX)
     levels = np.round(np.asarray(mask, np.float32) * (MASK_LEVELS / 255)).astype(np.uint8)

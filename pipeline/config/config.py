@@ -41,8 +41,8 @@ class Output(Section):
     )
     keep_rejected: bool = Field(
         True,
-        description="Keep images that a filter rejects, in `_rejected/<shard>.tar`. Without them "
-        "`overpaint refilter` can only filter further.",
+        description="Keep rejected images in `_rejected/<shard>.tar`. Without them `overpaint "
+        "refilter` can only filter further.",
     )
     difference_map: bool = Field(
         False,
@@ -64,8 +64,8 @@ class Model(Section):
     )
     revision: str | None = Field(
         None,
-        description="Branch, tag or commit of a hub id; null takes the hub's default branch. A "
-        "branch is resolved to its commit at the start.",
+        description="Branch, tag or commit of a hub id; null: the hub's default branch. A branch "
+        "is resolved to its commit at the start.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the networks' weights and arithmetic."
@@ -81,13 +81,13 @@ class Model(Section):
     )
     resize: Literal["crop", "pad", "stretch"] = Field(
         "crop",
-        description="How an image becomes that square. `crop`: the largest centred square of it. "
-        "`pad`: all of it, centred, with borders. `stretch`: all of it, in another shape.",
+        description="How an image becomes that square. `crop`: its largest centred square. `pad`: "
+        "all of it, with borders. `stretch`: all of it, in another shape.",
     )
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
-        description="torch.compile over the network. `default`: fused kernels. `cuda_graphs`: "
-        "their launches are recorded too. Write 'off' in quotes, since YAML reads off as false.",
+        description="torch.compile over the network. `default` fuses kernels, `cuda_graphs` also "
+        "records their launches. Quote 'off': YAML reads off as false.",
     )
     vae_tiling_above: int | None = Field(
         1024,

@@ -65,9 +65,10 @@ class Imagic(Section):
     checkpointing: bool = Field(
         False, description="Less memory in a fit, for one more forward pass a step."
     )
-    # The paper's are 0.6 to 0.8.
     interp_eta: Share = Field(
-        0.7, description="Mix of embeddings. 0: the fitted one, 1: that of the edit text."
+        0.7,
+        description="Mix of embeddings. 0: the fitted one, 1: that of the edit text. The paper "
+        "uses 0.6 to 0.8.",
     )
     seeds: Count = Field(
         1,

@@ -32,7 +32,7 @@ class Input(Section):
     edits: list[str] = Field(
         ["edit.txt", "json:edits", "json:edit"],
         description="Where the edit texts are, written as in `caption`; the first one present is "
-        "taken. A file holds one text a line, a JSON field a text or a list of texts.",
+        "taken. A file holds one text a line, a JSON field a text or a list.",
     )
     mask: str = Field(
         "mask.png",
@@ -41,24 +41,24 @@ class Input(Section):
     )
     substitutions: dict[str, list[str]] = Field(
         {},
-        description="Makes edit texts from the caption of a sample that has none: "
-        "`{dog: [cat, fox]}` gives one text for each replacement. Whole words, in any case.",
+        description="Makes edit texts from captions, for samples without: `{dog: [cat, fox]}` "
+        "gives one text for each replacement. Whole words, in any case.",
     )
     key_split: Literal["dot", "suffix"] = Field(
         "dot",
         description="Where a file name splits into key and suffix. `dot`: at the first dot, as in "
-        "WebDataset. `suffix`: at the longest suffix named here, for keys that contain dots.",
+        "WebDataset. `suffix`: at the longest suffix named here.",
     )
     on_bad_shard: Literal["publish", "fail"] = Field(
         "publish",
-        description="What to do with a shard that cannot be read to its end. `publish`: publish "
-        "what could be read and record the reason. `fail`: end the run.",
+        description="A shard that cannot be read to its end. `publish`: publish what could be "
+        "read, with the reason. `fail`: end the run.",
     )
     max_pixels: int = Field(
         100_000_000,
         ge=1,
-        description="Width times height that the header of an image may declare. A larger image "
-        "is a failed row and is not decoded.",
+        description="Largest width times height of an image. A larger one is a failed row and is "
+        "not decoded.",
     )
     storage_options: dict[str, Any] = Field(
         default={},

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.config.config import Config
 
@@ -110,7 +111,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree[last] = text
 
 
-def _explain(item: Any, model: type[BaseModel]) -> str:
+def _explain(item: ErrorDetails, model: type[BaseModel]) -> str:
     """One line for one of pydantic's errors: the key, its value, what is allowed."""
     location = [part for part in item["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location) or "configuration"
@@ -128,14 +129,16 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
     return f"{key}={value}: {message[0].lower()}{message[1:]}{_choice_hint(item)}"
 
 
-def _choice_hint(item: Any) -> str:
+def _choice_hint(item: ErrorDetails) -> str:
     """The choice that was probably meant, where pydantic reports a value that is none of them."""
     if item["type"] != "literal_error":
         return ""
     choices, given = re.findall(r"'([^']*)'", item["ctx"]["expected"]), item["input"]
     if given is False and "off" in choices:
         return "; YAML reads off as false, write 'off' in quotes"
-    nearest = difflib.get_close_matches(str(given).lower(), choices, n=1, cutoff=0.5)
+    if not isinstance(given, str):
+        return ""
+    nearest = difflib.get_close_matches(given.lower(), choices, n=1, cutoff=0.5)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 

@@ -17,8 +17,8 @@ class Mask(Section):
 
     source: Literal["infer", "full"] = Field(
         "infer",
-        description="`infer`: from the two texts. `full`: edit everywhere. A sample's own "
-        "`key.mask.png` replaces both. Default `full` for sdedit and imagic.",
+        description="`infer`: from the two texts. `full`: edit everywhere; the default for sdedit "
+        "and imagic. A sample's `key.mask.png` replaces both.",
     )
     noise_level: list[Ratio] = Field(
         [0.5],
@@ -53,8 +53,8 @@ class Mask(Section):
     floor: float = Field(
         0.02,
         ge=0.0,
-        description="A cell whose predictions differ less is never edited. In standard "
-        "deviations of the predicted noise.",
+        description="A cell whose predictions differ less, in standard deviations of the "
+        "predicted noise, is never edited.",
     )
     smooth: float = Field(
         0.0, ge=0.0, description="Sigma of a Gaussian over the map, in latent cells; 0 is off."
@@ -106,8 +106,8 @@ class Decode(Section):
     multiple: int = Field(
         8,
         ge=1,
-        description="`box`: its side is a multiple of this, in latent cells, so that few shapes "
-        "occur. UNets halve the grid three times.",
+        description="`box`: its side is a multiple of this, in latent cells, so that shapes are "
+        "few. UNets halve the grid three times.",
     )
 
 
@@ -116,8 +116,8 @@ class Reuse(Section):
 
     interval: Count = Field(
         1,
-        description="Compute the whole network every so many steps, and its outermost layers in "
-        "between; 1: always the whole. Stable Diffusion 1 and 2, SDXL; not with `model.compile`.",
+        description="Compute the whole network every so many steps, in between only its outermost "
+        "layers. Stable Diffusion 1 and 2, SDXL; not with `model.compile`.",
     )
     layers: int = Field(
         1,
@@ -140,18 +140,17 @@ class Method(Section):
     encode_ratio: Ratio = Field(
         0.8,
         description="diffedit: share of the schedule that is encoded and decoded (the paper's r). "
-        "More changes more. A sample's `key.json` may set its own.",
+        "More changes more.",
     )
     strength: Ratio = Field(
         0.5,
         description="sdedit: share of the schedule that is noised and decoded (the paper's t0). "
-        "More changes more. A sample's `key.json` may set its own.",
+        "More changes more.",
     )
     guidance_scale: float = Field(
         7.5,
         ge=1.0,
-        description="Classifier-free guidance in decoding; 1 is none, and halves its cost. A "
-        "sample's `key.json` may set its own.",
+        description="Classifier-free guidance in decoding; 1 is none, and halves its cost.",
     )
     negative_text: str = Field("", description="The text that guidance leads away from.")
     encode: Literal["ddim", "noise"] = Field(

@@ -16,7 +16,7 @@ class Run(Section):
         0,
         ge=0,
         lt=2**63,
-        description="Seed of all noise. A sample's `key.json` may set its own.",
+        description="Seed of all noise.",
     )
     part_size: Count = Field(
         64,
@@ -26,7 +26,7 @@ class Run(Section):
     layout: Literal["pools", "fused", "auto"] = Field(
         "pools",
         description="`pools`: a pool of actors for each stage. `fused`: all stages in one actor, "
-        "which suits a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
+        "for a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
     )
     address: str | None = Field(
         None,
@@ -71,9 +71,9 @@ class Run(Section):
     part_timeout_s: float | None = Field(
         None,
         gt=0.0,
-        description="Seconds that one step may take on a part; then its worker is ended. null: "
-        "it is ended after ten times what a part takes without a heartbeat (10 minutes to an "
-        "hour; an hour if the plan does not know).",
+        description="Seconds that one step may take on a part before its worker is ended. null: "
+        "ended after ten times what a part takes without a heartbeat (10 minutes to "
+        "an hour; an hour if unknown).",
     )
 
 

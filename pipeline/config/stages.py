@@ -35,8 +35,8 @@ class Stage(Section):
     # Threads and micro_batch move the last bits, so both are in the fingerprint.
     threads: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
         "auto",
-        description="Threads of torch on a CPU, equal in all stages. `auto`: as in the resumed "
-        "output, else the whole cores of the smallest pool's `cpus`.",
+        description="Threads of torch on a CPU, equal in all stages. `auto`: as in a resumed "
+        "output, else the whole cores of the smallest pool.",
     )
     micro_batch: Count = Field(
         32,

@@ -78,7 +78,7 @@ def test_bad_config_is_explained(section: dict[str, Any], words: list[str]) -> N
     ("override", "hint"),
     [
         ("method.name=difedit", "did you mean 'diffedit'?"),
-        ("method.name=SDEdit", "did you mean 'sdedit'?"),
+        ("method.name=SDEDIT", "did you mean 'sdedit'?"),
         ("run.layout=pool", "did you mean 'pools'?"),
         ("model.dtype=bf16", "did you mean 'bfloat16'?"),
         ("method.imagic.form=loar", "did you mean 'lora'?"),

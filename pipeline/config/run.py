@@ -72,8 +72,8 @@ class Run(Section):
         None,
         gt=0.0,
         description="Seconds that one step may take on a part before its worker is ended. null: "
-        "ended after ten times what a part takes without a heartbeat (10 minutes to "
-        "an hour; an hour if unknown).",
+        "the limit is on the time without a heartbeat, ten times what a part takes "
+        "(10 minutes to an hour; an hour if unknown).",
     )
 
 

@@ -3,7 +3,7 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: demo test test-fast lint format reference wheel clean
+.PHONY: demo test test-fast lint format wheel clean
 
 ## make demo: draw input shards, edit them with the bundled model, print where the pictures are
 demo: $(VENV)/installed
@@ -26,6 +26,7 @@ format: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+.PHONY: reference
 ## make reference: write configs/schema.json and the tables of configs/README.md anew
 reference: $(VENV)/installed
 	$(VENV)/bin/python -m pipeline.config.reference

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.rows import ROW_SCHEMA, STAGED_SCHEMA
+from pipeline.records.rows import ROW_SCHEMA, Row, rows_of, staged_table
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
 from pipeline.steps.publish import ShardStats, read_marker
@@ -20,7 +20,7 @@ from pipeline.storage.archive import read_members
 from pipeline.storage.layout import marker_name, parquet_name, part_name, rejected_name, tar_name
 from pipeline.storage.store import Store
 
-Rows = list[dict[str, Any]]
+Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}
 
 
 class NotTheSameError(ValueError):
@@ -32,8 +32,8 @@ class Generation:
     """All that was in the staged parts of a published shard."""
 
     stats: ShardStats
-    rows: Rows  # as computed, without filters
-    members: dict[str, Rows]  # by output key, kept and rejected ones alike
+    rows: list[Row]  # as computed, without filters
+    members: dict[str, Members]  # by output key, kept and rejected ones alike
 
 
 def read_generation(output: Store, shard: str) -> Generation:
@@ -46,11 +46,11 @@ def read_generation(output: Store, shard: str) -> Generation:
     stats = read_marker(output, shard)
     if stats is None:
         raise FileNotFoundError(marker_name(shard))
-    rows = [without_filters(row) for row in read_rows(output, stats).to_pylist()]
+    rows = [without_filters(row) for row in rows_of(read_rows(output, stats))]
     tars = [_checked(output, tar_name(shard), stats.tar_sha256)]
     if stats.rejected_sha256 is not None:
         tars.append(_checked(output, rejected_name(shard), stats.rejected_sha256))
-    members: dict[str, Rows] = {}
+    members: dict[str, Members] = {}
     for tar in tars:
         for name, data in read_members(tar)[0]:
             key, _, suffix = name.partition(".")
@@ -75,7 +75,7 @@ def stage_part(
     output: Store,
     generation: Generation,
     index: int,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     with_totals: bool,
 ) -> None:
@@ -102,8 +102,8 @@ def stage_part(
         device=", ".join(stats.devices) or None,  # which of them is known no more
         halvings=stats.halvings if with_totals else {},
     )
-    staged = [row | {"members": generation.members.get(row["output_key"], [])} for row in rows]
-    table = with_header(pa.Table.from_pylist(staged, schema=STAGED_SCHEMA), header)
+    members = [generation.members.get(row.output_key or "", []) for row in rows]
+    table = with_header(staged_table(rows, members), header)
     output.put_if_absent(part_name(stats.shard, index, stats.num_parts), to_ipc(table))
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part, Status
-from pipeline.republish.generation import NotTheSameError, Rows, read_generation, stage_part
+from pipeline.records.rows import Row
+from pipeline.republish.generation import NotTheSameError, read_generation, stage_part
 from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
 from pipeline.steps.read import read_parts
 from pipeline.storage.layout import PARTS, marker_name, parse_part
@@ -109,7 +110,7 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
         part.index
         for part, part_rows in parts
         if any(
-            r["status"] == Status.FAILED and is_retried(r["stage"], r["error"]) for r in part_rows
+            row.status == Status.FAILED and is_retried(row.stage, row.error) for row in part_rows
         )
     }
     # What a kill left behind of the first generation: its failed rows must not be taken for new.
@@ -127,8 +128,8 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
 
 
 def _parts(
-    plan: Plan, shard: InputShard, stats: ShardStats, rows: Rows
-) -> Iterator[tuple[Part, Rows]]:
+    plan: Plan, shard: InputShard, stats: ShardStats, rows: list[Row]
+) -> Iterator[tuple[Part, list[Row]]]:
     """Each part of the shard as read anew, with its published rows.
 
     Raises:
@@ -144,8 +145,9 @@ def _parts(
             for sample in part.samples
             for edit in sample.edits
         ]
-        names = ("key", "edit_index", "edit_text", "source_sha256")
-        if wanted != [tuple(row[name] for name in names) for row in part_rows]:
+        if wanted != [
+            (row.key, row.edit_index, row.edit_text, row.source_sha256) for row in part_rows
+        ]:
             raise NotTheSameError(f"the input {shard.url} is no longer what was published")
         if part.num_parts != stats.num_parts:
             raise NotTheSameError(f"{part.num_parts} parts, and {stats.num_parts} were published")

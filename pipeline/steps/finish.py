@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.config.config import Config
 from pipeline.images.composite import Composite, composite, into_source, mask_of
 from pipeline.images.files import decode_image, encode_grey, encode_image
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.records.rows import SCORE, STAGED_SCHEMA
+from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.storage.readers import in_threads
@@ -56,16 +55,21 @@ def finish(part: Part, context: FinishContext, *, threads: int = 1) -> Part:
     finished = in_threads(
         lambda pair: _finished(part.shard, *pair, context), pairs, threads=threads
     )
-    rows = [row for _, row in finished]
-    part.table = pa.Table.from_pylist(rows, schema=STAGED_SCHEMA)
+    rows, members = [], []
+    for _, (row, own) in finished:
+        rows.append(row)
+        members.append(own)
+    part.table = staged_table(rows, members)
     return part
 
 
-def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) -> dict[str, Any]:
-    """The row of an edit, with its members."""
+def _finished(
+    shard: str, sample: Sample, edit: Edit, context: FinishContext
+) -> tuple[Row, Members]:
+    """The row of an edit, and its files where it was edited."""
     heartbeat()
     settings, seed = _settings(sample, edit, context)
-    row = {
+    known: dict[str, Any] = {
         "shard": shard,
         "key": sample.key,
         "edit_index": edit.index,
@@ -91,11 +95,11 @@ def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) ->
         edit.fail("finish", "Internal", "no stage gave this edit an image or a reason")
     if edit.pending:
         try:
-            members, written = _write_members(sample, edit, row, context)
+            members, written = _write_members(sample, edit, known, context)
             edit.status = Status.EDITED
         except (Exception, SystemExit) as error:  # noqa: BLE001 - one edit fails, the part goes on
             edit.fail("finish", error)
-    return row | {
+    values = known | {
         "mask_area": _area(edit),
         "settings": _json_text(settings).decode(),
         "status": str(edit.status),
@@ -103,15 +107,15 @@ def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) ->
         "error": edit.error,
         "message": _one_line(edit.message),
         "output_key": output_key(sample.key, edit.index) if members else None,
-        "members": members,
         **written,
     }
+    return Row(**values), members
 
 
 def _write_members(
-    sample: Sample, edit: Edit, row: dict[str, Any], context: FinishContext
+    sample: Sample, edit: Edit, known: dict[str, Any], context: FinishContext
 ) -> tuple[Members, dict[str, Any]]:
-    """The files of an edit, and what its row has of them."""
+    """The files of an edit, and the columns that describe them."""
     mask = mask_of(sample, edit)
     made = _composed(sample, edit, mask, context)
     output = context.config.output
@@ -130,7 +134,7 @@ def _write_members(
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
-        "json": _provenance(sample, row | written),
+        "json": _provenance(sample, known | written),
         "mask.png": encode_grey(made.mask),
     }
     if context.keep_difference and edit.difference is not None:

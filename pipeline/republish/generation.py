@@ -1,4 +1,4 @@
-"""A published shard as the staged parts that it was built from: how republishing takes it apart."""
+"""Takes a published shard apart into the staged parts that it was built from."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}
 
 
 class NotTheSameError(ValueError):
-    """A published shard cannot be taken apart: what is there is not what was published."""
+    """A published shard cannot be taken apart: its objects are not those that were published."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """All that was in the staged parts of a published shard."""
+    """Everything that was in the staged parts of a published shard."""
 
     stats: ShardStats
     rows: list[Row]  # as computed, without filters
@@ -37,11 +37,11 @@ class Generation:
 
 
 def read_generation(output: Store, shard: str) -> Generation:
-    """Reads marker, Parquet file and both tars, all of one generation.
+    """Reads the marker, the Parquet file and both tars, and checks that they belong together.
 
     Raises:
         FileNotFoundError: the shard is not published.
-        NotTheSameError: an object is not what the marker says.
+        NotTheSameError: an object differs from what the marker says.
     """
     stats = read_marker(output, shard)
     if stats is None:
@@ -62,7 +62,7 @@ def read_rows(output: Store, stats: ShardStats) -> pa.Table:
     """The published rows of a shard.
 
     Raises:
-        NotTheSameError: the Parquet file is not what the marker says, or of another schema.
+        NotTheSameError: the Parquet file differs from the marker, or has another schema.
     """
     data = _checked(output, parquet_name(stats.shard), stats.parquet_sha256)
     table = pq.read_table(io.BytesIO(data))
@@ -79,15 +79,15 @@ def stage_part(
     *,
     with_totals: bool,
 ) -> None:
-    """Stages a part, if absent, as ``finish`` made it.
+    """Stages a part as ``finish`` made it, if it is absent.
 
     Args:
         output: of the run.
-        generation: that the rows are of.
+        generation: of the shard.
         index: of the part.
         rows: of the part, as ``Generation.rows`` has them.
-        with_totals: what is summed over the parts (seconds, halvings) is known as a sum only, so
-            one part has it all, and the others have none.
+        with_totals: the marker knows seconds and halvings only as sums over the parts, so one part
+            gets them all and the others none.
     """
     stats = generation.stats
     header = PartHeader(
@@ -99,7 +99,7 @@ def stage_part(
         problem=stats.problem,
         seconds=stats.seconds if with_totals else {},
         hosts=stats.hosts,
-        device=", ".join(stats.devices) or None,  # which of them is known no more
+        device=", ".join(stats.devices) or None,  # which part had which is no longer known
         halvings=stats.halvings if with_totals else {},
     )
     members = [generation.members.get(row.output_key or "", []) for row in rows]

@@ -1,4 +1,4 @@
-"""The last computing step: composite, encode the files, write a row for every edit."""
+"""Composites and encodes the files of each edit, and makes a row for every edit."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Columns that say what became of the edit stand in the row alone; the rest is provenance.
+# Only the row says what became of the edit; the other columns are also in the provenance.
 NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key"}
 
 
 @dataclass(frozen=True)
 class FinishContext:
-    """What rows and files need of a run, made once."""
+    """What rows and files need to know about a run."""
 
     config: Config
     fingerprint: str
     model: str  # as named in the config
     model_revision: str
-    settings_for: Callable[[Sample], dict[str, Any]]  # ValueError where the sample's own are bad
-    keep_difference: bool = False  # write the map that the mask was cut from
+    settings_for: Callable[
+        [Sample], dict[str, Any]
+    ]  # raises ValueError for bad settings of a sample
+    keep_difference: bool = False  # write the difference map behind the mask
 
 
 def finish(part: Part, context: FinishContext, *, threads: int = 1) -> Part:
     """Makes the table of a part: a row for every edit, with its members where it was edited.
 
-    An edit that is still in flight is ``edited`` where it has an image, else failed: a stage has
-    left it out. What goes wrong here fails that edit alone.
+    An edit in flight becomes ``edited`` if it has an image, else ``failed``: a stage left it out.
+    An error here fails only that edit.
 
     Args:
-        part: as the stages leave it; its edits get their status.
+        part: after the stages; its edits get their status.
         context: of the run.
-        threads: edits at once.
+        threads: edits finished at once.
 
     Returns:
         The part, with its ``table``: ``STAGED_SCHEMA``, the edits in their order.
@@ -147,10 +149,9 @@ def _write_members(
 
 
 def _background(sample: Sample, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:
-    """The background's scores by column: of the model's image as decoded.
+    """The scores of the background, by column. They judge the decoded image.
 
-    That is before the composite, which makes the written background that of the input whatever the
-    method did to it, and before any lossy encoding.
+    Not the composite: its background is that of the input, whatever the method did to it.
     """
     assert sample.image is not None
     assert edit.image is not None
@@ -182,20 +183,20 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
-    """The member .json: how the image came about, and the sample's own JSON under "source"."""
+    """The member .json: how the image was made, and the sample's own JSON under "source"."""
     record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
     record["source"] = sample.metadata
     return _json_text(record, indent=1)
 
 
 def _json_text(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8; half a surrogate pair in the sample's JSON goes out as it came in: as an escape."""
+    """UTF-8. A lone surrogate in the sample's JSON stays an escape."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace")
 
 
 def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:
-    """The settings as used for this image, and its seed; the run's where they are bad."""
+    """The settings used for this sample, and its seed. Bad settings fall back to the run's."""
     seed = sample.settings.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         seed = context.config.run.seed
@@ -208,7 +209,7 @@ def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[
 
 
 def _area(edit: Edit) -> float | None:
-    """The share of the mask's cells above 0, for edits that are not written."""
+    """The share of mask cells above 0, for edits without files."""
     return None if edit.mask is None else round(float((edit.mask > 0).mean()), 6)
 
 
@@ -217,7 +218,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def _one_line(message: str | None) -> str | None:
-    """One line that Arrow can store, of whatever an exception says."""
+    """Any exception's message as one line that Arrow can store."""
     if message is None:
         return None
     return " ".join(message.encode("utf-8", "backslashreplace").decode().split())

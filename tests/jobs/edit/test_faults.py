@@ -32,8 +32,8 @@ EXPECTED: dict[str, tuple[str, str]] = {
     **{f"memory-{step}": (step, "MemoryError") for step in ("prepare", *STAGES, "finish")},
     **{f"die-{step}": (step, "PartLost") for step in ("prepare", *STAGES, "finish")},
     **{f"hang-{step}": (step, "TimedOut") for step in ("prepare", *STAGES, "finish")},
-    **{f"{fault}-write": ("finish", "PartLost") for fault in ("raise", "exit", "memory", "die")},
-    "hang-write": ("finish", "TimedOut"),
+    **{f"{fault}-write": ("commit", "PartLost") for fault in ("raise", "exit", "memory", "die")},
+    "hang-write": ("commit", "TimedOut"),
 }
 READ = ("raise-read", "exit-read", "memory-read", "die-read", "hang-read")
 HEALTHY = [f"healthy{number}" for number in range(6)]
@@ -105,7 +105,7 @@ def test_every_fault_fails_its_own_part_alone(run: Run) -> None:
     assert set(rows) == {*EXPECTED, *others}
     for key in EXPECTED:
         if key.startswith("hang"):
-            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when it ran alone"
+            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when retried alone"
     assert not verify(Store(str(run.output))).problems
 
 

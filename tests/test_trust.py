@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.config.load import ConfigError
 from pipeline.steps.read import read_shard
 from pipeline.steps.verify import verify

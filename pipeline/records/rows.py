@@ -1,7 +1,7 @@
-"""The rows that a user reads: the schema of the published Parquet file, and of a staged part.
+"""The rows that a user reads: the schemas of the published Parquet file and of a staged part.
 
-Nothing in a row varies from run to run (times and hosts go into the marker), so tar and Parquet
-file are a function of input, configuration, model and code alone.
+Nothing in a row varies from run to run; times and hosts go into the marker. So tar and Parquet file
+depend on input, configuration, model and code alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INT32, INT32S, INT64, FLOAT32 = pa.int32(), pa.list_(pa.int32()), pa.int64(), pa
 
 
 def required(kind: pa.DataType, meaning: str) -> Any:
-    """A column that every row has. ``meaning`` is what a reader of the Parquet file finds."""
+    """A column that every row has. ``meaning`` goes into the Parquet file's metadata."""
     return field(metadata={"kind": kind, "nullable": False, "meaning": meaning})
 
 
@@ -30,25 +30,27 @@ def nullable(kind: pa.DataType, meaning: str) -> Any:
 
 @dataclass(kw_only=True)
 class Row:
-    """One edit that was asked for, whatever became of it. The fields are the file's columns."""
+    """One requested edit, whatever its outcome. The fields are the columns of the file."""
 
     shard: str = required(STRING, "input shard: its path below the common prefix, without .tar")
     key: str = required(STRING, "the sample's key in that shard")
     edit_index: int = required(INT32, "from 0 within the sample; -1: the sample has no edit")
     output_key: str | None = nullable(
-        STRING, "the key of its members in the tar; rejected: in that of _rejected/"
+        STRING, "key of the edit's files in the tar; of a rejected edit in the tar of _rejected/"
     )
     status: str = required(STRING, "edited, unchanged, rejected or failed")
-    stage: str | None = nullable(STRING, "where it failed, was rejected, or was found unchanged")
-    error: str | None = nullable(STRING, "the kind of error, or the filter's name")
+    stage: str | None = nullable(
+        STRING, "where the edit failed, was rejected or was found unchanged"
+    )
+    error: str | None = nullable(STRING, "the kind of error, or the filter that rejected the edit")
     message: str | None = nullable(STRING, "the reason, in a sentence")
-    notes: list[str] = required(STRINGS, "what else to know, e.g. a text was truncated")
+    notes: list[str] = required(STRINGS, "further remarks, e.g. that a text was truncated")
     caption: str | None = nullable(STRING, "what is there (the paper's reference text)")
     edit_text: str | None = nullable(STRING, "what is wanted (the paper's query text)")
-    source_sha256: str | None = nullable(STRING, "of the image's member as it stands in the input")
+    source_sha256: str | None = nullable(STRING, "sha256 of the image file in the input")
     source_width: int | None = nullable(INT32, "pixels, after EXIF rotation")
     source_height: int | None = nullable(INT32, "pixels, after EXIF rotation")
-    image_sha256: str | None = nullable(STRING, "of the image's member in the tar")
+    image_sha256: str | None = nullable(STRING, "sha256 of the image file in the tar")
     width: int | None = nullable(INT32, "pixels, of the written image")
     height: int | None = nullable(INT32, "pixels, of the written image")
     mask_area: float | None = nullable(FLOAT32, "share of the written image inside the edit mask")
@@ -59,52 +61,62 @@ class Row:
         FLOAT32, "root mean square change inside the mask, in [0, 1]"
     )
     score_background_psnr_db: float | None = nullable(
-        FLOAT32, "outside the mask, before the composite"
+        FLOAT32, "PSNR outside the mask, before the composite"
     )
     score_background_ssim: float | None = nullable(
-        FLOAT32, "outside the mask; background windows alone"
+        FLOAT32, "SSIM outside the mask, in background windows"
     )
-    score_background_mse: float | None = nullable(FLOAT32, "outside the mask, values in [0, 1]")
+    score_background_mse: float | None = nullable(
+        FLOAT32, "MSE outside the mask, of values in [0, 1]"
+    )
     score_background_psnr_frame_db: float | None = nullable(
-        FLOAT32, "PIE-Bench's form: over the full frame"
+        FLOAT32, "PIE-Bench's PSNR, over the full frame"
     )
-    score_background_ssim_frame: float | None = nullable(FLOAT32, "PIE-Bench's form, SSIM")
-    score_background_mse_frame: float | None = nullable(FLOAT32, "PIE-Bench's form, MSE")
-    score_lpips: float | None = nullable(FLOAT32, "perceptual distance of before and after")
+    score_background_ssim_frame: float | None = nullable(
+        FLOAT32, "PIE-Bench's SSIM, over the full frame"
+    )
+    score_background_mse_frame: float | None = nullable(
+        FLOAT32, "PIE-Bench's MSE, over the full frame"
+    )
+    score_lpips: float | None = nullable(
+        FLOAT32, "perceptual distance of the images before and after"
+    )
     score_clip_text_before: float | None = nullable(
         FLOAT32, "cosine of the image before and the caption"
     )
     score_clip_text_after: float | None = nullable(
         FLOAT32, "cosine of the image after and the edit text"
     )
-    score_clip_image: float | None = nullable(FLOAT32, "cosine of before and after")
+    score_clip_image: float | None = nullable(FLOAT32, "cosine of the images before and after")
     score_clip_directional: float | None = nullable(
-        FLOAT32, "cosine of the images' and texts' changes"
+        FLOAT32, "cosine of the changes of image and text"
     )
     score_dino_structure: float | None = nullable(
-        FLOAT32, "distance of the DINO keys' self-similarities"
+        FLOAT32, "distance of self-similarities of DINO's keys"
     )
-    score_dinov2_image: float | None = nullable(FLOAT32, "cosine of before and after")
-    score_aesthetic: float | None = nullable(FLOAT32, "of the image after")
-    score_nsfw: float | None = nullable(FLOAT32, "probability, of the image after")
+    score_dinov2_image: float | None = nullable(FLOAT32, "cosine of the images before and after")
+    score_aesthetic: float | None = nullable(FLOAT32, "aesthetic score of the image after")
+    score_nsfw: float | None = nullable(
+        FLOAT32, "probability that the image after is not safe for work"
+    )
     num_evals_mask: int = required(INT32, "network evaluations of the mask stage")
-    num_evals_encode: int = required(INT32, "of encoding, at the image's first use; or of a fit")
-    num_evals_decode: int = required(INT32, "of decoding and scoring, guidance counted as two")
-    method: str = required(STRING, "diffedit, sdedit, ...")
+    num_evals_encode: int = required(INT32, "of encoding, on the image's first edit; or of a fit")
+    num_evals_decode: int = required(INT32, "of decoding and choosing, guidance counted as two")
+    method: str = required(STRING, "diffedit, sdedit or imagic")
     settings: str = required(STRING, "JSON: every setting of the method as used for this row")
-    model: str = required(STRING, "as named in the config")
+    model: str = required(STRING, "model.path of the configuration")
     model_revision: str = required(STRING, "hub commit, or sha256 of a local folder's files")
     seed: int = required(INT64, "the run's seed, or the sample's own")
-    fingerprint: str = required(STRING, "of everything that changes computed bytes")
+    fingerprint: str = required(STRING, "hash of everything that changes computed bytes")
 
 
-# (name, type, nullable, meaning); the table of columns in the documents is checked against it.
+# (name, type, nullable, meaning). A test compares the documents' table of columns with this one.
 COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
     (item.name, item.metadata["kind"], item.metadata["nullable"], item.metadata["meaning"])
     for item in fields(Row)
 ]
 
-SCORE = "score_"  # what every score's column begins with
+SCORE = "score_"  # prefix of every score's column
 LOWER_IS_BETTER = frozenset(
     f"{SCORE}{name}"
     for name in ("background_mse", "background_mse_frame", "lpips", "dino_structure", "nsfw")
@@ -113,7 +125,7 @@ NEITHER_IS_BETTER = frozenset({f"{SCORE}edit_rms"})
 
 
 def _metadata(name: str, meaning: str) -> dict[str, str]:
-    """What a reader of the Parquet file finds in a column's metadata."""
+    """The metadata of a column in the Parquet file."""
     if not name.startswith(SCORE) or name in NEITHER_IS_BETTER:
         return {"meaning": meaning}
     return {"meaning": meaning, "better": "lower" if name in LOWER_IS_BETTER else "higher"}
@@ -146,7 +158,7 @@ def staged_table(rows: Sequence[Row], members: Sequence[list[dict[str, Any]]]) -
 
     Args:
         rows: of the part.
-        members: of each row, as {"suffix": str, "data": bytes}; empty where no file is written.
+        members: files of each row as {"suffix": str, "data": bytes}; empty if it writes none.
     """
     staged = [vars(row) | {"members": own} for row, own in zip(rows, members, strict=True)]
     return pa.Table.from_pylist(staged, schema=STAGED_SCHEMA)

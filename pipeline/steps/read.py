@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
 from pipeline.storage.archive import read_members, split_at_first_dot

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -120,7 +122,7 @@ def test_page_has_a_table_of_contents(page: str) -> None:
     top = text_of(page).split(f"\n## {titles[0]}\n")[0]
     linked = [link for link in LINK.findall(top) if link.startswith("#")]
     sections = [link for link in linked if link[1:] in {anchor(title) for title in titles}]
-    assert sections == [f"#{anchor(title)}" for title in titles]
+    assert list(dict.fromkeys(sections)) == [f"#{anchor(title)}" for title in titles]
 
 
 def test_readme_is_short() -> None:
@@ -168,9 +170,6 @@ def test_options_in_the_documents_exist() -> None:
 @cache
 def options_of(command: str) -> frozenset[str]:
     """The options in a command's own help."""
-    import contextlib
-    import io
-
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
         parse_arguments([command, "--help"])
@@ -227,9 +226,8 @@ def literals() -> Iterator[str]:
                     yield "".join(parts)
                 elif isinstance(node, ast.ClassDef):  # a row's error is the name of one
                     yield node.name
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    if id(node) not in docstrings:
-                        yield node.value
+                elif isinstance(node, ast.Constant) and id(node) not in docstrings:
+                    yield str(node.value)
 
 
 def test_troubleshooting_quotes_messages_of_the_code() -> None:

@@ -14,8 +14,8 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from jobs.train_demo.progress import draw_curves
-from jobs.train_demo.unet import write_tokenizer
 from pipeline.demo.readback import WEIGHTS
+from pipeline.demo.vocabulary import write_tokenizer
 
 BUNDLED = Path(__file__).resolve().parents[2] / "pipeline" / "demo" / "model"
 LARGEST_BYTES = 25_000_000

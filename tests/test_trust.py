@@ -1,4 +1,4 @@
-"""What the README says of trust: a shard's bytes run nothing, leave no folder, fill no memory."""
+"""Shards are not trusted: their bytes run nothing, leave no folder, fill no memory."""
 
 from __future__ import annotations
 

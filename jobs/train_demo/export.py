@@ -73,7 +73,7 @@ With it tests, the demo and comparisons of methods run without a download. It kn
 ## Figures
 
 By `python -m jobs.evaluate.demo_card`, with the settings of `make demo` (configs/demo.yaml).
-Figures of masks are of the masks that DiffEdit infers; for the edit these grow by a cell.
+Figures of masks are of those that DiffEdit finds; for the edit they grow by a cell.
 
 $figures
 

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from jobs.logs import is_json, note, set_place, tell, use_format
 from jobs.supervise.journal import Journal
-from pipeline.process.heartbeat import listen
+from pipeline.process.heartbeat import on_heartbeat
 
 # Where run.part_timeout_s is not given. A network call, an image or a storage call that takes an
 # hour is taken for a hang; a part may take days as long as these go on.
@@ -73,7 +73,7 @@ class Watch:
         self.begun = self.since = self.armed = time.monotonic()
         self._arm_backstop()
         if self.renewed:
-            listen(self._renew)
+            on_heartbeat(self._renew)
         self.thread.start()
 
     def __exit__(
@@ -82,7 +82,7 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        listen(None)
+        on_heartbeat(None)
         faulthandler.cancel_dump_traceback_later()
         with self.lock:
             self.over.set()

@@ -29,7 +29,7 @@ from pipeline.config.sample_settings import warnings_for
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
-from pipeline.plan.summary import summarise
+from pipeline.plan.summary import summarize
 from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged, reopen_failed
 from pipeline.storage.layout import sweep
@@ -99,7 +99,7 @@ def edit(
         against = expected.compared_with(progress.images_per_s_after_start)
         plan = plan.still_to_do()
     sweep(plan.output)
-    summary = summarise(plan, time.monotonic() - started, num_edits) | {"plan": against}
+    summary = summarize(plan, time.monotonic() - started, num_edits) | {"plan": against}
     write_summary(plan.output, summary)
     print_summary(plan, summary)
     if not stopped:

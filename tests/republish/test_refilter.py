@@ -252,7 +252,7 @@ def test_changes_replace_the_bound_of_the_same_side() -> None:
     ]
     assert changed_filters(current, dropped=["score_mask_area"]) == ["edit_rms > 0.1"]
     assert changed_filters(current, given=["edit_rms > 0.2"], clear=True) == ["edit_rms > 0.2"]
-    with pytest.raises(ValueError, match="no filter on 'lpips' is in force; filtered by are: edit"):
+    with pytest.raises(ValueError, match="on 'lpips' is in force; there are filters on: edit_rms"):
         changed_filters(current, dropped=["lpips"])
 
 

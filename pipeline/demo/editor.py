@@ -20,7 +20,7 @@ from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import from_numpy, to_numpy
-from pipeline.diffusion.masks import grown
+from pipeline.diffusion.masks import dilated
 from pipeline.diffusion.noise import draw_noise
 from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.loading import LatentDiffusion, load_model
@@ -115,7 +115,7 @@ def with_grown_masks(part: Part, cells: int) -> Part:
     copied = copy.deepcopy(part)
     for row in copied.edits:
         if row.mask is not None:
-            row.mask = to_numpy(grown(from_numpy(row.mask), cells))
+            row.mask = to_numpy(dilated(from_numpy(row.mask), cells))
     return copied
 
 

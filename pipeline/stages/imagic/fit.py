@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import seed_for
 from pipeline.diffusion.denoiser import Condition
-from pipeline.diffusion.imagic import minimise, prediction_loss
+from pipeline.diffusion.imagic import minimize, prediction_loss
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.noise import draw_fit
 from pipeline.diffusion.row_levels import RowLevels
@@ -91,12 +91,12 @@ class ImagicFitStage:
         tokens = self._fit_embedding(shard, pairs, text)
         seeds = [self._seed(shard, pair, "lora factors") for pair in pairs]
         factors = sites.draw(seeds).to(self.model.device).requires_grad_()
-        minimise(
+        minimize(
             [factors],
             self._loss(shard, pairs, "model", Condition(tokens, text.pooled)),
             steps=self.settings.model_steps,
             learning_rate=self.settings.model_learning_rate,
-            during=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
+            context=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
         )
         kept = factors.detach().to(self.model.dtype)
         for (_, edit), row, values in zip(pairs, tokens, kept, strict=True):
@@ -109,7 +109,7 @@ class ImagicFitStage:
         text = self._texts([pair])
         tokens = self._fit_embedding(shard, [pair], text)
         with fine_tuning(self.model.unbatched.network) as parameters:
-            minimise(
+            minimize(
                 parameters,
                 self._loss(shard, [pair], "model", Condition(tokens, text.pooled)),
                 steps=self.settings.model_steps,
@@ -123,7 +123,7 @@ class ImagicFitStage:
     def _fit_embedding(self, shard: str, pairs: list[Pair], text: Condition) -> Tensor:
         """(N, L, D): from each edit text's embedding to one that fits its image better."""
         tokens = text.tokens.clone().requires_grad_()
-        minimise(
+        minimize(
             [tokens],
             self._loss(shard, pairs, "embedding", Condition(tokens, text.pooled)),
             steps=self.settings.embedding_steps,

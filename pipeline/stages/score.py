@@ -6,7 +6,7 @@ import math
 
 from pipeline.config.method import Composite
 from pipeline.images.composite import composite, mask_of
-from pipeline.models.scorers import Judged, Scorers
+from pipeline.models.scorers import EditToScore, Scorers
 from pipeline.records.part import Edit, Part, Sample
 
 
@@ -37,11 +37,11 @@ class ScoreStage:
                 edit.notes.append(f"not finite, and so left out: {', '.join(missing)}")
         return part
 
-    def _judged(self, number: int, sample: Sample, edit: Edit) -> Judged:
+    def _judged(self, number: int, sample: Sample, edit: Edit) -> EditToScore:
         assert sample.image is not None
         assert edit.image is not None
         made = composite(sample.image, edit.image, mask_of(sample, edit), feather=self.feather)
-        return Judged(number, made.pixels, sample.caption or "", edit.edit_text or "")
+        return EditToScore(number, made.pixels, sample.caption or "", edit.edit_text or "")
 
 
 def _decoded(sample: Sample) -> list[Edit]:

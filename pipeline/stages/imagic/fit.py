@@ -67,8 +67,8 @@ class ImagicFitStage:
                 self._fit_fully(part.shard, pair)
         else:
             fit = partial(self._fit_factors, self.sites, part.shard)
-            self.model.micro_batch.over(
-                len(pairs), lambda rows: fit(pairs[rows]), weight=self.settings.draws
+            self.model.micro_batch.map(
+                lambda rows: fit(pairs[rows]), len(pairs), weight=self.settings.draws
             )
         return part
 

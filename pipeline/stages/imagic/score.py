@@ -81,7 +81,7 @@ class TextAgreement:
         clean = candidates.to(device).repeat_interleave(self.draws, dim=0)
         noise = noise.to(device).repeat(len(candidates), 1, 1, 1)
 
-        def some(rows: slice) -> Tensor:
+        def score_rows(rows: slice) -> Tensor:
             return prediction_loss(
                 self.model.unbatched,
                 clean[rows],
@@ -91,5 +91,5 @@ class TextAgreement:
                 self.model.info.prediction_type,
             )
 
-        losses = self.model.micro_batch.over(len(clean), some)
+        losses = self.model.micro_batch.map(score_rows, len(clean))
         return torch.cat(losses).view(len(candidates), self.draws).mean(dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, load_config
-from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
+from pipeline.evaluation.curves import DEFAULT_METHODS, METHODS, RATIOS
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
 # What is measured is what the method made: no second compression, the model's own image.
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", action="store_true", help="several methods over their ratios")
     parser.add_argument("--ratios", type=_numbers, default=list(RATIOS), metavar="R,R,...")
     parser.add_argument(
-        "--methods", type=_names, default=list(UNLESS_NAMED), metavar="NAME,NAME,..."
+        "--methods", type=_names, default=list(DEFAULT_METHODS), metavar="NAME,NAME,..."
     )
     parser.add_argument(
         "--plain", action="store_true", help="one process and no Ray: sooner for a few edits"

@@ -21,7 +21,7 @@ from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.local_loop import run_loop
 from pipeline.execution.operators import Operator, compute_part
-from pipeline.models.compiled import as_written
+from pipeline.models.compiled import uncompiled
 from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
@@ -142,7 +142,7 @@ def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
     cells = size // model.info.latent_scale
     latent = torch.zeros(1, model.info.latent_channels, cells, cells, device=model.device)
     level = model.schedule.level_at(0.5)
-    with torch.inference_mode(), as_written(model.unbatched.network):
+    with torch.inference_mode(), uncompiled(model.unbatched.network):
         text = model.text.encode([""])
         calls = {
             "eval": lambda: model.unbatched(latent, level, text),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, load_config
-from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
+from pipeline.evaluation.curves import DEFAULT_METHODS, METHODS, RATIOS
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
 # Measure the method's own result: the model's image, without lossy compression.
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         type=_names,
-        default=list(UNLESS_NAMED),
+        default=list(DEFAULT_METHODS),
         metavar="NAME,NAME,...",
         help="of --sweep",
     )

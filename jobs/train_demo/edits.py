@@ -36,7 +36,7 @@ from pipeline.demo.edits import KINDS
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.denoiser import Denoise
 from pipeline.diffusion.latents import blend
-from pipeline.diffusion.masks import grown
+from pipeline.diffusion.masks import dilated
 from pipeline.diffusion.schedule import Level, Schedule
 from pipeline.diffusion.solvers import encode_trajectory
 
@@ -91,7 +91,7 @@ def draw_edits(
     before = torch.where(same_N[:, None, None, None], after, other)
     ids[same_N & chosen(0.5)] = pairs.empty_L
     inside = changed_cells(other, after, generator).float()
-    larger = torch.stack([grown(mask, 1) for mask in inside[:, 0]])[:, None]
+    larger = torch.stack([dilated(mask, 1) for mask in inside[:, 0]])[:, None]
     inside = torch.where(chosen(settings["grown"])[:, None, None, None], larger, inside)
     return EditBatch(rows_N, side_N, same_N, before, ids, inside)
 

@@ -24,6 +24,19 @@ torch.set_num_threads(1)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
+# Fixtures that cost seconds: with pytest-xdist all tests that use one run in the same process.
+SHARED = ("s3_server", "ray_address", "recovered")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        if shared or item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def tolerance() -> dict[torch.dtype, float]:
     """Relative error allowed, by dtype."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,19 @@ def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(job.folder / "job.yaml", [f"output.path={output}"])
     assert not run_loop(make_plan(config, "cpu")).work
     return output
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray of two CPUs for the runs that need none of their own (``run.address``)."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on 127.0.0.1 alone
+        node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+    yield cluster.address
+    cluster.shutdown()
 
 
 @dataclass(frozen=True)

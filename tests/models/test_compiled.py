@@ -95,7 +95,7 @@ def test_compiling_is_in_the_fingerprint_and_its_cache_is_not() -> None:
     assert inputs(compile_cache="somewhere") == inputs()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_compiled_network_answers_as_the_plain_one(
     tiny_model: LatentDiffusion, tiny_model_folder: Path, tolerance: dict, tmp_path: Path
 ) -> None:

@@ -177,7 +177,7 @@ def test_rounded_weights_are_near_and_have_few_bits() -> None:
     assert not (network.weight.detach().half().view(torch.int16) & 0b111111).any()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command goes from nothing to a folder that StableDiffusionPipeline loads and runs."""
     from diffusers import StableDiffusionPipeline

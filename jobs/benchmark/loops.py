@@ -20,11 +20,12 @@ from jobs.benchmark.work import BenchmarkSample, parts_of, write_input
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.local_loop import run_loop
-from pipeline.execution.operators import PartResult, guarded
+from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.compiled import as_written
 from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
+from pipeline.records.staged import PartResult
 from pipeline.stages.build import StageStep, build_stage, load_fused
 
 
@@ -96,10 +97,9 @@ class BareLoop:
         """
         reset_memory_peak(self.device)
         clock = Clock()
-        for part in parts:
-            for name, stage in self.stages.items():
-                guarded(name, stage, part)
-        return _timing(clock, parts, memory_peak_bytes(self.device))
+        operators = [Operator(name, stage) for name, stage in self.stages.items()]
+        done = [compute_part(part, operators) for part in parts]
+        return _timing(clock, done, memory_peak_bytes(self.device))
 
     @property
     def model(self) -> LatentDiffusion:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 from pipeline.storage.traffic import take_traffic
 
 # Seconds a part spends in a step: a tenth of a second (a tiny model) to half an hour.

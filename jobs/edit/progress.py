@@ -15,7 +15,7 @@ from rich.text import Text
 from jobs.edit.graph import results_of
 from jobs.edit.metrics import RunMetrics
 from jobs.logs import is_json, note, tell
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 
 
 class _Rates(ProgressColumn):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.records.rows import ROW_SCHEMA, STAGED_SCHEMA
+from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
 from pipeline.steps.publish import ShardStats, read_marker
-from pipeline.steps.write_part import to_ipc
+from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import marker_name, parquet_name, part_name, rejected_name, tar_name
 from pipeline.storage.store import Store
@@ -90,21 +90,20 @@ def stage_part(
             one part has it all, and the others have none.
     """
     stats = generation.stats
-    header = {
-        "shard": stats.shard,
-        "index": index,
-        "num_parts": stats.num_parts,
-        "num_rows": len(rows),
-        "fingerprint": stats.fingerprint,
-        "problem": stats.problem,
-        "seconds": stats.seconds if with_totals else {},
-        "hosts": stats.hosts,
-        "device": ", ".join(stats.devices) or None,  # which of them is known no more
-        "halvings": stats.halvings if with_totals else {},
-    }
+    header = PartHeader(
+        shard=stats.shard,
+        index=index,
+        num_parts=stats.num_parts,
+        num_rows=len(rows),
+        fingerprint=stats.fingerprint,
+        problem=stats.problem,
+        seconds=stats.seconds if with_totals else {},
+        hosts=stats.hosts,
+        device=", ".join(stats.devices) or None,  # which of them is known no more
+        halvings=stats.halvings if with_totals else {},
+    )
     staged = [row | {"members": generation.members.get(row["output_key"], [])} for row in rows]
-    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
-    table = pa.Table.from_pylist(staged, schema=schema)
+    table = with_header(pa.Table.from_pylist(staged, schema=STAGED_SCHEMA), header)
     output.put_if_absent(part_name(stats.shard, index, stats.num_parts), to_ipc(table))
 
 

@@ -23,7 +23,7 @@ from pipeline.storage.store import Store
 
 # What fails in these stages fails for the machine's sake more often than for the row's own; in read
 # and prepare a row fails for what its bytes are, and would fail alike.
-RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish"})
+RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish", "commit"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
 TRANSIENT = frozenset({"MemoryError", "SystemExit", "PartLost", "TimedOut"})  # whatever the stage
 

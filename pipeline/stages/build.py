@@ -71,12 +71,3 @@ def load_score_stage(config: Config, device: str) -> StageStep:
     scorers = load_scorers(config.scores, device, config.stages.score)
     stage = ScoreStage(scorers, config.method.composite)
     return OomRetry(SCORE_STAGE, stage, scorers)
-
-
-def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:
-    """The stages as a plain loop over prepared parts: for notebooks and evaluation."""
-    stages = load_fused(config, device)
-    for part in parts:
-        for stage in stages.values():
-            stage(part)
-    return parts

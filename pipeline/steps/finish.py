@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,8 +38,8 @@ class FinishContext:
     keep_difference: bool = False  # write the map that the mask was cut from
 
 
-def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
-    """The staged table of a part: a row for every edit, with its members where it was edited.
+def finish(part: Part, context: FinishContext, *, threads: int = 1) -> Part:
+    """Makes the table of a part: a row for every edit, with its members where it was edited.
 
     An edit that is still in flight is ``edited`` where it has an image, else failed: a stage has
     left it out. What goes wrong here fails that edit alone.
@@ -51,29 +50,15 @@ def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
         threads: edits at once.
 
     Returns:
-        ``STAGED_SCHEMA``, the edits in their order; the metadata "part" says of which part.
+        The part, with its ``table``: ``STAGED_SCHEMA``, the edits in their order.
     """
-    start = time.perf_counter()
     pairs = [(sample, edit) for sample in part.samples for edit in sample.edits]
     finished = in_threads(
         lambda pair: _finished(part.shard, *pair, context), pairs, threads=threads
     )
     rows = [row for _, row in finished]
-    part.seconds["finish"] = time.perf_counter() - start
-    header = {
-        "shard": part.shard,
-        "index": part.index,
-        "num_parts": part.num_parts,
-        "num_rows": len(rows),
-        "fingerprint": context.fingerprint,
-        "problem": part.problem,
-        "seconds": part.seconds,
-        "hosts": part.hosts,
-        "device": part.device,
-        "halvings": part.halvings,
-    }
-    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
-    return pa.Table.from_pylist(rows, schema=schema)
+    part.table = pa.Table.from_pylist(rows, schema=STAGED_SCHEMA)
+    return part
 
 
 def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.config.filters import Filtering
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
+from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.write_part import from_ipc, header_of
 from pipeline.storage.archive import tar_writer
@@ -94,7 +95,7 @@ class _Shard:
     rejected: io.BytesIO = field(default_factory=io.BytesIO)
     num_rejected: int = 0  # of those whose images are in it
     tables: list[pa.Table] = field(default_factory=list)
-    headers: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[PartHeader] = field(default_factory=list)
 
 
 def publish_if_complete(
@@ -166,7 +167,7 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
         for name in names:
             table = apply_filters(from_ipc(store.get(name)), filtering)
             built.headers.append(header_of(table))
-            assert table.num_rows == built.headers[-1]["num_rows"], name
+            assert table.num_rows == built.headers[-1].num_rows, name
             for row in table.select(["status", "output_key", "members"]).to_pylist():
                 if row["output_key"] is None:
                     continue
@@ -212,20 +213,20 @@ def to_parquet(rows: pa.Table) -> bytes:
 
 
 def _stats(
-    shard: str, rows: pa.Table, headers: list[dict[str, Any]], tar: bytes, parquet: bytes
+    shard: str, rows: pa.Table, headers: list[PartHeader], tar: bytes, parquet: bytes
 ) -> ShardStats:
     statuses = Counter(rows.column("status").to_pylist())
     counts = {str(status): statuses.pop(str(status), 0) for status in Status}
     assert not statuses, f"{shard}: rows of another status: {statuses}"
-    assert rows.num_rows == sum(counts.values()) == sum(part["num_rows"] for part in headers)
-    fingerprints = {part["fingerprint"] for part in headers}
+    assert rows.num_rows == sum(counts.values()) == sum(part.num_rows for part in headers)
+    fingerprints = {part.fingerprint for part in headers}
     if len(fingerprints) > 1:
         raise ValueError(f"shard {shard!r} has staged parts of the fingerprints {fingerprints}")
     seconds: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
     for part in headers:
-        seconds.update(part["seconds"])
-        halvings.update(part["halvings"])
+        seconds.update(part.seconds)
+        halvings.update(part.halvings)
     reasons = rows.select(["status", "stage", "error"]).to_pylist()
     failures = Counter(
         f"{row['stage']}: {row['error']}" for row in reasons if row["status"] == Status.FAILED
@@ -241,17 +242,17 @@ def _stats(
         tar_sha256=hashlib.sha256(tar).hexdigest(),
         parquet_bytes=len(parquet),
         parquet_sha256=hashlib.sha256(parquet).hexdigest(),
-        problem=next((part["problem"] for part in headers if part["problem"]), None),
+        problem=next((part.problem for part in headers if part.problem), None),
         num_evals={
-            stage: sum(rows.column(f"num_evals_{stage}").to_pylist())
+            stage: sum(cast(list[int], rows.column(f"num_evals_{stage}").to_pylist()))
             for stage in ("mask", "encode", "decode")
         },
         seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
-        hosts=sorted({host for part in headers for host in part["hosts"]}),
-        devices=sorted({part["device"] for part in headers if part["device"]}),
+        hosts=sorted({host for part in headers for host in part.hosts}),
+        devices=sorted({part.device for part in headers if part.device}),
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        part_rows=[part["num_rows"] for part in headers],
-        model_revision=next(iter(rows.column("model_revision").unique().to_pylist()), ""),
+        part_rows=[part.num_rows for part in headers],
+        model_revision=str(next(iter(rows.column("model_revision").unique().to_pylist()), "")),
         rejections=dict(sorted(rejections.items())),
     )

@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import main
 from jobs.edit.progress import RunProgress, duration
 from jobs.supervise.starts import CannotGoOnError
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 from tests.jobs.conftest import Job
 
 

@@ -22,11 +22,10 @@ from PIL import Image
 
 from pipeline.config.config import Input
 from pipeline.records.part import Part, Status
-from pipeline.steps.finish import finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import plan_parts, read_shard, split_key
 from pipeline.storage.archive import split_at_first_dot
-from tests.committing import SIZE, invert, make_config, make_context
+from tests.committing import SIZE, invert, make_config, make_context, table_of
 from tests.samples import declared_png, pixels
 
 PER_SHARD = 50
@@ -167,7 +166,7 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
             part, size=SIZE, resize="crop", resolution="model", max_pixels=MAX_PIXELS,
             suffixes=CONFIG.image,
         )  # fmt: skip
-        table = finish(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
+        table = table_of(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
         for row in table.to_pylist():
             check_row(row)
             outcomes[f"{row['stage']}: {row['error']}" if row["error"] else row["status"]] += 1

@@ -45,7 +45,6 @@ def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
         if name.endswith("_stats.json"):
             marker = json.loads(files[name])
             assert marker.pop("published_at")
-            assert marker["seconds"].pop("finish") >= 0
             stable[name] = json.dumps(marker).encode()
     return stable
 

@@ -32,8 +32,8 @@ EXPECTED: dict[str, tuple[str, str]] = {
     **{f"memory-{step}": (step, "MemoryError") for step in ("prepare", *STAGES, "finish")},
     **{f"die-{step}": (step, "PartLost") for step in ("prepare", *STAGES, "finish")},
     **{f"hang-{step}": (step, "TimedOut") for step in ("prepare", *STAGES, "finish")},
-    **{f"{fault}-write": ("finish", "PartLost") for fault in ("raise", "exit", "memory", "die")},
-    "hang-write": ("finish", "TimedOut"),
+    **{f"{fault}-write": ("commit", "PartLost") for fault in ("raise", "exit", "memory", "die")},
+    "hang-write": ("commit", "TimedOut"),
 }
 READ = ("raise-read", "exit-read", "memory-read", "die-read", "hang-read")
 HEALTHY = [f"healthy{number}" for number in range(6)]

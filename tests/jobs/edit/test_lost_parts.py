@@ -14,9 +14,9 @@ from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.watchdog import Guard
 from pipeline.config.load import parse_config
-from pipeline.execution.operators import PartResult
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.staged import PartResult
 from pipeline.storage.shards import InputShard
 
 

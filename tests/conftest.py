@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 # Before torch and the hub client are imported: tests reach for no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# Ray's workers have a niceness of 15 by default: they would starve beside a test that computes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 import torch

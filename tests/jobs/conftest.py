@@ -17,6 +17,8 @@ from tests.jobs.faulty import LOADS, WARNS, install
 from tests.samples import raw_sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
+# Ray listens on 127.0.0.1 alone, and a driver takes that for the address of its host.
+LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 EDIT_TEXTS = ("a cat", "a red dog", "a blue photo of a cat")
 
 
@@ -38,7 +40,7 @@ class Job:
         return subprocess.run(
             self.command(output, *more),
             cwd=ROOT,
-            env=os.environ | env,
+            env=os.environ | dict([LOOPBACK]) | env,
             capture_output=True,
             text=True,
             timeout=300,
@@ -48,6 +50,7 @@ class Job:
         return subprocess.Popen(
             self.command(output, *more),
             cwd=ROOT,
+            env=os.environ | dict([LOOPBACK]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -108,9 +111,9 @@ def ray_address() -> Iterator[str]:
     """A Ray of two CPUs for the runs that need none of their own (``run.address``)."""
     from ray.cluster_utils import Cluster
 
+    node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on 127.0.0.1 alone
-        node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        patch.setenv(*LOOPBACK)
         cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()

@@ -39,7 +39,8 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["run.layout=pools"],
+        # also shown with scores (test_scores.py)
+        pytest.param(["run.layout=pools"], marks=pytest.mark.sweep),
         ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
         ["run.layout=fused", "stages.decode.actors=2"],
     ],

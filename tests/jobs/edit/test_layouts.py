@@ -75,6 +75,7 @@ def test_order_of_shards_is_no_matter(
     assert digests(tmp_path / "out") == digests(plain)
 
 
+@pytest.mark.sweep  # test_killed_runs.py kills drivers with their Ray at two storage calls
 def test_killed_driver_is_resumed_to_the_same_bytes(
     job: Job, plain: Path, digests: Digests, tmp_path: Path
 ) -> None:

@@ -32,6 +32,11 @@ format: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+.PHONY: reference
+## make reference: write configs/schema.json and the tables of configs/README.md anew
+reference: $(VENV)/installed
+	$(VENV)/bin/python -m pipeline.config.reference
+
 wheel: $(VENV)/installed-dev
 	$(VENV)/bin/python -m build --wheel
 

@@ -69,22 +69,22 @@ class PartRunner:
 
 
 class RunnerLostError(RuntimeError):
-    """The runner's process died, or raised, in what it was asked for; the message says which."""
+    """The retry worker died or raised during a call; the message says which."""
 
 
 class NodeLostError(RunnerLostError):
-    """The runner's machine died, or was taken away, and the runner with it: no fault of a part."""
+    """The retry worker's node died or was taken away: not the fault of a part."""
 
 
 def _death(error: ray.exceptions.RayError) -> str:
-    """How a process ended, as far as Ray says it."""
+    """How a process ended, as far as Ray knows."""
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
-        return "was ended by Ray, since its node ran low on memory"
+        return "was ended by Ray because its node ran low on memory"
     return "died"
 
 
 class Runner:
-    """A ``PartRunner`` in a process of its own, as the driver sees it."""
+    """The driver's handle of a ``PartRunner`` in its own process."""
 
     def __init__(self, plan: Plan, guard: Guard) -> None:
         options = actor_resources(plan.config, "fused", plan.device)
@@ -95,7 +95,7 @@ class Runner:
     def ask(self, method: str, *arguments: object) -> Any:
         """
         Raises:
-            RunnerLostError: it raised or died. Either way its process is gone afterwards.
+            RunnerLostError: it raised or died; its process is gone afterwards.
             NodeLostError: its node died.
         """
         try:
@@ -112,7 +112,7 @@ class Runner:
             raise RunnerLostError(_death(verdict)) from verdict
 
     def _verdict(self, error: ray.exceptions.RayError) -> ray.exceptions.RayError:
-        """What Ray says of a death once it knows; at first it may only see a lost connection."""
+        """Why the process died. At first Ray may only see a lost connection, so this waits."""
         deadline = time.monotonic() + VERDICT_S
         while isinstance(error, ray.exceptions.ActorUnavailableError):
             if time.monotonic() >= deadline:
@@ -120,11 +120,11 @@ class Runner:
             time.sleep(1.0)
             try:
                 ray.get(self.actor.__ray_ready__.remote())
-                break  # it lives, but what it was asked for is lost
+                break  # it is alive, but the call is lost
             except ray.exceptions.RayError as later:
                 error = later
         return error
 
     def end(self) -> None:
-        """Ends the process, which gives back its memory and its GPU."""
+        """Ends the process, which frees its memory and its GPU."""
         ray.kill(self.actor)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=0, help="tasks; 0 = all")
     parser.add_argument("--split", choices=("dev", "test", "all"), default="test", help="imagenet")
     parser.add_argument(
-        "--inception", metavar="FILE", help="imagenet: FID's Inception, for CSFID (README)"
+        "--inception", metavar="FILE", help="imagenet: FID's Inception, for CSFID (jobs/README.md)"
     )
     parser.add_argument(
         "--real", metavar="PATH", help="imagenet: real images by class, or their means, for CSFID"

@@ -14,8 +14,8 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from jobs.train_demo.progress import draw_curves
-from jobs.train_demo.unet import write_tokenizer
 from pipeline.demo.readback import WEIGHTS
+from pipeline.demo.vocabulary import write_tokenizer
 
 BUNDLED = Path(__file__).resolve().parents[2] / "pipeline" / "demo" / "model"
 LARGEST_BYTES = 25_000_000
@@ -27,11 +27,10 @@ pipeline_tag: text-to-image
 
 # Overpaint's demo model
 
-A small text-conditioned latent diffusion model in the format of Stable Diffusion, trained from
-nothing by `python -m jobs.train_demo.command all` on scenes drawn by `pipeline/demo`: one to three
-flat objects (6 shapes, 8 colors) on 6 backgrounds, 128 x 128 pixels, latents of 16 x 16 x 4. It
-exists so that tests, the demo and comparisons of methods run without a download. It knows no other
-world.
+A small text-conditioned latent diffusion model in the format of Stable Diffusion. It was trained
+from scratch by `python -m jobs.train_demo.command all` on scenes that `pipeline/demo` draws: one to
+three flat objects (6 shapes, 8 colors) on 6 backgrounds, 128 x 128 pixels, latents of 16 x 16 x 4.
+With it tests, the demo and comparisons of methods run without a download. It knows no other world.
 
     from diffusers import StableDiffusionPipeline
     pipeline = StableDiffusionPipeline.from_pretrained("pipeline/demo/model")
@@ -39,23 +38,24 @@ world.
 
 ## Training
 
-* Data: drawn on the fly, seeds in the settings below; no image of the world outside is in it. One
-  scene in eight is held out, by a hash of its description; all figures are of held-out scenes.
-* VAE: `AutoencoderKL`, $vae_parameters parameters, $vae_summary. Latent channels centred
+* Data: drawn during training, with the seeds in the settings below; it holds no photo. One scene in
+  eight is held out, by a hash of its description; all figures are of held-out scenes.
+* VAE: `AutoencoderKL`, $vae_parameters parameters, $vae_summary. Latent channels are centered
   and scaled to one spread.
-* VAE on pairs, $joins_summary: latents of a scene and of its edit, joined at
-  the cells that change, are to decode to the edit; cells that do not change, to keep their latents.
+* VAE on pairs, $joins_summary: the latents of a scene and of its edit are joined at the
+  cells that change. The result must decode to the edit, and cells that do not change must keep
+  their latents.
 * UNet and text encoder, trained together: $unet_parameters and $text_parameters parameters,
   $unet_summary. The moving average of the weights is kept.
-* **The UNet knows edits.** Half of its noisy images that have a caption still show, in part, the
-  scene before an edit whose result the caption tells and the network is asked for. Without this so
-  small a network lets caption and noisy image cancel out, and an edited object vanishes. Real
-  text-to-image models are trained on no such pairs: compare methods on this model, but expect
-  every method to follow a text less readily elsewhere.
+* **The UNet was trained on edits.** Half of its noisy training images with a caption still show, in
+  part, the scene before an edit; the caption and the wanted result are those after it. Without this
+  so small a network lets caption and noisy image cancel out, and an edited object vanishes. Real
+  text-to-image models are not trained on such pairs: compare methods on this model, but expect
+  every method to follow a text less readily on others.
 * Decoder of the VAE, $decoder_summary that the model made itself, and as many
-  whole images: the latents that an edit leaves are to decode to the true image after it.
-* UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, the masks
-  given, and learns from the decoded image, through all the steps of decoding.
+  whole images: the latents that an edit leaves must decode to the true image after it.
+* UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, with
+  given masks, and learns from the decoded image, through all the steps of decoding.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
 * $notes
@@ -73,7 +73,7 @@ world.
 ## Figures
 
 By `python -m jobs.evaluate.demo_card`, with the settings of `make demo` (configs/demo.yaml).
-Figures of masks are of those that DiffEdit finds; for the edit they grow by a cell.
+Figures of masks are of the masks that DiffEdit infers; for the edit these grow by a cell.
 
 $figures
 
@@ -85,9 +85,9 @@ $limits
 $settings
 ```
 
-## Licence
+## License
 
-Apache-2.0, as the rest of the package.
+Apache-2.0, like the rest of the package.
 """)
 
 

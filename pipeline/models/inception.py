@@ -23,7 +23,7 @@ SIDE = 299  # pixels, of what the network takes
 NORM_EPS = 1e-3
 HOW_TO_GET = (
     "it takes pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid (release "
-    "fid_weights) converted to safetensors; README.md, 'Measuring a method', has the lines"
+    "fid_weights) converted to safetensors; jobs/README.md, 'Weights of Inception', has the lines"
 )
 
 

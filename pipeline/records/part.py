@@ -1,6 +1,6 @@
-"""What travels between steps: a part, its images, and the edits asked of each image.
+"""What travels between steps: a part, its samples, and the edits of each sample.
 
-The Ray row of a part holds ``Part.to_bytes()``: two Arrow IPC streams, the images and the edits.
+A Ray row holds ``Part.to_bytes()`` of one part: two Arrow IPC streams, the samples and the edits.
 A tensor is a struct of dtype, shape and bytes, not a fixed-shape column: samples may set their own
 ``encode_ratio``, so the trajectories of one part differ in length, and failed images have none.
 """
@@ -20,7 +20,7 @@ from pipeline.records.staged import PartHeader, PartResult
 
 
 class Status(StrEnum):
-    """What became of an edit. In = edited + unchanged + rejected + failed, at every publish."""
+    """What became of an edit. Input edits = edited + unchanged + rejected + failed."""
 
     EDITED = "edited"
     UNCHANGED = "unchanged"
@@ -69,7 +69,7 @@ class Edit:
 
 @dataclass
 class Sample:
-    """One sample of an input shard: an image, its caption, and the edits asked of it."""
+    """One sample of an input shard: an image, its caption, and its edits."""
 
     key: str
     caption: str | None = None

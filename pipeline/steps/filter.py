@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.config.filters import Filtering
 from pipeline.records.part import Status
+from pipeline.records.rows import Row, rows_of, table_of
 from pipeline.steps.output_keys import output_key
 
 STAGE = "filter"  # where a rejected row was rejected
@@ -43,15 +44,20 @@ def apply_filters(table: pa.Table, filtering: Filtering) -> pa.Table:
     return table
 
 
-def without_filters(row: dict[str, Any]) -> dict[str, Any]:
+def without_filters(row: Row) -> Row:
     """A published row as it was computed: the inverse of ``apply_filters``."""
-    if row["status"] != Status.REJECTED:
+    if row.status != Status.REJECTED:
         return row
-    computed = {"status": str(Status.EDITED), "stage": None, "error": None, "message": None}
-    return row | computed | {"output_key": output_key(row["key"], row["edit_index"])}
+    return replace(
+        row,
+        status=str(Status.EDITED),
+        stage=None,
+        error=None,
+        message=None,
+        output_key=output_key(row.key, row.edit_index),
+    )
 
 
 def unfiltered(table: pa.Table) -> pa.Table:
     """Published rows as they were computed."""
-    rows = [without_filters(row) for row in table.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=table.schema)
+    return table_of(without_filters(row) for row in rows_of(table))

@@ -1,4 +1,4 @@
-"""The commit: when all parts of a shard are staged, they become tar, Parquet file and marker."""
+"""Publishing: when all parts of a shard are staged, builds its tar, Parquet file and marker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ UNFILTERED = Filtering()
 
 @dataclass
 class ShardStats:
-    """The marker ``<shard>_stats.json``: what was published, and how it was made."""
+    """The marker ``<shard>_stats.json``: what was published and how it was computed."""
 
     shard: str
     fingerprint: str
@@ -59,7 +59,7 @@ class ShardStats:
     tar_sha256: str
     parquet_bytes: int
     parquet_sha256: str
-    problem: str | None  # why the input shard could not be read to its end, if so
+    problem: str | None  # why the input shard could not be read to its end
     num_evals: dict[str, int]  # network evaluations by stage
     seconds: dict[str, float]  # by step, summed over the parts
     hosts: list[str]
@@ -89,11 +89,11 @@ class ShardStats:
 
 @dataclass
 class _Shard:
-    """A shard while it is built from its parts, in their order."""
+    """A shard that is being built from its parts, in order."""
 
     tar: io.BytesIO = field(default_factory=io.BytesIO)
     rejected: io.BytesIO = field(default_factory=io.BytesIO)
-    num_rejected: int = 0  # of those whose images are in it
+    num_rejected: int = 0  # samples in it
     tables: list[pa.Table] = field(default_factory=list)
     headers: list[PartHeader] = field(default_factory=list)
 
@@ -103,22 +103,22 @@ def publish_if_complete(
 ) -> ShardStats | None:
     """Publishes a shard if all of its parts are staged.
 
-    Tar, then the tar of rejected images, then Parquet file (all replaced where a torn publish
-    left them), then the marker if absent, then the parts go. A shard is a function of its staged
-    parts and the run's filters, so two tasks that do this at once write the same bytes.
+    Puts the tar, the tar of rejected images and the Parquet file (each replaces what a torn publish
+    left behind), then the marker if absent, then deletes the parts. A shard is a function of its
+    staged parts and the filters of the run, so two tasks that publish at once write the same bytes.
 
     Args:
         store: of the output.
         shard: its name.
-        num_parts: of the shard, checked against the staged parts' names.
-        filtering: what is published of the staged rows.
+        num_parts: of the shard; checked against the names of the staged parts.
+        filtering: the filters of the run.
 
     Returns:
-        The marker's content where the shard is published now, by this call or before; else None.
+        The marker if the shard is now published, by this call or an earlier one; else None.
 
     Raises:
-        ValueError: the staged parts are not of one run; or an edit passes the filters whose
-            image an earlier run with other filters did not keep.
+        ValueError: the staged parts are not of one run; or an edit passes the filters, but a run
+            with other filters did not keep its image.
     """
     stats = read_marker(store, shard)
     if stats is None:
@@ -127,7 +127,7 @@ def publish_if_complete(
             return None
         try:
             built = _build(store, names, filtering)
-        except FileNotFoundError:  # another task has published the shard meanwhile
+        except FileNotFoundError:  # meanwhile another task has published the shard
             return read_marker(store, shard)
         stats = _put(store, shard, built, filtering)
     for name in _part_names(store, shard):
@@ -136,7 +136,7 @@ def publish_if_complete(
 
 
 def read_marker(store: Store, shard: str) -> ShardStats | None:
-    """The marker of a shard; None where it is not published."""
+    """The marker of a shard; None if the shard is not published."""
     try:
         return ShardStats.from_json(store.get(marker_name(shard)))
     except FileNotFoundError:
@@ -149,14 +149,14 @@ def _part_names(store: Store, shard: str) -> list[str]:
 
 
 def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None:
-    """The names of all parts in their order; None while some are missing."""
+    """The names of all parts in order; None while some are missing."""
     names = _part_names(store, shard)
     totals = {part[2] for name in names if (part := parse_part(name)) is not None}
     totals |= set() if num_parts is None else {num_parts}
     if len(totals) > 1:
         raise ValueError(
-            f"shard {shard!r} has staged parts of {sorted(totals)} in all: two runs with other "
-            f"settings wrote here; remove {PARTS}{shard}/ from the output and run again"
+            f"shard {shard!r} has staged parts of {sorted(totals)} in total: two runs with "
+            f"different settings wrote here; remove {PARTS}{shard}/ and run again"
         )
     return names if names and len(names) == totals.pop() else None
 
@@ -173,8 +173,8 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
                     continue
                 if not row["members"]:
                     raise ValueError(
-                        f"{name}: {row['output_key']} passes the filters now, and its image was "
-                        f"not kept when others rejected it (output.keep_rejected: false)"
+                        f"{name}: {row['output_key']} passes these filters, but its image was not "
+                        f"kept when other filters rejected it (output.keep_rejected: false)"
                     )
                 members = {item["suffix"]: item["data"] for item in row["members"]}
                 is_rejected = row["status"] == Status.REJECTED
@@ -186,7 +186,7 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
 
 
 def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> ShardStats:
-    """Puts both tars, Parquet file and marker; returns what the marker says."""
+    """Puts both tars, the Parquet file and the marker; returns the marker."""
     rows = pa.concat_tables(built.tables).cast(ROW_SCHEMA).replace_schema_metadata(None)
     tar, parquet = built.tar.getvalue(), to_parquet(rows)
     rejected = built.rejected.getvalue() if built.num_rejected else None
@@ -197,7 +197,7 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
         stats.rejected_bytes = len(rejected)
         stats.rejected_sha256 = hashlib.sha256(rejected).hexdigest()
         store.put(rejected_name(shard), rejected)
-    else:  # what other filters rejected before
+    else:  # remove what other filters rejected before
         store.delete(rejected_name(shard))
     store.put(parquet_name(shard), parquet)
     if not store.put_if_absent(marker_name(shard), stats.to_json()):
@@ -206,7 +206,7 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
 
 
 def to_parquet(rows: pa.Table) -> bytes:
-    """The published Parquet file, the same bytes for the same rows."""
+    """The published Parquet file: equal bytes for equal rows."""
     sink = io.BytesIO()
     pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()

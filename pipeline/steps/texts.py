@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 
 MAX_DEPTH = 100  # of key.json's nesting: all that reads and writes it later recurses
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError, first_tasks, write_shards
 from pipeline.steps.read import read_shard

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Part, Status
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import plan_parts, read_shard, split_key

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_parts, read_shard
 from pipeline.steps.texts import substituted

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Sample
 from pipeline.steps.read import read_shard
 from tests.samples import shard_bytes

@@ -105,7 +105,7 @@ def test_every_fault_fails_its_own_part_alone(run: Run) -> None:
     assert set(rows) == {*EXPECTED, *others}
     for key in EXPECTED:
         if key.startswith("hang"):
-            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when it ran alone"
+            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when retried alone"
     assert not verify(Store(str(run.output))).problems
 
 

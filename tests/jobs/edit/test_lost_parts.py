@@ -116,7 +116,7 @@ def test_networks_that_do_not_load_fail_no_part(
     """As often as a worker may try; then nothing is staged, and a line says why."""
     lost = [("load", RunnerLostError("raised OSError: no such file")) for _ in range(failures)]
     assert run_alone(monkeypatch, lost, max_start_retries=2) == done
-    words = "that run alone raised OSError: no such file while it loaded the model"
+    words = "retry worker raised OSError: no such file while it loaded the model"
     assert (words in capsys.readouterr().err) == (not done)
 
 

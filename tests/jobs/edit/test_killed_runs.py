@@ -84,15 +84,24 @@ def small(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Small:
     return made
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(range(NUM_RESUMED_BY_RAY), id="two kills"),
+        pytest.param(
+            range(NUM_RESUMED_BY_RAY, NUM_KILLS), id="eight more", marks=pytest.mark.sweep
+        ),
+    ],
+)
 def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
-    small: Small, digests: Digests, tmp_path: Path
+    numbers: range, small: Small, digests: Digests, tmp_path: Path
 ) -> None:
     """Ten seeded storage calls; two of the runs go on under Ray, the others in the plain loop."""
     points = random.Random(5).sample(small.points, NUM_KILLS)
     assert {point.split()[1] for point in points} >= {"put", "put_if_absent", "delete"}
 
-    for number, point in enumerate(points):
-        output = tmp_path / str(number)
+    for number in numbers:
+        point, output = points[number], tmp_path / str(number)
         killed = small.ray(output, **{killer.RUN: point})
         assert killed.returncode == -signal.SIGKILL, f"{point}: {killed.stderr}"
         if number < NUM_RESUMED_BY_RAY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class ImageClassifier:
         """
         folder = check_classifier(path)
         options = {"local_files_only": True}
-        network = load_network(Network, folder, f"--classifier {path}")
+        network = load_network(Network, Path(folder), f"--classifier {path}")
         self.network = network.to(device).eval().requires_grad_(False)
         # Pillow's backend: the other one needs torchvision
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)

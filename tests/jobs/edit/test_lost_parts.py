@@ -8,7 +8,7 @@ import pytest
 
 import jobs.edit.lost_parts
 from jobs.edit.lost_parts import run_missing
-from jobs.edit.part_runner import NodeLostError, RunnerLostError
+from jobs.edit.part_runner import NodeLostError, NotStoredError, RunnerLostError
 from jobs.edit.progress import RunProgress
 from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
@@ -98,6 +98,16 @@ def test_part_whose_runner_dies_on_a_healthy_node_fails(monkeypatch: pytest.Monk
     """The first part is to blame; the second one is computed."""
     lost = [("compute", RunnerLostError("died"))]
     assert run_alone(monkeypatch, lost) == ["fail", "compute"]
+
+
+def test_a_part_that_the_store_refuses_has_no_failed_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk takes the small rows of a failure, which would stay; the shard stays undone."""
+    full = NotStoredError("raised OSError: [Errno 28] No space left on device")
+    assert run_alone(monkeypatch, [("compute", full)]) == []
+    words = "shard 0 stays unpublished: storing part 0 raised OSError: [Errno 28] No space left"
+    assert words in capsys.readouterr().err
 
 
 def test_nodes_are_not_lost_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

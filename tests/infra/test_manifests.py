@@ -9,8 +9,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import ray
 import yaml

@@ -1,4 +1,4 @@
-"""A run of any length holds the same memory on its driver."""
+"""The driver's memory does not grow with the length of a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_driver_memory_stays_flat_over_ten_thousand_parts() -> None:
-    """Through no-op stages in five waves: at most 1.2 times what it was at a tenth of them."""
+def test_driver_memory_stays_flat_over_10_000_parts() -> None:
+    """With no-op stages in five waves it grows at most 1.2 times after the first tenth."""
     command = [sys.executable, "-m", "infra.benchmarks.driver_memory", "--actors", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rayjob_schema() -> dict[str, Any]:
     if not CRD.exists():
-        pytest.skip(f"{CRD}: KubeRay's definition of a RayJob is not there")
+        pytest.skip(f"{CRD}: no such file (KubeRay's definition of a RayJob)")
     definition = yaml.safe_load(CRD.read_text())
     (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
     schema = strict(version["schema"]["openAPIV3Schema"])

@@ -119,8 +119,8 @@ def test_imagenet_classes_are_numbered_by_sorted_folder(tmp_path: Path) -> None:
     """With all 1,000 folders the sorted order gives the number; otherwise the name does."""
     for number in range(1000):
         (tmp_path / f"real/n{number:08d}").mkdir(parents=True)
-    grey = {"n00000007": (10, 20), "n00000160": (100,)}
-    for name, levels in grey.items():
+    gray = {"n00000007": (10, 20), "n00000160": (100,)}
+    for name, levels in gray.items():
         for level in levels:
             image = np.full((20, 30, 3), level, np.uint8)
             (tmp_path / f"real/{name}/{level}.JPEG").write_bytes(encode(image))

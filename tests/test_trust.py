@@ -23,7 +23,7 @@ from tests.samples import raw_sample, shard_bytes, write_shard
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,10 +64,10 @@ def test_pickles_in_a_shard_are_never_loaded(
 def test_no_url_runs_a_command(key: str, url: str, tmp_path: Path) -> None:
     """Such a url is refused by name, before anything is read."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
-    places = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
-    places[key] = url.format(tmp_path / "ran")
+    paths = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
+    paths[key] = url.format(tmp_path / "ran")
     with pytest.raises(ConfigError, match="refused"):
-        fake_plan(places["input.shards"], places["output.path"])
+        fake_plan(paths["input.shards"], paths["output.path"])
     assert not (tmp_path / "ran").exists()
 
 

@@ -183,7 +183,7 @@ def test_memory_that_does_not_suffice_is_no_damage(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row says so by a name that --retry-failed computes again; the next image goes on."""
-    name = {"picture": "_as_rgb", "mask": "_as_grey"}[what]
+    name = {"picture": "_as_rgb", "mask": "_as_gray"}[what]
     whole, calls = getattr(image_files, name), []
 
     def short(*args: Any) -> Image.Image:

@@ -34,8 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
     for item in items:
         shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        if shared or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else file))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

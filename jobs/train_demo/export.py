@@ -1,4 +1,4 @@
-"""Stage `export`: the trained model as the folder that the package carries, with its model card."""
+"""Stage `export`: writes the trained model into the package, with its model card."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ With it tests, the demo and comparisons of methods run without a download. It kn
 
 ## Figures
 
-By `python -m jobs.evaluate.demo_card`, with the settings of `make demo` (configs/demo.yaml).
-Figures of masks are of the masks that DiffEdit infers; for the edit these grow by a cell.
+Measured by `python -m jobs.evaluate.demo_card`, with the settings of `make demo`
+(configs/demo.yaml). Figures of masks are of DiffEdit's masks; for the edit they grow by a cell.
 
 $figures
 
@@ -92,11 +92,12 @@ Apache-2.0, like the rest of the package.
 
 
 def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) -> None:
-    """Write the model folder and the reader's weights into the package.
+    """Writes the model folder and the reader's weights into the package.
 
     Args:
         settings: the whole config.
-        folder: of the training run; evaluation.md is put into the card where it exists.
+        folder: of the training run; its evaluation.md, if there is one, becomes part of the card.
+        target: the model folder to replace.
 
     Raises:
         ValueError: the folder would be larger than 25 MB.
@@ -125,7 +126,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         round_weights(pipeline.unet.get_submodule(name), settings["export"]["mantissa_bits"])
     pipeline.unet.half()
     pipeline.vae.half()
-    # Float32: transformers loads what it finds, and would hand half floats to a float32 UNet.
+    # transformers loads the stored dtype, and would pass half floats to a float32 UNet.
     pipeline.text_encoder.float()
     pipeline.save_pretrained(partial, safe_serialization=True)
     write_tokenizer(partial / "tokenizer")
@@ -135,7 +136,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     (partial / "README.md").write_text(_CARD.substitute(facts))
     total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if total > LARGEST_BYTES:
-        raise ValueError(f"{partial}: {total} bytes, at most {LARGEST_BYTES} are allowed")
+        raise ValueError(f"{partial}: {total} bytes; at most {LARGEST_BYTES} are allowed")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     shutil.copyfile(folder / "readback.safetensors", WEIGHTS)
@@ -144,10 +145,11 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
 
 @torch.no_grad()
 def round_weights(network: torch.nn.Module, bits: int) -> None:
-    """Round to so many bits after the leading one, in place.
+    """Rounds weights to this many bits after the leading one, in place.
 
-    Of weights that change while others stay: their low bits are noise, do not compress, and stay in
-    the repository for good. With five no figure changed by more than 0.03 dB.
+    It is for weights that change between versions of the model: their low bits are noise, do not
+    compress, and stay in the repository forever. With five bits no figure changed by more than
+    0.03 dB.
     """
     for weight in network.parameters():
         mantissa, exponent = torch.frexp(weight)
@@ -159,7 +161,7 @@ def _millions(network: torch.nn.Module) -> str:
 
 
 def _summary(folder: Path, batch_size: int, what: str) -> str:
-    """Steps, samples and minutes, from the last line of a stage's log."""
+    """Steps, samples and minutes of a stage, from the last line of its log."""
     last = json.loads((folder / "losses.jsonl").read_text().splitlines()[-1])
     steps = last["step"]
     return f"{steps} steps, {steps * batch_size} {what}, {last['elapsed_s'] / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""The end of a run in numbers, from the markers of its shards."""
+"""The summary of a run, from the markers of its shards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
 
 
-def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
+def summarize(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
     """Sums the markers of the published shards of this run.
 
     Args:
-        plan: the plan as it stands at the end.
+        plan: the plan at the end of the run.
         wall_s: seconds that this invocation took, start-up included.
         num_edits_now: edits that this invocation computed.
 
@@ -55,5 +55,5 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
 
 
 def _ran(step: str, seconds: Counter[str]) -> bool:
-    """Every run has every step but the score stage."""
+    """Whether the run has this step: only the score stage is optional."""
     return step != SCORE_STAGE or step in seconds

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config.config import Config
 from pipeline.images.composite import Composite, composite, into_source, mask_of
-from pipeline.images.files import decode_image, encode_grey, encode_image
+from pipeline.images.files import decode_image, encode_gray, encode_image
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
@@ -137,11 +137,11 @@ def _write_members(
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
         "json": _provenance(sample, known | written),
-        "mask.png": encode_grey(made.mask),
+        "mask.png": encode_gray(made.mask),
     }
     if context.keep_difference and edit.difference is not None:
-        grey = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
-        files["difference.png"] = encode_grey(grey)
+        gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
+        files["difference.png"] = encode_gray(gray)
     reserved = {*files, "difference.png"}
     files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]

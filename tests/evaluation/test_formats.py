@@ -86,7 +86,7 @@ def test_pie_bench_gives_tasks_without_brackets(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"editing_type_id": "12"}, "entry 'k': editing_type_id '12' is not 0 to 9"),
-        ({"mask": [1, 2, 3]}, "entry 'k': the mask is no list"),
+        ({"mask": [1, 2, 3]}, "entry 'k': the mask must be a list"),
         ({"image_path": "gone.jpg"}, "gone.jpg, which cannot be read"),
     ],
 )

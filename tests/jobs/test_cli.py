@@ -98,7 +98,7 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
         mock.patch("jobs.commands.demo.edit", edit),
     ):
         assert main([command, *rest, *places]) == 1
-    assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to go on\n"
+    assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to resume\n"
 
 
 def test_progress_says_what_a_person_wants_to_know() -> None:

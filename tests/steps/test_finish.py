@@ -287,7 +287,7 @@ def test_a_row_that_failed_here_tells_of_no_image(monkeypatch: pytest.MonkeyPatc
     def full(values: np.ndarray) -> bytes:
         raise OSError("no space")
 
-    monkeypatch.setattr("pipeline.steps.finish.encode_grey", full)
+    monkeypatch.setattr("pipeline.steps.finish.encode_gray", full)
     (row,) = finished(make_prepared())
     assert (row["status"], row["error"], row["members"]) == ("failed", "OSError", [])
     told = ("image_sha256", "width", "height", "mask_box", "output_key")

@@ -1,4 +1,4 @@
-"""1,000 and 10,000 samples that somebody else made: rows with reasons, whatever their bytes are."""
+"""Mutated samples: each becomes rows with a status and a reason, whatever its bytes are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_GROWN_BYTES = 64 * 2**20  # from the 500th sample to the last: nothing is kept
+MAX_GROWN_BYTES = 64 * 2**20  # from the 500th sample to the last: no memory is kept
 MAX_PEAK_BYTES = 256 * 2**20  # a shard of 50 samples, images of a million pixels at most
 
 
@@ -22,7 +22,7 @@ def test_mutated_samples_are_rows_and_memory_is_bounded(num_samples: int) -> Non
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
     assert result.returncode == 0, result.stderr[-4000:]
     found = json.loads(result.stdout)
-    assert found["samples"] > 0.97 * num_samples  # some names are no sample's, as webdataset has it
+    assert found["samples"] > 0.97 * num_samples  # webdataset finds no key in some names
     assert found["rows"] > found["samples"]
     assert found["grown_bytes"] < MAX_GROWN_BYTES
     assert found["peak_bytes"] < MAX_PEAK_BYTES

@@ -120,7 +120,7 @@ def test_a_shard_whose_reader_is_lost_stays_unpublished_and_is_named(run: Run) -
         "hang-read": f"reading it timed out after {LIMIT_S} s",
     }.items():
         assert f"shard {key} stays unpublished: {reason}" in run.disturbed.stderr
-    assert f"mask timed out after {LIMIT_S} s; its worker was ended" in run.disturbed.stderr
+    assert f"mask timed out after {LIMIT_S} s; its worker was killed" in run.disturbed.stderr
     assert "Traceback" not in run.disturbed.stderr
 
 
@@ -129,7 +129,7 @@ def test_retry_failed_ends_in_the_bytes_of_an_undisturbed_run(run: Run, digests:
     before = digests(run.output)
     done = run.again("--retry-failed")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "2 published shards have failed edits to compute again" in done.stdout
+    assert "2 published shards have failed edits to recompute" in done.stdout
     after, clean = digests(run.output), digests(run.undisturbed)
     assert {name: after[name] for name in after if "stays" not in name} == {
         name: clean[name] for name in clean if "stays" not in name

@@ -109,7 +109,7 @@ def test_mean_psnr_is_of_images_and_of_what_is_counted() -> None:
     """A tenth off everywhere is 26 dB; errors beside what counts are none, the most there is."""
     images, counted = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     counted[1] = False
-    value = mean_psnr(images + 0.1, images, counted, most=53.0)
+    value = mean_psnr(images + 0.1, images, counted, max_db=53.0)
     assert value.item() == pytest.approx((26.02 + 53.0) / 2, abs=0.02)
 
 

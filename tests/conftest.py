@@ -30,6 +30,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, tor
 SHARED = ("s3_server", "ray_address", "recovered")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
     for item in items:

@@ -54,5 +54,5 @@ def run_fake(
     with mock.patch("pipeline.stages.build.load_fused", return_value={stage: inverting}):
         plan = run_loop(plan, beside=beside)
     sweep(plan.output)
-    write_summary(plan.output, summarize(plan, 1.0, 0))
+    write_summary(plan.output, summarize(plan, 1.0, 0).to_tree())
     return plan

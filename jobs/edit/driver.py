@@ -85,7 +85,7 @@ def edit(
     plan = publish_staged(plan)
     stopped = False
     num_edits = 0
-    against = None
+    outcome = None
     if plan.work:
         if not ray.is_initialized():
             connect(config, verbose)
@@ -97,11 +97,11 @@ def edit(
             if not keep_ray:
                 disconnect()
         num_edits = progress.counts.total()
-        against = expected.compared_with(progress.images_per_s_after_start)
+        outcome = expected.compared_with(progress.images_per_s_after_start)
         plan = plan.still_to_do()
     sweep(plan.output)
-    summary = summarize(plan, time.monotonic() - started, num_edits) | {"plan": against}
-    write_summary(plan.output, summary)
+    summary = summarize(plan, time.monotonic() - started, num_edits, outcome)
+    write_summary(plan.output, summary.to_tree())
     print_summary(plan, summary)
     if not stopped:
         report_run(plan, num_edits)

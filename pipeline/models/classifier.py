@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoModelForImageClassification as Network
 from pipeline.config.scores import Weights
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import locate
+from pipeline.models.weights import load_network
 
 NEEDED = (("config.json",), ("preprocessor_config.json",))
 
@@ -31,7 +33,7 @@ class ImageClassifier:
         """
         folder = check_classifier(path)
         options = {"local_files_only": True}
-        network = Network.from_pretrained(folder, use_safetensors=True, **options)
+        network = load_network(Network, Path(folder), f"--classifier {path}")
         self.network = network.to(device).eval().requires_grad_(False)
         # Pillow's backend: the other one needs torchvision
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)

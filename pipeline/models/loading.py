@@ -31,6 +31,7 @@ from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
+from pipeline.models.weights import load_network
 
 DTYPES = {
     "float32": torch.float32,
@@ -113,11 +114,11 @@ def load_model(
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name
-        network = kind.from_pretrained(
+        network = load_network(
+            kind,
             folder,
+            f"model.path={model.path!r}",
             variant=weights_variant(folder, model.path),
-            use_safetensors=True,
-            local_files_only=True,
             torch_dtype=dtype,
         )
         if isinstance(network, ModelMixin):

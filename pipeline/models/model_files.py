@@ -16,6 +16,7 @@ from pipeline.config.config import Model
 BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder to use for "bundled", in development
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH_CHUNK_BYTES = 8 << 20
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # files to download of each component
 UNWANTED = ("*.fp16*", "*non_ema*")  # the same weights, rounded or without averaging
@@ -118,26 +119,23 @@ def model_error(model_path: str, reason: str) -> ValueError:
 
 
 def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
-    """Downloads the needed files of a hub model, pinned to the commit of its revision."""
-    from huggingface_hub import snapshot_download  # imported here: local models do not need it
+    """Downloads the needed files of a hub model, pinned to the commit of its revision.
+
+    A commit whose files are cached needs no call to the hub: so a worker, which is given the commit
+    that the driver found, neither waits for the hub nor sees a branch that has moved since.
+    """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [f"{component}/{kind}" for component in sorted(set(components)) for kind in WANTED]
     try:
-        folder = Path(
-            snapshot_download(
-                model.path,
-                revision=model.revision,
-                allow_patterns=["model_index.json", *patterns],
-                ignore_patterns=list(UNWANTED),
-            )
-        )
-        if bare := _without_weights(folder):  # only rounded weights exist, so download those
-            snapshot_download(
-                model.path,
-                revision=folder.name,
-                allow_patterns=[f"{component}/*.safetensors*" for component in bare],
-            )
+        if COMMIT.fullmatch(model.revision or ""):
+            try:
+                folder = _snapshot(model.path, model.revision, patterns, local_files_only=True)
+                if (folder / "model_index.json").is_file() and not incomplete_weights(folder):
+                    return folder, folder.name
+            except LocalEntryNotFoundError:
+                pass  # nothing of this commit is cached
+        folder = _snapshot(model.path, model.revision, patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -147,7 +145,43 @@ def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
     return folder, folder.name  # the snapshot's folder is named by its commit
 
 
+def _snapshot(
+    name: str, revision: str | None, patterns: list[str], *, local_files_only: bool = False
+) -> Path:
+    """The folder of a commit in the cache, with its files downloaded."""
+    from huggingface_hub import snapshot_download  # imported here: local models do not need it
+
+    folder = Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=["model_index.json", *patterns],
+            ignore_patterns=list(UNWANTED),
+            local_files_only=local_files_only,
+        )
+    )
+    bare = _without_weights(folder)
+    if bare and not local_files_only:  # only rounded weights exist, so download those
+        snapshot_download(
+            name,
+            revision=folder.name,
+            allow_patterns=[f"{component}/*.safetensors*" for component in bare],
+        )
+    return folder
+
+
 def _without_weights(folder: Path) -> list[str]:
     """The components that have a network's configuration but no weights."""
     networks = {path.parent for path in folder.glob("*/config.json")}
     return sorted(path.name for path in networks if not any(path.glob("*.safetensors")))
+
+
+def incomplete_weights(folder: Path) -> list[str]:
+    """What a model's folder lacks: components without weights, and files that an index names."""
+    lacking = [f"{name}/*.safetensors" for name in _without_weights(folder)]
+    for index in sorted(folder.glob("*/*.safetensors.index.json")):
+        files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        lacking += [
+            f"{index.parent.name}/{file}" for file in files if not (index.parent / file).is_file()
+        ]
+    return lacking

@@ -56,6 +56,7 @@ class ModelInfo:
         latent_scale: side of one latent cell in pixels.
         latent_channels: C.
         components: its subfolders.
+        commit: of a hub model; None for a local folder.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class ModelInfo:
     latent_scale: int
     latent_channels: int
     components: tuple[str, ...] = ()
+    commit: str | None = None
 
     def size_for(self, model: Model) -> int:
         """Side of the images to edit in pixels: ``model.size``, or the model's own."""
@@ -118,6 +120,7 @@ def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
         components=components,
+        commit=commit,
     )
     try:
         load_schedule(info, info.size_for(model))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.config.scores import Dino, Lpips, Nsfw, Scores, Weights
 from pipeline.models.lpips_layers import identifying_shapes
-from pipeline.models.model_files import HUB_ID, PICKLES, files_sha256
+from pipeline.models.model_files import COMMIT, HUB_ID, PICKLES, files_sha256
 
 # Files that a scorer needs besides safetensors: one of each inner tuple.
 NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -37,6 +38,7 @@ class ScorerFiles:
     folder: Path
     weights: tuple[Path, ...]  # safetensors
     revision: str  # the hub's commit, or sha256 of the local files
+    commit: str | None = None  # of a hub model
 
 
 def probe_scores(scores: Scores, *, hash_files: bool = True) -> dict[str, ScorerFiles]:
@@ -125,7 +127,7 @@ def locate(
         if not any((folder / file).is_file() for file in alternatives):
             raise _error(option, weights, f"{folder} has no {' or '.join(alternatives)}")
     revision = commit or (files_sha256((file.name, file) for file in files) if hash_files else "")
-    return ScorerFiles(folder, tensors, revision)
+    return ScorerFiles(folder, tensors, revision, commit)
 
 
 def _check(name: str, weights: Weights, files: ScorerFiles) -> None:
@@ -184,10 +186,16 @@ def _from_hub(option: str, weights: Weights) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download  # imported here: local weights do not need it
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    download = partial(snapshot_download, weights.path, revision=weights.revision)
+    download = partial(download, allow_patterns=list(PATTERNS))
     try:
-        folder = snapshot_download(
-            weights.path, revision=weights.revision, allow_patterns=list(PATTERNS)
-        )
+        try:  # a commit that the driver found needs no call to the hub where it is cached
+            is_commit = COMMIT.fullmatch(weights.revision or "") is not None
+            folder = download(local_files_only=is_commit)
+            if is_commit and not any(Path(folder).glob("*.safetensors")):
+                folder = download()
+        except LocalEntryNotFoundError:
+            folder = download()
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(

@@ -28,6 +28,7 @@ from pipeline.models.loading import DTYPES
 from pipeline.models.lpips import Lpips
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import ScorerFiles, linear_layers, probe_scores
+from pipeline.models.weights import load_network
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,8 @@ class Scorers:
         return logits.softmax(1)[:, labels[self.nsfw_label]]
 
     def _network(self, kind: Any, files: ScorerFiles, **options: Any) -> Any:
-        network = kind.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=self.dtype,
-            **options,
+        network = load_network(
+            kind, files.folder, f"scores: {files.folder}", torch_dtype=self.dtype, **options
         )
         return network.to(self.device).eval().requires_grad_(False)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.models.probe import ModelInfo, probe_model
-from pipeline.models.score_weights import probe_scores
+from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
@@ -87,7 +88,7 @@ def make_plan(config: Config, device: str) -> Plan:
         saved_filters = read_filters(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    config = _with_resolved_threads(config, saved)
+    config = _pinned(_with_resolved_threads(config, saved), model, scorers)
     revisions = {name: files.revision for name, files in scorers.items()}
     inputs = fingerprint_inputs(config, model.revision, device, revisions)
     _check_same_run(config.output.path, saved, inputs, bool(state))
@@ -99,6 +100,23 @@ def make_plan(config: Config, device: str) -> Plan:
     work, published = _split(every, state)
     listed = {name: item.shard for name, item in every.items()}
     return Plan(config, device, model, fingerprint(inputs), inputs, work, published, listed)
+
+
+def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
+    """The configuration with the commits of hub models in place of branches.
+
+    It travels to the workers, so each loads what the driver found, also after a branch has moved.
+    """
+    commits = {name: files.commit for name, files in scorers.items() if files.commit}
+    chosen = config.scores.chosen
+    scores = {
+        name: chosen[name].model_copy(update={"revision": commit})
+        for name, commit in commits.items()
+    }
+    changes: dict[str, Any] = {"scores": config.scores.model_copy(update=scores)}
+    if model.commit:
+        changes["model"] = config.model.model_copy(update={"revision": model.commit})
+    return config.model_copy(update=changes)
 
 
 def _check_reachable(output: Store) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.config.config import Config
+from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
 
@@ -43,8 +43,8 @@ class Estimate:
     silence_s: float = HANG_MAX_S  # a worker without a heartbeat for this long counts as hung
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
 
-    def compared_with(self, images_per_s: float | None) -> dict[str, Any]:
-        """The estimate and the actual rate, JSON-able, for the summary.
+    def compared_with(self, images_per_s: float | None) -> PlanOutcome:
+        """The estimate beside the actual rate, for the summary.
 
         Args:
             images_per_s: from the first part to the last one; None: fewer than two parts.
@@ -52,15 +52,15 @@ class Estimate:
         ratio = None
         if images_per_s is not None and self.images_per_s:
             ratio = images_per_s / self.images_per_s
-        return {
-            "layout": self.layout,
-            "actors": self.sizes,
-            "wall_s": self.wall_s,
-            "device_hours": self.device_hours,
-            "images_per_s": self.images_per_s,
-            "images_per_s_after_start": images_per_s,
-            "ratio": ratio,
-        }
+        return PlanOutcome(
+            layout=self.layout,
+            actors=self.sizes,
+            wall_s=self.wall_s,
+            device_hours=self.device_hours,
+            images_per_s=self.images_per_s,
+            images_per_s_after_start=images_per_s,
+            ratio=ratio,
+        )
 
 
 def estimate(

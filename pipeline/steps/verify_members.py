@@ -6,18 +6,18 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.records.part import Status
+from pipeline.records.rows import Row
 from pipeline.storage.archive import read_members
 
 IMAGES = ("jpg", "png", "webp")
 
 
-def check_members(tar: bytes, rows: list[dict[str, Any]] | None, status: Status) -> Iterator[str]:
+def check_members(tar: bytes, rows: list[Row] | None, status: Status) -> Iterator[str]:
     """The problems of a tar, which must hold the members of every row with ``status``, and no more.
 
     Args:
@@ -37,34 +37,36 @@ def check_members(tar: bytes, rows: list[dict[str, Any]] | None, status: Status)
     if rows is None:
         return
     for row in rows:
-        if row["status"] != status:
+        if row.status != status:
             continue
-        sample = samples.pop(row["output_key"], None)
+        sample = samples.pop(row.output_key or "", None)
         if sample is None:
-            yield f"{row['output_key']}: the row is {status}, but has no members in its tar"
+            yield f"{row.output_key}: the row is {status}, but has no members in its tar"
         else:
-            yield from (f"{row['output_key']}: {line}" for line in _check_sample(sample, row))
+            yield from (f"{row.output_key}: {line}" for line in _check_sample(sample, row))
     for key in samples:
         yield f"{key}: members in the tar of {status} images, but no such row"
 
 
-def _check_sample(sample: dict[str, bytes], row: dict[str, Any]) -> Iterator[str]:
-    shape = (row["height"], row["width"])
+def _check_sample(sample: dict[str, bytes], row: Row) -> Iterator[str]:
+    shape = (row.height, row.width)
     digests = {
         suffix: hashlib.sha256(sample[suffix]).hexdigest() for suffix in IMAGES if suffix in sample
     }
-    images = [suffix for suffix, digest in digests.items() if digest == row["image_sha256"]]
+    images = [suffix for suffix, digest in digests.items() if digest == row.image_sha256]
     if not images:
         yield "no image with the row's sha256"
     elif _decoded_shape(sample[images[0]]) != (*shape, 3):
         yield f"the image does not decode to {shape[1]} x {shape[0]} pixels"
-    if sample.get("txt") != (row["edit_text"] or "").encode():
+    if sample.get("txt") != (row.edit_text or "").encode():
         yield "the member .txt is missing or is not the row's edit text"
     if "mask.png" not in sample or _decoded_shape(sample["mask.png"]) != shape:
         yield "the member .mask.png is missing or has another size than the image"
     try:
         record = json.loads(sample["json"])
-        same = all(record[name] == row[name] for name in ("key", "edit_index", "image_sha256"))
+        same = all(
+            record[name] == getattr(row, name) for name in ("key", "edit_index", "image_sha256")
+        )
     except (KeyError, ValueError, TypeError):
         same = False
     if not same:

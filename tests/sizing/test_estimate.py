@@ -156,9 +156,9 @@ def test_the_memory_of_all_actors_is_added_up() -> None:
 def test_the_summary_compares_the_estimate_with_the_actual_rate() -> None:
     """The ratio is None if either rate is not known."""
     expected = Estimate("fused", {"fused": 1}, {"fused": 1.0}, images_per_s=4.0)
-    assert expected.compared_with(3.0)["ratio"] == pytest.approx(0.75)
-    assert expected.compared_with(None)["ratio"] is None
-    assert replace(expected, images_per_s=None).compared_with(3.0)["ratio"] is None
+    assert expected.compared_with(3.0).ratio == pytest.approx(0.75)
+    assert expected.compared_with(None).ratio is None
+    assert replace(expected, images_per_s=None).compared_with(3.0).ratio is None
 
 
 def test_threads_without_reserved_cores_have_a_warning() -> None:

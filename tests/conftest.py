@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Ray's workers have a niceness of 15 by default: they would starve beside a test that computes.
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # one process less a run
 
 import pytest
 import torch
@@ -30,12 +31,13 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, tor
 SHARED = ("s3_server", "ray_address", "recovered")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
     for item in items:
         shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        if shared or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else file))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -72,7 +72,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Jo
     (folder / "job.yaml").write_text(
         f"input: {{shards: {folder}/in/*.tar}}\n"
         "output: {path: given below, format: png, difference_map: true}\n"
-        f"model: {{path: {tiny_model_folder}, size: 32}}\n"
+        f"model: {{path: {tiny_model_folder}, size: 32, device: cpu}}\n"
         "method: {steps: 6, mask: {num_noises: 2}}\n"
         "run: {part_size: 4, progress_every_s: 0.1, grace_s: 60}\n"
     )

@@ -33,7 +33,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_full_disk_leaves_no_failed_rows(job: Job, disk: Path, tmp_path: Path) -> None:
     """Exit code 1 and the reason; once the disk is larger, all edits are made and none failed."""
     for number in range(SHARDS):

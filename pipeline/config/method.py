@@ -71,7 +71,7 @@ class Method(Section):
     guidance_scale: float = Field(7.5, ge=1.0)  # 1 = no guidance
     negative_text: str = ""
     encode: Literal["ddim", "noise"] = "ddim"  # inversion by the solver, or plain noise
-    solver: Literal["ddim", "dpmpp_2m", "bdia"] = "ddim"  # of encoding and decoding alike
+    solver: Literal["ddim", "dpmpp_2m"] = "ddim"  # of encoding and decoding alike
     ddim_eta: Share = 0.0  # fresh noise at each step of decoding, as in DDPM at 1
     repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
     mask: Mask = Mask()

@@ -20,8 +20,6 @@ def dpmpp_2m(
     latent: Tensor,
     levels: Sequence[Level],
     after_step: AfterStep | None = None,
-    *,
-    neighbour: Tensor | None = None,
 ) -> Tensor:
     """Extrapolates the predicted x0 from this step and the one before it: see ``Solver``.
 

@@ -144,7 +144,7 @@ def test_outside_the_box_the_latent_is_the_clean_one(tiny_model: LatentDiffusion
     assert not torch.equal(latent[:, ~keep], clean[:, ~keep])
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "bdia"])
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
 def test_an_edit_does_not_depend_on_its_neighbours(
     tiny_model: LatentDiffusion, solver: str
 ) -> None:

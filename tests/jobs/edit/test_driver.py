@@ -58,20 +58,6 @@ def test_retry_failed_says_how_many(finished: Plan, capsys: pytest.CaptureFixtur
     assert "0 published shards have failed edits to compute again" in capsys.readouterr().out
 
 
-def test_bdia_under_guidance_is_warned_of(
-    finished: Plan, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A run with it starts with one line that says what to choose; without guidance with none."""
-    for guidance_scale, num_lines in ((7.5, 1), (1.0, 0)):
-        update = {"solver": "bdia", "guidance_scale": guidance_scale}
-        method = finished.config.method.model_copy(update=update)
-        config = finished.config.model_copy(update={"method": method})
-        assert again(replace(finished, config=config)) == 0
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == num_lines
-        assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)
-
-
 def test_json_lines_are_all_that_a_run_says(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

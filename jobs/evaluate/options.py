@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, load_config
+from pipeline.demo.edits import KINDS
 from pipeline.evaluation.curves import METHODS, RATIOS, UNLESS_NAMED
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
@@ -35,10 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classifier", metavar="PATH", help="imagenet: a folder or hub id, for the accuracy"
     )
+    parser.add_argument(
+        "--kinds",
+        type=_names_of(KINDS),
+        metavar="KIND,KIND,...",
+        help=f"demo: of {', '.join(KINDS)}; default: color,shape, with --card all",
+    )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="demo: also what the model's card says: masks, background, the model alone",
+    )
     parser.add_argument("--sweep", action="store_true", help="several methods over their ratios")
     parser.add_argument("--ratios", type=_numbers, default=list(RATIOS), metavar="R,R,...")
     parser.add_argument(
-        "--methods", type=_names, default=list(UNLESS_NAMED), metavar="NAME,NAME,..."
+        "--methods", type=_names_of(METHODS), default=list(UNLESS_NAMED), metavar="NAME,NAME,..."
     )
     parser.add_argument(
         "--plain", action="store_true", help="one process and no Ray: sooner for a few edits"
@@ -82,9 +94,14 @@ def _numbers(text: str) -> list[float]:
     return [float(word) for word in text.split(",")]
 
 
-def _names(text: str) -> list[str]:
-    names = [word.strip() for word in text.split(",")]
-    unknown = [name for name in names if name not in METHODS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r}; there are {', '.join(METHODS)}")
+def _names_of(allowed: Collection[str]) -> Callable[[str], list[str]]:
+    """A parser of names with commas between them."""
+
+    def names(text: str) -> list[str]:
+        found = [word.strip() for word in text.split(",")]
+        unknown = [name for name in found if name not in allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r}; there are {', '.join(allowed)}")
+        return found
+
     return names

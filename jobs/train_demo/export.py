@@ -72,8 +72,12 @@ world.
 
 ## Figures
 
-By `python -m jobs.evaluate.demo_card`, with the settings of `make demo` (configs/demo.yaml).
-Figures of masks are of those that DiffEdit finds; for the edit they grow by a cell.
+By `overpaint evaluate demo --card --plain --limit 512`, with the settings of `make demo`
+(configs/demo.yaml) and without the pixel composite. Edits and scenes are held out; five kinds of
+edits take turns. Figures of masks are of those that DiffEdit finds; for the edit they grow by a
+cell. The background is all that a color, shape or object edit does not change, not even by a
+shadow: of the edit, of the VAE alone, and of an edit that replaces just the true latent cells.
+`overpaint evaluate demo --sweep` compares methods and ratios.
 
 $figures
 
@@ -96,7 +100,9 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
 
     Args:
         settings: the whole config.
-        folder: of the training run; evaluation.md is put into the card where it exists.
+        folder: of the training run; evaluation/card.md is put into the card where it exists:
+            overpaint evaluate demo --card --config demo model.path=FOLDER/model
+            --out FOLDER/evaluation
 
     Raises:
         ValueError: the folder would be larger than 25 MB.
@@ -117,7 +123,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         "limits": textwrap.fill(settings["export"]["limits"], 100),
         "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
         "settings": yaml.safe_dump(settings, sort_keys=False).strip(),
-        "figures": _text(folder / "evaluation.md") or "Not measured yet.",
+        "figures": _text(folder / "evaluation" / "card.md") or "Not measured yet.",
     }
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -49,6 +49,7 @@ class Seen:
     after: Image  # same shape; of an unchanged edit the image before
     truth: NDArray[np.bool_] | None  # (H, W), True where the edit belongs; None: unknown
     is_unchanged: bool
+    group: str = ""  # the task's
 
 
 class Judge(Protocol):
@@ -131,7 +132,7 @@ def _measure_shard(
         if is_unchanged:  # an image is at no distance from itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
-        seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged)
+        seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged, result.group)
         judged.append((result, seen))
     for judge in judges if judged else ():
         found = judge.edits([seen for _, seen in judged])

@@ -2,20 +2,26 @@ PYTHON ?= python3.11
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(VENV)/bin/python -m pytest
+# Two at a time; tests of one xdist_group follow each other in one process and share what it built.
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint format wheel clean
+.PHONY: demo test test-all test-fast lint format wheel clean
 
 ## make demo: draw input shards, edit them with the bundled model, print where the pictures are
 demo: $(VENV)/installed
 	$(VENV)/bin/overpaint demo
 
-## make test: everything that runs without a GPU; names the slowest tests
+## make test: what needs no GPU, without the long sweeps; names the slowest tests
 test: $(VENV)/installed-dev
-	$(PYTEST) -m "not gpu" --durations=15
+	$(PYTEST) $(PARALLEL) -m "not gpu and not sweep" --durations=15
 
-## make test-fast: without the tests that start Ray or build the wheel
+## make test-all: the long sweeps too
+test-all: $(VENV)/installed-dev
+	$(PYTEST) $(PARALLEL) -m "not gpu" --durations=15
+
+## make test-fast: without the tests that start Ray, a server or other processes
 test-fast: $(VENV)/installed-dev
-	$(PYTEST) -m "not gpu and not slow"
+	$(PYTEST) $(PARALLEL) -m "not gpu and not sweep and not slow"
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
@@ -25,6 +31,11 @@ lint: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+.PHONY: reference
+## make reference: write configs/schema.json and the tables of configs/README.md anew
+reference: $(VENV)/installed
+	$(VENV)/bin/python -m pipeline.config.reference
 
 wheel: $(VENV)/installed-dev
 	$(VENV)/bin/python -m build --wheel

@@ -1,1 +1,1 @@
-"""Entry points. The only importers of Ray; nothing imports jobs."""
+"""The commands. Only this package imports Ray, and no other package imports this one."""

@@ -1,4 +1,4 @@
-"""The arguments of the command ``overpaint``, read before torch and Ray are loaded."""
+"""The arguments of the command ``overpaint``, parsed before torch and Ray are imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; key=value may stand before and after them, which argparse alone refuses."""
+    """The parsed options. key=value may precede or follow options; argparse alone refuses that."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     late = [text for text in rest if "=" in text and not text.startswith("-")]
@@ -39,24 +39,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_runs(commands: Any) -> None:
-    """What edits shards."""
+    """Commands that edit shards."""
     edit = commands.add_parser("edit", help="edit the shards that a config names")
     _add_config(edit, "output.path=out")
     edit.add_argument("--dry-run", action="store_true", help="print the plan, compute nothing")
     edit.add_argument(
-        "--retry-failed", action="store_true", help="compute failed edits of published shards again"
+        "--retry-failed", action="store_true", help="recompute failed edits of published shards"
     )
     edit.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     edit.set_defaults(command="edit")
 
-    plan = commands.add_parser("plan", help="what edit would take: pools, images/s, hours, money")
+    plan = commands.add_parser("plan", help="estimate a run of edit: pools, images/s, hours, money")
     _add_config(plan, "run.layout=auto")
     plan.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
     plan.set_defaults(command="plan")
 
-    submit = commands.add_parser("submit", help="run edit as a job of a Ray cluster")
+    submit = commands.add_parser("submit", help="run edit as a job on a Ray cluster")
     _add_config(submit, "output.path=out")
-    submit.add_argument("--address", required=True, help="of the dashboard: http://HOST:8265")
+    submit.add_argument(
+        "--address", required=True, help="the address of the cluster's dashboard: http://HOST:8265"
+    )
     submit.add_argument(
         "--packages", action="store_true", help="let Ray install the libraries on the nodes"
     )
@@ -65,8 +67,10 @@ def _add_runs(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    """What shows the whole on the bundled model."""
-    demo = commands.add_parser("demo", help="make input, edit it with the bundled model")
+    """Commands of the demo world."""
+    demo = commands.add_parser(
+        "demo", help="draw input shards and edit them with the bundled model"
+    )
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.layout=fused")
     demo.add_argument("--folder", default="runs/demo", help="default: runs/demo")
     demo.add_argument("-v", "--verbose", action="store_true", help="show Ray's messages")
@@ -74,26 +78,26 @@ def _add_demo(commands: Any) -> None:
 
     data = commands.add_parser("demo-data", help="draw shards of the demo world")
     data.add_argument("output", help="a folder")
-    data.add_argument("--shards", type=_positive, default=4)
-    data.add_argument("--samples", type=_positive, default=64, help="a shard")
-    data.add_argument("--seed", type=int, default=0)
+    data.add_argument("--shards", type=_positive, default=4, help="default: 4")
+    data.add_argument("--samples", type=_positive, default=64, help="per shard; default: 64")
+    data.add_argument("--seed", type=int, default=0, help="default: 0")
     data.set_defaults(command="demo_data")
 
 
 def _add_outputs(commands: Any) -> None:
-    """What looks at an output, or filters it anew."""
-    verify = commands.add_parser("verify", help="read everything published again and check it")
+    """Commands that read an output, or apply other filters to it."""
+    verify = commands.add_parser("verify", help="read everything that is published and check it")
     verify.add_argument("output", help="folder or url of a run's output")
     _add_storage_option(verify)
     verify.set_defaults(command="verify")
 
-    status = commands.add_parser("status", help="what is done, staged, to do and failed, by shard")
+    status = commands.add_parser("status", help="list shards: done, staged or to do; failed edits")
     status.add_argument("output", help="folder or url of a run's output")
-    status.add_argument("--json", action="store_true", help="for a program to read")
+    status.add_argument("--json", action="store_true", help="print JSON")
     _add_storage_option(status)
     status.set_defaults(command="status")
 
-    report = commands.add_parser("report", help="write one HTML page to look at the output with")
+    report = commands.add_parser("report", help="write one HTML page that shows the output")
     report.add_argument("output", help="folder or url of a run's output")
     report.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. report.price_per_device_hour=2.5"
@@ -101,18 +105,18 @@ def _add_outputs(commands: Any) -> None:
     _add_storage_option(report)
     report.set_defaults(command="report")
 
-    mix = commands.add_parser("mix", help="originals and edits as training shards, by split")
+    mix = commands.add_parser("mix", help="write originals and edits as training shards, by split")
     mix.add_argument("output", help="folder or url for the training shards")
     mix.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. ratio=0.5")
     mix.add_argument(
         "--edited", action="append", required=True, metavar="RUN", help="output of edit; repeatable"
     )
-    mix.add_argument("--config", help="a YAML file of these keys")
+    mix.add_argument("--config", help="a YAML file with these keys")
     mix.add_argument("--dry-run", action="store_true", help="count, write nothing")
     mix.set_defaults(command="mix")
 
     refilter = commands.add_parser(
-        "refilter", help="apply other filters to an output; computes no image again"
+        "refilter", help="apply other filters to an output, without recomputing images"
     )
     refilter.add_argument("output", help="folder or url of a run's output")
     refilter.add_argument(
@@ -120,51 +124,59 @@ def _add_outputs(commands: Any) -> None:
         action="append",
         default=[],
         metavar="FILTER",
-        help="e.g. 'clip_directional >= 0.25'; takes the place of the one on that score",
+        help="e.g. 'clip_directional >= 0.25'; replaces the filter on that score",
     )
-    refilter.add_argument("--preset", action="append", default=[], help="e.g. instruct_pix2pix")
-    refilter.add_argument("--drop", action="append", default=[], metavar="SCORE")
-    refilter.add_argument("--clear", action="store_true", help="begin without any filter")
+    refilter.add_argument(
+        "--preset", action="append", default=[], help="add a preset, e.g. instruct_pix2pix"
+    )
+    refilter.add_argument(
+        "--drop", action="append", default=[], metavar="SCORE", help="remove the filters on a score"
+    )
+    refilter.add_argument("--clear", action="store_true", help="remove all current filters first")
     refilter.add_argument("--dry-run", action="store_true", help="print what would change")
     _add_storage_option(refilter)
     refilter.set_defaults(command="refilter")
 
 
 def _add_measures(commands: Any) -> None:
-    """What measures a method or a machine."""
+    """Commands that measure a method or a machine."""
     evaluate = commands.add_parser("evaluate", help="edit and measure a public benchmark")
     add_evaluate_arguments(evaluate)
     evaluate.set_defaults(command="evaluate")
 
-    bench = commands.add_parser("benchmark", help="time the loops beside diffusers' own DiffEdit")
+    bench = commands.add_parser("benchmark", help="compare the speed with diffusers' own DiffEdit")
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
     bench.add_argument(
         "--model", default="bundled", help="a folder, bundled, random:sd15 or random:sdxl"
     )
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     bench.add_argument("--dtype", choices=DTYPES, default="float32")
-    bench.add_argument("--baseline-dtype", choices=DTYPES, help="default: the same")
+    bench.add_argument("--baseline-dtype", choices=DTYPES, help="default: that of --dtype")
     bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
-    bench.add_argument("--edits", type=_positive, default=16, help="of a run; default: 16")
-    bench.add_argument("--baseline-edits", type=_positive, default=4, help="likewise; default: 4")
+    bench.add_argument("--edits", type=_positive, default=16, help="per run; default: 16")
+    bench.add_argument(
+        "--baseline-edits", type=_positive, default=4, help="per run of the baseline; default: 4"
+    )
     bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
-    bench.add_argument("--whole", action="store_true", help="the whole job in one process too")
-    bench.add_argument("--compiled", action="store_true", help="a compiled baseline too")
+    bench.add_argument(
+        "--whole", action="store_true", help="also time the whole job in one process"
+    )
+    bench.add_argument("--compiled", action="store_true", help="also time a compiled baseline")
     bench.add_argument(
         "--time-limit",
         type=float,
         dest="time_limit_s",
         metavar="SECONDS",
-        help="begin no loop that would end later; what has run is written as it comes",
+        help="start no loop that would end later than this; results are written as they come",
     )
     bench.add_argument(
-        "--models", type=Path, help="where random models are kept; default: beside --out"
+        "--models", type=Path, help="where random models are kept; default: next to --out"
     )
     bench.add_argument(
         "--sweep",
         action="append",
         default=[],
-        help="a curve instead: batch, size, steps, edits or region; several times for several",
+        help="measure a curve instead: batch, size, steps, edits or region; repeatable",
     )
     bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
     bench.set_defaults(command="benchmark")
@@ -181,7 +193,8 @@ def _add_storage_option(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="for fsspec, e.g. endpoint_url=http://localhost:9000; credentials: the environment",
+        help="for fsspec, e.g. endpoint_url=http://localhost:9000; set credentials in the "
+        "environment",
     )
 
 

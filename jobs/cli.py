@@ -1,4 +1,4 @@
-"""The command ``overpaint``: runs what is asked, prints errors in a line, returns exit codes."""
+"""The command ``overpaint``: runs a subcommand, prints errors in one line, returns exit codes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quieten_libraries() -> None:
-    """Read by diffusers and transformers when they are imported, here and in local workers.
+    """Makes diffusers and transformers log errors only, here and in local workers.
 
-    At each load of a model they advise on packages and dtypes that were chosen on purpose.
+    Otherwise, at each load of a model, they advise against packages and dtypes that are intended.
+    Both read these variables when they are imported.
     """
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
-# Imports stand in the commands: torch and Ray take seconds, and a mistyped key should not.
+# The functions below import what they need: torch and Ray take seconds to import, and an error in
+# the config should not wait for them.
 
 
 def _edit(options: argparse.Namespace) -> int:
@@ -55,7 +57,7 @@ def _edit(options: argparse.Namespace) -> int:
 
 
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
-    """What a run returns; where the store or a node ends it, a line that says how to go on."""
+    """Returns the run's exit code; if the store or a node ends it, prints how to resume."""
     from jobs.supervise.shutdown import interruptible
     from jobs.supervise.starts import CannotGoOnError
 
@@ -65,7 +67,7 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     except (OSError, CannotGoOnError) as error:
         if options.verbose:
             traceback.print_exc()
-        tell(f"overpaint: {error}; run the same command to go on", level="error")
+        tell(f"overpaint: {error}; run the same command to resume", level="error")
         return exit_codes.INCOMPLETE
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-OK = 0  # what was asked for was done
-INCOMPLETE = 1  # something is left to do, or a problem was found; the output says which
-BAD_CONFIG = 2  # a wrong config, path or argument: nothing was started
-# sysexits.h, EX_TEMPFAIL: "try again later"; running the same command again resumes.
-INTERRUPTED = 75
+OK = 0  # the command did what it was asked to do
+INCOMPLETE = 1  # work is left, or a problem was found; the output says which
+BAD_CONFIG = 2  # a wrong config, path or argument; nothing was started
+INTERRUPTED = 75  # run the same command again to resume (EX_TEMPFAIL of sysexits.h)

@@ -1,6 +1,6 @@
-"""What a run says: plain lines, or a JSON object a line (``run.log_format``) with shard and part.
+"""Log lines: plain text, or one JSON object per line (``run.log_format``) with shard and part.
 
-Lines go to stderr: the driver's own, and each worker's, which Ray keeps in a file on its node
+Lines go to stderr. Ray keeps the stderr of each worker in a file on its node
 (``session_latest/logs/worker-*.err`` below Ray's folder).
 """
 
@@ -14,14 +14,14 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-OURS = ("jobs", "pipeline")  # loggers whose notes are told too, beside everybody's warnings
+OURS = ("jobs", "pipeline")  # loggers that also log INFO; all others log warnings and errors
 
 _format = "text"  # of this process
-_place: dict[str, Any] = {}  # the shard, part and step that this process is at
+_place: dict[str, Any] = {}  # the shard, part and step that this process works on
 
 
 def use_format(log_format: str) -> None:
-    """How this process talks from now on: "text" or "json"."""
+    """Sets the format of this process's log lines: "text" or "json"."""
     global _format
     if log_format == _format:
         return
@@ -41,13 +41,13 @@ def is_json() -> bool:
 
 
 def tell(message: str, *, level: str = "info", to: TextIO | None = None, **fields: Any) -> None:
-    """A line for whoever runs the job.
+    """Writes a line for the user.
 
     Args:
-        message: all there is to it as text.
+        message: the whole line in text format.
         level: info, warning or error.
-        to: where text goes, if not to stderr.
-        fields: what a program would want to read beside it, such as shard and part.
+        to: where text goes; default: stderr.
+        fields: further fields in JSON format, such as shard and part.
     """
     if is_json():
         _write(_line(message, level, fields))
@@ -56,19 +56,19 @@ def tell(message: str, *, level: str = "info", to: TextIO | None = None, **field
 
 
 def note(message: str, **fields: Any) -> None:
-    """A line that is of use to programs only: JSON has it, text does not."""
+    """Writes a line in JSON format only; text format omits it."""
     if is_json():
         _write(_line(message, "info", fields))
 
 
 def set_place(shard: str | None = None, part: int | None = None, step: str | None = None) -> None:
-    """What this process is at: stands in every line of its own from now on. Nothing: at nothing."""
+    """Sets the shard, part and step in all further lines of this process; no arguments: none."""
     _place.clear()
     _place.update({"shard": shard, "part": part, "step": step})
 
 
 class _JsonLines(logging.Handler):
-    """What libraries log, as lines of the same form."""
+    """Writes what libraries log as lines of the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {"logger": record.name}
@@ -78,10 +78,10 @@ class _JsonLines(logging.Handler):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """As it was meant; one that does not fit its arguments must not fail the part that it is of."""
+    """The formatted message. A library's wrong format string must not fail a part."""
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - whatever formatting raises, in a library's own words
+    except Exception:  # noqa: BLE001 - formatting calls a library's code, which may raise anything
         return f"{record.msg} {record.args}"
 
 

@@ -1,4 +1,4 @@
-"""What Ray reads from the environment when it is imported. Imports no Ray."""
+"""Environment variables that Ray reads when it is imported. This module does not import Ray."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import os
 from pipeline.config.config import Config
 
 WANTS_TOKEN = (
-    "the cluster asks for a token, and takes no other than its own; set RAY_AUTH_MODE=token and "
-    "RAY_AUTH_TOKEN"
+    "the cluster requires its authentication token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
 )
 
 
 def cluster_address(config: Config) -> str | None:
-    """The cluster to connect to; none: a local Ray is started."""
+    """The address of the cluster; None: a local Ray is started."""
     return config.run.address or os.environ.get("RAY_ADDRESS")
 
 
 def set_ray_environment(config: Config) -> None:
-    """To be called before Ray is imported. What the environment says already stays.
+    """Call this before Ray is imported. Variables that are already set are kept.
 
-    By default a local Ray listens on every interface, so that others could join. Ray has a switch
-    for systems where it supports no clusters; on Linux (seen with 2.60) it has the effect that
-    every port is bound to 127.0.0.1.
+    By default a local Ray listens on every interface, so that other machines could join. Ray has a
+    switch for systems where it does not support clusters; on Linux (seen with 2.60) it makes Ray
+    bind every port to 127.0.0.1.
 
-    A task that Ray's memory monitor ends is retried without end, whatever its ``max_retries``; an
-    actor's task is not. The number stands in this variable alone, and the process that owns the
-    tasks reads it: the driver, wherever its cluster was started.
+    Ray retries a task that its memory monitor killed forever, whatever the task's ``max_retries``
+    (but not an actor's task). Only this variable limits that. The process that owns the tasks reads
+    it: the driver, also on a cluster that was started elsewhere.
     """
     if cluster_address(config) is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

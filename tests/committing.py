@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
@@ -45,6 +46,13 @@ def make_context(config: Config, **changes: Any) -> FinishContext:
         "settings_for": lambda sample: {"encode_ratio": 0.8, **sample.settings},
     }
     return FinishContext(**(settings | changes))
+
+
+def table_of(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
+    """The table that ``finish`` makes of a part."""
+    table = finish(part, context, threads=threads).table
+    assert table is not None
+    return table
 
 
 def invert(part: Part) -> Part:
@@ -93,7 +101,8 @@ def run(
     for shard in expand_shards(config.input.shards, config.input.storage_options):
         for part in order(read_parts(shard, config.input, config.run.part_size)):
             part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
-            write_part(store, part, finish(edit(prepared(part, config)), context))
+            part = finish(edit(prepared(part, config)), context)
+            write_part(store, part, context.fingerprint)
             publish_if_complete(store, shard.name, part.num_parts, config.filtering)
 
 

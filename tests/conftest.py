@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 # Before torch and the hub client are imported: tests reach for no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# Ray's workers have a niceness of 15 by default: they would starve beside a test that computes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 import torch
@@ -22,6 +24,19 @@ torch.set_num_threads(1)
 
 # Relative error that two ways of computing the same thing may show, by dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+# Fixtures that cost seconds: with pytest-xdist all tests that use one run in the same process.
+SHARED = ("s3_server", "ray_address", "recovered")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        if shared or item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from pipeline.config.filters import Filtering
 from pipeline.plan.inputs import INPUTS_FILE
 from pipeline.plan.run_folder import resolved_yaml
 from pipeline.records.part import Part
-from pipeline.steps.finish import finish
+from pipeline.records.rows import STAGED_SCHEMA
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import publish_if_complete
-from pipeline.steps.write_part import header_of, to_ipc
+from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.layout import part_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
-from tests.committing import make_config, make_context
+from tests.committing import make_config
 from tests.samples import encode, write_shard
 
 EDITS_OF_IMAGE = 4
@@ -173,9 +173,7 @@ def _publish(
         del row["_before"]
     write_shard(folder / f"in/{shard}.tar", samples.values())
     part = Part(shard, 0, 1, hosts=["here"], device="cpu", seconds=SECONDS)
-    empty = finish(part, make_context(make_config()))  # for its header alone
-    header = header_of(empty) | {"num_rows": len(rows), "seconds": SECONDS}
-    schema = empty.schema.with_metadata({"part": json.dumps(header)})
-    staged = to_ipc(pa.Table.from_pylist(rows, schema=schema))
-    output.put_if_absent(part_name(shard, 0, 1), staged)
+    header = replace(part.header("f00d"), num_rows=len(rows))
+    table = with_header(pa.Table.from_pylist(rows, schema=STAGED_SCHEMA), header)
+    output.put_if_absent(part_name(shard, 0, 1), to_ipc(table))
     assert publish_if_complete(output, shard, 1, filtering) is not None

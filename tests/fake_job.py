@@ -11,7 +11,7 @@ from pipeline.execution.local_loop import run_loop
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_summary
-from pipeline.plan.summary import summarise
+from pipeline.plan.summary import summarize
 from pipeline.records.part import Part
 from pipeline.storage.layout import sweep
 from tests.committing import SIZE, invert, make_config
@@ -51,8 +51,8 @@ def run_fake(
                 item.fail(stage, "RuntimeError", "the device went away")
         return edit(part)
 
-    with mock.patch("pipeline.execution.local_loop.load_fused", return_value={stage: inverting}):
+    with mock.patch("pipeline.stages.build.load_fused", return_value={stage: inverting}):
         plan = run_loop(plan, beside=beside)
     sweep(plan.output)
-    write_summary(plan.output, summarise(plan, 1.0, 0))
+    write_summary(plan.output, summarize(plan, 1.0, 0).to_tree())
     return plan

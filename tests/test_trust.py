@@ -1,4 +1,4 @@
-"""What the README says of trust: a shard's bytes run nothing, leave no folder, fill no memory."""
+"""Shards are not trusted: their bytes run nothing, leave no folder, fill no memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.config.load import ConfigError
 from pipeline.steps.read import read_shard
 from pipeline.steps.verify import verify

@@ -31,7 +31,7 @@ from jobs.ray_environment import set_ray_environment
 from pipeline.config.config import Config
 from pipeline.config.load import load_config
 from pipeline.demo.dataset import write_demo_shards
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 
 WANTED = {"fused": 0.90, "fused_1thread": 0.90, "pools": 0.85}
 BARE = {"fused": "bare", "fused_1thread": "bare_1thread", "pools": "bare"}

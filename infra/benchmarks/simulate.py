@@ -17,18 +17,16 @@ from pathlib import Path
 from jobs.edit.driver_memory import release_memory
 from jobs.edit.graph import edit_dataset
 from jobs.edit.progress import RunProgress
-from jobs.edit.steps import Stages, Steps
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
-from pipeline.execution.operators import PartResult
+from pipeline.execution.operators import COMMIT, Flow, Operator
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
-from pipeline.steps.finish import FinishContext
+from pipeline.records.staged import PartResult
 from pipeline.storage.shards import InputShard
-from pipeline.storage.store import Store
 
 MODEL = ModelInfo(Path("nowhere"), "simulated", "stable-diffusion", "epsilon", 512, 8, 4)
 
@@ -51,13 +49,14 @@ class Simulation:
     stage_s: dict[str, float] = field(default_factory=dict)
     spans: str | None = None
 
-    def steps(self) -> Steps:
-        """What the operators call."""
-        return Steps(
+    def flow(self) -> Flow:
+        """The steps of a part, which do nothing."""
+        return Flow(
             read=partial(_read, self.parts),
-            prepare=_prepare,
+            prepare=Operator("prepare", _unchanged),
             load=partial(_load, self.stage_s, self.spans),
-            finish=_finish,
+            finish=Operator("finish", _unchanged),
+            commit=Operator(COMMIT, _committed),
         )
 
     def plan(self, config: Config) -> Plan:
@@ -97,7 +96,7 @@ def run_simulation(
         progress.update = update  # type: ignore[method-assign]
         for start in range(0, len(plan.work), size):
             wave = plan.work[start : start + size]
-            progress.follow(edit_dataset(plan, wave, guard, None, simulation.steps()))
+            progress.follow(edit_dataset(plan, wave, guard, None, simulation.flow()))
             release_memory()
             if on_wave is not None:
                 on_wave(progress.parts)
@@ -123,20 +122,18 @@ class _NoJournal(Journal):
         pass
 
 
-def _read(num_parts: int, work: ShardWork, config: Config) -> Iterator[Part]:
+def _read(num_parts: int, work: ShardWork) -> Iterator[Part]:
     for index in range(num_parts):
         yield Part(work.shard.name, index, num_parts)
 
 
-def _prepare(part: Part, config: Config, size: int) -> Part:
+def _unchanged(part: Part) -> Part:
     return part
 
 
-def _load(
-    stage_s: dict[str, float], spans: str | None, config: Config, name: str, device: str
-) -> Stages:
-    names = STAGES if name == "fused" else (name,)
-    return {each: partial(_work, each, stage_s.get(each, 0.0), spans) for each in names}
+def _load(stage_s: dict[str, float], spans: str | None, pool: str) -> list[Operator]:
+    names = STAGES if pool == "fused" else (pool,)
+    return [Operator(name, partial(_work, name, stage_s.get(name, 0.0), spans)) for name in names]
 
 
 def _work(name: str, seconds: float, spans: str | None, part: Part) -> Part:
@@ -149,6 +146,7 @@ def _work(name: str, seconds: float, spans: str | None, part: Part) -> Part:
     return part
 
 
-def _finish(part: Part, context: FinishContext, output: Store) -> PartResult:
+def _committed(part: Part) -> Part:
     last = part.index == part.num_parts - 1
-    return PartResult(part.shard, part.index, {"edited": 1}, part.seconds, published=last)
+    part.result = PartResult(part.shard, part.index, {"edited": 1}, part.seconds, published=last)
+    return part

@@ -1,1 +1,1 @@
-"""``overpaint benchmark``: the speed of the bare loop and of the whole job."""
+"""``overpaint benchmark``: measures the speed of the bare loop and of the whole job."""

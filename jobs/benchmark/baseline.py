@@ -1,4 +1,4 @@
-"""What a run is measured against: diffusers' own DiffEdit, looped over images as documented."""
+"""The baseline: diffusers' own DiffEdit, in a loop over images as in its documentation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.models.loading import DTYPES
 
 
 class DiffusersLoop:
-    """``StableDiffusionDiffEditPipeline``: generate_mask, invert, __call__, for one edit at a time.
+    """``StableDiffusionDiffEditPipeline``: generate_mask, invert, __call__, one edit at a time.
 
-    As in its documentation's example: DDIM with its inverse, the caption and the edit text as
-    prompts, guidance in all three calls; its own defaults but for what ``method`` sets. It costs
-    200 evaluations of the network where the paper counts 140.
+    As in its documentation's example: DDIM and its inverse, the caption and the edit text as
+    prompts, guidance in all three calls, and its own defaults except for what ``method`` sets. An
+    edit costs 200 network evaluations; the paper counts 140.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class DiffusersLoop:
     ) -> None:
         """
         Args:
-            folder: the model, the very one that Overpaint is measured with.
+            folder: the same model that Overpaint is measured with.
             device: "cpu" or "cuda".
-            dtype: of ``DTYPES``.
-            method: steps, encode_ratio, guidance_scale and mask.num_noises are taken over.
-            compiled: torch.compile over the UNet, as diffusers' page on speed advises.
+            dtype: a key of ``DTYPES``.
+            method: steps, encode_ratio, guidance_scale and mask.num_noises are used.
+            compiled: compile the UNet with torch.compile, as diffusers' page on speed advises.
         """
         self.method, self.device = method, device
         self.pipeline = StableDiffusionDiffEditPipeline.from_pretrained(
@@ -50,7 +50,7 @@ class DiffusersLoop:
         self.pipeline.set_progress_bar_config(disable=True)
         if compiled:
             mode = "reduce-overhead" if device == "cuda" else None
-            # each shape for itself, as ours: code for any shape is slower
+            # one compilation per shape, as Overpaint does: code for dynamic shapes is slower
             self.pipeline.unet = torch.compile(self.pipeline.unet, mode=mode, dynamic=False)
 
     def run(self, samples: list[BenchmarkSample]) -> Timing:
@@ -62,12 +62,12 @@ class DiffusersLoop:
                 image = Image.fromarray(sample.image)
                 for text in sample.edit_texts:
                     self._edit(image, sample.caption, text)
-        seconds, cpu_seconds = clock.read()  # each image is on the CPU by now
+        seconds, cpu_seconds = clock.read()  # all images are on the CPU by now
         edits = sum(len(sample.edit_texts) for sample in samples)
         peak = memory_peak_bytes(self.device)
         return Timing(seconds, edits, cpu_seconds, {"edited": edits}, memory_peak_bytes=peak)
 
-    def _edit(self, image: Image.Image, caption: str, edit_text: str) -> Image.Image:
+    def _edit(self, image: Image.Image, caption: str, edit_text: str) -> None:
         method = self.method
         common = {
             "num_inference_steps": method.steps,
@@ -83,15 +83,12 @@ class DiffusersLoop:
         )
         ratio = {"inpaint_strength": method.encode_ratio}
         latents = self.pipeline.invert(prompt=caption, image=image, **ratio, **common).latents
-        edited = self.pipeline(
-            prompt=edit_text, mask_image=mask, image_latents=latents, **ratio, **common
-        )
-        return edited.images[0]
+        self.pipeline(prompt=edit_text, mask_image=mask, image_latents=latents, **ratio, **common)
 
 
 @contextmanager
 def _torch_defaults() -> Iterator[None]:
-    """torch's switches as a person finds them; Overpaint sets some for the sake of equal bytes."""
+    """Restores torch's default switches; Overpaint changes some to get equal bytes."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cudnn.allow_tf32
     torch.use_deterministic_algorithms(False)

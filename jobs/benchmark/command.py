@@ -1,4 +1,4 @@
-"""``overpaint benchmark``: the loops beside diffusers' own, interleaved, as JSON and an image."""
+"""``overpaint benchmark``: times the loops and diffusers' own in turn; writes JSON and a plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASELINE_FAMILY = "stable-diffusion"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A loop, what it is timed on, and what it runs once before."""
+    """A loop, the samples that it is timed on, and those that it runs once before."""
 
     run: Callable[[list[BenchmarkSample]], Timing]
     samples: list[BenchmarkSample]
@@ -40,20 +40,21 @@ class Options:
 
     Attributes:
         model: a folder, a hub id, "bundled", "random:sd15" or "random:sdxl".
-        overrides: key=value of the config, as of ``overpaint edit``; the paper's settings else.
+        overrides: key=value of the config, as for ``overpaint edit``; default: the paper's
+            settings.
         device: auto, cpu or cuda.
         dtype: of the network.
-        baseline_dtype: of the baseline's; None: the same.
-        threads: of torch on a CPU, in both.
-        edits: of a run of the bare loop; a multiple of 4.
-        baseline_edits: of a run of the baseline, which takes each alone; a multiple of 4.
+        baseline_dtype: of the baseline's network; None: the same.
+        threads: of torch on a CPU, for both.
+        edits: per run of the bare loop; a multiple of 4.
+        baseline_edits: per run of the baseline; a multiple of 4.
         repeats: of every loop, interleaved.
-        whole: measure the whole job in one process as well.
-        compiled: torch.compile for a further baseline.
-        time_limit_s: no loop is begun that would end later than this after the start, if given.
-        models: where random models are kept; None: beside ``out``.
-        sweep: names of ``SWEEPS``: curves of the cost, instead of the loops beside the baseline.
-        out: JSON and PNG are written to this path with .json and .png.
+        whole: also measure the whole job in one process.
+        compiled: also measure a baseline with torch.compile.
+        time_limit_s: start no loop that would end later than this, in seconds from the start.
+        models: folder for random models; None: next to ``out``.
+        sweep: names of ``SWEEPS``: measure curves of the cost instead of comparing loops.
+        out: path of the JSON and the PNG, whose suffixes .json and .png are added.
     """
 
     model: str
@@ -74,7 +75,7 @@ class Options:
 
 
 def benchmark(options: Options) -> int:
-    """Measures, writes the report and its image, prints the figures."""
+    """Measures, writes the report and its plot, prints the figures."""
     start = time.monotonic()
     config, device = benchmark_config(options)
     report = (
@@ -95,10 +96,10 @@ def benchmark(options: Options) -> int:
 
 
 def benchmark_config(options: Options) -> tuple[Config, str]:
-    """The config that is measured, and what its device stands for.
+    """The config to measure, and its resolved device.
 
     Raises:
-        ConfigError: a key or value is not allowed, or the numbers of edits do not fit.
+        ConfigError: a key or value is not allowed, or a number of edits is not a multiple of 4.
     """
     for name in options.sweep:
         if name not in SWEEPS:
@@ -112,7 +113,7 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
         "input": {"shards": "benchmark"},
         "output": {"path": "benchmark"},
         "model": {"dtype": options.dtype, "device": options.device},
-        # Random weights read most texts alike: without a floor every edit is decoded.
+        # Random networks predict almost the same for all texts; with a floor most masks are empty.
         "method": {"mask": {"floor": 0.0}},
         "stages": {name: {"threads": options.threads} for name in STAGES},
     }
@@ -126,7 +127,7 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
 
 
 def measure_curves(options: Options, config: Config, device: str) -> dict[str, Any]:
-    """The report of sweeps: the cost of an edit along each."""
+    """The report of sweeps: the cost of an edit at each of their points."""
     loop = BareLoop(config, device)
     size = loop.model.info.size_for(config.model)
     rows = [
@@ -138,14 +139,14 @@ def measure_curves(options: Options, config: Config, device: str) -> dict[str, A
 
 
 def measure(options: Options, config: Config, device: str, start: float) -> dict[str, Any]:
-    """The report: every loop ``repeats`` times, one after the other in turn.
+    """The report: runs every loop ``repeats`` times, in turn.
 
-    It is written after each run as far as it has come, and a loop is begun only if ``time_limit_s``
-    leaves as long as its last run took: what is left out is named in ``unfinished``.
+    The report is written after each run. A loop starts only if ``time_limit_s`` leaves as much time
+    as its last run took; ``unfinished`` names the runs that are left out.
 
     Args:
-        options, config, device: as of ``benchmark_config``.
-        start: ``time.monotonic`` when the time limit began to run.
+        options, config, device: see ``benchmark_config``.
+        start: ``time.monotonic`` at the start of the time limit.
     """
     limit_s = math.inf if options.time_limit_s is None else options.time_limit_s
     loop = BareLoop(config, device)
@@ -165,10 +166,10 @@ def measure(options: Options, config: Config, device: str, start: float) -> dict
             expected = timings[name][-1].seconds if timings[name] else 0.0
             if time.monotonic() - start + expected > limit_s:
                 unfinished.append(f"{name} {number}")
-                print(f"{number}/{options.repeats} {name}: left out, no time", flush=True)
+                print(f"{number}/{options.repeats} {name}: left out, no time left", flush=True)
                 continue
             if number == 1 and each.warm_up:
-                each.run(each.warm_up)  # what happens once: lazy loading, compilation, memory
+                each.run(each.warm_up)  # for lazy loading, compilation and memory allocation
             timings[name].append(each.run(each.samples))
             edits_per_s = timings[name][-1].edits_per_s
             print(f"{number}/{options.repeats} {name}: {edits_per_s:.3f} edits/s", flush=True)
@@ -181,9 +182,9 @@ def measure(options: Options, config: Config, device: str, start: float) -> dict
 
 
 def _circumstances(options: Options, config: Config, device: str, size: int) -> dict[str, Any]:
-    """Where and how a report came to be."""
+    """The machine, options and config of a report."""
     tree = config.model_dump(mode="json", include={"model", "method", "stages", "run"})
-    tree["model"]["path"] = options.model  # not where a random model was written
+    tree["model"]["path"] = options.model  # rather than the folder of a random model
     return {
         "machine": describe_machine(device, options.threads),
         "options": asdict(options) | {"out": options.out.name, "models": None},
@@ -193,10 +194,10 @@ def _circumstances(options: Options, config: Config, device: str, size: int) -> 
 
 
 def _contestants(options: Options, loop: BareLoop, size: int) -> dict[str, Contestant]:
-    """The loops by name: of each kind one for each workload; the most telling ones first.
+    """The loops by name, one of each kind for each workload; the most important ones first.
 
-    On a GPU a loop warms up on the very shapes that are timed: memory, kernels and, where the
-    network is compiled, its code are made once for each shape.
+    On a GPU a loop warms up on the shapes that are timed: memory, kernels and the code of a
+    compiled network are made once per shape.
     """
     found: dict[str, Contestant] = {}
     work = {name: draw_samples(options.edits // n, n, size) for name, n in WORKLOADS.items()}
@@ -206,7 +207,7 @@ def _contestants(options: Options, loop: BareLoop, size: int) -> dict[str, Conte
         found[f"bare_{workload}"] = Contestant(loop.run, samples, warm_up)
     if options.whole:
         for workload, samples in work.items():
-            warm_up = [] if loop.device == "cuda" else samples[:1]  # the bare loop's did it
+            warm_up = [] if loop.device == "cuda" else samples[:1]  # warm from the bare loop
             found[f"whole_{workload}"] = Contestant(partial(run_whole, loop), samples, warm_up)
     if options.compiled:
         found |= _baselines(options, loop, size, compiled=True)
@@ -216,10 +217,10 @@ def _contestants(options: Options, loop: BareLoop, size: int) -> dict[str, Conte
 def _baselines(
     options: Options, loop: BareLoop, size: int, *, compiled: bool
 ) -> dict[str, Contestant]:
-    """diffusers' loop for each workload; none for a family that it does not know."""
+    """diffusers' loop for each workload; empty for a family that it does not support."""
     config, info = loop.config, loop.model.info
     if info.family != BASELINE_FAMILY:
-        print(f"no baseline: diffusers' DiffEdit does not know {info.family}", flush=True)
+        print(f"no baseline: diffusers' DiffEdit does not support {info.family}", flush=True)
         return {}
     dtype = options.baseline_dtype or config.model.dtype
     baseline = DiffusersLoop(info.folder, loop.device, dtype, config.method, compiled)

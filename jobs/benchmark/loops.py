@@ -1,4 +1,4 @@
-"""The loops that are timed, and the FLOPs that they are worth."""
+"""The loops that are timed, and the FLOPs that they compute."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from jobs.benchmark.work import BenchmarkSample, parts_of, write_input
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.local_loop import run_loop
-from pipeline.execution.operators import PartResult, guarded
-from pipeline.models.compiled import as_written
+from pipeline.execution.operators import Operator, compute_part
+from pipeline.models.compiled import uncompiled
 from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
+from pipeline.records.staged import PartResult
 from pipeline.stages.build import StageStep, build_stage, load_fused
 
 
@@ -33,11 +34,11 @@ class Timing:
     """One run of a loop.
 
     Attributes:
-        seconds: wall clock, from prepared images to edited ones (``whole``: from shard to shard).
-        edits: how many were asked for.
-        cpu_seconds: of all threads of this process; what a busy machine does not change much.
-        counts: what became of them, by status; "edited" for an edit that was decoded.
-        stage_seconds: by stage, where the loop has stages.
+        seconds: wall clock, from prepared to edited images (whole job: from shard to shard).
+        edits: number of edits requested.
+        cpu_seconds: of all threads of this process; other load hardly changes them.
+        counts: edits by status; "edited" for an edit that was decoded.
+        stage_seconds: by stage, if the loop has stages.
         evals: network evaluations by stage.
         memory_peak_bytes: of the GPU, or of the process on a CPU.
     """
@@ -56,7 +57,7 @@ class Timing:
 
 
 class Clock:
-    """Seconds since it was made: of the wall, and of this process's threads."""
+    """Wall and CPU seconds of this process since the clock was made."""
 
     def __init__(self) -> None:
         self._start, self._cpu_start = time.perf_counter(), time.process_time()
@@ -66,7 +67,7 @@ class Clock:
 
 
 class BareLoop:
-    """The stages over parts in memory: no files, no Ray. What a GPU could do at best."""
+    """The stages over parts in memory, without files and Ray: an upper bound for a job's speed."""
 
     def __init__(
         self, config: Config, device: str, stages: dict[str, StageStep] | None = None
@@ -75,7 +76,7 @@ class BareLoop:
         self.stages = load_fused(config, device) if stages is None else stages
 
     def with_config(self, config: Config) -> BareLoop:
-        """Another method or micro-batch over the same networks."""
+        """A loop with another method or micro-batch over the same networks."""
         stages = {
             name: build_stage(
                 config, name, self.model.with_micro_batch(getattr(config.stages, name).micro_batch)
@@ -89,17 +90,16 @@ class BareLoop:
         return self.run_parts(parts_of(samples, self.config.run.part_size))
 
     def run_parts(self, parts: list[Part]) -> Timing:
-        """Times every stage over every part; work that failed is an error here, not a row.
+        """Times every stage over every part; here, unlike in a run, a failed edit is an error.
 
         Raises:
             RuntimeError: an edit failed.
         """
         reset_memory_peak(self.device)
         clock = Clock()
-        for part in parts:
-            for name, stage in self.stages.items():
-                guarded(name, stage, part)
-        return _timing(clock, parts, memory_peak_bytes(self.device))
+        operators = [Operator(name, stage) for name, stage in self.stages.items()]
+        done = [compute_part(part, operators) for part in parts]
+        return _timing(clock, done, memory_peak_bytes(self.device))
 
     @property
     def model(self) -> LatentDiffusion:
@@ -109,9 +109,9 @@ class BareLoop:
 
 
 def run_whole(loop: BareLoop, samples: list[BenchmarkSample]) -> Timing:
-    """The whole job in one process: a shard on disk is read, edited, written and published.
+    """Times the whole job in one process: a shard on disk is read, edited, written and published.
 
-    The networks are those of ``loop``: loading them is paid once a run, not once an edit.
+    It uses the networks of ``loop``, so the time does not include loading them.
     """
     with TemporaryDirectory(prefix="overpaint-benchmark-") as home:
         write_input(Path(home) / "00000.tar", samples)
@@ -134,15 +134,15 @@ def run_whole(loop: BareLoop, samples: list[BenchmarkSample]) -> Timing:
 
 
 def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
-    """Multiplications and additions of one network evaluation, one VAE encode, one decode.
+    """FLOPs (multiplications and additions) of one network evaluation, VAE encode and VAE decode.
 
-    Counted by torch on one row; of a batch they are that many times as much. What the count is of:
-    matrix products, convolutions and attention, as everywhere in the field.
+    torch counts them for one row. As usual in the field, only matrix products, convolutions and
+    attention count.
     """
     cells = size // model.info.latent_scale
     latent = torch.zeros(1, model.info.latent_channels, cells, cells, device=model.device)
     level = model.schedule.level_at(0.5)
-    with torch.inference_mode(), as_written(model.unbatched.network):
+    with torch.inference_mode(), uncompiled(model.unbatched.network):
         text = model.text.encode([""])
         calls = {
             "eval": lambda: model.unbatched(latent, level, text),
@@ -153,7 +153,7 @@ def model_flops(model: LatentDiffusion, size: int) -> dict[str, int]:
 
 
 def stage_flops(timing: Timing, flops: Mapping[str, int], num_images: int) -> dict[str, int]:
-    """What each stage's networks computed in a run: evaluations, and images through the VAE."""
+    """The FLOPs of each stage in a run: network evaluations, and images through the VAE."""
     decoded = timing.counts.get("edited", 0)
     total = {name: timing.evals[name] * flops["eval"] for name in STAGES}
     total["mask"] += num_images * flops["vae_encode"]
@@ -183,7 +183,7 @@ def _timing(clock: Clock, parts: list[Part], peak: int | None) -> Timing:
 
 
 def _flops(call: Any) -> int:
-    # torch 2.13's table lacks what CPUs run: this attention, and oneDNN's operators.
+    # torch 2.13's table lacks operators for CPUs: this attention, and those of oneDNN.
     mapping = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten.mkldnn_convolution: _convolution_flops,
@@ -195,7 +195,7 @@ def _flops(call: Any) -> int:
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # torch 2.13
 
 
 def _convolution_flops(x: Any, weight: Any, *rest: Any, out_shape: Any, **more: Any) -> int:
@@ -203,4 +203,4 @@ def _convolution_flops(x: Any, weight: Any, *rest: Any, out_shape: Any, **more: 
 
 
 def _linear_flops(x: Any, weight: Any, *rest: Any, **more: Any) -> int:
-    return 2 * math.prod(x) * int(weight[0])
+    return int(2 * math.prod(x) * weight[0])

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: hardware, versions, commit, rate of its matrices, peak of memory."""
+"""Describes the machine of a benchmark: hardware, versions, commit, matrix rate, memory peak."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline import __version__
 from pipeline.models.cpu_kernels import use_onednn
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "ray")
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}  # large enough that the rate no longer grows
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}  # larger matrices are not faster
 MATRIX_REPEATS = {"cpu": 10, "cuda": 100}  # a GPU raises its clocks only under load
 
 
 def describe_machine(device: str, threads: int) -> dict[str, Any]:
-    """Hardware, operating system and versions, as JSON."""
+    """Hardware, operating system and versions, JSON-able."""
     found: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
@@ -49,7 +49,7 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, "+" where files differ from it; None outside a checkout."""
+    """The checked-out commit, with "+" if files differ from it; None outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
     try:
         head = _git(folder, "rev-parse", "HEAD")
@@ -61,9 +61,9 @@ def commit() -> str | None:
 
 @torch.inference_mode()
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """The best rate of a square matrix product here, in FLOP/s: what utilisation is a share of.
+    """The best rate of a square matrix product, in FLOP/s; utilization is relative to it.
 
-    Multiplied by what multiplies in the networks: on a CPU in float32 that is oneDNN.
+    It is measured with the same kernels that the networks use: on a CPU in float32, oneDNN.
     """
     side = MATRIX_SIDE[device]
     layer = nn.Linear(side, side, bias=False, device=device, dtype=dtype)
@@ -72,31 +72,31 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     rows = torch.randn(side, side, device=device).to(dtype)
     best_s = float("inf")
     for _ in range(MATRIX_REPEATS[device]):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         layer(rows)
-        synchronise(device)
+        synchronize(device)
         best_s = min(best_s, time.perf_counter() - start)
     return 2.0 * side**3 / best_s
 
 
-def synchronise(device: str) -> None:
-    """Waits for what a GPU still computes."""
+def synchronize(device: str) -> None:
+    """Waits until the GPU has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def reset_memory_peak(device: str) -> None:
-    """Starts a new peak: of the GPU, or of this process where the system can (Linux)."""
+    """Resets the memory peak of the GPU, or of this process (on Linux only)."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    with contextlib.suppress(OSError):  # then the peak is that since the process started
+    with contextlib.suppress(OSError):  # without a reset the peak is that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_peak_bytes(device: str) -> int | None:
-    """The peak since the last reset; of the whole process on a CPU, None where it is not told."""
+    """The peak since the last reset: of the GPU, or of this process; None if it is unknown."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -108,14 +108,14 @@ def memory_peak_bytes(device: str) -> int | None:
 
 
 def local_device(name: str) -> str:
-    """What ``model.device`` stands for on this machine; a benchmark asks no Ray."""
+    """The resolved ``model.device`` on this machine; a benchmark does not use Ray."""
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _version(library: str) -> str | None:
-    """None where it is not installed: a benchmark needs no Ray."""
+    """The installed version; None if it is not installed, since a benchmark does not need Ray."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

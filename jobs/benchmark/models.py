@@ -1,7 +1,7 @@
 """Models to measure: a folder, the bundled one, or a real architecture with random weights.
 
-Time does not depend on the weights, so ``random:sd15`` is as good for speed as Stable Diffusion
-1.5 itself, and needs no download. Its texts are read by the bundled model's tokenizer.
+Time does not depend on the weights, so ``random:sd15`` measures the speed of Stable Diffusion 1.5
+without a download. It uses the bundled model's tokenizer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.models.loading import DTYPES
 from pipeline.models.model_files import locate_model
 
 MAX_TOKENS = 77
-# Architectures as their checkpoints publish them; what is not named is diffusers' default.
+# Architectures as published with their checkpoints; everything else is diffusers' default.
 SD15_UNET: dict[str, Any] = {
     "sample_size": 64,
     "cross_attention_dim": 768,
@@ -84,13 +84,13 @@ SCHEDULE: dict[str, Any] = {
 
 
 def model_folder(name: str, dtype: str, home: Path) -> str:
-    """What ``model.path`` is to be: a random model is written below ``home`` once, and found again.
+    """The ``model.path`` of a named model. A random model is written below ``home``, once.
 
     Args:
         name: "bundled", a folder, a hub id, or one of ``RANDOM``.
-        dtype: in which a random model's weights are drawn and kept on disk (bfloat16: 2.1 GB for
-            sd15, 7.1 GB for sdxl, and as much memory while it is written).
-        home: a folder for random models.
+        dtype: of a random model's weights in memory and on disk (bfloat16: 2.1 GB for sd15, 7.1 GB
+            for sdxl, and as much memory while it is written).
+        home: the folder for random models.
 
     Raises:
         ConfigError: an unknown random model.
@@ -158,7 +158,7 @@ def _text_config(tokenizer: CLIPTokenizer, architecture: dict[str, Any]) -> CLIP
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Networks built meanwhile are of this dtype from the start: no copy in float32 before it."""
+    """Networks that are built meanwhile have this dtype at once, without a copy in float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,4 +1,4 @@
-"""How two ways of editing the same images differ, with the uncertainty of so many pairs."""
+"""Compares two ways of editing the same images, with a confidence interval for paired data."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ Z_95 = 1.959964  # of the normal distribution, two-sided
 
 
 def paired_difference(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """The difference of two shares that were measured on the same edits.
+    """The difference of two success rates that were measured on the same edits.
 
     Args:
-        pairs: for each edit whether it succeeded (1 or 0) under the setting, and under the
+        pairs: for each edit, whether it succeeded (1 or 0) under the setting and under the
             reference.
 
     Returns:
-        edits; gained and lost (edits that only one of the two has); difference, low and high: in
-        points of 100, the difference of the shares and its interval of 95 %.
+        edits; gained and lost (edits that succeeded under only the setting, or only the
+        reference); difference, low and high: the difference of the rates and its 95 % confidence
+        interval, in percentage points.
 
-    Source: Agresti and Min, Statistics in Medicine 24 (2005): Wald's interval for paired shares
-        with half an edit added to each of the four cells, so that it does not shrink to nothing
-        where no pair differs.
+    Source: Agresti and Min, Statistics in Medicine 24 (2005): Wald's interval for paired
+        proportions, with half an edit added to each of the four cells, so that the interval does
+        not vanish if no pair differs.
     """
     gained = sum(ours > theirs for ours, theirs in pairs)
     lost = sum(ours < theirs for ours, theirs in pairs)

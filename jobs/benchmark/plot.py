@@ -1,4 +1,4 @@
-"""The image of a benchmark's report."""
+"""Draws the report of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ AXES = {
 
 
 def plot_report(report: Mapping[str, Any], path: Path) -> bool:
-    """Bars of edits per second with their spread, and where each stage's seconds go.
+    """Draws bars of edits per second with their spread, and the seconds of each stage.
 
     Returns:
-        Whether it was drawn: without matplotlib (the extra ``train``) a line says so.
+        Whether it was drawn: matplotlib (the extra ``train``) may be missing.
     """
     plt = _pyplot()
     if plt is None:
@@ -32,10 +32,10 @@ def plot_report(report: Mapping[str, Any], path: Path) -> bool:
 
 
 def plot_curves(report: Mapping[str, Any], path: Path) -> bool:
-    """One pair of axes a sweep: seconds an edit, and beside them what linear growth would be.
+    """Draws seconds per edit for each sweep, with linear growth for comparison.
 
     Returns:
-        As ``plot_report``.
+        Whether it was drawn, as ``plot_report``.
     """
     plt = _pyplot()
     if plt is None:
@@ -52,11 +52,11 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> bool:
 
 
 def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]], device: str) -> None:
-    # on a CPU the seconds of its threads, which other work on the machine hardly changes
+    # on a CPU, CPU seconds: other load on the machine hardly changes them
     key = "cpu_s_per_edit" if device == "cpu" else "s_per_edit"
-    label = "CPU seconds an edit, of all threads" if device == "cpu" else "seconds an edit"
+    label = "CPU seconds per edit, of all threads" if device == "cpu" else "seconds per edit"
     if name == "region":
-        key, label = "decode_s_per_edit", "decode stage, seconds an edit"
+        key, label = "decode_s_per_edit", "decode stage, seconds per edit"
     for series in dict.fromkeys(point["series"] for point in points):
         chosen = [point for point in points if point["series"] == series]
         xs, ys = [point["x"] for point in chosen], [point[key] for point in chosen]
@@ -72,11 +72,11 @@ def _plot_curve(axes: Any, name: str, points: list[dict[str, Any]], device: str)
 
 
 def _pyplot() -> Any:
-    """matplotlib without a screen, or None and a line that says how to get it."""
+    """matplotlib without a display; if it is missing, prints how to install it, returns None."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        print("no image: pip install 'overpaint[train]' brings matplotlib")
+        print("no plot: matplotlib is not installed (pip install 'overpaint[train]')")
         return None
     plt.switch_backend("agg")
     return plt
@@ -106,7 +106,7 @@ def _plot_rates(axes: Any, report: Mapping[str, Any]) -> None:
     axes.errorbar(medians, range(len(names)), xerr=[below, above], fmt="none", ecolor="black")
     axes.bar_label(bars, [f" {median:.2f}" for median in medians], label_type="center")
     axes.invert_yaxis()
-    axes.set_xlabel("edits per second: median, least and greatest")
+    axes.set_xlabel("edits per second: median, minimum and maximum")
     ratios = ", ".join(f"{name.replace('_', ' ')} {x:.2f}" for name, x in report["ratio"].items())
     axes.set_title(f"over the baseline: {ratios}", fontsize=9)
 
@@ -123,5 +123,5 @@ def _plot_stages(axes: Any, report: Mapping[str, Any]) -> None:
         axes.bar_label(bars, [f"{one['utilisation']:.0%}" for one in figures], label_type="center")
         start = [before + width for before, width in zip(start, widths, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("seconds an edit; in the bars: share of the measured matrix rate")
+    axes.set_xlabel("seconds per edit; in the bars: share of the measured matrix rate")
     axes.legend()

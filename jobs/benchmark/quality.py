@@ -1,8 +1,8 @@
-"""What shortcuts of decoding cost in quality: `python -m jobs.benchmark.quality`, bundled model.
+"""Measures what faster decoding costs in quality: `python -m jobs.benchmark.quality`.
 
-The same edits, under the same masks, are decoded whole, in boxes, and with features used again;
-the scene reader says which edits are there afterwards, and each setting is compared with the whole
-decode edit by edit. The JSON is written anew after each batch: a run that is ended has its results.
+The same edits with the same masks are decoded in full, in boxes, and with reused features. The
+scene reader tells which edits succeeded, and each setting is compared with the full decode, edit by
+edit. The JSON is rewritten after each batch, so a run that is stopped keeps its results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.stages.decode import DecodeStage
 from pipeline.stages.encode import EncodeStage
 from pipeline.stages.region import decoded_shape
 
-KINDS = ("color", "shape", "object")  # edits of one object: what a box is for
+KINDS = ("color", "shape", "object")  # edits of one object: those for which a box is useful
 MULTIPLE = 4  # the bundled model's UNet halves its grid of 16 cells twice
 BATCH = 32
 
@@ -44,7 +44,7 @@ Setting = dict[str, Any]  # of ``method.decode`` or ``method.reuse``
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures the settings; prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="*", default=[1, 2, 3], help="of boxes")
     parser.add_argument("--intervals", type=int, nargs="*", default=[2, 3, 5], help="of reuse")
     parser.add_argument("--layers", type=int, nargs="*", default=[1, 2], help="of reuse")
-    parser.add_argument("--encode", action="store_true", help="reuse in encoding, as rows more")
+    parser.add_argument(
+        "--encode", action="store_true", help="also measure reuse in encoding, as further rows"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/decode_quality.json"))
@@ -79,7 +81,7 @@ def main() -> None:
 def settings_of(
     contexts: Sequence[int], intervals: Sequence[int], layers: Sequence[int], encode: bool
 ) -> list[Setting]:
-    """The whole decode first, which the others are compared with."""
+    """All settings to measure; the first is the full decode, with which others are compared."""
     found: list[Setting] = [{"region": "full"}]
     found += [{"region": "box", "context": cells, "multiple": MULTIPLE} for cells in contexts]
     for also in (False, True) if encode else (False,):
@@ -99,7 +101,7 @@ def measure(
     seed: int,
     write: Callable[[list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
-    """A row for each setting; ``write`` is given them after each batch."""
+    """A row for each setting; calls ``write`` with all rows after each batch."""
     reader = load_reader()
     found: list[list[Figures]] = [[] for _ in settings]
     rows: list[dict[str, Any]] = []
@@ -131,16 +133,16 @@ def with_setting(method: Method, setting: Setting) -> Method:
     return method.model_copy(update={"decode": decode})
 
 
-def summary(figures: list[Figures], whole: list[Figures]) -> dict[str, Any]:
-    """Means, and how the confirmed edits differ from those of the whole decode, pair by pair.
+def summary(figures: list[Figures], full: list[Figures]) -> dict[str, Any]:
+    """Means, and the paired difference in confirmed edits from the full decode.
 
-    ``paired`` is over all edits; ``paired_where_boxed`` over those whose box is not the whole grid,
-    which are the only ones that a box can change.
+    ``paired`` is over all edits; ``paired_where_boxed`` over those whose box is smaller than the
+    grid, since a box can change only these.
     """
     found: dict[str, Any] = {"edits": len(figures)}
     found |= {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
     pairs = [
-        (one["confirmed"], other["confirmed"]) for one, other in zip(figures, whole, strict=True)
+        (one["confirmed"], other["confirmed"]) for one, other in zip(figures, full, strict=True)
     ]
     found["paired"] = paired_difference(pairs)
     boxed = [pair for pair, one in zip(pairs, figures, strict=True) if one["grid_share"] < 1.0]
@@ -157,7 +159,7 @@ def _decoded(
     seed: int,
     reader: torch.nn.Module,
 ) -> list[Figures]:
-    """Figures of each edit that has a mask."""
+    """Decodes a part and measures each edit that has a mask."""
     shapes = [
         decoded_shape(edit.mask, method.decode) if edit.pending and edit.mask is not None else None
         for edit in part.edits

@@ -1,4 +1,4 @@
-"""What timings come to: medians, spreads, utilisation and ratios; written and printed."""
+"""Turns timings into medians, spreads, utilization and ratios; writes and prints them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 from jobs.benchmark.loops import Timing, stage_flops
 
-WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits of each image
+WORKLOADS = {"one_edit": 1, "four_edits": 4}  # edits per image
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> None:
-    """As JSON, whole or not at all: what was there before stays until then."""
+    """Writes the report as JSON; the file is replaced atomically."""
     path = out.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unready = path.with_suffix(".json.tmp")
-    unready.write_text(json.dumps(report, indent=2) + "\n")
-    unready.replace(path)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def runs_of(
     timings: Mapping[str, list[Timing]], flops: Mapping[str, int], rate: float, edits: int
 ) -> dict[str, Any]:
-    """What is known of each loop that has run."""
+    """The summary of each loop that has run."""
     runs = {name: _summary(results) for name, results in timings.items() if results}
     for workload, each in WORKLOADS.items():
         name = f"bare_{workload}"
@@ -35,7 +35,7 @@ def runs_of(
 
 
 def _summary(timings: list[Timing]) -> dict[str, Any]:
-    """Of one loop: every run's seconds, and the rate's median and spread."""
+    """The summary of one loop: the seconds of every run, and the rate's median and spread."""
     rates = [timing.edits_per_s for timing in timings]
     last = timings[-1]
     return {
@@ -51,10 +51,9 @@ def _summary(timings: list[Timing]) -> dict[str, Any]:
 def _stages(
     timings: list[Timing], flops: Mapping[str, int], rate: float, num_images: int
 ) -> dict[str, Any]:
-    """Seconds, evaluations, FLOPs and utilisation of each stage of a bare loop."""
-    worth = stage_flops(timings[-1], flops, num_images)
+    """Seconds, evaluations, FLOPs and utilization of each stage of a bare loop."""
     found: dict[str, Any] = {}
-    for name, flop in worth.items():
+    for name, flop in stage_flops(timings[-1], flops, num_images).items():
         seconds = statistics.median(timing.stage_seconds[name] for timing in timings)
         found[name] = {
             "seconds": round(seconds, 4),
@@ -66,12 +65,12 @@ def _stages(
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def ratios_of(runs: Mapping[str, Any]) -> dict[str, float]:
-    """Edits per second of the bare loop over the baseline's, by medians."""
+    """Median edits per second of the bare loop, divided by the baseline's."""
     ratios: dict[str, float] = {}
     for suffix in ("", "_compiled"):
         for workload in WORKLOADS:
@@ -83,7 +82,7 @@ def ratios_of(runs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """The figures as a few lines."""
+    """Prints the figures, one line for each loop and ratio."""
     for name, run in report["runs"].items():
         rate = run["edits_per_s"]
         text = f"{name:28} {rate['median']:8.3f} edits/s  [{rate['min']:.3f}, {rate['max']:.3f}]"

@@ -1,4 +1,4 @@
-"""How the cost of an edit grows: with the batch, the image, the steps, the edits, the mask."""
+"""Measures how an edit's cost depends on batch, image size, steps, edits per image and mask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASK_AREAS = (0.1, 0.2, 0.5)
 
 @dataclass(frozen=True)
 class Point:
-    """One place on a curve: a config, and the parts that are edited under it."""
+    """One point of a curve: a config, and the parts that are edited with it."""
 
     x: float
     config: Config
@@ -31,19 +31,19 @@ class Point:
 def run_sweep(
     name: str, loop: BareLoop, size: int, num_edits: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Every point ``repeats`` times, one after the other in turn; the least time counts.
+    """Measures all points in turn, ``repeats`` times; the shortest time counts.
 
-    With two repeats or more the first one's warm-up is out of it.
+    With two repeats or more, the warm-up in the first one does not count.
 
     Args:
-        name: of ``SWEEPS``.
-        loop: its networks are used; its config is the one that a point departs from.
-        size: pixels a side.
-        num_edits: of a point.
+        name: a key of ``SWEEPS``.
+        loop: gives the networks, and the config that the points change.
+        size: side of the images in pixels.
+        num_edits: per point.
         repeats: of every point.
 
     Returns:
-        A row for each point: x, series, and seconds an edit, in all and by stage.
+        A row for each point: x, series, and seconds per edit, in total and by stage.
     """
     points = list(SWEEPS[name](loop.config, size, num_edits))
     timings: list[list[Timing]] = [[] for _ in points]
@@ -113,7 +113,7 @@ SWEEPS: dict[str, Callable[[Config, int, int], Iterator[Point]]] = {
 def _work(
     num_images: int, edits: int, size: int, mask_area: float | None = None
 ) -> Callable[[], list[Part]]:
-    """Makes the parts anew each time: a run fills them in."""
+    """A function that makes new parts at each call, since a run changes them."""
     samples = draw_samples(num_images, edits, size)
 
     def make() -> list[Part]:
@@ -128,7 +128,7 @@ def _work(
 
 
 def square_mask(area: float, size: int) -> np.ndarray:
-    """A square in the middle that covers a share of the image: (size, size) uint8, 255 = edit."""
+    """A centered square that covers a share of the image: (size, size) uint8, 255 = edit."""
     side = round(math.sqrt(area) * size)
     start = (size - side) // 2
     mask = np.zeros((size, size), np.uint8)

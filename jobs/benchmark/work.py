@@ -1,4 +1,4 @@
-"""What a benchmark computes: images of the demo world, one or several edits each, as parts."""
+"""The work of a benchmark: images of the demo world with one or several edits each, as parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARD = "benchmark"
 
 @dataclass(frozen=True)
 class BenchmarkSample:
-    """An image, (H, W, 3) uint8, its caption, and the texts that edit it."""
+    """An image, (H, W, 3) uint8, with its caption and its edit texts."""
 
     key: str
     image: np.ndarray
@@ -29,7 +29,7 @@ class BenchmarkSample:
 
 
 def draw_samples(num_images: int, edits_per_image: int, size: int) -> list[BenchmarkSample]:
-    """Held-out scenes painted at a size, with edits of every kind in turn; always the same."""
+    """Held-out scenes, size x size pixels, with edits of all kinds in turn. Deterministic."""
     samples: list[BenchmarkSample] = []
     number = 0
     while len(samples) < num_images:
@@ -42,7 +42,7 @@ def draw_samples(num_images: int, edits_per_image: int, size: int) -> list[Bench
         except ValueError:  # rare: the scene allows no edit of this kind
             continue
         texts = tuple(dict.fromkeys(each.edit_text for each in edits))
-        if len(texts) == edits_per_image:  # a text asked for twice would be masked once
+        if len(texts) == edits_per_image:  # edits with the same text would share one mask
             samples.append(
                 BenchmarkSample(f"{number:06d}", paint(edit.source, size), edit.caption, texts)
             )
@@ -50,7 +50,7 @@ def draw_samples(num_images: int, edits_per_image: int, size: int) -> list[Bench
 
 
 def parts_of(samples: Iterable[BenchmarkSample], part_size: int) -> list[Part]:
-    """Prepared parts, as the mask stage takes them: an image is in one part with all its edits."""
+    """Prepared parts, as input of the mask stage. All edits of an image are in one part."""
     parts: list[Part] = []
     for sample in samples:
         if not parts or len(parts[-1].edits) + len(sample.edit_texts) > part_size:
@@ -64,7 +64,7 @@ def parts_of(samples: Iterable[BenchmarkSample], part_size: int) -> list[Part]:
 
 
 def write_input(path: Path, samples: Iterable[BenchmarkSample]) -> None:
-    """The same work as one input shard, for the whole job."""
+    """Writes the same work as one input shard, for the whole job."""
     members = (
         {
             "__key__": sample.key,

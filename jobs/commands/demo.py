@@ -1,4 +1,4 @@
-"""``overpaint demo`` and ``overpaint demo-data``: the demo world as input of the real job."""
+"""``overpaint demo`` and ``overpaint demo-data``: draw shards of the demo world, and edit them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.report.contact_sheet import contact_sheet
 
 
 def demo(config: Config, home: Path, *, verbose: bool) -> int:
-    """Draws the demo's input below ``home``, runs the job on it, and draws a contact sheet.
+    """Draws the demo's input below ``home``, edits it, and draws a contact sheet.
 
     Returns:
         The exit code of the job.
@@ -29,7 +29,7 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
 
 
 def demo_data(output: str, num_shards: int, num_samples: int, seed: int) -> int:
-    """Draws shards of the demo world with the true mask and the true result as members."""
+    """Draws shards of the demo world, with the true mask and the true result of each sample."""
     write_demo_shards(Path(output), num_shards, num_samples, seed)
     print(f"{num_shards} shards of {num_samples} samples: {output}")
     return 0

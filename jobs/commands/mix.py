@@ -1,4 +1,4 @@
-"""``overpaint mix``: originals and their edits as training shards."""
+"""``overpaint mix``: writes originals and their edits as training shards."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def mix_outputs(
     """Mixes the originals of one or several edited outputs with their edits.
 
     Args:
-        output: where the training shards go.
+        output: folder or url of the training shards.
         edited: outputs of ``overpaint edit``.
-        config: a YAML file with the settings of ``pipeline/config/mix.py``; none: their defaults.
+        config: a YAML file with the settings of ``pipeline/config/mix.py``; None: the defaults.
         overrides: "key=value", e.g. "ratio=0.5".
         dry_run: count, and write nothing.
 
     Returns:
-        The exit code: 1 if a store or a change of its input interrupted the mix.
+        The exit code: 1 if a storage error or a changed input interrupted the mix.
 
     Raises:
-        ConfigError: the settings, the originals and the outputs do not fit together.
+        ConfigError: the settings, the originals and the outputs do not match.
     """
     try:
         mix = _settings(output, edited, config, overrides)
@@ -48,14 +48,14 @@ def mix_outputs(
     try:
         manifest = run_mix(plan, _Progress(len(plan.shards)))
     except (ValueError, OSError) as error:
-        print(f"overpaint: {error}; run the same command to go on", file=sys.stderr)
+        print(f"overpaint: {error}; run the same command to resume", file=sys.stderr)
         return exit_codes.INCOMPLETE
     _print_manifest(plan, manifest)
     return 0
 
 
 def _settings(output: str, edited: list[str], config: str | None, overrides: list[str]) -> Mix:
-    """The settings; the input's are those that the first output's run has read it with."""
+    """The settings; those of ``input`` default to the ones of the first output's run."""
     given: dict[str, Any] = {} if config is None else load_tree(config)
     for override in overrides:
         apply_override(given, override)
@@ -65,13 +65,15 @@ def _settings(output: str, edited: list[str], config: str | None, overrides: lis
     try:
         saved = yaml.safe_load(first.get(CONFIG_FILE))["input"]
     except FileNotFoundError:
-        raise ConfigError(f"{edited[0]}: no run has written {CONFIG_FILE} here") from None
+        raise ConfigError(
+            f"{edited[0]}: there is no {CONFIG_FILE}, so it is no run's output"
+        ) from None
     given["input"] = {**saved, **given.get("input", {})}
     return parse_settings(given, Mix)
 
 
 class _Progress:
-    """A line every tenth of the way."""
+    """Prints a line after each tenth of the shards."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
@@ -96,8 +98,9 @@ def _print_plan(plan: MixPlan) -> None:
         wanted, taken = plan.wanted(name), plan.total("take", name)
         if taken < wanted:
             print(
-                f"warning: {name}: ratio={plan.mix.ratio:g} asks for {wanted} edits and {taken} "
-                f"are there; a weight of {plan.weight(name):g} for each makes up for it"
+                f"warning: {name}: ratio={plan.mix.ratio:g} asks for {wanted} edits, but only "
+                f"{taken} are available; give each a weight of {plan.weight(name):g} in training "
+                "to compensate"
             )
 
 
@@ -108,8 +111,8 @@ def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
     kept = manifest["edits"]["with_the_class_of_their_source"]
     if kept:
         print(
-            f"warning: {kept} edits keep the .{plan.mix.label_member} of their source; if edit "
-            "texts change the class, say labels='{word: class, ...}'"
+            f"warning: {kept} edits keep the .{plan.mix.label_member} of their source; if the edit "
+            "texts change the class, set labels='{word: class, ...}'"
         )
     for shard, problem in manifest["problems"].items():
         print(f"warning: shard {shard}: {problem}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Opening the output that a command names."""
+"""Opens the output that a command names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def open_output(path: str, storage_options: list[str]) -> Store:
     """The store of an output, with options for fsspec as "key=value" (see ``apply_override``).
 
     Raises:
-        ConfigError: the url is refused, an option is not of this form, or nobody answers there.
+        ConfigError: the url is refused, an option is not "key=value", or the store does not answer.
     """
     options: dict[str, Any] = {}
     for option in storage_options:

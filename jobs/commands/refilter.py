@@ -1,4 +1,4 @@
-"""``overpaint refilter``: applies other filters to an output and says what that changed."""
+"""``overpaint refilter``: applies other filters to an output and prints what changes."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def refilter_output(
     clear: bool,
     dry_run: bool,
 ) -> int:
-    """Changes the filters in force and republishes what they concern; computes no image.
+    """Changes the filters in force and publishes affected shards again; computes no image.
 
-    The report is drawn anew unless ``report.enabled`` is off. That alone reads the input, where it
-    can, for the images before.
+    Writes the report again unless ``report.enabled`` is off. Only the report reads the input, if it
+    can, for the images before the edit.
 
     Args:
         path: of the output.
         storage_options: "key=value", for fsspec.
-        given, dropped, clear: see ``changed_filters``. With none of them a refilter that was
-            interrupted goes on.
-        dry_run: print what would become of the rows, and change nothing.
+        given, dropped, clear: see ``changed_filters``. Without any of them, an interrupted refilter
+            is resumed.
+        dry_run: print the rows by status before and after, and change nothing.
 
     Returns:
         The exit code: 0 if every published shard has the new filters, else 1.
 
     Raises:
-        ConfigError: nothing was changed: no run has written there, a filter is none or is on a
-            score that the run did not compute, or an image that passes now was not kept.
+        ConfigError: nothing was changed: no run has written there, a filter is not valid or needs a
+            score that the run did not compute, or an image that would pass was not kept.
     """
     output = open_output(path, storage_options)
     try:
@@ -61,14 +61,14 @@ def refilter_output(
     except FileNotFoundError:
         raise ConfigError(f"{path}: no run has written here") from None
     except NotTheSameError as error:
-        raise ConfigError(f"{path}: {error}; overpaint verify says more") from None
+        raise ConfigError(f"{path}: {error}; overpaint verify lists the problems") from None
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: {error or type(error).__name__}") from error
     _print_change(current, filters, found.before, found.after)
     if found.lost:
         raise ConfigError(
-            f"{path}: {found.lost} edits would pass whose images were not kept when they were "
-            "rejected (output.keep_rejected: false); such an output can only be filtered further"
+            f"{path}: {found.lost} rejected edits would pass, but their images were not kept "
+            "(output.keep_rejected: false); this output can only get stricter filters"
         )
     if dry_run:
         return 0
@@ -77,20 +77,20 @@ def refilter_output(
         print(line, file=sys.stderr)
     output.put(CONFIG_FILE, resolved_yaml(config).encode())
     _correct_summary(output, preview(output, config.filtering).before)
-    print(f"{len(done.shards)} shards published anew, {len(done.problems)} problems")
+    print(f"{len(done.shards)} shards published again, {len(done.problems)} problems")
     if config.report.enabled:
         draw_report(output, config)
     return 1 if done.problems else 0
 
 
 def _config_with(output: Store, filters: list[str]) -> Config:
-    """The run's configuration with other filters; checks that their scores are computed."""
+    """The run's configuration with other filters; checks that the run computed their scores."""
     tree: Any = yaml.safe_load(output.get(CONFIG_FILE))
     return parse_config(tree | {"filters": filters})
 
 
 def _correct_summary(output: Store, counts: Counter[str]) -> None:
-    """The counts of the last summary, where a run got to write one."""
+    """Updates the counts in the run's summary, if there is one."""
     try:
         summary = json.loads(output.get(SUMMARY_FILE))
     except FileNotFoundError:

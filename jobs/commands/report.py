@@ -1,4 +1,4 @@
-"""``overpaint report``: writes the report of an output again."""
+"""``overpaint report``: writes the report of an output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.report.page import write_report
 
 
 def report_output(path: str, storage_options: list[str], overrides: list[str]) -> int:
-    """Writes the report of an output and prints where it is.
+    """Writes the report of an output and prints its address.
 
     Raises:
         ConfigError: nothing is published there, the store cannot be read or written, or an

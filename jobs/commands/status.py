@@ -1,4 +1,4 @@
-"""``overpaint status``: prints what an output holds, as a table or as JSON."""
+"""``overpaint status``: prints the state of an output, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.plan.status import OutputStatus, ShardStatus, read_status
 
 
 def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int:
-    """Prints the status of an output; the exit code is 0 wherever it could be read.
+    """Prints the status of an output; returns 0.
 
     Raises:
         ConfigError: no run has written there, or the store cannot be read.
@@ -31,7 +31,7 @@ def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int
 
 
 def _print_table(status: OutputStatus) -> None:
-    table = Table("shard", "state", "parts", "edits", "failed", "remark")
+    table = Table("shard", "state", "parts", "edits", "failed", "problem")
     for shard in status.shards:
         edits = [str(shard.edits), str(shard.failed)] if shard.state == "done" else ["", ""]
         table.add_row(shard.shard, shard.state, _parts(shard), *edits, shard.problem or "")

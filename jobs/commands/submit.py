@@ -1,8 +1,8 @@
-"""``overpaint submit``: the same run as a job of a Ray cluster, followed from here to its end.
+"""``overpaint submit``: runs ``edit`` as a job on a Ray cluster and follows its log.
 
-The code of this installation and the resolved configuration travel as the job's working directory,
-so that driver and workers run what was checked here; the libraries are the cluster's own, or are
-installed there with ``--packages``.
+The code of this installation and the resolved configuration are uploaded as the job's working
+directory, so that driver and workers run what was checked here. The libraries are the cluster's
+own, or Ray installs them with ``--packages``.
 """
 
 from __future__ import annotations
@@ -31,35 +31,36 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("pipeline", "jobs")
-# Ray kills a stopped job's driver after 3 s, unless told otherwise: it finishes parts in flight.
+# By default Ray kills a stopped job's driver after 3 s. The driver needs its grace period for parts
+# in flight, and this much more.
 STOP_MARGIN_S = 30
-# A head that is busy, a tunnel that is opened again: so long nobody needs to answer.
-AWAY_S = 300.0
-LOOK_EVERY_S = 1.0
+# How long the cluster may not answer (a busy head, a reopened tunnel) before the command gives up.
+MAX_OUTAGE_S = 300.0
+POLL_S = 1.0
 
 
 def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
     """Submits a run and follows its log.
 
-    Submitting again is safe at any time, also while the first job still runs: the store says what
-    is done, and two drivers on one output give the right bytes (where it has conditional puts).
+    Submitting again is always safe, even while the first job runs: the store shows what is done,
+    and two drivers on one output write the right bytes (if the store has conditional puts).
 
     Args:
-        config: the run; checked here, so that mistakes show before anything travels.
+        config: the run; it is checked here, so that mistakes show before anything is uploaded.
         address: of the cluster's dashboard, e.g. http://127.0.0.1:8265.
         packages: let Ray install the libraries on each node, for a cluster without them.
         wait: follow the log to the end.
 
     Returns:
-        The job's own exit code (75: interrupted, or stopped through Ray; submit again to go on), 0
-        without waiting, 1 where the cluster answers no more.
+        The job's own exit code (75: interrupted, or stopped through Ray; submit again to resume), 0
+        without waiting, 1 if the cluster stops answering.
 
     Raises:
-        ConfigError: a path that only this folder knows; no job server answers at the address, or
-            it does not take the job.
+        ConfigError: a path is relative, no job server answers at the address, or it refuses the
+            job.
     """
     _check_paths(config)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of uploads and of closed sockets
+    logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs uploads and closed sockets
     client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
         _pack(config, Path(folder))
@@ -71,15 +72,18 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
                 metadata={"overpaint_output": config.output.path},
             )
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"--address {address}: did not take the job: {error}") from None
+            raise ConfigError(f"--address {address}: refused the job: {error}") from None
     print(f"{job}: submitted to {address}", file=sys.stderr)
     if not wait:
-        print(f"follow it: ray job logs --address {address} --follow {job}", file=sys.stderr)
+        print(f"to follow it: ray job logs --address {address} --follow {job}", file=sys.stderr)
         return 0
     try:
         return _follow(client, job)
     except KeyboardInterrupt:
-        print(f"\n{job} goes on. Stop it: ray job stop --address {address} {job}", file=sys.stderr)
+        print(
+            f"\n{job} continues. To stop it: ray job stop --address {address} {job}",
+            file=sys.stderr,
+        )
         return 0
 
 
@@ -95,32 +99,32 @@ def _connect(address: str) -> JobSubmissionClient:
     except (OSError, RuntimeError, ValueError) as error:  # requests' errors are OSErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(
-            f"--address {address}: no Ray job server answers there ({reason}); name the "
-            "dashboard's address, e.g. http://127.0.0.1:8265. It needs ray[default]: install "
-            "overpaint[cluster], here and on the cluster's head"
+            f"--address {address}: no Ray job server answers there ({reason}); give the address "
+            "of the dashboard, e.g. http://127.0.0.1:8265. It needs ray[default]: install "
+            "overpaint[cluster] here and on the cluster's head"
         ) from None
 
 
 def _new_name() -> str:
-    """Of a job: when, and something that two jobs of one second do not share."""
+    """The name of a job: the time, and random digits so that names are unique."""
     return f"overpaint-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def _check_paths(config: Config) -> None:
-    """Refuses paths below this folder: a job runs in one of its own, which goes when it ends.
+    """Refuses relative paths: a job runs in its own folder, which is deleted when it ends.
 
     Raises:
-        ConfigError: names key and path.
+        ConfigError: names the key and the path.
     """
     for key, path in relative_paths(config):
         raise ConfigError(
-            f"{key}={path!r}: is relative, and the job runs in a folder of its own on the "
-            "cluster; give the url of a bucket, or an absolute path that every node sees"
+            f"{key}={path!r}: is relative, but the job runs in its own folder on the cluster; "
+            "give the url of a bucket, or an absolute path that every node sees"
         )
 
 
 def _pack(config: Config, folder: Path) -> None:
-    """This installation's packages and the resolved configuration, as one folder."""
+    """Copies this installation's packages and the resolved configuration into a folder."""
     for name in PACKAGES:
         shutil.copytree(
             Path(__file__).resolve().parents[2] / name,
@@ -143,10 +147,10 @@ def _runtime_env(config: Config, folder: str, packages: bool) -> dict[str, Any]:
 
 
 def _requirements() -> list[str]:
-    """What this installation requires, extras for object stores included; Ray is there already.
+    """This installation's requirements, with the extras for object stores but without Ray.
 
-    In the versions that are installed here: they are in the fingerprint, and a job that is
-    submitted again must find the same. An extra that is not installed comes as it is required.
+    They are pinned to the versions installed here, since versions are part of the fingerprint and
+    must be the same when a job is submitted again. A package that is not installed is not pinned.
     """
     wanted = []
     for line in requires("overpaint") or []:
@@ -160,7 +164,7 @@ def _requirements() -> list[str]:
 def _pinned(requirement: str) -> str:
     project = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
     try:
-        here = version(project).partition("+")[0]  # a build's own mark is on no index
+        here = version(project).partition("+")[0]  # package indexes have no local versions (+cpu)
     except PackageNotFoundError:
         return requirement
     return f"{project}=={here}"
@@ -171,42 +175,42 @@ def _is_store(condition: str) -> bool:
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:
-    """Prints the job's log as it comes; a connection that breaks off is taken up again."""
-    import aiohttp  # comes with ray[default]
+    """Prints the job's log as it comes; reconnects if the connection breaks."""
+    import aiohttp  # ray[default] requires it
 
     log = _Log(client, job)
     while True:
         try:
             asyncio.run(log.print_to_end())
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            print(f"{job}: the log broke off ({error}); asking again", file=sys.stderr)
+            print(f"{job}: the log's connection broke ({error}); reconnecting", file=sys.stderr)
         info = _info(client, job)
         if info is None:
             print(
-                f"{job}: the cluster has not answered for {AWAY_S:.0f} s; the job may go on. "
-                f"Follow it: ray job logs --follow {job}; or submit again",
+                f"{job}: the cluster has not answered for {MAX_OUTAGE_S:.0f} s; the job may still "
+                f"be running. To follow it: ray job logs --follow {job}; or submit again",
                 file=sys.stderr,
             )
             return exit_codes.INCOMPLETE
         if info.status.is_terminal():
             return _exit_code(info, job)
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)
 
 
 def _info(client: JobSubmissionClient, job: str) -> JobDetails | None:
-    """What the cluster says of a job; None where it says nothing for ``AWAY_S``."""
-    deadline = time.monotonic() + AWAY_S
+    """The cluster's record of a job; None if it does not answer for ``MAX_OUTAGE_S``."""
+    deadline = time.monotonic() + MAX_OUTAGE_S
     while True:
         try:
             return client.get_job_info(job)
         except (OSError, RuntimeError):  # requests' errors are OSErrors
             if time.monotonic() >= deadline:
                 return None
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_S)
 
 
 def _exit_code(info: JobDetails, job: str) -> int:
-    """Ray keeps no exit code of a job that was stopped, however it ended."""
+    """The exit code of an ended job. Ray keeps none of a stopped job, so its status decides."""
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     print(f"{job}: {info.status.value}: {info.message}", file=sys.stderr)
@@ -215,14 +219,14 @@ def _exit_code(info: JobDetails, job: str) -> int:
 
 
 class _Log:
-    """A job's log, which the server sends from its beginning each time it is asked."""
+    """A job's log. The server sends it from the beginning on each connection."""
 
     def __init__(self, client: JobSubmissionClient, job: str) -> None:
         self.client, self.job = client, job
         self.printed = 0  # characters
 
     async def print_to_end(self) -> None:
-        """Prints what was not printed yet, until the server closes the log."""
+        """Prints what has not been printed yet, until the server closes the log."""
         seen = 0
         async for text in self.client.tail_job_logs(self.job):
             print(text[max(0, self.printed - seen) :], end="", flush=True)

@@ -1,4 +1,4 @@
-"""``overpaint verify``: prints what a full audit of an output found."""
+"""``overpaint verify``: audits an output and prints the problems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.steps.verify import verify
 
 
 def verify_output(path: str, storage_options: list[str] | None = None) -> int:
-    """Returns 0 if everything published is whole and accounted for, else 1.
+    """Returns 0 if the audit of an output finds no problem, else 1.
 
     Raises:
         ConfigError: the store cannot be listed or read.

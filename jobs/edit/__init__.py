@@ -1,1 +1,1 @@
-"""``overpaint edit``: the driver, the graph of a run, and what it says."""
+"""``overpaint edit``: the driver, the Ray graph of a run, and its output to the user."""

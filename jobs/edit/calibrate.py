@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import ray
 
 from jobs.edit.graph import actor_resources
 from jobs.logs import use_format
 from pipeline.config.config import Config
-from pipeline.execution.operators import finish_context, prepared, read
+from pipeline.execution.operators import Operator, compute_part, flow_of
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.sizing.costs import Costs
-from pipeline.steps.finish import finish
 
 # auto: on a GPU a whole micro-batch of images; on a CPU a row costs the same in any batch.
 EDITS = {"cuda": 32, "cpu": 8}
@@ -42,7 +41,8 @@ def calibrate(plan: Plan) -> Costs:
         CalibrationError: the shard cannot be read, has no edit, or the process died.
     """
     options = actor_resources(plan.config, "fused", plan.device)
-    actor = ray.remote(**options, max_restarts=0)(_Calibrator).remote()
+    # Ray 2.60 types a class made an actor with options as the class itself.
+    actor: Any = ray.remote(**options, max_restarts=0)(_Calibrator).remote()
     try:
         costs: Costs = ray.get(actor.measure.remote(plan.without_shards(), plan.work[0]))
     except ray.exceptions.RayTaskError as error:
@@ -59,41 +59,39 @@ class _Calibrator:
     """Has the GPU or the core of one actor to itself, and gives its memory back when it ends."""
 
     def measure(self, plan: Plan, work: ShardWork) -> Costs:
-        """The cost of an edit, after one that is not counted: the first call of each kernel."""
+        """The cost of an edit, after one that is not counted: the first call of each kernel.
+
+        Raises:
+            ValueError: the shard has no edit, or a step failed all of them.
+        """
         config = plan.config
         use_format(config.run.log_format)
+        flow = flow_of(plan)
         start = time.perf_counter()
-        from pipeline.stages.build import (
-            load_fused,
-        )  # here: the driver needs no torch, and it takes time
-
-        stages = load_fused(config, plan.device)
+        stages = flow.load("fused")
         load_s = time.perf_counter() - start
         memory = _Memory(plan.device)
         weights_bytes = memory.now()
         start = time.perf_counter()
-        parts = list(read(replace(work, staged=frozenset()), config))
+        parts = list(flow.read(replace(work, staged=frozenset())))
         read_s = time.perf_counter() - start
         in_shard = sum(len(part.edits) for part in parts)
         part = _first_edits(parts, num_edits(config, plan.device))
         parts.clear()
         if not in_shard:
             raise ValueError(f"shard {work.shard.name} has no edit")
-        size = plan.model.size_for(config.model)
-        one = _first_edits([copy.deepcopy(part)], 1)
-        _through(prepared(one, config, size), stages)
-        part.seconds.clear()
-        part = prepared(part, config, size)
+        compute_part(_first_edits([copy.deepcopy(part)], 1), [flow.prepare, *stages])
+        part = _measured(part, flow.prepare)
         edits = len(part.edits)
         edit_bytes = {"prepare": len(part.to_bytes()) / edits}
         peaks, rows = {}, {}
-        for name, stage in stages.items():
+        for stage in stages:
             memory.reset()
-            part = _through(part, {name: stage})
-            peaks[name] = memory.peak()
-            rows[name] = min(edits, config.pool_stage(name).micro_batch)
-            edit_bytes[name] = len(part.to_bytes()) / edits
-        finish(part, finish_context(plan))
+            part = _measured(part, stage)
+            peaks[stage.name] = memory.peak()
+            rows[stage.name] = min(edits, config.pool_stage(stage.name).micro_batch)
+            edit_bytes[stage.name] = len(part.to_bytes()) / edits
+        part = _measured(part, flow.finish)
         seconds = {step: spent / edits for step, spent in part.seconds.items()}
         return Costs(
             source="calibration",
@@ -110,6 +108,20 @@ class _Calibrator:
         )
 
 
+def _measured(part: Part, operator: Operator) -> Part:
+    """The part after one more step. Seconds of a step that failed everything mean nothing.
+
+    Raises:
+        ValueError: no edit came through the step; the message is the last edit's.
+    """
+    before = sum(edit.pending for edit in part.edits)
+    part = compute_part(part, [operator])
+    failed = [edit for edit in part.edits if edit.stage == operator.name and edit.error]
+    if before and len(failed) >= before:
+        raise ValueError(f"{operator.name}: {failed[-1].error}: {failed[-1].message}")
+    return part
+
+
 def _first_edits(parts: list[Part], number: int) -> Part:
     """The first part, cut after so many edits; at least one image stays, with its edits."""
     part = parts[0] if parts else Part("", 0, 0)
@@ -120,15 +132,6 @@ def _first_edits(parts: list[Part], number: int) -> Part:
             break
         sample.edits = sample.edits[: number - kept]
         kept += len(sample.edits)
-    return part
-
-
-def _through(part: Part, stages: dict[str, Callable[[Part], Part]]) -> Part:
-    """As in the stream, but what a stage raises ends the calibration."""
-    for name, stage in stages.items():
-        start = time.perf_counter()
-        part = stage(part)
-        part.seconds[name] = time.perf_counter() - start
     return part
 
 

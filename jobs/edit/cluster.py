@@ -1,4 +1,4 @@
-"""Connecting to Ray, or starting a local one, and checking that the pools fit before they start."""
+"""Connects to a Ray cluster or starts a local Ray, and checks that the pools fit on it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.sizing.pools import Node, Pool, fits
 
-_LOOK_EVERY_S = 2.0
+_POLL_S = 2.0
 
 
 def connect(config: Config, verbose: bool) -> None:
     """Connects to the cluster that the config or RAY_ADDRESS names, else starts a local Ray.
 
     Args:
-        config: its ``run.address`` and ``run.num_cpus``.
-        verbose: show Ray's own messages and those of its workers.
+        config: ``run.address`` and ``run.num_cpus`` are read.
+        verbose: show the messages of Ray and of its workers.
 
     Raises:
-        ConfigError: no cluster answers at that address, or it does not let this process in.
+        ConfigError: no cluster answers at that address, or it refuses this process.
     """
     limit_malloc_arenas()
     address = cluster_address(config)
     local: dict[str, Any] = (
         {"num_cpus": config.run.num_cpus, "include_dashboard": False} if not address else {}
     )
-    # The progress line is ours; without this Ray warns that it will stop reserving zero GPUs.
+    # Chooses Ray's future default for workers without GPUs; otherwise Ray prints a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address=address or "local",  # none: Ray would join any that it finds on this machine
+            address=address or "local",  # with None, Ray joins a cluster that runs on this machine
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             **local,
@@ -50,15 +50,15 @@ def connect(config: Config, verbose: bool) -> None:
         if address is None:
             raise
         raise ConfigError(f"run.address={address!r}: {_refusal(error)}") from error
-    if callable(on_sigterm):  # Ray has put one of its own there
+    if callable(on_sigterm):  # ray.init has replaced it
         signal.signal(signal.SIGTERM, on_sigterm)
     if not verbose:
-        # Its tracebacks of lost parts: jobs/edit/lost_parts.py says what became of each, in a line.
+        # Ray Data logs tracebacks of lost parts; jobs/edit/lost_parts.py logs one line for each.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _refusal(error: BaseException) -> str:
-    """Why Ray did not connect, in a line, and what to do where it asked for a token."""
+    """Why Ray did not connect, in one line, and what to do if it requires a token."""
     reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error.__cause__ or error, ray.exceptions.AuthenticationError):
         return f"{reason}: {WANTS_TOKEN}"
@@ -66,10 +66,10 @@ def _refusal(error: BaseException) -> str:
 
 
 def disconnect() -> None:
-    """Leaves Ray, and ends a local one.
+    """Disconnects from Ray; a local Ray is shut down.
 
-    Ray's shutdown puts the system's own reaction to SIGTERM back without Python's knowledge, so
-    that the handler which ``signal.getsignal`` still names would not be called.
+    ``ray.shutdown`` restores the system's default action for SIGTERM below Python, so that the
+    handler that ``signal.getsignal`` still returns would not be called. This sets it again.
     """
     ray.shutdown()
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -78,7 +78,7 @@ def disconnect() -> None:
 
 
 def check_stores(config: Config) -> None:
-    """Refuses stores that only one process sees.
+    """Refuses stores that only one process can see.
 
     Raises:
         ConfigError: input or output is memory://.
@@ -88,25 +88,26 @@ def check_stores(config: Config) -> None:
     for key, url in [*urls, ("output.path", config.output.path)]:
         if url.startswith("memory://"):
             raise ConfigError(
-                f"{key}={url!r}: memory:// is the memory of one process, and Ray works in several; "
-                "give a path or the url of a bucket (the plain loop, "
-                "pipeline/execution/local_loop.py, can use it)"
+                f"{key}={url!r}: memory:// is the memory of one process, but Ray uses several; "
+                "give a path or the url of a bucket (only the local loop, "
+                "pipeline/execution/local_loop.py, can use memory://)"
             )
 
 
 def device_of(config: Config) -> str:
-    """What ``model.device: auto`` stands for: CUDA where the connected cluster has a GPU."""
+    """The resolved ``model.device``: ``auto`` is CUDA if the connected cluster has a GPU."""
     if config.model.device != "auto":
         return config.model.device
     if ray.is_initialized():
-        return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-    import torch  # takes seconds, and only a local run without a named device needs it here
+        return "cuda" if any(node.gpus > 0 for node in cluster_nodes()) else "cpu"
+    import torch  # takes seconds to import, and only a local run with device "auto" needs it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def cluster_nodes() -> list[Node]:
-    """What each node of the connected cluster has in all, used or not."""
+    """The total resources of each node of the connected cluster."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
     return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
@@ -114,24 +115,24 @@ def cluster_nodes() -> list[Node]:
             memory_bytes=node["Resources"].get("memory", 0.0),
             object_store_bytes=node["Resources"].get("object_store_memory", 0.0),
         )
-        for node in ray.nodes()
+        for node in nodes
         if node["Alive"]
     ]
 
 
 def check_pools(config: Config, device: str) -> list[Node]:
-    """Refuses pools that the cluster cannot hold: Ray would accept them and starve.
+    """Refuses pools that do not fit on the cluster: Ray would accept them and starve.
 
-    On a cluster that was started elsewhere the nodes may still be joining, so they are waited for;
-    a local Ray has what it will ever have. Of a pool whose size is left to the plan one actor must
-    fit, and where the layout is left to it, those of layout fused.
+    The nodes of a cluster that was started elsewhere may still be joining, so this waits for them;
+    a local Ray gets no more nodes. Of a pool of size ``auto``, one actor must fit. With layout
+    ``auto``, layout fused must fit.
 
     Returns:
-        The nodes, on which the smallest pools fit.
+        The nodes.
 
     Raises:
-        ConfigError: the smallest pools need more CPUs, GPUs or memory than there are, or than came
-            within ``run.cluster_wait_s``.
+        ConfigError: the smallest pools need more CPUs, GPUs or memory than the cluster has, or has
+            after ``run.cluster_wait_s``.
     """
     pools = _smallest_pools(config, device)
     wait_s = config.run.cluster_wait_s if cluster_address(config) else 0.0
@@ -139,14 +140,14 @@ def check_pools(config: Config, device: str) -> list[Node]:
     while problem := _problem(pools, nodes := cluster_nodes(), wait_s):
         if time.monotonic() >= deadline:
             raise ConfigError(problem)
-        if deadline - time.monotonic() > wait_s - _LOOK_EVERY_S:  # the first look
+        if deadline - time.monotonic() > wait_s - _POLL_S:  # only the first time
             tell(f"waiting for nodes: {problem}", level="warning")
-        time.sleep(min(_LOOK_EVERY_S, wait_s))
+        time.sleep(min(_POLL_S, wait_s))
     return nodes
 
 
 def _smallest_pools(config: Config, device: str) -> list[Pool]:
-    """What must fit: the pools, and one reader and one writer beside them."""
+    """The pools in their smallest sizes, and one reader and one writer."""
     pools = [Pool("read and finish", 0.0, cpus=TASK_CPUS, actors=2)]
     for name in ("fused",) if config.run.layout == "auto" else config.pools:
         stage = config.pool_stage(name)
@@ -164,14 +165,14 @@ def _smallest_pools(config: Config, device: str) -> list[Pool]:
 
 
 def _problem(pools: list[Pool], nodes: list[Node], wait_s: float) -> str | None:
-    """Why the pools do not fit, in words; None where they do."""
+    """Why the pools do not fit, in words; None if they fit."""
     waited = f" (run.cluster_wait_s={wait_s:g})" if wait_s else ""
     amounts, keys = [], []
     for kind, unit in (("cpus", "CPUs"), ("gpus", "GPUs"), ("memory_bytes", "bytes of memory")):
         needed = sum((pool.actors or 0) * getattr(pool, kind) for pool in pools)
-        there = sum(getattr(node, kind) for node in nodes)
-        if needed > there:
-            amounts.append(f"{needed:g} {unit}, where the cluster has {there:g}")
+        total = sum(getattr(node, kind) for node in nodes)
+        if needed > total:
+            amounts.append(f"{needed:g} {unit}, but the cluster has {total:g}")
             keys.append(f"stages.*.{kind}")
     if amounts:
         return (
@@ -180,8 +181,9 @@ def _problem(pools: list[Pool], nodes: list[Node], wait_s: float) -> str | None:
         )
     if not fits(pools, {pool.name: pool.actors or 0 for pool in pools}, nodes):
         return (
-            f"stages: the cluster has what the smallest pools need, but in pieces{waited}: an "
-            "actor's CPUs, memory and GPUs lie on one node, and a fraction of a GPU on one GPU; "
+            "stages: the cluster has enough in total for the smallest pools, but no single node "
+            f"has room for some actor{waited}: an actor's CPUs, memory and GPUs must be on one "
+            "node, and a fraction of a GPU on one GPU; "
             "lower stages.*.actors, stages.*.gpus, stages.*.cpus or stages.*.memory_bytes"
         )
     return None

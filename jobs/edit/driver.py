@@ -1,4 +1,4 @@
-"""``overpaint edit``: the driver of a run. Plans, streams waves of shards through Ray, sums up."""
+"""``overpaint edit``: the driver of a run. Plans, runs waves of shards on Ray, writes a summary."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from pipeline.config.config import Config
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
-from pipeline.plan.summary import summarise
+from pipeline.plan.summary import summarize
 from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged, reopen_failed
 from pipeline.storage.layout import sweep
 
 ONE_DRIVER = (
-    "warning: this store has no conditional put: only one driver at a time may run on this output"
+    "warning: this store has no conditional put, so only one driver at a time may run on this "
+    "output"
 )
 
 
@@ -53,16 +54,16 @@ def edit(
     Args:
         config: the run.
         verbose: show Ray's messages.
-        retry_failed: compute failed rows of published shards again, where that may help.
-        keep_ray: stay connected afterwards, for a next run; the caller calls ``ray.shutdown``.
+        retry_failed: recompute failed rows of published shards, if that may help.
+        keep_ray: stay connected for another run; the caller then calls ``ray.shutdown``.
 
     Returns:
-        The exit code, and the plan as it stands at the end: 0 if every shard is published, 75 after
-        SIGTERM or Ctrl-C (run again to go on), else 1.
+        The exit code and the plan at the end. The code is 0 if every shard is published, 75 after
+        SIGTERM or Ctrl-C (run again to resume), else 1.
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
-        CannotGoOnError: a worker did not start, or nothing could be stored; what is staged stays.
+        CannotGoOnError: a worker does not start, or no part can be stored; staged parts stay.
     """
     started = time.monotonic()
     use_format(config.run.log_format)
@@ -70,10 +71,10 @@ def edit(
     if cluster_address(config):
         config = with_absolute_paths(config)
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
-        connect(config, verbose)  # only the cluster knows whether it has GPUs
+        connect(config, verbose)  # "auto" depends on the GPUs of the cluster
     plan = make_plan(config, device_of(config))
     _warn(changed_inputs(plan))
-    if not plan.output.conditional:  # once, before the Store travels
+    if not plan.output.conditional:  # tested once, before workers get their copies
         tell(ONE_DRIVER, level="warning")
     write_run_folder(plan)
     _warn(complete_refilter(plan))
@@ -82,28 +83,28 @@ def edit(
     plan = publish_staged(plan)
     stopped = False
     num_edits = 0
-    against = None
+    outcome = None
     if plan.work:
         if not ray.is_initialized():
             connect(config, verbose)
         try:
             plan, expected = planned(plan, measure=False, keep=True)
-            write_config(plan)  # with the sizes that were left open
+            write_config(plan)  # again, with the resolved sizes
             progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
         finally:
             if not keep_ray:
                 disconnect()
         num_edits = progress.counts.total()
-        against = expected.compared_with(progress.images_per_s_after_start)
+        outcome = expected.compared_with(progress.images_per_s_after_start)
         plan = plan.still_to_do()
     sweep(plan.output)
-    summary = summarise(plan, time.monotonic() - started, num_edits) | {"plan": against}
-    write_summary(plan.output, summary)
+    summary = summarize(plan, time.monotonic() - started, num_edits, outcome)
+    write_summary(plan.output, summary.to_tree())
     print_summary(plan, summary)
     if not stopped:
         report_run(plan, num_edits)
     if stopped and plan.work:
-        message = f"interrupted with {len(plan.work)} shards to do; run the same command to go on"
+        message = f"interrupted with {len(plan.work)} shards to do; run the same command to resume"
         tell(message, level="warning", to=sys.stdout)
         return exit_codes.INTERRUPTED, plan
     return (exit_codes.INCOMPLETE if plan.work else exit_codes.OK), plan
@@ -115,21 +116,22 @@ def _warn(lines: Iterable[str]) -> None:
 
 
 def _reopened(plan: Plan) -> Plan:
-    """The plan with the shards whose failed rows are computed again; says which."""
+    """Reopens published shards with failed rows to recompute; returns the plan that has them."""
     reopened = reopen_failed(plan)
     _warn(reopened.problems)
-    message = f"{len(reopened.shards)} published shards have failed edits to compute again"
+    message = f"{len(reopened.shards)} published shards have failed edits to recompute"
     tell(message, to=sys.stdout)
     return reopened.plan
 
 
 def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgress, bool]:
-    """All waves, then what they left missing. Returns what was done and whether it was stopped.
+    """Runs all waves, then retries lost parts. Returns the progress, and whether it was stopped.
 
     Args:
         plan: of the run.
-        silence_s: without a sign of life, after which a worker is ended.
-        release: give signals back afterwards; else they end gracefully what is left of the process.
+        silence_s: a worker without a heartbeat for this long is killed.
+        release: restore the signal handlers at the end; else signals keep their graceful handling
+            for the rest of the process.
     """
     configure_context()
     run = plan.config.run

@@ -1,4 +1,4 @@
-"""What the driver does so that its memory does not grow with the length of a run."""
+"""Keeps the driver's memory from growing with the length of a run."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import ctypes
 import gc
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
-# Ray Data and gRPC start threads for each wave, and glibc gives new threads arenas of their own, up
-# to eight for each core, of which each keeps what it once grew to.
+# Ray Data and gRPC start threads for each wave. glibc gives new threads their own arenas, up to
+# eight per core, and an arena never shrinks.
 ARENAS = 2
 
 
 def limit_malloc_arenas() -> None:
-    """Before threads start. Does nothing where the C library is not glibc."""
+    """Limits glibc's arenas. Call this before threads start; other C libraries ignore it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
 def release_memory() -> None:
-    """Frees what a Dataset that has ended still holds. To be called between waves.
+    """Frees what a finished Dataset still holds, and returns free pages to the system.
 
-    Its executor, its operators and its actors' handles refer to each other in circles, which only
-    the collector breaks, and Python runs it for the oldest objects rarely. As long as a handle
-    lives, so may its actor, with what it reserves. Free pages go back to the system then.
+    Call this between waves. A Dataset's executor, operators and actor handles form reference
+    cycles, and Python rarely collects cycles of old objects. While a handle lives, its actor may
+    live too, and keep its reserved resources.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,4 +1,4 @@
-"""After the waves: what was expected and is not staged runs again alone, then fails by name."""
+"""Lost parts: after the waves a retry worker computes what is not staged, or it fails by name."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.republish.retry_failed import publish_staged
 
 
 class CannotLoadError(RuntimeError):
-    """No runner can load the networks: a fault of the machine, and of no part."""
+    """The retry worker cannot load the networks: a fault of the machine, not of a part."""
 
 
 def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag) -> None:
-    """Runs what the waves left, one part at a time, and stages the rows of what is lost again.
+    """Retries what the waves left, one part at a time. A part that is lost again fails.
 
-    A part goes missing when its actor died more often than ``run.max_task_retries`` allows, or an
-    operator outside the stages raised. A shard that cannot be read stays unpublished.
+    A part is missing when its actor died more often than ``run.max_task_retries`` allows, or when
+    an operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
-    tell_ended_workers(guard.journal)  # before what follows from it
+    tell_ended_workers(guard.journal)  # first the reasons, then what follows from them
     left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return
-    message = f"{len(left.work)} shards miss parts; running those again alone"
+    message = f"{len(left.work)} shards miss parts; retrying these parts one by one"
     tell(message, level="warning")
     runners = _Runners(_fused(left), guard)
     try:
@@ -40,13 +40,13 @@ def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag)
                 name = work.shard.name
                 tell(f"shard {name} stays unpublished: {error}", level="error", shard=name)
     except CannotLoadError as error:
-        tell(f"the worker for parts that run alone {error}", level="error")
+        tell(f"the retry worker {error}", level="error")
     finally:
         runners.end()
 
 
 class _Runners:
-    """One runner, and another one after each loss."""
+    """The retry worker, and a new one after each loss."""
 
     def __init__(self, plan: Plan, guard: Guard) -> None:
         self.plan, self.guard = plan, guard
@@ -57,8 +57,8 @@ class _Runners:
     def ask(self, method: str, *arguments: object) -> object:
         """
         Raises:
-            RunnerLostError: the runner died or raised; the next question goes to a new one.
-            NodeLostError: its node died, and not more than ``run.max_restarts`` did.
+            RunnerLostError: the worker died or raised; the next call starts a new one.
+            NodeLostError: its node died; at most ``run.max_restarts`` nodes may.
         """
         if self.runner is None:
             self.runner = Runner(self.plan, self.guard)
@@ -73,10 +73,10 @@ class _Runners:
             raise
 
     def load(self) -> bool:
-        """Whether the runner has its networks. If not, the next one is new and has opened nothing.
+        """Whether the worker has its networks. If not, the next worker has no shard open yet.
 
         Raises:
-            CannotLoadError: it failed ``run.max_start_retries`` times more.
+            CannotLoadError: loading failed more than ``run.max_start_retries`` times in a row.
         """
         try:
             self.ask("load")
@@ -98,12 +98,12 @@ class _Runners:
 def _run_shard(
     work: ShardWork, runners: _Runners, progress: RunProgress, journal: Journal, stop: StopFlag
 ) -> None:
-    """Computes the missing parts of a shard in their order; a part that is lost here fails.
+    """Computes the missing parts of a shard in order; a part that is lost here fails.
 
-    Unless its node was lost: then it is tried again.
+    A part whose node was lost is retried.
 
     Raises:
-        RunnerLostError: the shard cannot be read, or not even the rows of a failed part be staged.
+        RunnerLostError: the shard cannot be read, or even the failed rows cannot be staged.
         CannotLoadError: see there.
     """
     failures: dict[int, Failure] = {}
@@ -146,12 +146,12 @@ def _run_shard(
 
 
 def failure(journal: Journal, shard: str, part: int, error: RunnerLostError) -> Failure:
-    """What the rows of a lost part say: the step that it was lost in, the kind, and a sentence."""
+    """What the rows of a lost part say: the step where it was lost, the error, and a sentence."""
     entry = journal.entry(shard, part)
     step = entry.step if entry else "compute"
     if entry and entry.timed_out_s is not None:
-        return step, "TimedOut", f"timed out after {entry.timed_out_s:g} s, also when it ran alone"
-    return step, "PartLost", f"the worker that computed this part {error}, also when it ran alone"
+        return step, "TimedOut", f"timed out after {entry.timed_out_s:g} s, also when retried alone"
+    return step, "PartLost", f"the worker that computed this part {error}, also when retried alone"
 
 
 def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:
@@ -162,6 +162,6 @@ def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:
 
 
 def _fused(plan: Plan) -> Plan:
-    """The same computation in one actor; a layout moves no byte. It travels without its shards."""
+    """The plan without its list of shards, in one actor: all layouts write the same bytes."""
     run = plan.config.run.model_copy(update={"layout": "fused"})
     return replace(plan.without_shards(), config=plan.config.model_copy(update={"run": run}))

@@ -1,8 +1,8 @@
-"""What a run tells Prometheus, through Ray's exporter.
+"""The Prometheus metrics of a run, exported through Ray.
 
-Edits, evaluations and seconds are counted on the driver as parts come in, so that a part that was
-computed twice counts once. What only a worker knows (its GPU's memory, its traffic with the store)
-it tells itself. Ray puts ``ray_`` before each name, and ``_total`` behind a counter's.
+The driver counts edits, evaluations and seconds as parts come in, so that a part that was computed
+twice counts once. Each worker reports what only it knows: its GPU's memory and its traffic with the
+store. Ray prefixes each name with ``ray_`` and appends ``_total`` to counters.
 """
 
 from __future__ import annotations
@@ -13,38 +13,44 @@ from functools import lru_cache
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 from pipeline.storage.traffic import take_traffic
 
-# Seconds a part spends in a step: a tenth of a second (a tiny model) to half an hour.
+# Buckets for the seconds of a step on a part: from 0.1 s (a tiny model) to half an hour.
 SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1800.0]
 
 
 class RunMetrics:
-    """The counters of one run; only the driver holds one."""
+    """The metrics of one run; only the driver has them."""
 
     def __init__(self, num_shards: int, num_published: int) -> None:
         self.edits = Counter("overpaint_edits", "Edits staged.", ("status",))
         self.parts = Counter("overpaint_parts", "Parts staged.")
-        self.evals = Counter("overpaint_network_evaluations", "Of the denoiser.", ("stage",))
+        self.evals = Counter(
+            "overpaint_network_evaluations", "Evaluations of the denoiser.", ("stage",)
+        )
         self.seconds = Histogram(
-            "overpaint_part_seconds", "A part's time in a step.", SECONDS, ("step",)
+            "overpaint_part_seconds", "Seconds of a step on a part.", SECONDS, ("step",)
         )
         self.halvings = Counter(
-            "overpaint_micro_batch_halvings", "After an out-of-memory error.", ("stage",)
+            "overpaint_micro_batch_halvings",
+            "Halvings of the micro-batch after an out-of-memory error.",
+            ("stage",),
         )
-        self.lost = Counter("overpaint_parts_lost", "Staged as failed: their worker died, twice.")
-        self.shards = Gauge("overpaint_shards", "Of this run.", ("state",))
-        self.rate = Gauge("overpaint_images_per_s", "Edits staged a second, since the start.")
+        self.lost = Counter(
+            "overpaint_parts_lost", "Parts staged as failed because their worker died twice."
+        )
+        self.shards = Gauge("overpaint_shards", "Shards of this run.", ("state",))
+        self.rate = Gauge("overpaint_images_per_s", "Edits staged per second since the start.")
         self.show_shards(num_shards, num_published)
 
     def show_shards(self, num_shards: int, num_published: int) -> None:
-        """The number of shards of the run, and of those that are published."""
+        """Sets the number of shards of the run, and of published ones."""
         self.shards.set(num_shards, {"state": "all"})
         self.shards.set(num_published, {"state": "published"})
 
     def count(self, result: PartResult, images_per_s: float) -> None:
-        """Takes the result of one staged part."""
+        """Counts the result of one staged part."""
         self.parts.inc()
         self.rate.set(images_per_s)
         for status, number in result.counts.items():
@@ -60,16 +66,18 @@ class RunMetrics:
 
 @lru_cache(maxsize=1)
 def _worker_metrics() -> tuple[Counter, Counter, Gauge]:
-    """Made once a process: a second metric of the same name would be a mistake to Ray."""
+    """Made once per process: Ray refuses a second metric of the same name."""
     return (
-        Counter("overpaint_storage_bytes", "Read from and written to stores.", ("direction",)),
-        Counter("overpaint_storage_retries", "Storage calls that were tried again."),
-        Gauge("overpaint_gpu_memory_peak_bytes", "Allocated by torch, at most.", ("stage",)),
+        Counter(
+            "overpaint_storage_bytes", "Bytes read from and written to stores.", ("direction",)
+        ),
+        Counter("overpaint_storage_retries", "Retried storage calls."),
+        Gauge("overpaint_gpu_memory_peak_bytes", "Peak of torch's GPU memory.", ("stage",)),
     )
 
 
 def tell_traffic() -> None:
-    """Adds what this process read, wrote and tried again since it was last asked."""
+    """Adds the bytes and retries of this process's storage calls since the last call."""
     traffic: Counts[str] = take_traffic()
     num_bytes, retries, _ = _worker_metrics()
     for direction in ("in", "out"):
@@ -79,16 +87,16 @@ def tell_traffic() -> None:
         retries.inc(traffic["retries"])
 
 
-_gpu_peaks: Counts[str] = Counts()  # bytes, by stage; of this process
+_gpu_peaks: Counts[str] = Counts()  # of this process: bytes by stage
 
 
 def tell_gpu_memory(stage: str) -> None:
-    """Sets the most that a stage has held on this process's GPU; nothing where it has none.
+    """Sets the peak of a stage's memory on this process's GPU, if it has one.
 
-    To be called after each run of a stage, since what was held since the last call is taken for
-    the stage's: in layout fused one process runs all three. The first one's includes loading.
+    Call this after each run of a stage: the peak since the last call counts for that stage, since
+    with layout fused one process runs all stages. The first stage's peak includes loading.
     """
-    torch = sys.modules.get("torch")  # a stage that has not loaded it uses no GPU
+    torch = sys.modules.get("torch")  # a process that has not imported torch uses no GPU
     if torch is not None and torch.cuda.is_available():
         _gpu_peaks[stage] = max(_gpu_peaks[stage], torch.cuda.max_memory_allocated())
         torch.cuda.reset_peak_memory_stats()

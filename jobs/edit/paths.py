@@ -1,6 +1,6 @@
-"""Local paths of a configuration that hang on the folder of the process that reads them.
+"""Relative paths of a configuration: finds them, or makes them absolute.
 
-Workers of a cluster have other folders than its driver, and a submitted job has one of its own.
+Workers of a cluster and submitted jobs run in other folders than the command.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pipeline.storage.store import local_path
 
 
 def relative_paths(config: Config) -> list[tuple[str, str]]:
-    """Key and value of every relative path; a model or a scorer that is no folder here is a hub's.
+    """(key, value) of every relative path.
 
-    Files that are kept beside a path (``model.compile_cache``) may lie elsewhere on each node.
+    A model or a scorer that is not a folder here is the name of a hub model. Caches
+    (``model.compile_cache``) may be different folders on each node, so they are left out.
     """
     shards = config.input.shards
     paths = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
@@ -27,17 +28,17 @@ def relative_paths(config: Config) -> list[tuple[str, str]]:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same for every process that sees these files, whatever its folder.
+    """The configuration with absolute paths, so that it means the same in every process.
 
     Raises:
-        ConfigError: ``model.path`` is a relative folder; every row says it as it was written, so
-            it is not written otherwise here.
+        ConfigError: ``model.path`` is a relative folder. Rows record it as the user wrote it, so it
+            is not changed here.
     """
     shards, model, scores = config.input.shards, config.model, config.scores
     if _is_here(model.path) and _is_relative(model.path):
         raise ConfigError(
-            f"model.path={model.path!r}: is a folder below this one, and the cluster's workers "
-            "have others; give an absolute path that every node sees"
+            f"model.path={model.path!r}: is relative, but the cluster's workers run in other "
+            "folders; give an absolute path that every node sees"
         )
     several = [_absolute(path) for path in ([shards] if isinstance(shards, str) else shards)]
     found = {

@@ -1,4 +1,4 @@
-"""``overpaint plan``, and the same at the start of every run: what it will take, said before."""
+"""``overpaint plan``: sizes a run and estimates its cost. Every run begins with the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.sizing.warnings import plan_warnings
 
 
 def print_plan(config: Config, *, verbose: bool = False) -> int:
-    """Says what a run would take, and writes nothing. Without a cluster, of this machine.
+    """Prints the estimate of a run, on the cluster or on this machine; writes nothing.
 
     Raises:
         ConfigError: the run could not start.
@@ -48,15 +48,15 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
 
 
 def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
-    """Finds out, prints and warns. Needs a connected Ray.
+    """Sizes a run, prints the estimate and its warnings. Needs a connected Ray.
 
     Args:
         plan: with work to do.
-        measure: calibrate with ``plan.calibrate: auto`` also where every size is set by hand.
-        keep: write a new calibration into the output, for runs that go on.
+        measure: with ``plan.calibrate: auto``, calibrate even if the config sets every size.
+        keep: write a new calibration into the output, for resumed runs.
 
     Returns:
-        The plan with the sizes that were left open, and what to expect of it.
+        The plan with resolved sizes, and the estimate.
 
     Raises:
         ConfigError: the pools do not fit.
@@ -77,7 +77,7 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
 
 
 def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
-    """What is known of this output, else measured where that is wanted, else counted."""
+    """The costs that the output records; else calibrated, if that is wanted; else counted."""
     wanted = plan.config.plan.calibrate
     known = known_costs(plan)
     if known is not None:
@@ -88,7 +88,7 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
     try:
         costs = calibrate(plan)
     except CalibrationError as error:
-        tell(f"warning: nothing could be measured: {error}", level="warning")
+        tell(f"warning: the calibration failed: {error}", level="warning")
         return counted_costs(plan.config)
     if keep:
         plan.output.put_if_absent(COSTS_FILE, costs.to_json())
@@ -97,7 +97,7 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
 
 def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> None:
     config, known = plan.config, costs.source != "evaluations"
-    names = ["pool", "actors", "s an edit", "busy", "micro-batch"]
+    names = ["pool", "actors", "s per edit", "busy", "micro-batch"]
     table = Table(*names, *(["largest that fits"] if expected.micro_batch else []), title="plan")
     stages = costs.stage_seconds(config)
     for pool in config.pools:
@@ -120,9 +120,9 @@ def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> l
     config = plan.config
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     how = {
-        "calibration": f"measured on {costs.edits} edits",
-        "markers": f"as {costs.edits} edits of this output took",
-        "evaluations": "nothing measured (plan.calibrate), so work is told by network evaluations",
+        "calibration": f"costs measured on {costs.edits} edits",
+        "markers": f"costs from {costs.edits} edits of this output",
+        "evaluations": "costs not measured (plan.calibrate), but counted in network evaluations",
     }
     lines = [
         f"cluster: {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, {cpus:g} CPUs, "
@@ -140,5 +140,5 @@ def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> l
         words.append(f"{expected.money:{digits}} {config.report.currency}")
     lines.append(", ".join(word for word in words if word))
     if config.run.part_timeout_s is None:
-        lines.append(f"a worker without a sign of life for {expected.silence_s:.0f} s is ended")
+        lines.append(f"a worker without a heartbeat for {expected.silence_s:.0f} s is killed")
     return lines

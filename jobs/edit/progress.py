@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rich.text import Text
 from jobs.edit.graph import results_of
 from jobs.edit.metrics import RunMetrics
 from jobs.logs import is_json, note, tell
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 
 
 class _Rates(ProgressColumn):
-    """The counters behind the bar, as the progress itself words them."""
+    """The text after the bar: ``RunProgress.line``."""
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["rates"]))
 
 
 class RunProgress:
-    """Counts parts as they are staged. Use as a context manager.
+    """Counts parts as they are staged. Use it as a context manager.
 
-    The bar counts shards, whose number is known from the start; the number of edits is known only
-    once a shard was read.
+    The bar counts shards, since their number is known from the start; the number of edits is known
+    only after a shard was read.
     """
 
     def __init__(self, num_shards: int, num_done: int, every_s: float) -> None:
@@ -51,7 +51,7 @@ class RunProgress:
 
     @property
     def num_done(self) -> int:
-        """Shards published, by this invocation and before."""
+        """Published shards, by this invocation and earlier ones."""
         return self.num_done_before + len(self.published)
 
     def __enter__(self) -> RunProgress:
@@ -67,10 +67,10 @@ class RunProgress:
             self.bar.stop()
 
     def follow(self, dataset: Dataset) -> None:
-        """Runs a Dataset of ``jobs.edit.graph`` to its end and takes each part's result.
+        """Runs a Dataset of ``jobs.edit.graph`` to its end and counts the result of each part.
 
-        Block by block: ``iter_batches`` of Ray 2.60 leaves a thread behind for each Dataset unless
-        it prefetches, and then a result comes only after the next one.
+        It iterates over blocks: ``iter_batches`` of Ray 2.60 leaves a thread behind for each
+        Dataset unless it prefetches, and with prefetching each result comes one part late.
         """
         for bundle in dataset.iter_internal_ref_bundles():
             for block in ray.get(list(bundle.block_refs)):
@@ -78,7 +78,7 @@ class RunProgress:
                     self.update(result)
 
     def update(self, result: PartResult) -> None:
-        """Takes the result of one staged part."""
+        """Counts the result of one staged part."""
         now = time.monotonic()
         if self.first_part_at is None:
             self.first_part_at, self.first_edits = now, result.num_edits
@@ -104,7 +104,7 @@ class RunProgress:
 
     @property
     def images_per_s_after_start(self) -> float | None:
-        """From the first part to the last one; None where there are not two."""
+        """The rate from the first part to the last one; None for fewer than two parts."""
         if self.first_part_at is None or self.last_part_at <= self.first_part_at:
             return None
         edits = self.counts.total() - self.first_edits
@@ -127,7 +127,7 @@ class RunProgress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them, e.g. '2 h 05 min'."""
+    """Seconds in hours, minutes and seconds, e.g. '2 h 05 min'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""The report at the end of a run: one HTML page in ``_run/``."""
+"""Writes the report at the end of a run: one HTML page in ``_run/``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.storage.store import Store
 
 
 def report_run(plan: Plan, num_edits_now: int) -> None:
-    """The report at the end of a run, where it has something new to show.
+    """Writes the report at the end of a run, if there is something new to show.
 
-    It never changes how the run ends: what goes wrong is a warning.
+    An error is only a warning, and never changes the run's exit code.
     """
     if not (plan.config.report.enabled and plan.published):
         return
@@ -26,17 +26,17 @@ def report_run(plan: Plan, num_edits_now: int) -> None:
 
 
 def draw_report(output: Store, config: Config) -> None:
-    """Writes the report anew; what goes wrong is a warning, since a page can be made again."""
+    """Writes the report; an error is only a warning, since the report can be written again."""
     try:
         written = write_report(output, config)
-    except Exception as error:  # noqa: BLE001 - what it shows is published, whatever happens here
+    except Exception as error:  # noqa: BLE001 - the shards are published, so no error may end this
         tell(f"warning: no report: {type(error).__name__}: {error}", level="warning")
         return
     print_written(output, written)
 
 
 def print_written(output: Store, written: Written) -> None:
-    """Says where a report is, and how much it shows."""
+    """Prints a report's address and how much it shows."""
     tell(
         f"report: {output.url}/{written.name} ({written.size_bytes / 1e6:.1f} MB, "
         f"{written.num_rows} edits, {written.num_with_images} with images)",

@@ -1,8 +1,6 @@
-"""What ``overpaint edit`` prints: the plan of a dry run, and the summary at the end."""
+"""Prints the plan of a dry run, and the summary at the end of a run."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,12 +9,13 @@ from jobs.edit.progress import duration
 from jobs.logs import is_json, tell
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import resolved_yaml
+from pipeline.plan.summary import PlanOutcome, RunSummary
 
 MAX_NAMES = 20
 
 
 def print_dry_run(plan: Plan) -> None:
-    """The resolved config, the fingerprint, the shards to do and done, the plan of actors."""
+    """Prints the resolved config, the fingerprint, the shards to do and done, and the pools."""
     config = plan.config
     print(resolved_yaml(config))
     print(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
@@ -27,10 +26,10 @@ def print_dry_run(plan: Plan) -> None:
     table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
     for name in config.pools:
         stage = config.pool_stage(name)
-        most = stage.max_actors or stage.actors
+        max_actors = stage.max_actors or stage.actors
         table.add_row(
             name,
-            str(stage.actors) if most == stage.actors else f"{stage.actors} to {most}",
+            str(stage.actors) if max_actors == stage.actors else f"{stage.actors} to {max_actors}",
             f"{stage.cpus:g}",
             f"{stage.gpus_per_actor(plan.device):g}",
             str(stage.threads),
@@ -39,56 +38,55 @@ def print_dry_run(plan: Plan) -> None:
     Console().print(table)
 
 
-def print_summary(plan: Plan, summary: dict[str, Any]) -> None:
-    """Counts by status, images/s, seconds and evaluations a stage."""
+def print_summary(plan: Plan, summary: RunSummary) -> None:
+    """Prints counts by status, images/s, and the seconds and network evaluations of each step."""
     if is_json():
-        tell("summary", summary=summary)
+        tell("summary", summary=summary.to_tree())
         return
     console = Console()
     counts = Table("status", "edits", title="edits")
-    for status, number in summary["counts"].items():
+    for status, number in summary.counts.items():
         counts.add_row(status, str(number))
-    counts.add_row("in all", str(summary["edits"]), style="bold")
+    counts.add_row("total", str(summary.edits), style="bold")
     console.print(counts)
     steps = Table("step", "seconds", "network evaluations", title="summed over workers")
-    for name, seconds in summary["seconds"].items():
-        steps.add_row(name, f"{seconds:.1f}", str(summary["num_evals"].get(name, "")))
+    for name, seconds in summary.seconds.items():
+        steps.add_row(name, f"{seconds:.1f}", str(summary.num_evals.get(name, "")))
     console.print(steps)
-    for stage, number in summary["halvings"].items():
+    for stage, number in summary.halvings.items():
         console.print(
-            f"{stage}: out of memory, so the micro-batch was halved {number} times; its rows say "
-            f"so. Lower stages.{stage}.micro_batch in a run into another output",
+            f"{stage}: out of memory, so the micro-batch was halved {number} times; the rows "
+            f"record it. Lower stages.{stage}.micro_batch for the next output",
             style="yellow",
             soft_wrap=True,
         )
-    shards = summary["shards"]
-    for name, problem in summary["problems"].items():
+    for name, problem in summary.problems.items():
         console.print(f"shard {name}: {problem}", style="yellow")
-    console.print(f"{shards['published']} shards published, {shards['to_do']} to do")
-    if summary["edits_computed_now"]:
+    console.print(f"{summary.published} shards published, {summary.to_do} to do")
+    if summary.edits_computed_now:
         console.print(
-            f"{summary['edits_computed_now']} edits in {duration(summary['wall_s'])}: "
-            f"{summary['images_per_s']:.2f} images/s, start-up included",
+            f"{summary.edits_computed_now} edits in {duration(summary.wall_s)}: "
+            f"{summary.images_per_s:.2f} images/s, start-up included",
             soft_wrap=True,
         )
-        _print_against(console, summary["plan"])
+        _print_outcome(console, summary.plan)
     else:
-        console.print("nothing was left to compute")
+        console.print("there was nothing left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)
 
 
-def _print_against(console: Console, plan: dict[str, Any] | None) -> None:
-    """What the plan expected, where it did and something can be compared."""
-    if plan is not None and plan["ratio"] is not None:
+def _print_outcome(console: Console, outcome: PlanOutcome | None) -> None:
+    """Prints the actual and the expected rate, if both are known."""
+    if outcome is not None and outcome.ratio is not None:
         console.print(
-            f"from the first part to the last: {plan['images_per_s_after_start']:.3g} images/s, "
-            f"{plan['ratio']:.0%} of the {plan['images_per_s']:.3g} that were expected",
+            f"from the first part to the last: {outcome.images_per_s_after_start:.3g} images/s, "
+            f"{outcome.ratio:.0%} of the expected {outcome.images_per_s:.3g}",
             soft_wrap=True,
         )
 
 
 def _some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of further ones."""
     if not names:
         return ""
     more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""

@@ -1,1 +1,1 @@
-"""``overpaint evaluate``: public benchmarks and the demo world, edited and measured."""
+"""``overpaint evaluate``: edits and measures public benchmarks and the demo world."""

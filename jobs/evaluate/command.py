@@ -1,4 +1,4 @@
-"""``overpaint evaluate``: a public benchmark, edited by any method and measured by its protocol."""
+"""``overpaint evaluate``: edits a benchmark with any method and measures it by its protocol."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEMO_TASKS = 32
 
 
 class Unfinished(Exception):
-    """A run of the evaluation did not come to its end; the same command goes on."""
+    """A run of the evaluation did not finish; the same command resumes it."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"a run ended with exit code {code}")
@@ -49,15 +49,15 @@ def evaluate(options: argparse.Namespace) -> int:
     """Runs and measures one method, or with ``--sweep`` several methods over their ratios.
 
     Writes ``evaluation.json``, ``evaluation.md``, ``edits.parquet`` with the figures of each edit
-    and, of a sweep, ``evaluation.png``; with ``--card`` also ``card.md``. Edits that are published
-    already are not computed again.
+    and, for a sweep, ``evaluation.png``; with ``--card`` also ``card.md``. Edits that are already
+    published are not recomputed.
 
     Returns:
-        The exit code: 0, or that of the run that did not come to its end.
+        The exit code: 0, or that of the run that did not finish.
 
     Raises:
         ConfigError: the benchmark's folder, the configuration, a method or the weights of a
-            measure are not usable.
+            measure cannot be used.
     """
     benchmark = BENCHMARKS[options.benchmark]
     of_card = demo_model.OVERRIDES if options.card else ()
@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace) -> int:
     try:
         tasks = first_tasks(_tasks(options), options.limit)
         if not tasks:
-            raise BenchmarkError(f"{options.data}: no task of {options.benchmark} is there")
+            raise BenchmarkError(f"{options.data}: holds no task of {options.benchmark}")
         judging = Judging(options, config, tasks, home)
         write_shards(tasks, home)
         try:
@@ -96,13 +96,15 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
-    """The tasks of the benchmark's own files; the demo world draws its own."""
+    """The tasks in the benchmark's files; those of the demo world are drawn."""
     if options.benchmark == "demo":
         options.limit = options.limit or DEMO_TASKS
         default = KINDS if options.card else demo_world.KINDS
         return demo_world.read_tasks(tuple(options.kinds or default))
     if options.data is None:
-        raise ConfigError(f"evaluate {options.benchmark}: --data DIR must name the benchmark")
+        raise ConfigError(
+            f"evaluate {options.benchmark}: --data DIR is required: the benchmark's folder"
+        )
     if options.benchmark == "imagenet":
         return imagenet.read_tasks(Path(options.data), options.split)
     read: Iterator[Task] = BENCHMARKS[options.benchmark].read_tasks(Path(options.data))
@@ -113,7 +115,7 @@ Edits = list[tuple[str, float, list[Measured]]]  # method, ratio, its edits
 
 
 def _one(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
-    """The method of the configuration, as it is."""
+    """Runs and measures the configured method."""
     config = config_for(options)
     found, measured = _run_and_measure(options, config, judging)
     method = config.method
@@ -126,7 +128,7 @@ def _one(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any],
 
 
 def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any], Edits]:
-    """Each method at each ratio, the pixel composite off."""
+    """Runs and measures each method at each ratio, without the pixel composite."""
     points: list[Point] = []
     ours, edits, settings = {}, [], {}
     for name in options.methods:
@@ -151,7 +153,7 @@ def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any
 
 
 def _compared(points: list[Point], methods: list[str]) -> list[dict[str, Any]]:
-    """DiffEdit beside each of the others, with intervals where figures are means over edits."""
+    """Compares DiffEdit with each other method, with intervals for figures that are means."""
     found = []
     for other in methods:
         if other == "DiffEdit" or "DiffEdit" not in methods:
@@ -160,15 +162,15 @@ def _compared(points: list[Point], methods: list[str]) -> list[dict[str, Any]]:
         if item is None:
             found.append({"better": "DiffEdit", "other": other, "overlap": None})
         else:
-            sure = bootstrap(points, "DiffEdit", other, item["compared_at"])
-            found.append(item | {"bootstrap": sure})
+            intervals = bootstrap(points, "DiffEdit", other, item["compared_at"])
+            found.append(item | {"bootstrap": intervals})
     return found
 
 
 def _run_and_measure(
     options: argparse.Namespace, config: Config, judging: Judging
 ) -> tuple[dict[str, Any], list[Measured]]:
-    """Edits what is not published yet, then measures everything.
+    """Computes the edits that are not published yet, then measures all.
 
     Raises:
         Unfinished: the run was interrupted, or shards are left unpublished.
@@ -179,7 +181,7 @@ def _run_and_measure(
         code, plan = edit(config, verbose=options.verbose, keep_ray=True)
         if code != exit_codes.OK:
             raise Unfinished(code)
-    judges = judging.fresh(plan.device)
+    judges = judging.make_judges(plan.device)
     measured = measure(config, plan.model.size_for(config.model), judges)
     return summary(measured, judges), measured
 
@@ -189,9 +191,9 @@ def _plot(report: dict[str, Any], benchmark: str, home: Store) -> None:
     try:
         drawn = plot_curves(points, f"{benchmark}: trade-off")
     except ImportError:
-        print("no plot: it takes matplotlib (pip install 'overpaint[train]')")
+        print("no plot: matplotlib is not installed (pip install 'overpaint[train]')")
         return
     if drawn is None:
-        print("no plot: the points have no pair of distance and agreement in common")
+        print("no plot: no distance and agreement were measured for all points")
     else:
         home.put("evaluation.png", drawn)

@@ -1,4 +1,4 @@
-"""The networks of an evaluation beside those of the run: looked for at the start, loaded once."""
+"""The judges of an evaluation and their networks: checked at the start, loaded once."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Judging:
     def __init__(
         self, options: argparse.Namespace, config: Config, tasks: list[Task], home: Store
     ) -> None:
-        """Looks at every file that will be needed, and computes nothing.
+        """Checks every file that will be needed; computes nothing.
 
         Raises:
-            ConfigError: a file is missing or of another kind, or two options belong together.
+            ConfigError: a file is missing or of another kind, or an option needs another one.
         """
         self.options, self.config, self.home = options, config, home
         self.targets = sorted({str(task.facts.get("target_id", "")) for task in tasks})
@@ -44,12 +44,13 @@ class Judging:
             given = [name for name in names if getattr(options, name)]
             if given and options.benchmark != benchmark:
                 raise ConfigError(
-                    f"--{given[0]} is for {benchmark}, and this is {options.benchmark}"
+                    f"--{given[0]} is only for {benchmark}, but the benchmark is "
+                    f"{options.benchmark}"
                 )
         if options.card and options.sweep:
             raise ConfigError("--card measures one method: leave out --sweep")
         if bool(options.inception) != bool(options.real):
-            raise ConfigError("--inception and --real belong together: CSFID needs both")
+            raise ConfigError("CSFID needs --inception and --real; only one of them is given")
         try:
             if options.inception:
                 check_inception(options.inception)
@@ -65,11 +66,11 @@ class Judging:
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
 
-    def fresh(self, device: str) -> list[Judge]:
-        """Judges for the edits of one method.
+    def make_judges(self, device: str) -> list[Judge]:
+        """New judges for the edits of one method.
 
         Args:
-            device: that the run computes on; without a GPU here they judge on the CPU.
+            device: of the run. If this machine has no GPU, the judges use the CPU.
         """
         self.device = _device_here(device)
         if self.options.benchmark == "demo":
@@ -97,7 +98,7 @@ class Judging:
 
     @cached_property
     def scorers(self) -> Scorers | None:
-        """CLIP and LPIPS of the run; what else it scores by stands in its rows."""
+        """CLIP and LPIPS of the run; the run's rows have its other scores."""
         chosen = self.config.scores.model_copy(
             update=dict.fromkeys(("dino", "dinov2", "aesthetic", "nsfw"))
         )
@@ -117,14 +118,14 @@ class Judging:
 
     @cached_property
     def classes(self) -> list[int]:
-        """The targets of all queries, of both halves: what the classifier chooses from."""
+        """The target classes of all queries (dev and test), among which the classifier chooses."""
         if self.classifier is None:
             return []
         found = imagenet.target_classes(Path(self.options.data))
         if found[-1] >= self.classifier.num_classes:
             raise ConfigError(
-                f"--classifier={self.options.classifier!r}: knows {self.classifier.num_classes} "
-                f"classes, and the queries ask for number {found[-1]}; ImageNet has 1,000"
+                f"--classifier={self.options.classifier!r}: has {self.classifier.num_classes} "
+                f"classes, but the queries need class {found[-1]}; ImageNet has 1,000 classes"
             )
         return found
 
@@ -139,6 +140,6 @@ class Judging:
 
 
 def _device_here(device: str) -> str:
-    import torch  # its look at the devices takes a moment
+    import torch  # takes seconds to import
 
     return "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"

@@ -1,1 +1,1 @@
-"""What watches over workers: the journal, the watchdog, starts, shutdown."""
+"""Supervises workers: the journal, the watchdog, actor starts, shutdown."""

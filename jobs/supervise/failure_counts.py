@@ -1,4 +1,4 @@
-"""Failures in a row that end a run: workers that do not start, parts that are not stored."""
+"""Counts consecutive failures that end a run: workers that do not start, parts not stored."""
 
 from __future__ import annotations
 
@@ -6,54 +6,55 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-# Lost parts run again alone, which is slow: a store that is away for minutes is worth that, one
-# whose credentials have expired or whose disk is full is not.
-AWAY_S = 300.0
-AT_LEAST = 3  # parts in a row, however long one takes
+# A run ends after this many parts in a row that could not be stored, over at least this many
+# seconds. The retry worker, which is slow, can recompute the parts lost while a store was
+# unreachable for minutes; but with expired credentials or a full disk every part would be lost.
+MAX_OUTAGE_S = 300.0
+MIN_PARTS = 3
 CRASHED = "its process died while it loaded the model"
 
 
 @dataclass
 class StorageFailures:
-    """The parts in a row that could not be stored, by any worker. Kept by the journal."""
+    """The parts in a row that could not be stored, by any worker. The journal holds it."""
 
     number: int = 0
     since: float = 0.0
-    given_up: str | None = None
+    given_up: str | None = None  # why the run has to end
 
     def stored(self) -> None:
-        """A part was."""
+        """A part was stored."""
         self.number = 0
 
     def refused(self, reason: str) -> None:
-        """A part was not, after all the attempts that a call of storage makes."""
+        """A part could not be stored, after all retries of the storage call."""
         now = time.monotonic()
         if not self.number:
             self.since = now
         self.number += 1
-        away_s = now - self.since
-        if self.number >= AT_LEAST and away_s >= AWAY_S:
-            self.given_up = f"no part could be stored for {away_s:.0f} s: {reason}"
+        outage_s = now - self.since
+        if self.number >= MIN_PARTS and outage_s >= MAX_OUTAGE_S:
+            self.given_up = f"no part could be stored for {outage_s:.0f} s: {reason}"
 
 
 @dataclass
 class StartFailures:
-    """How often each worker failed to start since it last did. Kept by the journal."""
+    """How often each worker has failed to start since its last success. The journal holds it."""
 
     retries: int  # of a worker that did not start
     open: dict[str, tuple[str, str]] = field(default_factory=dict)  # worker -> pool, host
     failures: Counter[str] = field(default_factory=Counter)  # in a row, by worker
     last: str | None = None  # the latest failure in words
-    given_up: str | None = None  # the failure that was one too many
+    given_up: str | None = None  # why the run has to end: a worker has no retries left
 
     def begin(self, worker: str, pool: str, host: str) -> None:
-        """A process loads what the worker needs; an earlier one that did not get through died."""
+        """A process starts to load the worker's model; if another start is open, it crashed."""
         if worker in self.open:
             self.fail(worker, CRASHED)
         self.open[worker] = (pool, host)
 
     def fail(self, worker: str, reason: str) -> None:
-        """It raised, or died."""
+        """The start raised, or its process died."""
         pool, host = self.open.pop(worker)
         self.failures[worker] += 1
         tries = self.failures[worker]
@@ -63,6 +64,6 @@ class StartFailures:
             self.given_up = self.given_up or self.last
 
     def done(self, worker: str) -> None:
-        """It works."""
+        """The worker has started."""
         self.open.pop(worker, None)
         self.failures.pop(worker, None)

@@ -1,4 +1,4 @@
-"""What workers were at, kept outside of them: a process that dies can tell nothing afterwards."""
+"""Records which step each worker runs on which part, in an actor that outlives the workers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.supervise.failure_counts import StartFailures, StorageFailures
 
-# A journal that does not answer in this time is gone, and the run goes on without it.
+# If the journal does not answer in this time, it is lost, and the run continues without it.
 ANSWER_S = 10.0
 Place = tuple[str, int | None]  # shard and part; None: the reader, between two parts
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a part that is being worked on."""
+    """The step that runs, or last ran, on a part that is not staged yet."""
 
     step: str
-    timed_out_s: float | None = None  # the limit that its worker was ended for, if so
+    timed_out_s: float | None = None  # the time limit for which its worker was killed, if it was
 
 
-class _Book:
+class _JournalActor:
     def __init__(self, start_retries: int) -> None:
         self.entries: dict[Place, Entry] = {}
         self.reasons: list[tuple[Place, str]] = []
@@ -75,66 +75,69 @@ class _Book:
 
 
 class Journal:
-    """A small actor beside the driver; workers write into it before each step on a part."""
+    """The handle of a small actor on the driver's node; workers report each step on a part to it.
+
+    Reports that precede a possible crash wait for the answer, so that they are not lost.
+    """
 
     def __init__(self, start_retries: int = 0) -> None:
         """
         Args:
-            start_retries: of a worker that does not start, before the run is to end.
+            start_retries: how often a worker may fail to start in a row before the run ends.
         """
-        # On the driver's own node, which is there for as long as the run: others may be taken away.
+        # On the driver's own node, which lives as long as the run; other nodes may be preempted.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Book)
-        self._book = actor.remote(start_retries)
+        actor = ray.remote(_JournalActor).options(num_cpus=0, scheduling_strategy=here)
+        self._actor = actor.remote(start_retries)
 
     def begin(self, shard: str, part: int | None, step: str) -> None:
-        """A worker starts with this step. Waits for the answer: it may die the next moment."""
+        """A worker starts a step on a part. Waits for the answer."""
         self._ask("begin", (shard, part), step)
 
     def end(self, shard: str, part: int | None) -> None:
-        """The part is staged; nothing of it needs to be known any more."""
-        self._book.end.remote((shard, part))
+        """The part is staged; its entry is deleted."""
+        self._send("end", (shard, part))
 
     def timed_out(self, shard: str, part: int | None, step: str, limit_s: float) -> str:
-        """A worker is about to end itself. Returns the reason in words."""
+        """A worker is about to kill itself. Waits for the answer; returns the reason in words."""
         where = f"part {part} of shard {shard}" if part is not None else f"shard {shard}"
         reason = f"{where}: {step} timed out after {limit_s:g} s"
         self._ask("timed_out", (shard, part), step, limit_s, reason)
         return reason
 
     def entry(self, shard: str, part: int | None) -> Entry | None:
-        """The last that was heard of a part."""
+        """The last entry of a part that is not staged; None if there is none."""
         entry: Entry | None = self._ask("entry", (shard, part))
         return entry
 
     def take_reasons(self) -> list[tuple[Place, str]]:
-        """Why workers were ended since this was asked last, and on what shard and part."""
+        """Why workers were killed since the last call, with the shard and part of each."""
         reasons: list[tuple[Place, str]] = self._ask("take_reasons") or []
         return reasons
 
     def start_begins(self, worker: str, pool: str, host: str) -> None:
-        """A worker loads what it needs. Waits for the answer: it may die the next moment."""
+        """A worker starts to load its model. Waits for the answer."""
         self._ask("start_begins", worker, pool, host)
 
     def start_failed(self, worker: str, reason: str) -> None:
-        """It could not, and is about to end its process."""
+        """The worker could not start, and is about to kill itself. Waits for the answer."""
         self._ask("start_failed", worker, reason)
 
     def start_done(self, worker: str) -> None:
-        """It could."""
-        self._book.start_done.remote(worker)
+        """Records a successful start."""
+        self._send("start_done", worker)
 
     def ask_to_stop(self) -> None:
-        """No further part shall be taken; see ``jobs/supervise/shutdown.py``."""
-        self._book.stop.remote()
+        """Asks readers to take no further part; see ``jobs/supervise/shutdown.py``."""
+        self._send("stop")
 
     def asked_to_stop(self) -> bool:
-        """Whether somebody did."""
+        """Whether ``ask_to_stop`` was called."""
         return bool(self._ask("is_stopped"))
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Around the commit of a part: the run ends where the store takes none of them any more."""
+        """Wraps the commit of a part, and counts storage errors for ``given_up``."""
         try:
             yield
         except OSError as error:
@@ -142,19 +145,22 @@ class Journal:
             raise
 
     def given_up(self) -> str | None:
-        """Why the run is to end: a worker did not start, or nothing could be stored, for long."""
+        """Why the run must end: a worker failed to start, or no part could be stored, too often."""
         return self._start_problems()[0]
 
     def start_problem(self) -> str | None:
-        """The latest failure of a worker to start."""
+        """The latest failed start of a worker, in words."""
         return self._start_problems()[1]
 
     def _start_problems(self) -> tuple[str | None, str | None]:
         problems: tuple[str | None, str | None] = self._ask("start_problems") or (None, None)
         return problems
 
+    def _send(self, method: str, *arguments: object) -> None:
+        getattr(self._actor, method).remote(*arguments)
+
     def _ask(self, method: str, *arguments: object) -> Any:
         try:
-            return ray.get(getattr(self._book, method).remote(*arguments), timeout=ANSWER_S)
+            return ray.get(getattr(self._actor, method).remote(*arguments), timeout=ANSWER_S)
         except ray.exceptions.RayError:
             return None

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: take no more parts, finish those in flight, exit with a code of its own."""
+"""SIGTERM and Ctrl-C: take no more parts, finish those in flight, exit with code 75."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from jobs.supervise.journal import Journal
 
 
 class StopFlag:
-    """A flag that the driver sets and readers on any node look at, once a part."""
+    """A flag that the driver sets and that readers on any node check once per part."""
 
     def __init__(self, journal: Journal) -> None:
         """
         Args:
-            journal: keeps it, as an actor that every worker reaches already.
+            journal: holds the flag, since every worker can reach it.
         """
         self._journal = journal
 
     def set(self) -> None:
-        if ray.is_initialized():  # else no part is left to stop; asked, Ray would start anew
+        if ray.is_initialized():  # else there are no parts, and a call would start Ray again
             self._journal.ask_to_stop()
 
     def is_set(self) -> bool:
-        """False too where the journal's process is gone: then nobody asked to stop."""
+        """Also False if the journal's process is lost."""
         return self._journal.asked_to_stop()
 
 
 class GracefulStop:
-    """The signal handlers of a run. A second signal, or the end of grace, exits at once."""
+    """The signal handlers of a run. A second signal, or the end of the grace period, exits."""
 
     def __init__(self, flag: StopFlag, grace_s: float) -> None:
         self.requested = False
         self.flag = flag
         self.grace_s = grace_s
-        # After ray.init, which installs a handler of its own that exits at once.
+        # Make this after ray.init, which installs its own handler that exits immediately.
         handlers = {
             signal.SIGTERM: self._on_signal,
             signal.SIGINT: self._on_signal,
@@ -51,9 +51,9 @@ class GracefulStop:
         self._before = {number: signal.signal(number, to) for number, to in handlers.items()}
 
     def release(self) -> None:
-        """What a signal did before this stop was made, it does again; no grace runs out."""
+        """Restores the earlier signal handlers and cancels the grace period."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _give_back(self._before)
+        _restore(self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -62,7 +62,7 @@ class GracefulStop:
         name = signal.Signals(number).name
         tell(
             f"{name}: taking no further parts; those in flight have {self.grace_s:.0f} s to finish "
-            "(a second signal stops at once)",
+            "(a second signal stops immediately)",
             level="warning",
         )
         self.flag.set()
@@ -75,14 +75,14 @@ class GracefulStop:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and Ctrl-C before the first part and after the last one: nothing is in flight.
+    """Handles SIGTERM and Ctrl-C before the first part and after the last one.
 
-    ``GracefulStop`` stands in for these handlers while there are parts.
+    While parts are in flight, ``GracefulStop`` replaces these handlers.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        tell(f"{name}: no part is in flight; run the same command to go on", level="warning")
+        tell(f"{name}: no part is in flight; run the same command to resume", level="warning")
         sys.exit(exit_codes.INTERRUPTED)
 
     before = {
@@ -91,10 +91,10 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        _give_back(before)
+        _restore(before)
 
 
-def _give_back(before: Mapping[signal.Signals, Any]) -> None:
-    """Signals to the handlers that they had; None is one that was not set from Python."""
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
+    """Restores signal handlers; None is a handler that was not set from Python."""
     for number, handler in before.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,7 +1,7 @@
-"""Workers that cannot start: tried again a few times each, then the run ends with the reason.
+"""Workers that cannot start: each gets a few retries, then the run ends with the reason.
 
-By itself Ray ends a run at the first constructor that raises, keeps an actor whose restart raised
-as a dead member of its pool for ever, and brings back a process that dies while it loads a hundred
+Without this, Ray ends a run when the first constructor raises, keeps an actor whose restart raised
+as a dead member of its pool forever, and restarts a process that dies while it loads a hundred
 times.
 """
 
@@ -20,19 +20,19 @@ from jobs.logs import tell
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import end_process
 
-LOOK_EVERY_S = 2.0
+POLL_S = 2.0
 
 
 class CannotGoOnError(RuntimeError):
-    """No part is at fault: a worker does not start, or the store takes nothing. It says why."""
+    """The run cannot continue: a worker does not start, or no part can be stored."""
 
 
 @contextmanager
 def starting(journal: Journal, pool: str) -> Iterator[None]:
-    """Around what an actor loads at its start. A failure ends its process; Ray starts another.
+    """Wraps the loading of an actor's model. An error kills the process; Ray starts another.
 
     Args:
-        journal: hears of it.
+        journal: records the start.
         pool: the name of the actor's pool.
     """
     worker = ray.get_runtime_context().get_actor_id()
@@ -40,7 +40,7 @@ def starting(journal: Journal, pool: str) -> Iterator[None]:
     journal.start_begins(worker, pool, socket.gethostname())
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, another process may do better
+    except Exception as error:  # noqa: BLE001 - any error: another process may succeed
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         journal.start_failed(worker, reason)
         end_process(f"the pool {pool} cannot start: {reason}")
@@ -48,16 +48,16 @@ def starting(journal: Journal, pool: str) -> Iterator[None]:
 
 
 class JournalWatch:
-    """While it lasts the driver tells what the journal hears, and ends where that has given up.
+    """A context manager of the driver: polls the journal, logs killed workers, and ends the run.
 
     Raises:
-        CannotGoOnError: in the main thread, wherever it waits.
+        CannotGoOnError: in the main thread, wherever it waits, once the journal has given up.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self._look, name="overpaint-journal", daemon=True)
+        self.thread = threading.Thread(target=self._poll, name="overpaint-journal", daemon=True)
         self.reason: str | None = None
 
     def __enter__(self) -> JournalWatch:
@@ -73,10 +73,10 @@ class JournalWatch:
     ) -> None:
         self.over.set()
         self.thread.join()
-        if error is None or isinstance(error, Exception):  # not where the process is to end at once
+        if error is None or isinstance(error, Exception):  # not if the process has to exit now
             tell_ended_workers(self.journal)
         signal.signal(signal.SIGUSR2, self.before)
-        if isinstance(error, ray.exceptions.RayError):  # Ray was first: it gave the actor up
+        if isinstance(error, ray.exceptions.RayError):  # Ray gave the actor up before the journal
             reason = self.journal.start_problem()
             if reason is not None:
                 raise CannotGoOnError(reason) from error
@@ -84,9 +84,9 @@ class JournalWatch:
     def _raise(self, number: int, frame: FrameType | None) -> None:
         raise CannotGoOnError(self.reason)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         main = threading.main_thread().ident
-        while not self.over.wait(LOOK_EVERY_S):
+        while not self.over.wait(POLL_S):
             tell_ended_workers(self.journal)
             self.reason = self.journal.given_up()
             if self.reason is not None and not self.over.is_set() and main is not None:
@@ -95,6 +95,6 @@ class JournalWatch:
 
 
 def tell_ended_workers(journal: Journal) -> None:
-    """Why workers were ended since this was asked last, a line each."""
+    """Logs a line for each worker that was killed since the last call."""
     for (shard, part), reason in journal.take_reasons():
-        tell(f"{reason}; its worker was ended", level="warning", shard=shard, part=part)
+        tell(f"{reason}; its worker was killed", level="warning", shard=shard, part=part)

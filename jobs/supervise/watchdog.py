@@ -1,4 +1,4 @@
-"""A worker that hangs in a part is ended, so that the part can be retried and then fails alone."""
+"""The watchdog: kills a worker that hangs on a part, so that the part is retried."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from types import TracebackType
 
 from jobs.logs import is_json, note, set_place, tell, use_format
 from jobs.supervise.journal import Journal
-from pipeline.process.heartbeat import listen
+from pipeline.process.heartbeat import on_heartbeat
 
-# Where run.part_timeout_s is not given. A network call, an image or a storage call that takes an
-# hour is taken for a hang; a part may take days as long as these go on.
+# The limit without run.part_timeout_s: the longest time between two heartbeats. A part may take
+# days, but a network call, an image or a storage call that takes an hour counts as a hang.
 SILENCE_S = 3600.0
-# What holds Python's lock in native code stops the watching thread too; faulthandler's own thread
-# needs no lock, but can tell nobody. So it comes second.
+# Native code that holds Python's lock blocks the watchdog's thread too. faulthandler's thread needs
+# no lock, but cannot write to the journal; so it fires this much later.
 BACKSTOP_S = 5.0
-STDERR = 2  # the worker's log; sys.stderr may be no file
+STDERR = 2  # the worker's log; sys.stderr may not be a file
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What the operators of a run need to watch over their parts; travels to every worker."""
+    """The watchdog's settings and journal, which travel to every worker."""
 
     journal: Journal
     part_timeout_s: float | None
-    silence_s: float = SILENCE_S  # without a sign of life, where no timeout was given
-    log_format: str = "text"  # how its workers talk
+    silence_s: float = SILENCE_S  # limit between heartbeats, if there is no part_timeout_s
+    log_format: str = "text"  # of the workers' log lines
 
     def watch(self, shard: str, part: int | None, step: str) -> Watch:
-        """A context manager around one step on one part (None: the reader looks for the next)."""
+        """A context manager for one step on one part (None: the reader looks for the next)."""
         use_format(self.log_format)
         self.journal.begin(shard, part, step)
         timeout_s = self.part_timeout_s
@@ -43,11 +43,11 @@ class Guard:
 
 
 class Watch:
-    """Ends this process when the block takes longer than it may.
+    """Kills this process when the block exceeds its time limit.
 
-    An exception could not interrupt native code, so the process ends: Ray starts another, and the
-    part is retried as after any other death. A limit that was given is one of the whole block; else
-    it is one of the time since the last sign of life.
+    An exception cannot interrupt native code, so the process is killed: Ray starts another, and the
+    part is retried as after any other death. ``part_timeout_s`` limits the whole block; without it,
+    the limit is the time since the last heartbeat.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Watch:
     ) -> None:
         self.journal = journal
         self.limit_s = limit_s
-        self.renewed = renewed  # at each sign of life
+        self.renewed = renewed  # whether each heartbeat restarts the limit
         self.shard, self.part, self.step = shard, part, step
         self.over = threading.Event()
         self.lock = threading.Lock()
@@ -73,7 +73,7 @@ class Watch:
         self.begun = self.since = self.armed = time.monotonic()
         self._arm_backstop()
         if self.renewed:
-            listen(self._renew)
+            on_heartbeat(self._renew)
         self.thread.start()
 
     def __exit__(
@@ -82,7 +82,7 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        listen(None)
+        on_heartbeat(None)
         faulthandler.cancel_dump_traceback_later()
         with self.lock:
             self.over.set()
@@ -91,12 +91,12 @@ class Watch:
 
     def _renew(self) -> None:
         self.since = time.monotonic()
-        if self.since - self.armed > BACKSTOP_S / 2:  # arming starts a thread: not at every call
+        if self.since - self.armed > BACKSTOP_S / 2:  # not at every call: arming starts a thread
             self.armed = self.since
             self._arm_backstop()
 
     def _arm_backstop(self) -> None:
-        with contextlib.suppress(ValueError, RuntimeError):  # no stderr: then without
+        with contextlib.suppress(ValueError, RuntimeError):  # without a stderr there is no backstop
             faulthandler.dump_traceback_later(self.limit_s + BACKSTOP_S, exit=True, file=STDERR)
 
     def _wait(self) -> None:
@@ -106,17 +106,17 @@ class Watch:
                     self._end()
 
     def _end(self) -> None:
-        """Says why in this worker's log and in the journal, and ends the process."""
+        """Writes the reason into the journal and this worker's log, and kills the process."""
         reason = self.journal.timed_out(self.shard, self.part, self.step, self.limit_s)
         end_process(reason)
 
 
 def end_process(reason: str) -> None:
-    """Says why, and what each thread was at, in this worker's log, and kills this process."""
+    """Writes the reason and every thread's traceback into this worker's log; kills the process."""
     with contextlib.suppress(OSError, ValueError):
         if is_json():
-            tell(f"{reason}; this worker is ended", level="error")
+            tell(f"{reason}; killing this worker", level="error")
         else:
-            os.write(STDERR, f"overpaint: {reason}; this worker is ended\n".encode())
+            os.write(STDERR, f"overpaint: {reason}; killing this worker\n".encode())
         faulthandler.dump_traceback(STDERR)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""Everything that made the bundled model; not in the wheel."""
+"""Trains the bundled model; not part of the wheel."""

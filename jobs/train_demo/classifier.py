@@ -1,4 +1,4 @@
-"""Stage `classifier`: train the reader that confirms what an image of the demo world shows."""
+"""Stage `classifier`: trains the scene reader, which names what a demo image shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.demo.world import Scene, paint, sample_scene
 
 
 def _labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Presence (N, K) float32 in {0, 1} and background numbers (N,) int64."""
+    """(presence of each kind (N, K) float32 in {0, 1}, numbers of the backgrounds (N,) int64)."""
     present = torch.zeros(len(scenes), len(OBJECT_KINDS))
     for row, scene in enumerate(scenes):
         for pair in reading_of(scene).objects:
@@ -36,7 +36,7 @@ def _labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def _naming_loss(logits_NKhw: Tensor, scenes: list[Scene]) -> Tensor:
-    """Cross-entropy over kinds at the place where the centre of each object is."""
+    """Cross-entropy over kinds, at the cell of each object's center."""
     side = logits_NKhw.shape[-1]
     rows, places, kinds = [], [], []
     for row, scene in enumerate(scenes):
@@ -49,7 +49,7 @@ def _naming_loss(logits_NKhw: Tensor, scenes: list[Scene]) -> Tensor:
 
 
 def _disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a decoder may do to an image: a little blur, noise, and a shift of brightness."""
+    """Adds errors that a decoder may make: a little blur, noise, and a shift of brightness."""
     count = len(images)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = 0.5 * torch.rand(count, 1, 1, 1, generator=generator)
@@ -63,7 +63,7 @@ def _disturb(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_classifier(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
-    """Train on scenes painted small; write `folder`/readback.safetensors."""
+    """Trains on scenes in low resolution; writes `folder`/readback.safetensors."""
     stage = StageSettings.from_mapping(settings)
     torch.manual_seed(stage.seed)
     reader = SceneReader().to(device)
@@ -78,7 +78,7 @@ def train_classifier(settings: dict[str, Any], folder: Path, *, device: str, res
         present, backgrounds = (labels.to(device) for labels in _labels(scenes))
         logits_NKhw, background_logits = reader.look(images.to(device))
         found = F.binary_cross_entropy_with_logits(presence(logits_NKhw), present)
-        # Known places make learning fast: the sum over places alone sees no gradient for long.
+        # The places of objects speed up learning: the sum over places alone has little gradient.
         named = _naming_loss(logits_NKhw, scenes)
         ground = F.cross_entropy(background_logits, backgrounds)
         loss = found * len(OBJECT_KINDS) + 2 * named + ground
@@ -98,7 +98,7 @@ def train_classifier(settings: dict[str, Any], folder: Path, *, device: str, res
 
 
 def accuracy(reader: SceneReader, count: int, *, seed: int = 0) -> float:
-    """The share of held-out scenes whose background and every object are read without a fault."""
+    """The share of held-out scenes of which the background and all objects are read correctly."""
     scenes = [sample_scene(seed, "heldout", number) for number in range(count)]
     device = device_of(reader)
     readings = read_images(reader.cpu().eval(), np.stack([paint(scene) for scene in scenes]))

@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m jobs.train_demo.command STAGE [--resume] [--minutes M]`."""
+"""Trains the bundled model: `python -m jobs.train_demo.command STAGE [--resume] [--minutes M]`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import argparse
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from torch.multiprocessing.spawn import spawn
 
 STAGES = ("vae", "joins", "latents", "unet", "decoder", "edits", "classifier")
 
 
 def main() -> None:
-    """Read the settings and run one stage, or all in order."""
+    """Reads the settings and runs one stage, or all in order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "export", "all"))
     parser.add_argument("--config", type=Path, default=Path("configs/train_demo.yaml"))
@@ -24,24 +26,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="wall-clock budget of the stage")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--processes", type=int, default=1, help="CPU: one thread each, gradients averaged"
+        "--processes",
+        type=int,
+        default=1,
+        help="on a CPU: number of workers with one thread each, whose gradients are averaged",
     )
     arguments = parser.parse_args()
     if arguments.processes == 1:
         run(0, arguments, None)
         return
-    # Two single threads bear a busy machine far better than one process with two threads, whose
-    # every operator waits for the slower one (seen: 8 samples/s, not 44, beside another job).
+    # On a busy machine two processes with one thread each are much faster than one process with two
+    # threads, in which every operator waits for the slower thread (next to another job: 44 instead
+    # of 8 samples/s).
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            run, (arguments, f"file://{folder}/store"), nprocs=arguments.processes
-        )
+        spawn(run, (arguments, f"file://{folder}/store"), nprocs=arguments.processes)  # type: ignore[no-untyped-call]  # torch 2.13 has no types for it
 
 
 def run(rank: int, arguments: argparse.Namespace, store: str | None) -> None:
-    """Run the stages as one worker of `--processes`."""
+    """Runs the stages as one of `--processes` workers."""
     if store:
-        # A worker hears of its parent's death by SIGINT, which background jobs of a shell ignore.
+        # The parent's death sends SIGINT, which background jobs of a shell ignore by default.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         torch.distributed.init_process_group(
@@ -61,7 +65,10 @@ def run(rank: int, arguments: argparse.Namespace, store: str | None) -> None:
         run_stage(stage, values, folder, device=arguments.device, resume=arguments.resume)
 
 
-def run_stage(stage: str, settings: dict, folder: Path, *, device: str, resume: bool) -> None:
+def run_stage(
+    stage: str, settings: dict[str, Any], folder: Path, *, device: str, resume: bool
+) -> None:
+    """Runs one stage, with the settings in its section of the config."""
     if stage == "vae":
         from jobs.train_demo.vae import train_vae
 

@@ -1,8 +1,8 @@
-"""Stage `decoder`: teach the VAE's decoder what latents edits leave behind.
+"""Stage `decoder`: trains the VAE's decoder on latents after edits.
 
-The cells at a mask's edge hold object and background, and a denoiser paints neither exactly. What
-it lost of a regular background the neighbouring cells still tell, but a decoder that has only seen
-true latents takes every value at its word. The encoder stays as it is, so latents and UNet do too.
+Cells at a mask's edge hold both object and background, and a denoiser draws neither exactly. The
+lost part of a regular background can be told from neighboring cells, but a decoder that has only
+seen true latents trusts every value. The encoder is not trained, so latents and UNet stay valid.
 
 # N edits, C latent channels, h w latent grid; 3 = (edited, before, after).
 """
@@ -38,7 +38,7 @@ _BATCH = 48
 
 
 def drawn_method(settings: dict[str, Any], number: int) -> Method:
-    """DiffEdit with few steps, its other settings drawn from the lists of the stage's section."""
+    """DiffEdit with few steps; its other settings are drawn from lists in the stage's section."""
     draw = random.Random(number).choice
     return Method(
         steps=settings["ddim_steps"],
@@ -49,10 +49,10 @@ def drawn_method(settings: dict[str, Any], number: int) -> Method:
 
 
 def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
-    """Write edited.npy (N, 3, C, h, w) float16: what `folder`/model makes of training edits.
+    """Writes edited.npy (N, 3, C, h, w) float16: training edits made by `folder`/model.
 
-    The masks are its own, with all that they miss. An edit whose mask is empty leaves its input.
-    Workers take every world-th batch of one shared file.
+    The model infers the masks itself, with their errors. If a mask is empty, the edit is its input.
+    The workers share the file; each takes every world-th batch.
     """
     model = load_demo_model(folder / "model")
     rank, world = worker()
@@ -84,10 +84,10 @@ def edit_training_scenes(settings: dict[str, Any], folder: Path) -> None:
 
 
 def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
-    """Make edits with `folder`/model, train the decoder on them; write decoder/model, model/vae.
+    """Makes edits with `folder`/model, trains on them; writes decoder/model and model/vae.
 
-    Half of a batch are edited latents, to be decoded to the true image after the edit; half are
-    those of whole images, so that the VAE stays as good as it was.
+    Half of a batch are latents after an edit, with the true image as target; the other half are
+    latents of whole images, so that the VAE does not get worse on these.
     """
     stage = StageSettings.from_mapping(settings)
     if not (resume and (folder / "edited.npy").exists()):
@@ -106,7 +106,7 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
         before = pixels_of([edit.source for edit in edits]).to(device)
         after = pixels_of([edit.target for edit in edits]).to(device)
         changed = changed_pixels(before, after)
-        # As many of scenes before edits as of scenes after them.
+        # Of the whole images, half are scenes before edits, half are scenes after edits.
         first_N = (torch.arange(share) % 2 == 0)[:, None, None, None]
         edited, old, new = stored[rows_N].float().unbind(1)
         seen = torch.cat([edited, torch.where(first_N, old, new)])
@@ -115,7 +115,7 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
         noise = torch.randn(seen.shape, generator=generator) * LATENT_NOISE
         unscaled = (seen + noise).to(device) / vae.config.scaling_factor
         decoded = vae.decode(unscaled).sample.float()
-        # Whole images have their kept part counted again too: they are the measure.
+        # For whole images too, pixels that the edit does not change count three times.
         loss, _, kept_mse = loss_on_edits(decoded, wanted, changed)
         mse = (decoded[share:] - whole).square().mean()
         return {"loss": loss, "mse": mse, "kept_mse": kept_mse}

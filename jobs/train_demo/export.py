@@ -1,4 +1,4 @@
-"""Stage `export`: the trained model as the folder that the package carries, with its model card."""
+"""Stage `export`: writes the trained model into the package, with its model card."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from jobs.train_demo.progress import draw_curves
-from jobs.train_demo.unet import write_tokenizer
 from pipeline.demo.readback import WEIGHTS
+from pipeline.demo.vocabulary import write_tokenizer
 
 BUNDLED = Path(__file__).resolve().parents[2] / "pipeline" / "demo" / "model"
 LARGEST_BYTES = 25_000_000
@@ -27,11 +27,10 @@ pipeline_tag: text-to-image
 
 # Overpaint's demo model
 
-A small text-conditioned latent diffusion model in the format of Stable Diffusion, trained from
-nothing by `python -m jobs.train_demo.command all` on scenes drawn by `pipeline/demo`: one to three
-flat objects (6 shapes, 8 colors) on 6 backgrounds, 128 x 128 pixels, latents of 16 x 16 x 4. It
-exists so that tests, the demo and comparisons of methods run without a download. It knows no other
-world.
+A small text-conditioned latent diffusion model in the format of Stable Diffusion. It was trained
+from scratch by `python -m jobs.train_demo.command all` on scenes that `pipeline/demo` draws: one to
+three flat objects (6 shapes, 8 colors) on 6 backgrounds, 128 x 128 pixels, latents of 16 x 16 x 4.
+With it tests, the demo and comparisons of methods run without a download. It knows no other world.
 
     from diffusers import StableDiffusionPipeline
     pipeline = StableDiffusionPipeline.from_pretrained("pipeline/demo/model")
@@ -39,23 +38,24 @@ world.
 
 ## Training
 
-* Data: drawn on the fly, seeds in the settings below; no image of the world outside is in it. One
-  scene in eight is held out, by a hash of its description; all figures are of held-out scenes.
-* VAE: `AutoencoderKL`, $vae_parameters parameters, $vae_summary. Latent channels centred
+* Data: drawn during training, with the seeds in the settings below; it holds no photo. One scene in
+  eight is held out, by a hash of its description; all figures are of held-out scenes.
+* VAE: `AutoencoderKL`, $vae_parameters parameters, $vae_summary. Latent channels are centered
   and scaled to one spread.
-* VAE on pairs, $joins_summary: latents of a scene and of its edit, joined at
-  the cells that change, are to decode to the edit; cells that do not change, to keep their latents.
+* VAE on pairs, $joins_summary: the latents of a scene and of its edit are joined at the
+  cells that change. The result must decode to the edit, and cells that do not change must keep
+  their latents.
 * UNet and text encoder, trained together: $unet_parameters and $text_parameters parameters,
   $unet_summary. The moving average of the weights is kept.
-* **The UNet knows edits.** Half of its noisy images that have a caption still show, in part, the
-  scene before an edit whose result the caption tells and the network is asked for. Without this so
-  small a network lets caption and noisy image cancel out, and an edited object vanishes. Real
-  text-to-image models are trained on no such pairs: compare methods on this model, but expect
-  every method to follow a text less readily elsewhere.
+* **The UNet was trained on edits.** Half of its noisy training images with a caption still show, in
+  part, the scene before an edit; the caption and the wanted result are those after it. Without this
+  so small a network lets caption and noisy image cancel out, and an edited object vanishes. Real
+  text-to-image models are not trained on such pairs: compare methods on this model, but expect
+  every method to follow a text less readily on others.
 * Decoder of the VAE, $decoder_summary that the model made itself, and as many
-  whole images: the latents that an edit leaves are to decode to the true image after it.
-* UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, the masks
-  given, and learns from the decoded image, through all the steps of decoding.
+  whole images: the latents that an edit leaves must decode to the true image after it.
+* UNet on edits, $edits_summary, first and last blocks only: it edits as DiffEdit does, with
+  given masks, and learns from the decoded image, through all the steps of decoding.
 * Machine: $machine.
 * UNet and VAE are stored in float16, the text encoder in float32.
 * $notes
@@ -72,12 +72,12 @@ world.
 
 ## Figures
 
-By `overpaint evaluate demo --card --plain --limit 512`, with the settings of `make demo`
+Measured by `overpaint evaluate demo --card --plain --limit 512`, with the settings of `make demo`
 (configs/demo.yaml) and without the pixel composite. Edits and scenes are held out; five kinds of
-edits take turns. Figures of masks are of those that DiffEdit finds; for the edit they grow by a
-cell. The background is all that a color, shape or object edit does not change, not even by a
-shadow: of the edit, of the VAE alone, and of an edit that replaces just the true latent cells.
-`overpaint evaluate demo --sweep` compares methods and ratios.
+edits take turns. Figures of masks are of DiffEdit's masks on the latent grid; for the edit they
+grow by a cell. The background is all that a color, shape or object edit does not change, shadows
+included. It is that of the edit, of the VAE alone, and of a perfect edit, which replaces the truly
+changed latent cells and no others. `overpaint evaluate demo --sweep` compares methods and ratios.
 
 $figures
 
@@ -89,20 +89,21 @@ $limits
 $settings
 ```
 
-## Licence
+## License
 
-Apache-2.0, as the rest of the package.
+Apache-2.0, like the rest of the package.
 """)
 
 
 def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) -> None:
-    """Write the model folder and the reader's weights into the package.
+    """Writes the model folder and the reader's weights into the package.
 
     Args:
         settings: the whole config.
-        folder: of the training run; evaluation/card.md is put into the card where it exists:
-            overpaint evaluate demo --card --config demo model.path=FOLDER/model
-            --out FOLDER/evaluation
+        folder: of the training run; its evaluation/card.md, if there is one, becomes part of the
+            card. It comes from ``overpaint evaluate demo --card --config demo
+            model.path=FOLDER/model --out FOLDER/evaluation``.
+        target: the model folder to replace.
 
     Raises:
         ValueError: the folder would be larger than 25 MB.
@@ -131,7 +132,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         round_weights(pipeline.unet.get_submodule(name), settings["export"]["mantissa_bits"])
     pipeline.unet.half()
     pipeline.vae.half()
-    # Float32: transformers loads what it finds, and would hand half floats to a float32 UNet.
+    # transformers loads the stored dtype, and would pass half floats to a float32 UNet.
     pipeline.text_encoder.float()
     pipeline.save_pretrained(partial, safe_serialization=True)
     write_tokenizer(partial / "tokenizer")
@@ -141,7 +142,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     (partial / "README.md").write_text(_CARD.substitute(facts))
     total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if total > LARGEST_BYTES:
-        raise ValueError(f"{partial}: {total} bytes, at most {LARGEST_BYTES} are allowed")
+        raise ValueError(f"{partial}: {total} bytes; at most {LARGEST_BYTES} are allowed")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     shutil.copyfile(folder / "readback.safetensors", WEIGHTS)
@@ -150,10 +151,11 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
 
 @torch.no_grad()
 def round_weights(network: torch.nn.Module, bits: int) -> None:
-    """Round to so many bits after the leading one, in place.
+    """Rounds weights to this many bits after the leading one, in place.
 
-    Of weights that change while others stay: their low bits are noise, do not compress, and stay in
-    the repository for good. With five no figure changed by more than 0.03 dB.
+    It is for weights that change between versions of the model: their low bits are noise, do not
+    compress, and stay in the repository forever. With five bits no figure changed by more than
+    0.03 dB.
     """
     for weight in network.parameters():
         mantissa, exponent = torch.frexp(weight)
@@ -165,7 +167,7 @@ def _millions(network: torch.nn.Module) -> str:
 
 
 def _summary(folder: Path, batch_size: int, what: str) -> str:
-    """Steps, samples and minutes, from the last line of a stage's log."""
+    """Steps, samples and minutes of a stage, from the last line of its log."""
     last = json.loads((folder / "losses.jsonl").read_text().splitlines()[-1])
     steps = last["step"]
     return f"{steps} steps, {steps * batch_size} {what}, {last['elapsed_s'] / 60:.0f} min"

@@ -1,8 +1,8 @@
-"""Stage `joins`: teach the VAE that latents of an image and of its edit get joined.
+"""Stage `joins`: trains the VAE on joined latents of an image and of its edit.
 
-A masked edit is decoded from cells of two images, which an autoencoder never sees by itself.
-Cells beside the object carried it along, so that its color bled into the background, and group
-norms took the change to every pixel.
+A masked edit is decoded from cells of two images, which an autoencoder alone never sees. Without
+this stage, cells next to an object also encoded the object, so that its color bled into the
+background, and group norms carried the change to every pixel.
 
 # N edits, c colors, H W pixels, h w latent grid.
 """
@@ -31,15 +31,21 @@ from jobs.train_demo.vae import (
     show_psnr,
 )
 
-# A cell is taken from the edit if it changes by a share of its pixels, drawn for each from these.
+# A cell is taken from the edit if the edit changes at least a share of its pixels; the share is
+# drawn for each edit between these two.
 _SHARES = (0.005, 0.3)
 
 
 def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
-    """Train `folder`/vae/model on; write `folder`/joins/model.
+    """Continues to train `folder`/vae/model; writes `folder`/joins/model.
 
-    `settings` has, beside the loop's own: `anchor`, the weight of how far the latents move from
-    those that it starts with; `local`, of how far an edit moves those of cells that it leaves be.
+    Args:
+        settings: those of the loop, and two weights in the loss: `anchor`, of the distance of the
+            latents from those of the first encoder; `local`, of the change in the latents of cells
+            that an edit does not change.
+        folder: of the training run.
+        device: "cpu" or "cuda".
+        resume: continue from the stage's checkpoint.
     """
     stage = StageSettings.from_mapping(settings)
     torch.manual_seed(stage.seed)
@@ -53,7 +59,7 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
     share = stage.batch_size // world
 
     def losses_at(step: int, fraction: float, generator: torch.Generator) -> dict[str, Tensor]:
-        # Whole images: in crops about the objects group norms learnt other statistics.
+        # Whole images, since group norms learn other statistics on crops around objects.
         first = (step * world + rank) * share
         edits = [training_edit(stage.seed, first + number) for number in range(share)]
         before = pixels_of([edit.source for edit in edits]).to(device)

@@ -1,4 +1,4 @@
-"""Stage `latents`: scenes before and after an edit, painted, encoded and captioned once.
+"""Stage `latents`: draws, encodes and captions scenes before and after an edit, once for all.
 
 # N pairs, C latent channels, h w latent grid, L tokens; 2 = (before, after).
 """
@@ -23,12 +23,12 @@ from pipeline.demo.vocabulary import MAX_LENGTH, write_tokenizer
 from pipeline.demo.world import split_of
 
 _CHUNK = 64
-# To another scene for the same kind of edit; far beyond any number of pairs.
+# Offset to another edit of the same kind; larger than any number of pairs.
 _STRIDE = len(KINDS) * 1_000_000_007
 
 
 def training_edit(seed: int, index: int) -> Edit:
-    """The edit number `index` to train on, kinds in turn; neither of its scenes is held out."""
+    """The training edit number `index`; kinds take turns, and neither scene is held out."""
     number = index
     while True:
         edit = sample_edit(seed, "train", number)
@@ -38,9 +38,9 @@ def training_edit(seed: int, index: int) -> Edit:
 
 
 def encode_latents(settings: dict[str, Any], folder: Path) -> None:
-    """Write latents.npy (N, 2, C, h, w) float16, scaled; tokens.npy (N, 2, phrasings, L) int16.
+    """Writes latents.npy (N, 2, C, h, w) float16, scaled; tokens.npy (N, 2, phrasings, L) int16.
 
-    Workers take every world-th chunk of one shared file.
+    The workers share the files; each takes every world-th chunk.
     """
     vae = AutoencoderKL.from_pretrained(folder / "joins" / "model", torch_dtype=torch.float32)
     write_tokenizer(folder / "tokenizer")
@@ -78,12 +78,12 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class CachedPairs:
-    """What `encode_latents` wrote.
+    """The pairs that `encode_latents` has written.
 
     Attributes:
         latents: (P, 2, C, h, w) float16, scaled; 2 = (before, after).
         tokens: (P, 2, phrasings, L) int16.
-        empty_L: the empty text's.
+        empty_L: tokens of the empty text.
     """
 
     latents: Tensor
@@ -92,14 +92,14 @@ class CachedPairs:
 
     @classmethod
     def load(cls, folder: Path) -> CachedPairs:
-        """Read the files of a training run's folder."""
+        """Reads the files from the folder of a training run."""
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         empty = tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids
         latents, tokens = (np.load(folder / name) for name in ("latents.npy", "tokens.npy"))
         return cls(torch.from_numpy(latents), torch.from_numpy(tokens), torch.tensor(empty))
 
     def texts(self, rows_N: Tensor, side_N: Tensor, generator: torch.Generator) -> Tensor:
-        """The tokens of captions in random phrasings: (N, L) int64."""
+        """Tokens of the captions in random phrasings: (N, L) int64."""
         count = self.tokens.shape[2]
         phrasing_N = torch.randint(count, rows_N.shape, generator=generator)
         return self.tokens[rows_N, side_N, phrasing_N].long()

@@ -1,7 +1,7 @@
 """The training loop of the demo model: workers, checkpoints, resume, moving average.
 
-One loop serves every stage. Data and noise are functions of (seed, step), so a resumed run sees
-what an uninterrupted one would have seen; the learning rate follows the share of the budget used.
+All stages use this loop. Data and noise are functions of (seed, step), so a resumed run gets the
+same data as an uninterrupted one. The learning rate depends on the share of the budget used.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ LossFunction = Callable[[int, float, torch.Generator], dict[str, Tensor]]
 
 
 def worker() -> tuple[int, int]:
-    """This process's number and the number of processes that train together."""
+    """(rank of this process, number of processes that train together)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def wait_for_workers() -> None:
-    """Return when every process that trains together has come here."""
+    """Returns when all processes have called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's weights live."""
+    """The device of a network's weights."""
     return next(network.parameters()).device
 
 
 class MovingAverage:
-    """An exponential moving average of a network's parameters, with a short memory at the start."""
+    """An exponential moving average of a network's parameters; its decay grows at the start."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -44,13 +44,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's present parameters."""
+        """Moves the averages towards the network's current parameters."""
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(list(self.weights.values()), parameters, 1 - decay)
 
     def copy_to(self, network: nn.Module) -> None:
-        """Write the averages into a network of the same structure."""
+        """Writes the averages into a network of the same structure."""
         network.load_state_dict(self.weights, strict=False)
 
 
@@ -63,13 +63,15 @@ def train(
     resume: bool,
     after_checkpoint: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
-    """Train a network until its budget is used, and leave the (averaged) weights in it.
+    """Trains a network until its budget is used, and leaves the (averaged) weights in it.
 
     Args:
-        network: all that is trained, with its parameters in float32.
-        losses_at: named losses of one batch; "loss" is minimised. The generator is seeded by step
+        network: the trained parameters, in float32.
+        losses_at: named losses of one batch; "loss" is minimized. The generator is seeded by step
             and worker.
+        settings: of the stage.
         folder: for checkpoint.pt, losses.jsonl and losses.png.
+        resume: continue from checkpoint.pt, if it exists.
         after_checkpoint: called with the averaged network and the step.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,7 @@ def train(
             group["lr"] = progress.learning_rate(fraction)
         with torch.autocast(device_type, torch.bfloat16, enabled=settings.bf16):
             losses = losses_at(progress.step, fraction, generator)
-        losses["loss"].backward()
+        losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch 2.13 has no types for it
         progress.step += 1
         fraction = _share_gradients(network, progress.fraction(), rank, world)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -123,7 +125,7 @@ def train(
 
 
 class _Means:
-    """Means of named losses since they were last taken."""
+    """Means of named losses since the last ``take``."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -141,9 +143,9 @@ class _Means:
 
 
 def _share_gradients(network: nn.Module, fraction: float, rank: int, world: int) -> float:
-    """Average the gradients over workers, in place; returns the first worker's share of the budget.
+    """Averages gradients over workers, in place; returns the first worker's share of the budget.
 
-    All workers must agree on the share, or one would stop while another waits for it.
+    All workers must use the same share, else one would stop while another waits for it.
     """
     if world == 1:
         return fraction
@@ -151,7 +153,8 @@ def _share_gradients(network: nn.Module, fraction: float, rank: int, world: int)
     clock = gradients[0].new_tensor([fraction if rank == 0 else 0.0])
     joined = torch.cat([*(gradient.flatten() for gradient in gradients), clock])
     dist.all_reduce(joined)
-    *parts, total = joined.split([*(gradient.numel() for gradient in gradients), 1])
+    sizes = [*(gradient.numel() for gradient in gradients), 1]
+    *parts, total = torch.split(joined, sizes)
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient) / world)
     return float(total)
@@ -160,7 +163,7 @@ def _share_gradients(network: nn.Module, fraction: float, rank: int, world: int)
 def _with_average(
     network: nn.Module, average: MovingAverage | None, action: Callable[[], None]
 ) -> None:
-    """Run an action while the network holds its averaged weights."""
+    """Runs an action while the network has the averaged weights."""
     present = {name: p.detach().clone() for name, p in network.named_parameters()}
     if average:
         average.copy_to(network)

@@ -1,4 +1,4 @@
-"""What a stage of training may spend, how far it is, and the losses it has seen."""
+"""The settings, progress and losses of a training stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class StageSettings:
-    """What drives one stage. Either limit ends it; the decay follows whichever is nearer."""
+    """The settings of one stage. The nearer limit (minutes or steps) ends it and sets the decay."""
 
     minutes: float  # wall clock, over all resumed runs
     steps: int  # 0: no limit
@@ -27,13 +27,13 @@ class StageSettings:
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> StageSettings:
-        """The settings found in a stage's section of the config; other keys are the stage's own."""
+        """The settings in a stage's section of the config; the section has further keys."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
 
 class Progress:
-    """Steps done and seconds spent, over all resumed runs of a stage."""
+    """Counts steps and seconds of a stage, over all resumed runs."""
 
     def __init__(self, settings: StageSettings) -> None:
         self.settings = settings
@@ -42,11 +42,11 @@ class Progress:
         self._started = time.monotonic()
 
     def elapsed_s(self) -> float:
-        """Seconds of training so far, earlier runs included."""
+        """Seconds of training so far, including earlier runs."""
         return self._spent_s + time.monotonic() - self._started
 
     def restore(self, step: int, elapsed_s: float) -> None:
-        """Continue where a checkpoint was written."""
+        """Continues from a checkpoint."""
         self.step, self._spent_s, self._started = step, elapsed_s, time.monotonic()
 
     def fraction(self) -> float:
@@ -56,14 +56,14 @@ class Progress:
         return min(1.0, max(by_time, by_steps))
 
     def learning_rate(self, fraction: float) -> float:
-        """Linear warm-up by steps, then a cosine over the budget down to 1 %."""
+        """Linear warm-up over steps, and a cosine over the budget down to 1 %."""
         warmup = min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         return self.settings.learning_rate * warmup * (0.01 + 0.99 * cosine)
 
 
 def log_losses(folder: Path, progress: Progress, means: dict[str, float]) -> None:
-    """Append mean losses to losses.jsonl and print them."""
+    """Appends mean losses to losses.jsonl and prints them."""
     line = {"step": progress.step, "elapsed_s": round(progress.elapsed_s(), 1), **means}
     with (folder / "losses.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -77,7 +77,7 @@ def log_losses(folder: Path, progress: Progress, means: dict[str, float]) -> Non
 
 
 def draw_curves(folder: Path) -> None:
-    """Draw losses.jsonl as losses.png: one panel for each named loss over the steps, log scale."""
+    """Draws losses.jsonl as losses.png: one panel for each named loss over steps, log scale."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Stage `unet`: train UNet and text encoder together on the cached latents."""
+"""Stage `unet`: trains UNet and text encoder together on the cached latents."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from jobs.train_demo.progress import StageSettings
 from pipeline.demo.vocabulary import MAX_LENGTH, vocabulary, write_tokenizer
 
 # N images, C latent channels, h w latent grid, L tokens.
-_UNTOUCHED = 0.5  # of the outdated: they show all of the other image, as decoding begins
-# In units of sigma / alpha: below the first the text contradicts nothing, above the second all.
+_FULL_SHARE = 0.5  # this share of outdated latents shows all of the other image, as decoding starts
+# In units of sigma / alpha: below the first nothing is outdated, above the second all of it is.
 _FADED, _WHOLE = 0.3, 1.0
 
 
 class TextToNoise(nn.Module):
-    """The two networks that are trained together: words in, noise out."""
+    """The UNet and the text encoder, which are trained together: tokens in, noise out."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -34,17 +34,23 @@ class TextToNoise(nn.Module):
 
     def forward(self, latents_NChw: Tensor, timesteps_N: Tensor, ids_NL: Tensor) -> Tensor:
         """The predicted noise, shaped like the latents, float32."""
-        return self.after_reading(latents_NChw, timesteps_N, self.text_encoder(ids_NL)[0])
+        return self.from_text_states(latents_NChw, timesteps_N, self.text_encoder(ids_NL)[0])
 
-    def after_reading(self, latents_NChw: Tensor, timesteps_N: Tensor, words: Tensor) -> Tensor:
-        """The same, from the text encoder's hidden states (N, L, D)."""
+    def from_text_states(
+        self, latents_NChw: Tensor, timesteps_N: Tensor, text_states_NLD: Tensor
+    ) -> Tensor:
+        """The predicted noise, from the text encoder's hidden states (N, L, D)."""
         # On a CPU fused attention's backward pass takes longer than all convolutions (torch 2.13).
-        with sdpa_kernel(SDPBackend.MATH) if words.device.type == "cpu" else nullcontext():
-            return self.unet(latents_NChw, timesteps_N, words, return_dict=False)[0].float()
+        is_cpu = text_states_NLD.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if is_cpu else nullcontext():
+            noise: Tensor = self.unet(
+                latents_NChw, timesteps_N, text_states_NLD, return_dict=False
+            )[0]
+            return noise.float()
 
 
 def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNoise:
-    """Untrained networks; the text encoder's width is the UNet's cross-attention width."""
+    """Untrained networks; the text encoder and the UNet's cross-attention have the same width."""
     width, tokens = settings["text_width"], vocabulary()
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -56,7 +62,7 @@ def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNois
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=width,
-        attention_head_dim=4,  # the number of heads, in spite of its name (diffusers issue 2011)
+        attention_head_dim=4,  # despite its name, the number of heads (diffusers issue 2011)
     )
     text = CLIPTextConfig(
         vocab_size=len(tokens),
@@ -74,7 +80,7 @@ def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNois
 
 
 def load_networks(folder: Path) -> TextToNoise:
-    """The networks of a saved model, in float32 whatever they are stored in."""
+    """The networks of a saved model, in float32 whatever their stored dtype."""
     return TextToNoise(
         UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
@@ -82,12 +88,12 @@ def load_networks(folder: Path) -> TextToNoise:
 
 
 def load_weights(network: TextToNoise, folder: Path) -> None:
-    """Start from a saved model of the same settings: its averaged weights, no optimizer's state."""
+    """Loads the (averaged) weights of a saved model with the same settings."""
     network.load_state_dict(load_networks(folder).state_dict())
 
 
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """Stable Diffusion's own schedule."""
+    """Stable Diffusion's schedule."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -108,9 +114,9 @@ def min_snr_weights(alphas_cumprod_N: Tensor, gamma: float) -> Tensor:
 
 
 def changed_cells(before_NChw: Tensor, after_NChw: Tensor, generator: torch.Generator) -> Tensor:
-    """Masks of what differs between two images' latents, tight or loose at random.
+    """Masks of the cells in which two images' latents differ, tight or loose at random.
 
-    Each image gets a threshold of its own, drawn from 2 % to 50 % of its largest difference.
+    The threshold of each image is drawn from 2 % to 50 % of its largest difference.
 
     Returns:
         (N, 1, h, w) bool.
@@ -121,29 +127,29 @@ def changed_cells(before_NChw: Tensor, after_NChw: Tensor, generator: torch.Gene
 
 
 def outdated(clean: Tensor, other: Tensor, sigmas: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents that still show, in part, what the text no longer says.
+    """Latents that still show, in part, the other image of a pair, which contradicts the text.
 
-    A real text-to-image model trusts its text more than a noisy image that contradicts it; in
-    this small one the two cancelled out, and an edited object often vanished. So it is shown what
-    masked decoding shows: the other image outside of a mask, inside it something on the way to
-    the wanted one.
+    A real text-to-image model trusts its text more than a noisy image that contradicts it. In this
+    small model the two canceled out, and an edited object often vanished. So it is trained on
+    latents as in masked decoding: the other image outside of a mask, and a mixture of both inside.
 
     Args:
         clean: (N, C, h, w), the latents that the text describes.
         other: same shape, the same images before or after an edit.
         sigmas: (N, 1, 1, 1), sigma / alpha of the noise that will be added. With little noise
-            nothing is outdated: by then decoding has made the edit, and the noise to be predicted
-            is off by (other - clean) / sigma, which would drown all else that there is to learn.
+            nothing is outdated: decoding has finished the edit by then, and the target changes by
+            (other - clean) / sigma, which would dominate the loss.
+        generator: for the masks and the mixture.
 
     Returns:
         (N, C, h, w).
     """
     count = (len(clean), 1, 1, 1)
-    left = torch.rand(count, generator=generator)
-    left[torch.rand(count, generator=generator) < _UNTOUCHED] = 1.0
+    mixture = torch.rand(count, generator=generator)
+    mixture[torch.rand(count, generator=generator) < _FULL_SHARE] = 1.0
     inside = changed_cells(other, clean, generator)
-    seen = ((sigmas - _FADED) / (_WHOLE - _FADED)).clamp(0.0, 1.0)
-    return clean + seen * torch.where(inside, left, 1.0) * (other - clean)
+    faded = ((sigmas - _FADED) / (_WHOLE - _FADED)).clamp(0.0, 1.0)
+    return clean + faded * torch.where(inside, mixture, 1.0) * (other - clean)
 
 
 def noise_losses(
@@ -155,13 +161,13 @@ def noise_losses(
     *,
     late: bool,
 ) -> dict[str, Tensor]:
-    """How well the noise in `count` random images is predicted, some of them outdated if `late`.
+    """The losses of predicting the noise in `count` random images; if `late`, some are outdated.
 
     Returns:
-        "loss", and "mse" of those that no text contradicts.
+        "loss" of all, and "mse" of the images that are not outdated.
     """
 
-    def some(probability: float) -> Tensor:
+    def chosen(probability: float) -> Tensor:
         return torch.rand(count, generator=generator) < probability
 
     device, alphas_cumprod = device_of(network), build_scheduler().alphas_cumprod
@@ -169,15 +175,15 @@ def noise_losses(
     side_N = torch.randint(2, (count,), generator=generator)
     clean, other = (pairs.latents[rows_N, side].float() for side in (side_N, 1 - side_N))
     ids = pairs.texts(rows_N, side_N, generator)
-    dropped_N = some(settings["empty_captions"])
+    dropped_N = chosen(settings["empty_captions"])
     ids[dropped_N] = pairs.empty_L
     timesteps_N = torch.randint(len(alphas_cumprod), (count,), generator=generator)
-    timesteps_N = torch.where(some(settings["early"]), timesteps_N // 2, timesteps_N)
+    timesteps_N = torch.where(chosen(settings["early"]), timesteps_N // 2, timesteps_N)
     level_N = alphas_cumprod[timesteps_N]
     sigma_N = (1 / level_N - 1).sqrt()[:, None, None, None]
     # From here on in the coordinates of the ODE, image + sigma * noise.
     shown = outdated(clean, other, sigma_N, generator)
-    plain_N = ~some(settings["outdated"] * late) | dropped_N  # no text contradicts them
+    plain_N = ~chosen(settings["outdated"] * late) | dropped_N  # not outdated
     shown[plain_N] = clean[plain_N]
     noise = torch.randn(clean.shape, generator=generator)
     noisy = level_N.sqrt()[:, None, None, None] * (shown + sigma_N * noise)
@@ -189,7 +195,7 @@ def noise_losses(
 
 
 def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
-    """Train on the cached latents; snapshots and the final model go to `folder`/model."""
+    """Trains on the cached latents; writes `folder`/snapshot and at the end `folder`/model."""
     stage = StageSettings.from_mapping(settings)
     pairs = CachedPairs.load(folder)
     torch.manual_seed(stage.seed)
@@ -215,7 +221,7 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
 
 
 def save_pipeline(network: TextToNoise, vae: AutoencoderKL, folder: Path, target: Path) -> None:
-    """Write the whole model as a StableDiffusionPipeline folder; `target` appears complete."""
+    """Writes the model as a StableDiffusionPipeline folder, and replaces `target` when complete."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=network.text_encoder,

@@ -1,4 +1,4 @@
-"""Stage `vae`: train the demo model's autoencoder on painted scenes, then centre its latents."""
+"""Stage `vae`: trains the demo model's autoencoder on drawn scenes, then centers its latents."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.demo.world import NATIVE_SIZE, Scene, paint, sample_scene
 
 # N images, c colors, H W pixels.
 
-# In standard deviations of the latents: about what a denoiser leaves at its last level.
+# About the error that a denoiser leaves at its last level, in standard deviations of the latents.
 LATENT_NOISE = 0.03
 
 
 def build_vae(channels: list[int], latent_channels: int) -> AutoencoderKL:
-    """An untrained autoencoder: 8 pixels a latent cell, no attention, one block a level."""
+    """An untrained autoencoder: 8 pixels per latent cell, no attention, one block per level."""
     return AutoencoderKL(
         block_out_channels=channels,
         down_block_types=["DownEncoderBlock2D"] * len(channels),
@@ -38,13 +38,13 @@ def build_vae(channels: list[int], latent_channels: int) -> AutoencoderKL:
 
 
 def pixels_of(scenes: Sequence[Scene]) -> Tensor:
-    """Scenes as the VAE takes them: (N, 3, 128, 128) float32 in [-1, 1]."""
+    """Scenes as input of the VAE: (N, 3, 128, 128) float32 in [-1, 1]."""
     pixels = np.stack([paint(scene) for scene in scenes])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def image_batch(seed: int, split: str, first: int, count: int) -> Tensor:
-    """Scenes first..first+count-1 of a split, as `pixels_of` gives them."""
+    """Scenes first..first+count-1 of a split, as from `pixels_of`."""
     return pixels_of([sample_scene(seed, split, first + number) for number in range(count)])
 
 
@@ -65,7 +65,7 @@ def _edges(images_NcHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def image_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Absolute, squared and edge errors of float32 images, weighted: (loss, squared error)."""
+    """(loss, squared error) of float32 images; the loss sums absolute, squared and edge errors."""
     error = decoded - images
     pairs = zip(_edges(decoded), _edges(images), strict=True)
     edge = torch.stack([(first - second).abs().mean() for first, second in pairs]).sum()
@@ -73,50 +73,50 @@ def image_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return error.abs().mean() + 4 * square + 0.5 * edge, square
 
 
-def mean_psnr(decoded: Tensor, images: Tensor, counted: Tensor, *, most: float) -> Tensor:
-    """The mean PSNR in dB of float32 images in [-1, 1], errors outside `counted` being none.
+def mean_psnr(decoded: Tensor, images: Tensor, counted: Tensor, *, max_db: float) -> Tensor:
+    """The mean over images of the PSNR in dB, for float32 images in [-1, 1].
 
-    Of images, not of their joined error: in that the plain ones, whose few errors are seen best,
-    would vanish beside the textured ones.
+    It is a mean of each image's PSNR, not the PSNR of the joint error: in the joint error, errors
+    of plain images, which are the most visible, would vanish next to those of textured images.
 
     Args:
         decoded: (N, 3, H, W).
-        images: same shape, what they should be.
-        counted: (N, 1, H, W) bool.
-        most: what an image without an error counts as.
+        images: same shape, the true images.
+        counted: (N, 1, H, W) bool; errors elsewhere are ignored.
+        max_db: the PSNR of an image without an error.
     """
     square_N = ((decoded - images).square() * counted).mean((1, 2, 3))
-    return (10 * torch.log10(4 / (square_N + 4 * 10 ** (-most / 10)))).mean()
+    return (10 * torch.log10(4 / (square_N + 4 * 10 ** (-max_db / 10)))).mean()
 
 
 def changed_pixels(before: Tensor, after: Tensor) -> Tensor:
-    """What an edit changes of images as `pixels_of` gives them: (N, 1, H, W) bool."""
+    """The pixels that an edit changes, (N, 1, H, W) bool, of images as from `pixels_of`."""
     return (before - after).abs().amax(1, keepdim=True) > FAINT / 127.5
 
 
 def loss_on_edits(
     decoded: Tensor, images: Tensor, changed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`picture_loss` in which what no edit may change counts thrice.
+    """`image_loss` in which pixels that the edit must not change count three times.
 
-    A rim that a mask missed cannot all be mended.
+    They count more because errors at a mask's edge cannot all be repaired.
 
     Args:
         decoded: (2N, 3, H, W); each edit has two images, N rows apart.
-        images: same shape, what they should be.
+        images: same shape, the true images.
         changed: (N, 1, H, W) bool.
 
     Returns:
-        (loss, squared error, that of what no edit changes).
+        (loss, squared error, squared error in the pixels that the edit must not change).
     """
     everywhere, mse = image_loss(decoded, images)
     kept = (~changed).repeat(2, 1, 1, 1)
-    beside, kept_mse = image_loss(decoded * kept, images * kept)
-    return everywhere + 2 * beside, mse, kept_mse
+    unchanged, kept_mse = image_loss(decoded * kept, images * kept)
+    return everywhere + 2 * unchanged, mse, kept_mse
 
 
 def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bool) -> None:
-    """Train on crops, the last part of the budget on whole images; write `folder`/model."""
+    """Trains on crops, in the last part of the budget on whole images; writes `folder`/model."""
     stage = StageSettings.from_mapping(settings)
     torch.manual_seed(stage.seed)
     vae = build_vae(settings["channels"], settings["latent_channels"]).to(device)
@@ -143,7 +143,7 @@ def train_vae(settings: dict[str, Any], folder: Path, *, device: str, resume: bo
 
 
 def finish_vae(vae: AutoencoderKL, folder: Path, *, seed: int) -> None:
-    """Centre the latents, set the scaling factor, save as `folder`/model."""
+    """Centers the latents, sets the scaling factor, and saves `folder`/model."""
     center_latents(vae, image_batch(seed, "train", 0, 256))
     vae.save_pretrained(folder / "model", safe_serialization=True)
     mean, worst = reconstruction_psnr(vae, 128)
@@ -155,21 +155,21 @@ def finish_vae(vae: AutoencoderKL, folder: Path, *, seed: int) -> None:
 
 @torch.no_grad()
 def encode_means(vae: AutoencoderKL, images_NcHW: Tensor) -> Tensor:
-    """The means of the latents, without scaling: (N, C, h, w) float32."""
+    """The means of the unscaled latents: (N, C, h, w) float32."""
     vae.eval()
     parts = [
         vae.encode(part.to(device_of(vae))).latent_dist.mean.float().cpu()
-        for part in images_NcHW.split(32)
+        for part in torch.split(images_NcHW, 32)
     ]
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def center_latents(vae: AutoencoderKL, images_NcHW: Tensor) -> None:
-    """Give every latent channel mean 0 and one common spread; set the scaling factor to 1 / spread.
+    """Gives every latent channel mean 0 and a common spread; sets the scaling factor to 1 / spread.
 
-    Folded into the two 1x1 convolutions beside the latents, so the decoded image is unchanged:
-    Stable Diffusion pipelines know a scaling factor, but no shift.
+    Stable Diffusion pipelines have a scaling factor, but no shift. So the shift is folded into the
+    two 1x1 convolutions next to the latents; decoded images stay the same.
     """
     latents = encode_means(vae, images_NcHW)
     mean_C, std_C = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -188,7 +188,7 @@ def center_latents(vae: AutoencoderKL, images_NcHW: Tensor) -> None:
 
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKL, count: int) -> tuple[float, float]:
-    """PSNR in dB over held-out scenes, pixels rounded to uint8: (mean over images, worst)."""
+    """(mean, minimum) over held-out scenes of the PSNR in dB, with pixels rounded to uint8."""
     values = []
     for first in range(0, count, 16):
         images = image_batch(0, "heldout", first, min(16, count - first)).to(device_of(vae))
@@ -200,5 +200,5 @@ def reconstruction_psnr(vae: AutoencoderKL, count: int) -> tuple[float, float]:
 
 
 def show_psnr(vae: AutoencoderKL, network: torch.nn.Module, step: int) -> None:
-    """For `train` after a checkpoint: the held-out PSNR of a VAE of which `network` is trained."""
+    """Prints the held-out PSNR of a VAE after a checkpoint; `network` is its trained part."""
     print(f"held-out PSNR at step {step}: {reconstruction_psnr(vae, 24)[0]:.2f} dB", flush=True)

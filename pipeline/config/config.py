@@ -1,4 +1,4 @@
-"""The configuration of a run: one typed model, every range checked before anything starts."""
+"""The configuration of a run, as one typed model. Every range is checked before a run starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.filters import Filtering, canonical, check_computed, filtering_of
+from pipeline.config.filters import (
+    Filtering,
+    FilterInput,
+    canonical,
+    check_computed,
+    filtering_of,
+)
+from pipeline.config.input import Input
 from pipeline.config.method import Method
 from pipeline.config.run import Planning, Report, Run
 from pipeline.config.scores import Scores
@@ -14,59 +21,87 @@ from pipeline.config.sections import Section
 from pipeline.config.stages import SCORE_STAGE, STAGES, Stage, Stages
 
 
-class Input(Section):
-    """Which shards to read, and which member of a sample is what."""
-
-    shards: str | list[str]
-    limit: int = Field(0, ge=0)  # edits in all; 0 = all of them
-    # suffixes, the first one present is taken
-    image: list[str] = Field(["jpg", "jpeg", "png", "webp"], min_length=1)
-    caption: list[str] = ["txt", "json:caption"]  # a suffix, or a field of key.json
-    edits: list[str] = ["edit.txt", "json:edits", "json:edit"]  # edit.txt: one text a line
-    mask: str = "mask.png"  # if present it replaces the inferred mask
-    substitutions: dict[str, list[str]] = {}  # edit texts made from captions: dog: [cat, fox]
-    key_split: Literal["dot", "suffix"] = "dot"  # dot: at the first one, as WebDataset says
-    on_bad_shard: Literal["publish", "fail"] = "publish"
-    max_pixels: int = Field(100_000_000, ge=1)  # a larger image is a failed row
-    storage_options: dict[str, Any] = Field(default={}, repr=False)
-
-    @field_validator("shards")
-    @classmethod
-    def _some_shards(cls, value: str | list[str]) -> str | list[str]:
-        if not value:
-            raise ValueError("name at least one shard, a glob such as 'in/*.tar', or a folder")
-        return value
-
-
 class Output(Section):
-    """Where the edited shards go, and in what form."""
+    """Where the edited shards go, and in which format."""
 
-    path: str
-    resolution: Literal["model", "source"] = "model"
-    format: Literal["jpg", "png", "webp"] = "jpg"
-    quality: int = Field(95, ge=1, le=100)  # jpg and lossy webp
-    lossless: bool = False  # webp only; png always is
-    keep_rejected: bool = True  # images that a filter rejects, in _rejected/<shard>.tar
-    difference_map: bool = False  # write <key>_<edit>.difference.png, the map behind the mask
-    storage_options: dict[str, Any] = Field(default={}, repr=False)
+    path: str = Field(description="Folder or url for the edited shards.")
+    resolution: Literal["model", "source"] = Field(
+        "model",
+        description="Size of the written image. `model`: the model's. `source`: the original's; "
+        "the edited region is scaled back and put into the original.",
+    )
+    format: Literal["jpg", "png", "webp"] = Field(
+        "jpg",
+        description="File format of edited images. Only a lossless one keeps the background bit "
+        "for bit: `png`, or `webp` with `lossless`.",
+    )
+    quality: int = Field(95, ge=1, le=100, description="Quality of `jpg` and of lossy `webp`.")
+    lossless: bool = Field(
+        False, description="Lossless `webp`; only with `format: webp`. `png` is always lossless."
+    )
+    keep_rejected: bool = Field(
+        True,
+        description="Keep rejected images in `_rejected/<shard>.tar`. Without them `overpaint "
+        "refilter` can only filter further.",
+    )
+    difference_map: bool = Field(
+        False,
+        description="Also write `<key>_<edit index>.difference.png`, the map that the mask is cut "
+        "from.",
+    )
+    storage_options: dict[str, Any] = Field(
+        default={}, repr=False, description="As `input.storage_options`, for the output."
+    )
 
 
 class Model(Section):
-    """Which network, in which arithmetic, at which size."""
+    """The network, its precision, and the size of the image that it sees."""
 
-    path: str = "bundled"  # "bundled", a local folder in diffusers' format, or a hub id
-    revision: str | None = None  # of a hub id; a branch is resolved to its commit at the start
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    size: int | None = Field(None, ge=8)  # pixels a side; none: the model's own
-    resize: Literal["crop", "pad", "stretch"] = "crop"
-    compile: Literal["off", "default", "cuda_graphs"] = "off"  # torch.compile over the network
-    vae_tiling_above: int | None = Field(1024, ge=8)  # pixels a side; none: never in tiles
-    compile_cache: str | None = None  # a folder for compiled code; none: torch's own
+    path: str = Field(
+        "bundled",
+        description="`bundled` (the demo model), a local folder in diffusers' format, or a hub "
+        "id. Safetensors only.",
+    )
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of a hub id; null: the hub's default branch. A branch "
+        "is resolved to its commit at the start.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the networks' weights and arithmetic."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` takes CUDA if the cluster or machine has a GPU, else the CPU."
+    )
+    size: int | None = Field(
+        None,
+        ge=8,
+        description="Pixels a side of the square image that the model sees; null takes the "
+        "model's own.",
+    )
+    resize: Literal["crop", "pad", "stretch"] = Field(
+        "crop",
+        description="How an image becomes that square. `crop`: its largest centred square. `pad`: "
+        "all of it, with borders. `stretch`: all of it, in another shape.",
+    )
+    compile: Literal["off", "default", "cuda_graphs"] = Field(
+        "off",
+        description="torch.compile over the network. `default` fuses kernels, `cuda_graphs` also "
+        "records their launches. Quote 'off': YAML reads off as false.",
+    )
+    vae_tiling_above: int | None = Field(
+        1024,
+        ge=8,
+        description="Pixels a side; images above this pass the VAE in overlapping tiles. null: "
+        "never in tiles.",
+    )
+    compile_cache: str | None = Field(
+        None, description="Folder that keeps compiled code for the next actor; null: torch's own."
+    )
 
 
 class Config(Section):
-    """A complete run."""
+    """The configuration of a run of `overpaint edit`."""
 
     input: Input
     output: Output
@@ -77,14 +112,18 @@ class Config(Section):
     plan: Planning = Planning()
     report: Report = Report()
     scores: Scores = Scores()
-    filters: list[str] = []  # "name operator number"; {preset: name} is spelled out
+    filters: list[str] = Field(
+        [],
+        description="Conditions that an edit must meet to be kept: `name operator number`, or "
+        "`{preset: name}`. All must hold.",
+    )
 
     @property
     def filtering(self) -> Filtering:
-        """What is published of the computed parts."""
+        """The filters of this run, and what happens to rejected edits."""
         return filtering_of(self.filters, keep_rejected=self.output.keep_rejected)
 
-    @field_validator("filters", mode="before")
+    @field_validator("filters", mode="before", json_schema_input_type=FilterInput)
     @classmethod
     def _one_spelling(cls, value: Any) -> list[str]:
         return canonical(value)
@@ -101,7 +140,7 @@ class Config(Section):
 
     @property
     def threads(self) -> int:
-        """Of torch in every actor, on a CPU; auto: the whole cores of the smallest pool's."""
+        """Threads of torch in every actor on a CPU. auto: the whole cores of the smallest pool."""
         given = self.stages.given_threads(self.stage_names)
         if given is not None:
             return given
@@ -109,7 +148,7 @@ class Config(Section):
         return min(self.pool_stage(name).num_threads for name in names)
 
     def with_threads(self, number: int) -> Config:
-        """The same with a number of threads in every stage."""
+        """A copy with this number of threads in every stage."""
         every = (*STAGES, SCORE_STAGE)
         return self.model_copy(update={"stages": self.stages.updated(every, threads=number)})
 
@@ -120,18 +159,18 @@ class Config(Section):
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The names of the pools of actors that the layout has."""
+        """The names of the pools of actors in this layout."""
         return ("fused",) if self.run.layout == "fused" else self.stage_names
 
     def pool_stage(self, pool: str) -> Stage:
-        """The configuration of a pool; the fused pool is configured as decode."""
+        """The settings of a pool; the fused pool takes those of decode."""
         stage: Stage = getattr(self.stages, "decode" if pool == "fused" else pool)
         return stage
 
     @model_validator(mode="after")
     def _lossless_only_where_there_is_loss(self) -> Config:
         if self.output.lossless and self.output.format != "webp":
-            raise ValueError("output.lossless is for output.format: webp (png always is lossless)")
+            raise ValueError("output.lossless is for output.format: webp (png is always lossless)")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +178,7 @@ class Config(Section):
         if self.method.reuse.interval > 1 and self.model.compile != "off":
             raise ValueError(
                 f"method.reuse.interval={self.method.reuse.interval}: allowed with model.compile: "
-                f"off, not with {self.model.compile}, which compiles whole evaluations"
+                f"off, not with {self.model.compile}, which compiles the whole network"
             )
         return self
 

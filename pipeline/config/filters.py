@@ -1,9 +1,9 @@
-"""Filters: which edits of a run are kept, by their scores. A grammar of one line, and presets.
+"""The filters of a run: which edits are kept, by their scores. One line each, and presets.
 
     filter = name operator number        clip_directional >= 0.2
 
-Filters have a fingerprint of their own: they change what is published of the computed parts, and
-not what is computed.
+Filters have a fingerprint of their own: they change which computed edits are published, not what
+is computed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import operator
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.config.scores import ALWAYS, BY_NETWORK, COMPUTED_BY
+from pipeline.config.sections import Section
 from pipeline.records.rows import SCORE
 
 OPERATORS = {
@@ -34,18 +36,35 @@ GRAMMAR = re.compile(
 )
 NAMES = (*ALWAYS, *sorted(BY_NETWORK))
 
-# What the data sets of these names were filtered by. Best-of-several selection is not in here.
+# The filters of the data sets of these names, without their choice of the best of several images.
 PRESETS = {
-    # InstructPix2Pix (arXiv:2211.09800): its code; the paper says 0.75 for the images.
+    # InstructPix2Pix (arXiv:2211.09800), as in its code; the paper says 0.75 for clip_image.
     "instruct_pix2pix": (
         *("clip_text_before >= 0.2", "clip_text_after >= 0.2"),
         *("clip_image >= 0.7", "clip_directional >= 0.2"),
     ),
-    # UltraEdit (arXiv:2407.05282), free-form edits; and those of a region.
+    # UltraEdit (arXiv:2407.05282): free-form edits, and edits of a region.
     "ultraedit": ("clip_image >= 0.75", "clip_directional >= 0.22", "dinov2_image >= 0.4"),
     "ultraedit_region": ("clip_image >= 0.7", "clip_directional >= 0.22", "dinov2_image >= 0.4"),
 }
 FORM = "write 'name operator number', e.g. 'clip_directional >= 0.2', or {preset: name}"
+
+
+class Preset(Section):
+    """A named list of filters."""
+
+    preset: str = Field(json_schema_extra={"enum": [*PRESETS]})
+
+
+# What ``filters`` may hold in a file, for the JSON schema; ``canonical`` spells it out.
+FilterText = Annotated[
+    str,
+    Field(
+        pattern=rf"^\s*({SCORE})?({'|'.join(NAMES)})\s*(>=|<=|>|<)\s*"
+        r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+    ),
+]
+FilterInput = FilterText | Preset | list[FilterText | Preset]
 
 
 @dataclass(frozen=True, order=True)
@@ -63,7 +82,7 @@ class Filter:
 
     @property
     def column(self) -> str:
-        """The column of the rows that it looks at."""
+        """The column of the rows that holds the score."""
         return self.name if self.name == "mask_area" else f"{SCORE}{self.name}"
 
     @property
@@ -71,7 +90,7 @@ class Filter:
         return self.operator in (">=", ">")
 
     def is_met(self, value: float | None) -> bool:
-        """Whether a score meets it, compared in float32 like the column; without a score: no."""
+        """Whether a score meets the condition, in float32 like the column. None meets nothing."""
         if value is None or math.isnan(value):
             return False
         return bool(OPERATORS[self.operator](np.float32(value), np.float32(self.threshold)))
@@ -79,7 +98,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Filtering:
-    """What is published of computed parts: all filters of a run, and what becomes of the rest."""
+    """All filters of a run, and whether rejected images are kept."""
 
     filters: tuple[Filter, ...] = ()
     keep_rejected: bool = True
@@ -90,11 +109,14 @@ class Filtering:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the filters, 64 hexadecimal digits; their order as given is no matter."""
+        """sha256 of the filters, 64 hexadecimal digits. Does not depend on their order."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def verdict(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The filter that rejects a row, and what all that reject it saw; None if it is kept."""
+        """The first filter that rejects a row, and the value that each such filter saw.
+
+        None if the row is kept.
+        """
         failed = [item for item in self.filters if not item.is_met(row[item.column])]
         if not failed:
             return None
@@ -102,7 +124,7 @@ class Filtering:
 
 
 def filtering_of(texts: Collection[str], *, keep_rejected: bool = True) -> Filtering:
-    """The ``Filtering`` of filters as texts."""
+    """Reads filters from their texts."""
     return Filtering(tuple(parse_filter(text) for text in canonical(list(texts))), keep_rejected)
 
 
@@ -110,14 +132,14 @@ def parse_filter(text: str) -> Filter:
     """Reads one filter.
 
     Raises:
-        ValueError: it is not of the grammar, or names no score; the message says what is allowed.
+        ValueError: it does not follow the grammar, or names no score; says what is allowed.
     """
     match = GRAMMAR.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no filter; {FORM}")
+        raise ValueError(f"'{text}' is not a filter; {FORM}")
     name = match["name"].removeprefix(SCORE)
     if name not in NAMES:
-        raise ValueError(f"'{text}': no score is called '{name}'; there are {', '.join(NAMES)}")
+        raise ValueError(f"'{text}': no score is called '{name}'; scores: {', '.join(NAMES)}")
     threshold = float(match["number"])
     if not math.isfinite(threshold):
         raise ValueError(f"'{text}': {match['number']} is not a finite number")
@@ -125,13 +147,13 @@ def parse_filter(text: str) -> Filter:
 
 
 def canonical(value: Any) -> list[str]:
-    """Filters as configured, in one spelling and one order, each once, presets spelled out.
+    """The configured filters in one spelling and order, without duplicates or presets.
 
     Args:
         value: a filter, ``{preset: name}``, or a list of these.
 
     Raises:
-        ValueError: something else; the message says what is allowed.
+        ValueError: the value is neither; says what is allowed.
     """
     filters: set[Filter] = set()
     for item in value if isinstance(value, list | tuple) else [value]:
@@ -140,15 +162,15 @@ def canonical(value: Any) -> list[str]:
         elif isinstance(item, Mapping) and set(item) == {"preset"}:
             filters.update(parse_filter(text) for text in _preset(item["preset"]))
         else:
-            raise ValueError(f"{item!r} is no filter; {FORM}")
+            raise ValueError(f"{item!r} is not a filter; {FORM}")
     return [str(item) for item in sorted(filters)]
 
 
 def check_computed(filters: Collection[str], computed: Collection[str]) -> None:
-    """Refuses filters on scores that a run does not compute.
+    """Refuses filters by scores that a run does not compute.
 
     Raises:
-        ValueError: names the score, what computes it, and the scores that there are.
+        ValueError: names the score, the scorer that computes it, and the scores of this run.
     """
     for text in filters:
         name = parse_filter(text).name
@@ -156,13 +178,13 @@ def check_computed(filters: Collection[str], computed: Collection[str]) -> None:
             scorer = next(key for key, names in COMPUTED_BY.items() if name in names)
             raise ValueError(
                 f"filters: '{text}': this run does not compute {name}; configure scores.{scorer}, "
-                f"or filter by what is computed: {', '.join(computed)}"
+                f"or filter by a score of this run: {', '.join(computed)}"
             )
 
 
 def _preset(name: Any) -> tuple[str, ...]:
     if name not in PRESETS:
-        raise ValueError(f"preset '{name}' is not known; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no preset is called '{name}'; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

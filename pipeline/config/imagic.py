@@ -1,4 +1,4 @@
-"""The settings of Imagic: how an edit is fitted, and how its image is made and chosen."""
+"""The section ``method.imagic``: how an edit is fitted, and how its image is made and chosen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.sections import Count, Section, Share
 
-StepCount = Annotated[int, Field(ge=0)]  # 0 leaves a phase of the fit out
+StepCount = Annotated[int, Field(ge=0)]
 LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
 
-# The paper's for Stable Diffusion (arXiv:2210.09276, appendix A); lora's are the class's own.
+# Defaults of form: full, the paper's for Stable Diffusion (arXiv:2210.09276, appendix A). Those of
+# form: lora are in the class.
 FULL = {
     "embedding_steps": 1000,
     "embedding_learning_rate": 2e-3,
@@ -25,24 +26,58 @@ FULL = {
 
 
 class Imagic(Section):
-    """Defaults of ``form: full`` are the paper's for Stable Diffusion, of ``lora`` made for haste.
+    """The fit of an embedding and the network to each edit, and the choice of its image.
 
-    ``full`` changes every weight of the network, one edit after the other. ``lora`` changes the
-    projections of its attention by low-rank products, many edits in one batch.
+    Defaults of `form: lora` are made for speed, those of `form: full` are the paper's for Stable
+    Diffusion.
     """
 
-    form: Literal["lora", "full"] = "lora"
-    embedding_steps: StepCount = 100
-    embedding_learning_rate: LearningRate = 2e-2
-    model_steps: StepCount = 200
-    model_learning_rate: LearningRate = 3e-3
-    rank: int | None = Field(8, ge=1)  # of lora's products
-    draws: Count = 2  # noises a step, each at a level of its own
-    noise_range: tuple[Share, Share] = (0.4, 1.0)  # shares of the schedule that a fit draws from
-    checkpointing: bool = False  # less memory in a fit, for one forward pass more a step
-    interp_eta: Share = 0.7  # 0: the fitted embedding, 1: the edit text's own
-    seeds: Count = 1  # images made of an edit; the one with the best score is kept
-    score_draws: Count = 8  # noises in a score, where there is more than one seed
+    form: Literal["lora", "full"] = Field(
+        "lora",
+        description="`lora`: low-rank changes of all attention projections, many edits in one "
+        "batch. `full`: every weight of the network, one edit after the other.",
+    )
+    embedding_steps: StepCount = Field(
+        100, description="Steps of fitting the embedding; 0 leaves it out. `full`: 1000."
+    )
+    embedding_learning_rate: LearningRate = Field(
+        2e-2, description="Learning rate of the embedding. `full`: 0.002."
+    )
+    model_steps: StepCount = Field(
+        200, description="Steps of fitting the network; 0 leaves it out. `full`: 1500."
+    )
+    model_learning_rate: LearningRate = Field(
+        3e-3, description="Learning rate of the network. `full`: 5.0e-7."
+    )
+    rank: int | None = Field(
+        8, ge=1, description="Rank of the low-rank changes of `lora`. `full`: null."
+    )
+    draws: Count = Field(
+        2,
+        description="Noises in a step, each at its own level; at most `stages.encode.micro_batch`."
+        " `full`: 1.",
+    )
+    noise_range: tuple[Share, Share] = Field(
+        (0.4, 1.0),
+        description="Shares of the schedule between which a fit draws noise levels, the lower one "
+        "first. `full`: [0.0, 1.0].",
+    )
+    checkpointing: bool = Field(
+        False, description="Less memory in a fit, for one more forward pass a step."
+    )
+    interp_eta: Share = Field(
+        0.7,
+        description="Mix of embeddings. 0: the fitted one, 1: that of the edit text. The paper "
+        "uses 0.6 to 0.8.",
+    )
+    seeds: Count = Field(
+        1,
+        description="Images made for an edit, of which the one with the best score is kept. "
+        "`full`: 8.",
+    )
+    score_draws: Count = Field(
+        8, description="Noises in a score; used if there is more than one seed."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -67,16 +102,16 @@ class Imagic(Section):
         return self
 
     def check_fits(self, dtype: str, micro_batch: int, *, compiled: bool) -> None:
-        """Whether the fit can be computed as the model's section and the encode stage's batch say.
+        """Checks the fit against the section model and the micro-batch of the stage encode.
 
         Raises:
-            ValueError: it cannot; the message names key, value and what is allowed.
+            ValueError: they do not go together; names the key, its value and what is allowed.
         """
         allowed = ("float32",) if self.form == "full" else ("float32", "bfloat16")
         if dtype not in allowed:
             raise ValueError(
                 f"model.dtype={dtype!r}: for method.imagic.form: {self.form} allowed is "
-                f"{' or '.join(allowed)}; steps this small vanish in fewer bits"
+                f"{' or '.join(allowed)}; steps this small are lost at a lower precision"
             )
         if compiled:
             raise ValueError(

@@ -1,13 +1,15 @@
-"""From a YAML file and ``key=value`` overrides to a ``Config``, with errors to act on."""
+"""Reads a YAML file and ``key=value`` overrides into a ``Config``; explains what is wrong."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.config.config import Config
 
@@ -17,7 +19,7 @@ BUNDLED_FOLDERS = (
 )
 
 Settings = TypeVar("Settings", bound=BaseModel)
-SECRET_SECTION = "storage_options"  # its values are shown nowhere
+SECRET_SECTION = "storage_options"  # its values appear in no message
 
 
 class ConfigError(ValueError):
@@ -32,16 +34,16 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         overrides: "key=value" with a dotted key and a YAML value, e.g. "run.seed=7".
 
     Raises:
-        ConfigError: the file is absent or no YAML, a key is unknown, a value is not allowed.
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
     """
     return parse_config(load_tree(path, overrides))
 
 
 def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The same, unchecked: the nested mapping of a file with its overrides.
+    """Reads a configuration as a nested mapping, without checking keys and values.
 
     Raises:
-        ConfigError: the file is absent or no YAML, or an override is none.
+        ConfigError: the file is missing or not YAML, or an override is not ``key=value``.
     """
     found = find_config(path)
     try:
@@ -56,12 +58,12 @@ def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
-    """Checks a nested mapping against the typed model; all errors are reported at once."""
+    """Checks a nested mapping against the typed model. Reports all errors at once."""
     return parse_settings(tree, Config)
 
 
 def parse_settings(tree: dict[str, Any], model: type[Settings]) -> Settings:
-    """The same for the settings of another command."""
+    """Checks a nested mapping against the model of any command's settings."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -70,19 +72,22 @@ def parse_settings(tree: dict[str, Any], model: type[Settings]) -> Settings:
 
 
 def find_config(path: str | Path) -> Path:
-    """The file itself, or the bundled configuration of that name."""
+    """The file itself, or the bundled configuration of that name.
+
+    The bundled folder also holds a README and the JSON schema, so only ``.yaml`` is looked for.
+    """
     wanted = Path(path)
     if wanted.is_file():
         return wanted
     for folder in BUNDLED_FOLDERS:
-        bundled = folder / (wanted.name if wanted.suffix else f"{wanted.name}.yaml")
+        bundled = folder / f"{wanted.name.removesuffix('.yaml')}.yaml"
         if bundled.is_file() and wanted.parent.name in ("", "configs"):
             return bundled
     bundled_names = sorted(
         {file.name for folder in BUNDLED_FOLDERS for file in folder.glob("*.yaml")}
     )
     raise ConfigError(
-        f"no configuration at '{path}'; bundled are: {', '.join(bundled_names) or 'none'}"
+        f"no configuration at '{path}'; bundled: {', '.join(bundled_names) or 'none'}"
     )
 
 
@@ -90,7 +95,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Sets one dotted key of a nested mapping in place.
 
     Raises:
-        ConfigError: no '=', or the key leads through a value that is not a section.
+        ConfigError: there is no '=', or a part of the key is a value and not a section.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -102,12 +107,12 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{key}: '{name}' is a value and has no keys of its own")
     try:
         tree[last] = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:  # e.g. a glob that begins with '*', an alias to YAML
+    except yaml.YAMLError:  # e.g. a glob that begins with '*', which YAML reads as an alias
         tree[last] = text
 
 
-def _explain(item: Any, model: type[BaseModel]) -> str:
-    """One line for one of pydantic's errors: key, value, what is allowed."""
+def _explain(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors: the key, its value, what is allowed."""
     location = [part for part in item["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location) or "configuration"
     if item["type"] == "extra_forbidden":
@@ -119,13 +124,26 @@ def _explain(item: Any, model: type[BaseModel]) -> str:
         return f"{key}: must be given"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
-        return message  # of the whole configuration: its value would print secrets
+        return message  # the value is the whole configuration, and would print secrets
     value = "..." if SECRET_SECTION in location else repr(item["input"])
-    return f"{key}={value}: {message[0].lower()}{message[1:]}"
+    return f"{key}={value}: {message[0].lower()}{message[1:]}{_choice_hint(item)}"
+
+
+def _choice_hint(item: ErrorDetails) -> str:
+    """The choice that was probably meant, where pydantic reports a value that is none of them."""
+    if item["type"] != "literal_error":
+        return ""
+    choices, given = re.findall(r"'([^']*)'", item["ctx"]["expected"]), item["input"]
+    if given is False and "off" in choices:
+        return "; YAML reads off as false, write 'off' in quotes"
+    if not isinstance(given, str):
+        return ""
+    nearest = difflib.get_close_matches(given.lower(), choices, n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _keys_at(location: list[Any], model: Any) -> list[str]:
-    """The keys that a section knows, by its place in the configuration."""
+    """The keys of the section at this place in the configuration."""
     for name in location:
         annotation = model.model_fields[name].annotation
         options = [annotation, *get_args(annotation)]

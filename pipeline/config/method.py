@@ -2,30 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.imagic import Imagic
 from pipeline.config.sections import Count, Ratio, Section, Share
 
+Ratios = Annotated[list[Ratio], Field(min_length=1)]
+
 
 class Mask(Section):
-    """DiffEdit, step 1. Defaults are the paper's where it gives one."""
+    """The inferred edit mask: DiffEdit, step 1. Defaults are the paper's where it gives one."""
 
-    source: Literal["infer", "full"] = "infer"  # full: edit everywhere (a supplied mask still wins)
-    noise_level: list[Ratio] = [0.5]  # shares of the schedule; the maps of several are averaged
-    num_noises: Count = 10
-    reference: Literal["caption", "empty"] = "caption"
-    rule: Literal["minmax", "mean_ratio", "otsu"] = "minmax"
-    clamp_percentile: float = Field(99.0, gt=50.0, le=100.0)  # minmax: values above are extreme
-    threshold: float = Field(0.5, gt=0.0)  # minmax: of the rescaled map; mean_ratio: of 3 means
-    floor: float = Field(0.02, ge=0.0)  # in standard deviations of the predicted noise
-    smooth: float = Field(0.0, ge=0.0)  # sigma of a Gaussian on the map, in latent cells
-    dilate: int = Field(0, ge=0)  # latent cells
-    soft: bool = False  # keep the map's values inside the mask instead of 1
+    source: Literal["infer", "full"] = Field(
+        "infer",
+        description="`infer`: from the two texts. `full`: edit everywhere; the default for sdedit "
+        "and imagic. A sample's `key.mask.png` replaces both.",
+    )
+    noise_level: list[Ratio] = Field(
+        [0.5],
+        description="Noise level at which the two texts are compared, as a share of the schedule. "
+        "The maps of several levels are averaged.",
+    )
+    num_noises: Count = Field(
+        10,
+        description="Noises at each level. Each costs one network evaluation for the reference "
+        "and one for each edit text.",
+    )
+    reference: Literal["caption", "empty"] = Field(
+        "caption", description="The text that the edit text is compared with."
+    )
+    rule: Literal["minmax", "mean_ratio", "otsu"] = Field(
+        "minmax",
+        description="How the map becomes a mask. `minmax`: rescale it and cut at `threshold`. "
+        "`otsu`: the same, but find the cut. `mean_ratio`: cut at a share of three means.",
+    )
+    clamp_percentile: float = Field(
+        99.0,
+        gt=50.0,
+        le=100.0,
+        description="`minmax` and `otsu`: larger values are clamped to this percentile.",
+    )
+    threshold: float = Field(
+        0.5,
+        gt=0.0,
+        description="A cell above it is edited. `minmax`: in the rescaled map, 0 to 1. "
+        "`mean_ratio`: in units of three means. `otsu` ignores it.",
+    )
+    floor: float = Field(
+        0.02,
+        ge=0.0,
+        description="A cell whose predictions differ less, in standard deviations of the "
+        "predicted noise, is never edited.",
+    )
+    smooth: float = Field(
+        0.0, ge=0.0, description="Sigma of a Gaussian over the map, in latent cells; 0 is off."
+    )
+    dilate: int = Field(0, ge=0, description="Latent cells by which the mask grows.")
+    soft: bool = Field(
+        False, description="Keep the map's values inside the mask instead of setting them to 1."
+    )
 
-    @field_validator("noise_level", mode="before")
+    @field_validator("noise_level", mode="before", json_schema_input_type=Ratio | Ratios)
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, int | float) else value
@@ -39,51 +78,113 @@ class Mask(Section):
 
 
 class Composite(Section):
-    """The pixel composite: outside the feathered mask the prepared image stays as it was."""
+    """The pixel composite: outside the feathered mask the input's pixels stay as they were."""
 
-    enabled: bool = True
-    feather: float = Field(4.0, ge=0.0)  # pixels of the model's image, inward ramp's width
+    enabled: bool = Field(
+        True,
+        description="Put the input's pixels back outside the mask. false keeps the decoded ones.",
+    )
+    feather: float = Field(
+        4.0,
+        ge=0.0,
+        description="Width of the transition inside the edge of the mask, in pixels of the model's "
+        "image.",
+    )
 
 
 class Decode(Section):
-    """DiffEdit, step 3, on the whole latent grid or around each mask (beyond the paper)."""
+    """Where DiffEdit's step 3 decodes: the whole latent grid, or a box (beyond the paper)."""
 
-    region: Literal["full", "box"] = "full"  # box: the mask's square with context
-    context: int = Field(4, ge=0)  # latent cells around the mask that the network sees, at least
-    multiple: int = Field(8, ge=1)  # of a box's side, in cells: few shapes, and UNets halve thrice
+    region: Literal["full", "box"] = Field(
+        "full",
+        description="`full`: the whole latent grid. `box`: a square around each mask, which is "
+        "faster (Stable Diffusion 1 and 2 only).",
+    )
+    context: int = Field(
+        4, ge=0, description="`box`: latent cells around the mask that the network sees, at least."
+    )
+    multiple: int = Field(
+        8,
+        ge=1,
+        description="`box`: its side is a multiple of this, in latent cells, so that shapes are "
+        "few. UNets halve the grid three times.",
+    )
 
 
 class Reuse(Section):
-    """Evaluations of a UNet that compute its outermost layers only: DeepCache, beyond the paper."""
+    """Reuse of a UNet's deep features between steps: DeepCache (arXiv:2312.00858)."""
 
-    interval: Count = 1  # every so many steps the whole network is computed; 1 = always
-    layers: int = Field(1, ge=1)  # of the first block down and the last block up: what is computed
-    encode: bool = False  # in encoding too, whose error decoding then does not undo
+    interval: Count = Field(
+        1,
+        description="Compute the whole network every so many steps, in between only its outermost "
+        "layers. Stable Diffusion 1 and 2, SDXL; not with `model.compile`.",
+    )
+    layers: int = Field(
+        1,
+        ge=1,
+        description="Layers of the first block down and the last block up that are computed at "
+        "every step.",
+    )
+    encode: bool = Field(
+        False, description="Reuse in encoding too; decoding does not undo that error."
+    )
 
 
 class Method(Section):
-    """Which mask, encode and decode are composed, and their settings."""
+    """The editing method: which mask, encode and decode it is made of, and their settings."""
 
-    name: Literal["diffedit", "sdedit", "imagic"] = "diffedit"
-    steps: Count = 50
-    encode_ratio: Ratio = 0.8  # DiffEdit's r
-    strength: Ratio = 0.5  # SDEdit's t0
-    guidance_scale: float = Field(7.5, ge=1.0)  # 1 = no guidance
-    negative_text: str = ""
-    encode: Literal["ddim", "noise"] = "ddim"  # inversion by the solver, or plain noise
-    solver: Literal["ddim", "dpmpp_2m"] = "ddim"  # of encoding and decoding alike
-    ddim_eta: Share = 0.0  # fresh noise at each step of decoding, as in DDPM at 1
-    repeats: Count = 1  # SDEdit's K: the result is noised and decoded again
+    name: Literal["diffedit", "sdedit", "imagic"] = Field(
+        "diffedit", description="The editing method."
+    )
+    steps: Count = Field(50, description="Steps of the sampler over the whole schedule.")
+    encode_ratio: Ratio = Field(
+        0.8,
+        description="diffedit: share of the schedule that is encoded and decoded (the paper's r). "
+        "More changes more.",
+    )
+    strength: Ratio = Field(
+        0.5,
+        description="sdedit: share of the schedule that is noised and decoded (the paper's t0). "
+        "More changes more.",
+    )
+    guidance_scale: float = Field(
+        7.5,
+        ge=1.0,
+        description="Classifier-free guidance in decoding; 1 is none, and halves its cost.",
+    )
+    negative_text: str = Field("", description="The text that guidance leads away from.")
+    encode: Literal["ddim", "noise"] = Field(
+        "ddim",
+        description="`ddim`: invert the image with `solver`. `noise`: add noise, as SDEdit does; "
+        "the default for sdedit and imagic.",
+    )
+    solver: Literal["ddim", "dpmpp_2m"] = Field(
+        "ddim",
+        description="Solver of encoding and decoding. `ddim`: the papers'. `dpmpp_2m`: "
+        "DPM-Solver++ of second order.",
+    )
+    ddim_eta: Share = Field(
+        0.0,
+        description="Fresh noise at each step of decoding: 0 is none, 1 is that of DDPM. Only with "
+        "`encode: noise` and `solver: ddim`.",
+    )
+    repeats: Count = Field(
+        1,
+        description="sdedit: how often the result is noised and decoded (the paper's K). More than "
+        "1 only with `encode: noise`.",
+    )
     mask: Mask = Mask()
     decode: Decode = Decode()
     reuse: Reuse = Reuse()
     composite: Composite = Composite()
-    imagic: Imagic | None = None  # of name: imagic only
+    imagic: Imagic | None = Field(
+        None, description="Settings of Imagic; only with `name: imagic`, which sets them if absent."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_without_encoding(cls, values: Any) -> Any:
-        """SDEdit and Imagic add noise instead of encoding and infer no mask."""
+        """SDEdit and Imagic add noise instead of encoding, and infer no mask."""
         if isinstance(values, dict) and values.get("name") in ("sdedit", "imagic"):
             values = {"encode": "noise", "mask": {}, **values}
             if isinstance(values["mask"], dict):
@@ -97,7 +198,7 @@ class Method(Section):
         if self.ddim_eta and (self.encode != "noise" or self.solver != "ddim"):
             raise ValueError(
                 f"ddim_eta={self.ddim_eta}: fresh noise is for encode: noise (sdedit) with "
-                "solver: ddim; what was encoded is decoded with ddim_eta: 0"
+                "solver: ddim; an encoded image is decoded with ddim_eta: 0"
             )
         if self.repeats > 1 and self.encode != "noise":
             raise ValueError(f"repeats={self.repeats}: more than 1 is for encode: noise (sdedit)")
@@ -120,5 +221,5 @@ class Method(Section):
 
     @property
     def ratio(self) -> float:
-        """The share of the schedule that is encoded and decoded, whatever the method calls it."""
+        """The share of the schedule that is encoded and decoded, by the method's own key."""
         return {"sdedit": self.strength, "imagic": 1.0}.get(self.name, self.encode_ratio)

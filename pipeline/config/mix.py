@@ -1,4 +1,4 @@
-"""The settings of ``overpaint mix``: which edits join the originals, and which split each is in."""
+"""The settings of ``overpaint mix``: how many edits join the originals, and in which splits."""
 
 from __future__ import annotations
 
@@ -7,41 +7,59 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.config.sections import Count, Section
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class Edited(Section):
-    """Outputs of ``overpaint edit``, all of the same input shards."""
+    """Outputs of `overpaint edit`, all made from the same input shards."""
 
-    paths: list[str] = Field(min_length=1)
-    storage_options: dict[str, Any] = Field(default={}, repr=False)
+    paths: list[str] = Field(
+        min_length=1, description="Folders or urls of the outputs; set by `--edited`."
+    )
+    storage_options: dict[str, Any] = Field(
+        default={}, repr=False, description="Options of fsspec's file system for them."
+    )
 
 
 class MixOutput(Section):
     """Where the training shards go."""
 
-    path: str
-    storage_options: dict[str, Any] = Field(default={}, repr=False)
+    path: str = Field(description="Folder or url; set by the command's first argument.")
+    storage_options: dict[str, Any] = Field(
+        default={}, repr=False, description="Options of fsspec's file system for it."
+    )
 
 
 class Mix(Section):
-    """One mix of originals and edits."""
+    """The configuration of a run of `overpaint mix`."""
 
-    input: Input  # the originals; what is not given is as the first edited output has read it
+    input: Input  # the originals; keys not given are those of the run that made the first output
     edited: Edited
     output: MixOutput
-    ratio: float = Field(1.0, ge=0.0, allow_inf_nan=False)  # edits for each original of a split
-    splits: dict[str, float] = {"train": 1.0}  # shares of the source images, 1 in all
-    edits_in: list[str] = []  # the splits that take edits; none named: the first one
-    # A word (or words) of an edit text, and the class of an edit whose text has it. Without any,
-    # an edit keeps the class of its source.
-    labels: dict[str, int | str] = {}
-    label_member: str = "cls"
-    seed: int = Field(0, ge=0, lt=2**63)
-    workers: Count = 4  # shards at once, each in memory; changes no byte
+    ratio: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="Edits for each original of a split."
+    )
+    splits: dict[str, float] = Field(
+        {"train": 1.0},
+        description="Splits by name, with their shares of the source images. The shares add up to "
+        "1.",
+    )
+    edits_in: list[str] = Field(
+        [], description="Splits that take edits; an empty list means the first split."
+    )
+    labels: dict[str, int | str] = Field(
+        {},
+        description="Classes by word (or words): an edit takes the class of the word that its edit "
+        "text has. Empty: an edit keeps the class of its source.",
+    )
+    label_member: str = Field("cls", description="Suffix of the file that holds the class.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice and of the order.")
+    workers: Count = Field(
+        4, description="Shards that are mixed at once, each in memory. Changes no byte."
+    )
 
     @field_validator("splits")
     @classmethod

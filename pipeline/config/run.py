@@ -10,45 +10,111 @@ from pipeline.config.sections import Count, Section, count_or
 
 
 class Run(Section):
-    """How the job runs; of these only seed and part_size change what is computed."""
+    """How the job runs. Of these keys only `seed` and `part_size` change what is computed."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    part_size: Count = 64  # edits
-    layout: Literal["pools", "fused", "auto"] = "pools"  # auto: the faster one, as planned
-    address: str | None = None  # of a Ray cluster; none: RAY_ADDRESS, else a local Ray is started
-    num_cpus: int | None = Field(None, ge=1)  # of the local Ray; none: the machine's
-    cluster_wait_s: float = Field(600.0, ge=0.0)  # for a cluster's nodes to join, at the start
-    shards_per_wave: Count = 1024  # between waves the actors start anew
-    grace_s: float = Field(120.0, ge=0.0)  # after SIGTERM
-    progress_every_s: float = Field(10.0, gt=0.0)  # between plain lines, off a terminal
-    log_format: Literal["text", "json"] = "text"  # json: a line each, with shard and part
-    max_restarts: int = Field(100, ge=-1)  # of an actor, in a wave; -1 = without end
-    max_task_retries: int = Field(1, ge=0)  # of a part whose worker died
-    max_start_retries: int = Field(3, ge=0)  # of an actor that cannot load its model, in a row
-    max_memory_retries: int = Field(3, ge=0)  # of reading or finishing that Ray ended for memory
-    # seconds of one step on a part, after which its worker is ended; none: an hour without a sign
-    # of life (a network call, an image, a storage call)
-    part_timeout_s: float | None = Field(None, gt=0.0)
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of all noise.",
+    )
+    part_size: Count = Field(
+        64,
+        description="Edits that are computed and staged as one part. Lower it if a part takes "
+        "too much memory.",
+    )
+    layout: Literal["pools", "fused", "auto"] = Field(
+        "pools",
+        description="`pools`: a pool of actors for each stage. `fused`: all stages in one actor, "
+        "for a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
+    )
+    address: str | None = Field(
+        None,
+        description="Address of a Ray cluster; null takes `RAY_ADDRESS`, or starts a local Ray.",
+    )
+    num_cpus: int | None = Field(
+        None, ge=1, description="CPUs of the local Ray; null takes all of the machine."
+    )
+    cluster_wait_s: float = Field(
+        600.0,
+        ge=0.0,
+        description="Seconds to wait at the start for the nodes of a cluster to join.",
+    )
+    shards_per_wave: Count = Field(
+        1024, description="Input shards in a wave. Actors are started anew for each wave."
+    )
+    grace_s: float = Field(
+        120.0,
+        ge=0.0,
+        description="Seconds that parts in flight have to finish after SIGTERM or Ctrl-C.",
+    )
+    progress_every_s: float = Field(
+        10.0,
+        gt=0.0,
+        description="Seconds between progress lines where the output is not a terminal.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`json` writes one JSON object a line, with shard and part."
+    )
+    max_restarts: int = Field(
+        100, ge=-1, description="Restarts of one actor within a wave; -1 sets no limit."
+    )
+    max_task_retries: int = Field(1, ge=0, description="Retries of a part whose worker died.")
+    max_start_retries: int = Field(
+        3, ge=0, description="Retries in a row of an actor that cannot load its model."
+    )
+    max_memory_retries: int = Field(
+        3,
+        ge=0,
+        description="Retries of reading or finishing after Ray's memory monitor ended it.",
+    )
+    part_timeout_s: float | None = Field(
+        None,
+        gt=0.0,
+        description="Seconds that one step may take on a part before its worker is ended. null: "
+        "the limit is on the time without a heartbeat, ten times what a part takes "
+        "(10 minutes to an hour; an hour if unknown).",
+    )
 
 
 class Planning(Section):
-    """How a run's cost is found out; nothing here changes what is computed."""
+    """How the cost of a run is estimated. Nothing here changes what is computed."""
 
-    # Edits that are computed, and thrown away, to measure every step. auto: a few, where a size is
-    # auto and no earlier run into this output says what its steps took.
-    calibrate: Annotated[int | Literal["auto", "never"], count_or("auto", "never")] = "auto"
+    calibrate: Annotated[Count | Literal["auto", "never"], count_or("auto", "never")] = Field(
+        "auto",
+        description="Edits that are computed and thrown away to time every step. `auto`: a few, "
+        "if a size is `auto` and no earlier run into this output has timed them.",
+    )
 
 
 class Report(Section):
-    """The HTML page ``_run/report.html``; nothing here changes what is computed."""
+    """The HTML page `_run/report.html`. Nothing here changes what is computed."""
 
-    enabled: bool = True  # write it at the end of every run that computed something
-    max_bytes: int = Field(40_000_000, ge=1_000_000)  # of the page, images and all
-    max_edits: Count = 10_000  # in the gallery; of more a stratified sample
-    # pixels, the longer side of an embedded image; outputs of 0.1.0 call it picture_size
-    image_size: int = Field(
-        256, ge=32, le=1024, validation_alias=AliasChoices("image_size", "picture_size")
+    enabled: bool = Field(
+        True, description="Write the page at the end of every run that computed something."
     )
-    read_bytes: int = Field(4 * 1024**3, ge=0)  # of tars read for images; at least one is read
-    price_per_device_hour: float | None = Field(None, ge=0.0)  # of a GPU; on a CPU run, of an actor
-    currency: str = "USD"
+    max_bytes: int = Field(
+        40_000_000, ge=1_000_000, description="Bytes of the page, images included."
+    )
+    max_edits: Count = Field(
+        10_000, description="Edits in the gallery. A larger output shows a stratified sample."
+    )
+    # Configurations that 0.1.0 wrote into its outputs call it picture_size.
+    image_size: int = Field(
+        256,
+        ge=32,
+        le=1024,
+        validation_alias=AliasChoices("image_size", "picture_size"),
+        description="Pixels of the longer side of an image in the page.",
+    )
+    read_bytes: int = Field(
+        4 * 1024**3,
+        ge=0,
+        description="Bytes of tars to read for images. At least one tar is read.",
+    )
+    price_per_device_hour: float | None = Field(
+        None,
+        ge=0.0,
+        description="Price of an hour of one GPU (on CPUs: of one actor); null shows no cost.",
+    )
+    currency: str = Field("USD", description="Currency of that price, as shown.")

@@ -1,4 +1,4 @@
-"""The method as it is used for one sample: the config's, with what key.json sets of its own."""
+"""The method as used for one sample: the configuration's, with the settings in its key.json."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OWN_SETTINGS = ("encode_ratio", "strength", "guidance_scale")
 
 
 def method_for(method: Method, sample: Sample) -> Method:
-    """The method with the sample's own settings in place.
+    """The method with the sample's own settings.
 
     Raises:
-        ValueError: a setting is out of range; the message names key, value and what is allowed.
+        ValueError: a setting is out of range; names the key, its value and what is allowed.
     """
     own = {name: sample.settings[name] for name in OWN_SETTINGS if name in sample.settings}
     if not own:
         return method
     for name, value in own.items():
-        if isinstance(value, bool):  # which pydantic would take for 1 or 0
+        if isinstance(value, bool):  # pydantic would read it as 1 or 0
             raise ValueError(f"key.json: {name}={json.dumps(value)}: allowed are numbers")
     try:
         return Method.model_validate(method.model_dump() | own)
@@ -34,10 +34,10 @@ def method_for(method: Method, sample: Sample) -> Method:
 
 
 def seed_for(run_seed: int, sample: Sample) -> int:
-    """The run's seed, or the sample's own.
+    """The sample's own seed, else the run's.
 
     Raises:
-        ValueError: the sample's own is no integer from 0 to 2**63 - 1.
+        ValueError: the sample's own seed is not an integer from 0 to 2**63 - 1.
     """
     seed = sample.settings.get("seed", run_seed)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
@@ -46,8 +46,8 @@ def seed_for(run_seed: int, sample: Sample) -> int:
 
 
 def resolved_settings(method: Method, sample: Sample) -> dict[str, Any]:
-    """Every setting of the method as used for a sample, JSON-able, for its rows."""
+    """Every setting of the method as used for a sample, for its rows. Can be written as JSON."""
     try:
         return method_for(method, sample).model_dump(mode="json")
-    except ValueError:  # its rows have failed for that reason, and show what was asked for
+    except ValueError:  # its rows failed because of these settings, so they show them
         return method.model_dump(mode="json") | sample.settings

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The base class of every section of the configuration, and the types that sections share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def count_or(*words: str) -> BeforeValidator:
-    """For a field that is a count or one of a few words: one error that names both."""
+    """Makes one error that names both choices, for a field that is a count or one of a few words.
+
+    Without it pydantic reports an error for each of the two.
+    """
 
     def check(value: Any) -> Any:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,4 +1,4 @@
-"""The configuration's section ``stages``: the pools of actors, one a stage."""
+"""The section ``stages`` of the configuration: a pool of actors for each stage."""
 
 from __future__ import annotations
 
@@ -17,16 +17,32 @@ TIMED_STEPS = ("read", "prepare", *STAGES, SCORE_STAGE, "finish")  # in the orde
 class Stage(Section):
     """One pool of actors."""
 
-    # the size of the pool, or its minimum where max_actors is given; auto: what the plan finds best
-    actors: Annotated[int | Literal["auto"], count_or("auto")] = 1
-    max_actors: int | None = Field(None, ge=1)
-    cpus: float = Field(0.25, ge=0.0)  # of Ray's, reserved by an actor
-    gpus: float | None = Field(None, ge=0.0)  # none: 1 on CUDA, 0 on a CPU
-    memory_bytes: int | None = Field(None, ge=1)
-    # Of torch, on a CPU. They move the last bits, so all stages have one number, and it is in the
-    # fingerprint; auto: that of the output, else the whole cores that every actor owns.
-    threads: Annotated[int | Literal["auto"], count_or("auto")] = "auto"
-    micro_batch: Count = 32  # network inputs a call; likewise
+    actors: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
+        1,
+        description="Size of the pool, or its minimum if `max_actors` is set. `auto`: what the "
+        "plan finds best.",
+    )
+    max_actors: int | None = Field(
+        None, ge=1, description="Size that the pool may grow to; null: it does not grow."
+    )
+    cpus: float = Field(0.25, ge=0.0, description="CPUs that each actor reserves in Ray.")
+    gpus: float | None = Field(
+        None, ge=0.0, description="GPUs that each actor reserves; null: 1 on CUDA, 0 on a CPU."
+    )
+    memory_bytes: int | None = Field(
+        None, ge=1, description="Main memory that each actor reserves in Ray; null: none."
+    )
+    # Threads and micro_batch move the last bits, so both are in the fingerprint.
+    threads: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
+        "auto",
+        description="Threads of torch on a CPU, equal in all stages. `auto`: as in a resumed "
+        "output, else the whole cores of the smallest pool.",
+    )
+    micro_batch: Count = Field(
+        32,
+        description="Rows that the network computes in one call. Lower it if memory runs out; "
+        "it changes the last bits.",
+    )
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Stage:
@@ -36,36 +52,42 @@ class Stage(Section):
 
     @property
     def size(self) -> int:
-        """The number of actors, once the plan of the run has found it."""
+        """The number of actors, once the plan of the run has set it."""
         if self.actors == "auto":
             raise ValueError("actors=auto: the pools of this run have no size yet")
         return self.actors
 
     @property
     def num_threads(self) -> int:
-        """Of torch in an actor of this pool; auto: its whole cores, at least one."""
+        """Threads of torch in an actor of this pool. auto: its whole cores, at least one."""
         return max(1, int(self.cpus)) if self.threads == "auto" else self.threads
 
     def gpus_per_actor(self, device: str) -> float:
-        """GPUs that an actor reserves: as configured, else one on CUDA and none on a CPU."""
+        """GPUs that an actor reserves: as configured, else 1 on CUDA and 0 on a CPU."""
         if self.gpus is not None:
             return self.gpus
         return 1.0 if device == "cuda" else 0.0
 
 
 class Stages(Section):
-    """The pools; ``layout: fused`` takes the decode pool's size for its one pool."""
+    """A pool of actors for each stage. `layout: fused` has one pool, sized as `decode`."""
 
-    mask: Stage = Stage()
-    encode: Stage = Stage()
-    decode: Stage = Stage()
-    score: Stage = Stage()  # only where ``scores`` names a network
+    mask: Stage = Field(Stage(), description="The pool that infers edit masks.")
+    encode: Stage = Field(
+        Stage(), description="The pool that encodes images, or fits Imagic's embeddings."
+    )
+    decode: Stage = Field(
+        Stage(), description="The pool that decodes edits; with `layout: fused` the only pool."
+    )
+    score: Stage = Field(
+        Stage(), description="The pool that scores edits; only used if `scores` names a network."
+    )
 
     def given_threads(self, names: Iterable[str]) -> int | None:
-        """The number that stages of these names ask for; None: all of them are at auto.
+        """The number of threads that these stages ask for; None if all of them say auto.
 
         Raises:
-            ValueError: they ask for two numbers.
+            ValueError: two stages ask for different numbers.
         """
         threads = {name: getattr(self, name).threads for name in names}
         given = {name: number for name, number in threads.items() if number != "auto"}
@@ -78,6 +100,6 @@ class Stages(Section):
         return next(iter(given.values()), None)
 
     def updated(self, names: Iterable[str], **values: Any) -> Stages:
-        """The same with values of some stages set."""
+        """A copy with these values set in these stages."""
         changed = {name: getattr(self, name).model_copy(update=values) for name in names}
         return self.model_copy(update=changed)

@@ -1,1 +1,1 @@
-"""The demo world: scenes whose truth is known, and the small model that was trained on them."""
+"""The demo world: painted scenes with known ground truth, and the small model trained on them."""

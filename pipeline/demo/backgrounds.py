@@ -1,8 +1,8 @@
 """The backgrounds of the demo world: smooth textures with three parameters each.
 
-Every function takes image coordinates in [0, 1] (x to the right, y down), three parameters in
+Each function takes image coordinates in [0, 1] (x to the right, y down), three parameters in
 [0, 1) and the size of a pixel in the same units, and returns (h, w, 3) float32 colors in [0, 1].
-They are low in detail on purpose: a small VAE has to keep them.
+They have little detail, so that a small VAE can reconstruct them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _TWO_PI = 2 * np.pi
 
 
 def _mix(first: tuple[float, ...], second: tuple[float, ...], share: Grid) -> Grid:
-    """The color `share` of the way from first to second; share: (h, w) in [0, 1]."""
+    """Interpolate from the first to the second color; share: (h, w) in [0, 1]."""
     start, end = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    return start + share[..., None] * (end - start)
+    return np.asarray(start + share[..., None] * (end - start))
 
 
 def _wave(phase: Grid) -> Grid:
@@ -32,7 +32,7 @@ def _wave(phase: Grid) -> Grid:
 
 
 def _soft_square(phase: Grid, softness: float) -> Grid:
-    """A square wave in [0, 1] whose flanks are `softness` of a quarter period wide."""
+    """A square wave in [0, 1] whose edges are `softness` times a quarter period wide."""
     return np.clip(0.5 + _wave(phase) / np.float32(2 * max(softness, 1e-3)), 0, 1)
 
 
@@ -46,7 +46,7 @@ def dunes(x: Grid, y: Grid, p: Parameters, pixel: float) -> Grid:
 
 
 def meadow(x: Grid, y: Grid, p: Parameters, pixel: float) -> Grid:
-    """Grass, mown in slanting stripes."""
+    """Grass, mown in diagonal stripes."""
     stripe = _wave(np.float32(2.5) * (x + np.float32(0.5 * p[1] - 0.25) * y) + np.float32(p[0]))
     share = np.clip(0.5 + 0.35 * np.tanh(2 * stripe) + np.float32(0.3 * (p[2] - 0.5)) * y, 0, 1)
     return _mix((0.36, 0.55, 0.27), (0.50, 0.68, 0.37), share)
@@ -90,11 +90,12 @@ def brick_wall(x: Grid, y: Grid, p: Parameters, pixel: float) -> Grid:
         (0.58, 0.40, 0.33),
         np.float32(p[2]) * (1 - y) + np.float32(1 - p[2]) * y,
     )
-    return base + joint[..., None] * (np.asarray((0.72, 0.66, 0.60), np.float32) - base)
+    joint_color = np.asarray((0.72, 0.66, 0.60), np.float32)
+    return np.asarray(base + joint[..., None] * (joint_color - base))
 
 
 def checkered_floor(x: Grid, y: Grid, p: Parameters, pixel: float) -> Grid:
-    """Tiles in two greys."""
+    """Tiles in two shades of gray."""
     soft = max(0.25, 8 * pixel)
     across = _soft_square(2 * x + np.float32(p[0]), soft)
     down = _soft_square(2 * y + np.float32(p[1]), soft)

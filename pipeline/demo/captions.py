@@ -1,4 +1,4 @@
-"""How the demo world says in plain English what is in a scene."""
+"""The captions of the demo world: they say in plain English what is in a scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def object_phrase(item: SceneObject) -> str:
 
 
 def caption(scene: Scene, phrasing: int = 0) -> str:
-    """What is in a scene, in one of the phrasings; objects in the scene's own order.
+    """The caption of a scene in one of the phrasings; objects are in the scene's own order.
 
     Args:
         phrasing: 0 to len(PHRASINGS) - 1.

@@ -1,6 +1,6 @@
-"""Shards of the demo world: any number of edits with their truth, or the input of `make demo`.
+"""Writes shards of the demo world: any number of edits with ground truth, or `make demo`'s input.
 
-The same arguments give the same bytes.
+Equal arguments give equal bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def write_demo_shards(
     """Write `num_shards` tars of `samples` edits each, 00000.tar onwards; returns their paths.
 
     Args:
-        size: side of the images in pixels; the world is painted at any size.
-        kinds: the kinds of edits, taken in turn.
-        split: "heldout" scenes the bundled model has never seen; "train" may hold some it has.
+        size: side of the images in pixels; the world can be painted at any size.
+        kinds: the kinds of edits, used in turn.
+        split: "heldout" has scenes that the bundled model was not trained on; "train" may have
+            some that it was trained on.
 
     Raises:
-        ValueError: a count below 1, a size below 16, an unknown kind or split.
+        ValueError: a count is below 1, the size is below 16, or a kind or the split is unknown.
     """
     if num_shards < 1 or samples < 1:
         raise ValueError(
@@ -54,26 +55,27 @@ def write_demo_shards(
 
 
 def write_demo_input(out_dir: Path | str) -> list[Path]:
-    """Write 00000.tar to 00003.tar, 64 rows of output each, and trouble.json; returns the tars.
+    """Write 00000.tar to 00003.tar, 64 output rows each, and trouble.json; returns the tars.
 
-    trouble.json maps the key of each sample that is trouble to the name of its kind.
+    Some samples are deliberately difficult or broken. trouble.json maps their keys to the kind of
+    trouble.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    paths, planted = [], {}
+    paths, kinds_by_key = [], {}
     for shard in range(DEMO_SHARDS):
-        samples, rows, place = [], 0, 0
+        samples, rows, position = [], 0, 0
         while rows < DEMO_ROWS_IN_SHARD:
-            number = shard * DEMO_ROWS_IN_SHARD + place
+            number = shard * DEMO_ROWS_IN_SHARD + position
             key = f"{number:05d}"
             edit = sample_edit(_DEMO_SEED, "heldout", number, kinds=KINDS)
-            make = TROUBLE.get((shard, place), edit_sample)
+            make = TROUBLE.get((shard, position), edit_sample)
             if make is not edit_sample:
-                planted[key] = make.__name__
+                kinds_by_key[key] = make.__name__
             samples.append(make(edit, key))
             rows += len(FOUR_KINDS) if make is four_edit_texts else 1
-            place += 1
+            position += 1
         paths.append(folder / f"{shard:05d}.tar")
         write_shard(paths[-1], samples)
-    (folder / "trouble.json").write_text(json.dumps(planted, indent=2) + "\n")
+    (folder / "trouble.json").write_text(json.dumps(kinds_by_key, indent=2) + "\n")
     return paths

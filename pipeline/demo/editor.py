@@ -1,4 +1,4 @@
-"""The product's own stages on batches of edits whose truth is known, for measuring them."""
+"""Runs the pipeline's stages on batches of demo edits, whose ground truth is known."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from pipeline.stages.mask import MaskStage
 
 
 def load_demo_model(folder: Path | str = "bundled", *, threads: int = 1) -> LatentDiffusion:
-    """The bundled model, or a folder in the same format, on the CPU in float32."""
+    """Load the bundled model, or a folder in the same format, on the CPU in float32."""
     return load_model(Model(path=str(folder)), "cpu", Stage(threads=threads, micro_batch=64))
 
 
 def masked_part(
     model: LatentDiffusion, edits: Sequence[Edit], method: Method, *, seed: int
 ) -> Part:
-    """A part of one row an edit that has passed the mask stage."""
+    """A part with one row per edit, after the mask stage."""
     samples = [
         Sample(
             key=f"{number:05d}",
@@ -51,10 +51,10 @@ def masked_part(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an edit, before any pixel composite.
+    """The result of an edit, before the pixel composite.
 
-    `mask` is (h, w) bool on the latent grid; `image` (H, W, 3) uint8, the input where `edited` is
-    false because the mask is empty.
+    `mask` is (h, w) bool on the latent grid. `image` is (H, W, 3) uint8. If the mask is empty,
+    `edited` is false and `image` is the input.
     """
 
     mask: NDArray[np.bool_]
@@ -65,7 +65,7 @@ class Outcome:
 def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -> list[Outcome]:
     """Encode and decode a part that has its masks.
 
-    The part itself is left as it was, so that several methods and ratios can share its masks.
+    The part itself is not changed, so that several methods and ratios can share its masks.
 
     Raises:
         RuntimeError: an edit failed.
@@ -83,8 +83,8 @@ def outcomes(model: LatentDiffusion, part: Part, method: Method, *, seed: int) -
     return results
 
 
-class _Undecoded(ImageCoder):
-    """Hands latents on where images are asked for."""
+class _LatentPassThrough(ImageCoder):
+    """Returns latents in place of decoded images."""
 
     def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
         return list(latents.float().cpu().numpy())
@@ -93,17 +93,17 @@ class _Undecoded(ImageCoder):
 def edited_latents(
     model: LatentDiffusion, part: Part, method: Method, *, seed: int
 ) -> list[NDArray[np.float32] | None]:
-    """What `outcomes` decodes: (C, h, w) for each edit, None where its mask is empty."""
-    coder = _Undecoded(model.image_coder.vae, model.micro_batch)
+    """The latents that `outcomes` decodes: (C, h, w) for each edit, None if its mask is empty."""
+    coder = _LatentPassThrough(model.image_coder.vae, model.micro_batch)
     done = outcomes(replace(model, image_coder=coder), part, method, seed=seed)
-    return [np.asarray(one.image, np.float32) if one.edited else None for one in done]
+    return [np.asarray(item.image, np.float32) if item.edited else None for item in done]
 
 
 @torch.inference_mode()
 def generate(
     model: LatentDiffusion, texts: Sequence[str], *, guidance_scale: float, steps: int, seed: int
 ) -> NDArray[np.uint8]:
-    """Images from texts alone: (N, H, W, 3) uint8."""
+    """Generate images from texts alone: (N, H, W, 3) uint8."""
     scale, side = model.info.latent_scale, model.info.native_size
     shape = (len(texts), model.info.latent_channels, side // scale, side // scale)
     denoise = guided(

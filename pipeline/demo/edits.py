@@ -1,4 +1,4 @@
-"""Edits whose result is known: the texts, the true image afterwards, the true mask."""
+"""Edits with ground truth: the two texts, the true image after the edit, and the true mask."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.shapes import SHAPES
 from pipeline.demo.world import COLORS, HIDDEN_COLORS, NATIVE_SIZE, Scene, paint, sample_scene
 
-# Shapes whose outlines agree too well for an edit to be seen on a 16 x 16 grid (IoU above 0.8).
+# Shapes too similar for an edit between them to show on a 16 x 16 grid (IoU above 0.8).
 CLOSE_SHAPES = frozenset({frozenset({"circle", "square"})})
-# A pixel differs visibly when any channel does by more than this, of 255: less than any two colors.
+# A pixel differs visibly if any channel differs by more than this, of 255. Any two colors of the
+# world differ by more.
 VISIBLE = 24
-# And at all, by more than this. Shadows have soft rims, and change with their object's shape.
+# Smallest difference that counts as a change at all. Shadows have soft edges, and change with the
+# shape of their object.
 FAINT = 4
-# A latent cell is truly edited when this share of its pixels is.
+# A latent cell is truly edited if at least this share of its pixels is.
 CELL_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A scene, the scene wanted instead, and the two texts in one phrasing.
+    """A source scene, a target scene, and their two texts in one phrasing.
 
-    `changed` holds the numbers of the objects that the edit touches, in the scene's order.
+    `changed` holds the indices of the objects that the edit changes.
     """
 
     kind: str
@@ -55,7 +57,7 @@ def _pick(rng: np.random.Generator, options: list[str]) -> str:
 
 
 def change_color(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
-    """Give one object a color that is visible and that no object of the scene has."""
+    """Give one object a visible color that no object of the scene has."""
     used = {item.color for item in scene.objects} | HIDDEN_COLORS[scene.background]
     return _with_object(
         scene, number, color=_pick(rng, [color for color in COLORS if color not in used])
@@ -75,25 +77,25 @@ def change_shape(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
 
 
 def change_object(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
-    """Put an object of another shape and color in one's place."""
+    """Replace one object by one of another shape and color."""
     return change_shape(rng, change_color(rng, scene, number), number)
 
 
 def change_background(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
-    """Put the same objects on another background, on which all of them can be seen."""
+    """Put the same objects on another background on which all of them are visible."""
     colors = {item.color for item in scene.objects}
-    fitting = [
+    suitable = [
         name
         for name in BACKGROUNDS
         if name != scene.background and not colors & HIDDEN_COLORS[name]
     ]
-    if not fitting:
-        raise ValueError("no other background shows all of the scene's colors")
-    return replace(scene, background=_pick(rng, fitting))
+    if not suitable:
+        raise ValueError("the scene's colors are not all visible on any other background")
+    return replace(scene, background=_pick(rng, suitable))
 
 
 def change_several(rng: np.random.Generator, scene: Scene, number: int) -> Scene:
-    """Change one object's color and the background at once."""
+    """Change one object's color and the background."""
     return change_color(rng, change_background(rng, scene, number), number)
 
 
@@ -108,10 +110,10 @@ KINDS = tuple(_CHANGES)
 
 
 def draw_edit(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
-    """A random edit of a kind, its texts in a random phrasing.
+    """Draw a random edit of a kind, with its texts in a random phrasing.
 
     Raises:
-        ValueError: an unknown kind, or a scene that allows no edit of this kind.
+        ValueError: the kind is unknown, or the scene allows no edit of this kind.
     """
     if kind not in _CHANGES:
         raise ValueError(f"kind: got {kind!r}, allowed are {', '.join(KINDS)}")
@@ -119,12 +121,12 @@ def draw_edit(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
     phrasing = int(rng.integers(len(PHRASINGS)))
     target = _CHANGES[kind](rng, scene, number)
     pairs = enumerate(zip(scene.objects, target.objects, strict=True))
-    changed = tuple(place for place, (before, after) in pairs if before != after)
+    changed = tuple(index for index, (before, after) in pairs if before != after)
     return Edit(kind, scene, target, caption(scene, phrasing), caption(target, phrasing), changed)
 
 
 def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = KINDS) -> Edit:
-    """The edit number `index`: a scene of the split, and each of the kinds in turn."""
+    """Edit number `index`: on a scene of the split, with the kinds used in turn."""
     rng = np.random.default_rng([seed, index, 1])
     kind, number = kinds[index % len(kinds)], index
     while True:
@@ -133,7 +135,7 @@ def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = K
         except ValueError as error:
             if kind not in KINDS:
                 raise
-            # Rare: a scene whose colors fit no other background. Take one far away in the stream.
+            # Rare: no other background suits the scene's colors. Take a scene with another index.
             number += 1_000_003
             if number > 100 * 1_000_003:
                 raise RuntimeError(f"no scene allows an edit of kind {kind!r}") from error
@@ -142,20 +144,22 @@ def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = K
 def true_mask(edit: Edit, size: int = NATIVE_SIZE, *, differs: int = VISIBLE) -> NDArray[np.bool_]:
     """Where the two true images differ by more than `differs`: (size, size) bool.
 
-    What is VISIBLE holds the core of a shadow. All that an edit truly changes is what is FAINT: of
-    a shape edit the true image itself is only 40 dB near its input outside of what is VISIBLE.
+    VISIBLE includes the core of a shadow. FAINT includes everything that the edit changes: with
+    VISIBLE, the true image of a shape edit itself has only 40 dB PSNR outside the mask.
     """
     before, after = (paint(scene, size).astype(np.int16) for scene in (edit.source, edit.target))
-    return np.abs(before - after).max(axis=2) > differs
+    return np.asarray(np.abs(before - after).max(axis=2) > differs)
 
 
 def mask_on_grid(
     mask: NDArray[np.bool_], cells: int = 16, share: float = CELL_SHARE
 ) -> NDArray[np.bool_]:
-    """A pixel mask on the latent grid: (cells, cells) bool, true where `share` of a cell is true.
+    """Convert a pixel mask to the latent grid: (cells, cells) bool.
+
+    A cell is true if at least `share` of its pixels is.
 
     Raises:
-        ValueError: the mask's sides are no multiples of `cells`.
+        ValueError: the mask's sides are not multiples of `cells`.
     """
     height, width = mask.shape
     if height % cells or width % cells:
@@ -163,4 +167,4 @@ def mask_on_grid(
             f"mask: {height} x {width} pixels do not divide into {cells} x {cells} cells"
         )
     blocks = mask.reshape(cells, height // cells, cells, width // cells)
-    return blocks.mean(axis=(1, 3)) >= share
+    return np.asarray(blocks.mean(axis=(1, 3)) >= share)

@@ -1,4 +1,4 @@
-"""Read back from an image which objects (color and shape) and which background it shows."""
+"""A small network that reads from an image which objects and which background it shows."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from pipeline.demo.world import COLORS, NATIVE_SIZE, Scene
 WEIGHTS = Path(__file__).with_name("readback.safetensors")
 OBJECT_KINDS = tuple((color, shape) for color in COLORS for shape in SHAPES)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
-# Images are read at half their size: shapes are still plain, at a quarter of the work.
+# Images are read at half size: shapes are still clear, at a quarter of the cost.
 READING_SIZE = NATIVE_SIZE // 2
 _CHANNELS = (32, 64, 96)
-# Sharpness of the soft maximum over places: high enough that one place decides.
+# Sharpness of the soft maximum over positions: high enough that a single position decides.
 _SHARPNESS = 2.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an image shows: a background's name, and (color, shape) of each object."""
+    """The content of an image: a background's name, and (color, shape) of each object."""
 
     background: str
     objects: frozenset[tuple[str, str]]
 
 
 def reading_of(scene: Scene) -> Reading:
-    """The reading that a faultless reader makes of a scene."""
+    """The correct reading of a scene."""
     return Reading(scene.background, frozenset((item.color, item.shape) for item in scene.objects))
 
 
 def confirms_edit(reading: Reading, edit: Edit) -> bool:
-    """Whether what the edit asked for is there: changed objects, and a changed background."""
+    """Whether the image shows what the edit changed: its objects, and its background if changed."""
     wanted = {
         (edit.target.objects[number].color, edit.target.objects[number].shape)
         for number in edit.changed
@@ -53,18 +53,18 @@ def confirms_edit(reading: Reading, edit: Edit) -> bool:
 
 
 def confirms_rest(reading: Reading, edit: Edit) -> bool:
-    """Whether what the edit did not touch is still there."""
-    whole = reading_of(edit.target)
-    touched = {
+    """Whether the image still shows what the edit did not change."""
+    target = reading_of(edit.target)
+    changed = {
         (edit.target.objects[number].color, edit.target.objects[number].shape)
         for number in edit.changed
     }
-    background = edit.background_changed or reading.background == whole.background
-    return background and whole.objects - touched <= reading.objects
+    background = edit.background_changed or reading.background == target.background
+    return background and target.objects - changed <= reading.objects
 
 
 class SceneReader(nn.Module):
-    """A small convolutional network; every object kind is looked for at every place."""
+    """A small convolutional network that detects every kind of object at every position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class SceneReader(nn.Module):
         )
         self.objects = nn.Conv2d(64, len(OBJECT_KINDS), 1)
         assert self.objects.bias is not None
-        self.objects.bias.data.fill_(-5.0)  # almost every kind is absent almost everywhere
+        self.objects.bias.data.fill_(-5.0)  # most kinds are absent at most positions
         self.background = nn.Linear(_CHANNELS[-1], len(BACKGROUND_NAMES))
 
     def look(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in [-1, 1] -> logits of each kind at each place (N, K, 8, 8), background (N, B).
+        """Images in [-1, 1] -> logits of each kind per position (N, K, 8, 8), background (N, B).
 
-        Images are 64 pixels a side or a multiple, which is averaged down; float32.
+        Images are float32, with a side of 64 pixels or a multiple, which is averaged down.
         """
         factor = images_N3HW.shape[-1] // READING_SIZE
         features = self.body(F.avg_pool2d(images_N3HW, factor) if factor > 1 else images_N3HW)
@@ -103,12 +103,12 @@ class SceneReader(nn.Module):
 
 
 def presence(logits_NKhw: Tensor) -> Tensor:
-    """Whether each kind is anywhere: a soft maximum over places, (N, K) logits."""
+    """Logits, (N, K), that a kind is anywhere in the image: a soft maximum over positions."""
     return torch.logsumexp(_SHARPNESS * logits_NKhw.flatten(2), 2) / _SHARPNESS
 
 
 def load_reader(path: Path = WEIGHTS) -> SceneReader:
-    """The trained reader that lies beside this file.
+    """Load the trained reader, by default from the file beside this module.
 
     Raises:
         FileNotFoundError: the weights are missing.
@@ -128,7 +128,7 @@ def read_images(
         images: (N, 128, 128, 3) uint8 RGB.
 
     Raises:
-        ValueError: another size or dtype.
+        ValueError: the images have another size or dtype.
     """
     pixels_NHW3 = np.asarray(images)
     if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.shape[1:] != (NATIVE_SIZE, NATIVE_SIZE, 3):
@@ -136,8 +136,8 @@ def read_images(
             f"images: got {pixels_NHW3.dtype} {pixels_NHW3.shape}, must be uint8 (N, 128, 128, 3)"
         )
     readings = []
-    for part in torch.from_numpy(pixels_NHW3).split(64):
-        presence_NK, background_NB = reader(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    for batch_NHW3 in torch.split(torch.from_numpy(pixels_NHW3), 64):
+        presence_NK, background_NB = reader(batch_NHW3.permute(0, 3, 1, 2).float() / 127.5 - 1)
         for present_K, name in zip(presence_NK > 0, background_NB.argmax(1).tolist(), strict=True):
             found = frozenset(OBJECT_KINDS[kind] for kind in present_K.nonzero().flatten().tolist())
             readings.append(Reading(BACKGROUND_NAMES[name], found))

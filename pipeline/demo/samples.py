@@ -1,10 +1,10 @@
-"""One sample of the demo world in the input contract, with the truth of its edit beside it.
+"""Samples of the demo world in the input format, with the ground truth of the edit.
 
-The same edit gives the same bytes. Members of a sample, keys as WebDataset reads them:
+Equal edits give equal bytes. The files of a sample:
 
     key.jpg         the image (or .png, .webp)
     key.txt         its caption
-    key.edit.txt    edit texts, one a line
+    key.edit.txt    edit texts, one per line
     key.json        kind of edit, both scenes, the objects that change
     key.target.png  the true image after the (first) edit
     key.truth.png   where the two true images differ: 255, else 0
@@ -31,12 +31,12 @@ Members = dict[str, Any]  # "__key__" and bytes by extension
 
 
 def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file; pixels: (h, w) grey, (h, w, 3) RGB or (h, w, 4) RGBA uint8."""
+    """A PNG file of (h, w) gray, (h, w, 3) RGB or (h, w, 4) RGBA uint8 pixels."""
     return image_bytes(Image.fromarray(pixels), "PNG")
 
 
 def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """An encoded image file; `kind` and `options` as PIL's save takes them."""
+    """An encoded image file; `kind` and `options` are those of PIL's `save`."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -45,13 +45,13 @@ def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 def edit_sample(
     edit: Edit, key: str, *, size: int = NATIVE_SIZE, image_format: str = "jpg"
 ) -> Members:
-    """One sample of the input contract with its truth.
+    """One sample in the input format, with its ground truth.
 
     Args:
         image_format: "jpg" (quality 95, no chroma subsampling), "png" or "webp" (lossless).
 
     Raises:
-        ValueError: an unknown image format.
+        ValueError: the image format is unknown.
     """
     options: dict[str, tuple[str, dict[str, Any]]] = {
         "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -79,7 +79,7 @@ def edit_sample(
 
 
 def write_shard(path: Path, samples: Iterable[Members]) -> None:
-    """Write one tar with fixed times, owner and member order; it appears whole or not at all."""
+    """Write one tar, atomically, with fixed times, owner and member order."""
     partial = path.with_name(path.name + ".partial")
     with webdataset.TarWriter(
         str(partial), encoder=False, mtime=0, user="overpaint", group="overpaint", compress=False

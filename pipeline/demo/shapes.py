@@ -1,8 +1,8 @@
-"""The outlines of the demo world: one signed distance function for each shape.
+"""The shapes of the demo world: one signed distance function for each outline.
 
-Every function takes coordinates relative to the object's centre, in units of its radius (x to the
+Each function takes coordinates relative to the object's center, in units of its radius (x to the
 right, y down), and returns the signed distance to the outline in the same units: negative inside.
-The sizes are balanced so that all shapes cover about the same area.
+The sizes are chosen so that all shapes cover about the same area.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Grid = NDArray[Any]  # float32
-# The lower left and right edges of an upright star fold onto the upper one by these two directions.
+# Reflections in these two directions fold the lower edges of an upright star onto the upper one.
 _STAR_FOLDS = ((0.809017, -0.587785), (-0.809017, -0.587785))
 
 
@@ -36,7 +36,7 @@ def square(x: Grid, y: Grid) -> Grid:
 
 
 def cross(x: Grid, y: Grid) -> Grid:
-    """A plus sign with arms 0.68 wide."""
+    """A plus sign whose arms are 0.68 wide."""
     return np.minimum(_box(x, y, 1.08, 0.34, 0.06), _box(x, y, 0.34, 1.08, 0.06))
 
 
@@ -48,7 +48,7 @@ def triangle(x: Grid, y: Grid) -> Grid:
 
 
 def star(x: Grid, y: Grid) -> Grid:
-    """An upright star with five points (fold the plane into one tenth, then one segment)."""
+    """An upright five-pointed star (folds the plane to one tenth, where it is one segment)."""
     x, y = np.abs(x), -(y - np.float32(0.06))
     for fold_x, fold_y in _STAR_FOLDS:
         reach = 2 * np.maximum(np.float32(fold_x) * x + np.float32(fold_y) * y, 0)
@@ -61,13 +61,13 @@ def star(x: Grid, y: Grid) -> Grid:
 
 
 def heart(x: Grid, y: Grid) -> Grid:
-    """A heart: two arcs above, a right angle below."""
+    """A heart: two arcs at the top, a right angle at the bottom."""
     scale = np.float32(1.85)
     x, y = np.abs(x) / scale, (np.float32(0.98) - y) / scale
     arcs = np.hypot(x - np.float32(0.25), y - np.float32(0.75)) - np.float32(0.353553)
     reach = np.float32(0.5) * np.maximum(x + y, 0)
     corner = np.minimum(np.hypot(x, y - 1), np.hypot(x - reach, y - reach)) * np.sign(x - y)
-    return np.where(x + y > 1, arcs, corner) * scale
+    return np.asarray(np.where(x + y > 1, arcs, corner) * scale)
 
 
 SHAPES: dict[str, Callable[[Grid, Grid], Grid]] = {

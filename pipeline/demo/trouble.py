@@ -1,4 +1,4 @@
-"""Trouble of known kinds: images and texts that a job must handle without falling over."""
+"""Deliberately difficult or broken samples, which a job must handle without failing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.demo.world import paint
 
 _SEED = 2210
 _EXIF_ORIENTATION = 0x0112
-_TURNED_RIGHT = 6  # the viewer has to turn the stored image a quarter to the right
+_TURNED_RIGHT = 6  # the viewer has to rotate the stored image by 90 degrees clockwise
 FOUR_KINDS = ("color", "shape", "background", "object")
 
 
 def cut_short(edit: Edit, key: str) -> Members:
-    """A JPEG that ends in the middle of its pixels."""
+    """A JPEG that is truncated in the middle of its pixel data."""
     sample = edit_sample(edit, key)
     return {**sample, "jpg": sample["jpg"][: len(sample["jpg"]) // 2]}
 
@@ -37,19 +37,19 @@ def without_caption(edit: Edit, key: str) -> Members:
 
 
 def equal_texts(edit: Edit, key: str) -> Members:
-    """An edit text that says what is there already."""
+    """An edit text that equals the caption."""
     same = Edit(edit.kind, edit.source, edit.source, edit.caption, edit.caption, ())
     return edit_sample(same, key)
 
 
 def equal_but_for_case(edit: Edit, key: str) -> Members:
-    """An edit text that a tokenizer reads as the caption."""
+    """An edit text that differs from the caption in case only, so it has the same tokens."""
     same = Edit(edit.kind, edit.source, edit.source, edit.caption, edit.caption.title(), ())
     return edit_sample(same, key)
 
 
 def four_edit_texts(edit: Edit, key: str) -> Members:
-    """Four different edits of one image; the truth beside it is the first one's."""
+    """Four different edits of one image; the ground truth is that of the first."""
     rng = np.random.default_rng(_SEED)
     edits = [draw_edit(rng, edit.source, kind) for kind in FOUR_KINDS]
     sample = edit_sample(edits[0], key)
@@ -58,7 +58,7 @@ def four_edit_texts(edit: Edit, key: str) -> Members:
 
 
 def turned_by_exif(edit: Edit, key: str) -> Members:
-    """A JPEG stored on its side, with an EXIF orientation that says so."""
+    """A JPEG that is stored rotated, with an EXIF orientation to undo it."""
     image = Image.fromarray(paint(edit.source)).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = _TURNED_RIGHT
@@ -69,13 +69,13 @@ def turned_by_exif(edit: Edit, key: str) -> Members:
 
 
 def cmyk(edit: Edit, key: str) -> Members:
-    """A JPEG in the four colors of print."""
+    """A JPEG in CMYK."""
     image = Image.fromarray(paint(edit.source)).convert("CMYK")
     return {**edit_sample(edit, key), "jpg": image_bytes(image, "JPEG", quality=95)}
 
 
 def with_alpha(edit: Edit, key: str) -> Members:
-    """A PNG whose corners are transparent."""
+    """A PNG with transparent corners."""
     pixels = paint(edit.source)
     side = len(pixels)
     offset = np.abs(np.arange(side) - (side - 1) / 2) - 0.42 * side
@@ -90,7 +90,8 @@ def webp(edit: Edit, key: str) -> Members:
     return edit_sample(edit, key, image_format="webp")
 
 
-# Shard and place of each trouble in the demo's input, and what makes it.
+# Shard and position of each such sample in the demo's input, and the function that makes it. The
+# functions' names are the kinds in trouble.json.
 TROUBLE: dict[tuple[int, int], Callable[[Edit, str], Members]] = {
     (0, 5): cut_short,
     (0, 20): equal_texts,

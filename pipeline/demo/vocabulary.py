@@ -1,4 +1,4 @@
-"""The demo model's vocabulary: a CLIP tokenizer that reads each word of the world as one token."""
+"""The demo model's vocabulary: a CLIP tokenizer in which each word of the world is one token."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.demo.captions import PHRASINGS
 from pipeline.demo.shapes import SHAPES
 from pipeline.demo.world import COLORS
 
-# Longest caption of the world: 20 tokens and the two at the ends.
+# The longest caption of the world has 20 tokens, and start and end tokens.
 MAX_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
-# Common words that users may write around those of the world.
+# Common words that users may add to those of the world.
 _COMMON_WORDS = (
     "the",
     "photo",
@@ -38,7 +38,7 @@ def world_words() -> list[str]:
 
 
 def byte_symbols() -> list[str]:
-    """The 256 printable characters that stand for bytes in CLIP's byte-level BPE, in its order."""
+    """The 256 printable characters that represent bytes in CLIP's byte-level BPE, in its order."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -49,9 +49,10 @@ def byte_symbols() -> list[str]:
 
 
 def merges() -> list[tuple[str, str]]:
-    """Merges that join each word letter by letter; the last letter carries the end-of-word mark."""
+    """Merges that build each word letter by letter; the last letter has the end-of-word mark."""
     joined: dict[tuple[str, str], None] = {}
-    # Earlier merges win: long words first, or "and" would break "sand", and "an" "orange".
+    # Earlier merges win, so long words come first. Otherwise "and" would split "sand", and "an"
+    # would split "orange".
     for word in sorted(world_words(), key=lambda word: (-len(word), word)):
         letters = [*word[:-1], f"{word[-1]}</w>"]
         for count in range(1, len(letters)):
@@ -60,7 +61,7 @@ def merges() -> list[tuple[str, str]]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Token to id: bytes, bytes that end a word, merged pieces, then start and end."""
+    """Token ids by token: bytes, word-final bytes, merged pieces, then start and end tokens."""
     symbols = byte_symbols()
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     tokens = list(dict.fromkeys([*pieces, *("".join(pair) for pair in merges())]))
@@ -68,7 +69,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write vocab.json, merges.txt and tokenizer_config.json as CLIPTokenizer reads them."""
+    """Write vocab.json, merges.txt and tokenizer_config.json in CLIPTokenizer's format."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(
         json.dumps(vocabulary(), ensure_ascii=False), encoding="utf-8"

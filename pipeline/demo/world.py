@@ -1,6 +1,6 @@
-"""What a scene of the demo world is, how one is drawn at random, and how it is painted.
+"""The scenes of the demo world: what they consist of, how they are drawn at random and painted.
 
-A scene is a background and one to three objects; painting is a pure function of scene and size.
+A scene is a background with one to three objects. Painting is a pure function of scene and size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.demo.shapes import SHAPES, Grid
 
 NATIVE_SIZE = 128
 SPLITS = ("train", "heldout")
-# One scene in eight belongs to the held-out split, by a hash of its description.
+# One scene in eight belongs to the held-out split, chosen by a hash of its description.
 _HELDOUT_ONE_IN = 8
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.10, 0.12),
@@ -29,7 +29,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "purple": (0.58, 0.16, 0.74),
     "white": (0.97, 0.97, 0.97),
 }
-# Pairs that can hardly be seen teach nothing and are never drawn.
+# Colors that are hardly visible on a background. Such pairs are never drawn.
 HIDDEN_COLORS: dict[str, frozenset[str]] = {
     "sand dunes": frozenset({"yellow", "orange"}),
     "a meadow": frozenset({"green"}),
@@ -46,15 +46,15 @@ _SIZES_FOR_COUNT = {
     2: ("small", "medium", "large"),
     3: ("small", "medium"),
 }
-_MARGIN = 1.12  # from the border, in radii: outlines and shadows stay in the image
-_GAP = 1.18  # between centres, in sums of radii
+_MARGIN = 1.12  # from the border, in radii: outlines and shadows stay inside the image
+_GAP = 1.18  # between centers, in sums of radii
 _SHADOW_OFFSET = (0.10, 0.16)  # in radii
 _SHADOW_STRENGTH = 0.30
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: centre and radius as shares of the image's side, x to the right, y down."""
+    """One object: center and radius as shares of the image's side, x to the right, y down."""
 
     shape: str
     color: str
@@ -67,7 +67,7 @@ class SceneObject:
 class Scene:
     """A background with three parameters in [0, 1) and one to three objects.
 
-    No two objects of a scene share a shape or a color, so a text names each without doubt.
+    No two objects of a scene share a shape or a color, so a text names each one unambiguously.
     """
 
     background: str
@@ -76,19 +76,19 @@ class Scene:
 
 
 def split_of(scene: Scene) -> str:
-    """The split that a scene belongs to: a function of its description alone."""
+    """The split that a scene belongs to. It depends on the scene's description only."""
     digest = hashlib.sha256(repr(scene).encode()).digest()
     return "heldout" if digest[0] % _HELDOUT_ONE_IN == 0 else "train"
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split.
+    """Scene number `index` of a split.
 
-    Draws are repeated until the scene's own hash puts it into the split, so that no scene is in
-    two splits, whatever the seeds.
+    Scenes are drawn until one's hash puts it into the split, so no scene is in two splits, even
+    with different seeds.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: the split is unknown.
     """
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, allowed are {', '.join(SPLITS)}")
@@ -100,7 +100,7 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, num_objects: int | None = None) -> Scene:
-    """A random scene; `num_objects` in 1..3, or drawn (half of all scenes have one)."""
+    """A random scene; `num_objects` is 1 to 3, or None to draw it (half of all scenes have one)."""
     count = num_objects or int(rng.choice(3, p=_COUNT_WEIGHTS)) + 1
     background = str(rng.choice(list(BACKGROUNDS)))
     visible = [color for color in COLORS if color not in HIDDEN_COLORS[background]]
@@ -117,7 +117,7 @@ def draw_scene(rng: np.random.Generator, *, num_objects: int | None = None) -> S
 
 
 def _draw_places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """Centres and radii that keep apart from each other and from the border."""
+    """Centers and radii of objects that keep a distance from each other and from the border."""
     while True:
         places: list[tuple[float, float, float]] = []
         for _ in range(count):
@@ -145,7 +145,7 @@ def paint(scene: Scene, size: int = NATIVE_SIZE) -> NDArray[np.uint8]:
     """Paint a scene at any size.
 
     Returns:
-        (size, size, 3) uint8 RGB, anti-aliased by the distance to each outline.
+        (size, size, 3) uint8 RGB, antialiased by the distance to each outline.
     """
     x, y = _pixel_grid(size)
     canvas = BACKGROUNDS[scene.background](x, y, scene.parameters, 1 / size)
@@ -158,11 +158,11 @@ def coverage(item: SceneObject, size: int = NATIVE_SIZE) -> Grid:
     """The share of each pixel that an object covers: (size, size) float32 in [0, 1]."""
     x, y = _pixel_grid(size)
     distance = SHAPES[item.shape]((x - item.x) / item.radius, (y - item.y) / item.radius)
-    return np.clip(0.5 - distance * np.float32(item.radius * size), 0, 1)
+    return np.asarray(np.clip(0.5 - distance * np.float32(item.radius * size), 0, 1))
 
 
 def _paint_object(canvas: Grid, item: SceneObject, size: int) -> None:
-    """Lay an object's shadow and then its lit surface over a part of the canvas, in place."""
+    """Paint an object's shadow and then its lit surface onto the canvas, in place."""
     reach = 1.6 * item.radius
     left, right = (int(np.clip((item.x + side * reach) * size, 0, size)) for side in (-1, 1))
     top, bottom = (int(np.clip((item.y + side * reach) * size, 0, size)) for side in (-1, 1))
@@ -186,7 +186,7 @@ def _surface(
     y: Grid,
     distance: Grid,
 ) -> Grid:
-    """The color of a gently domed body lit from above and to the left: (h, w, 3) float32."""
+    """The color of a slightly domed surface lit from the upper left: (h, w, 3) float32."""
     dome = np.clip(-distance / np.float32(0.35), 0, 1)
     light = np.float32(0.90) + np.float32(0.10) * dome - np.float32(0.09) * (x + y)
     gloss = np.float32(0.16) * np.exp(-((x + 0.3) ** 2 + (y + 0.35) ** 2) / np.float32(0.10)) * dome

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion editing: torch and nothing else, no networks, no files."""
+"""The mathematics of diffusion editing. Needs torch only: no networks, no files."""

@@ -14,7 +14,7 @@ from pipeline.diffusion.solver import AfterStep, unchanged
 
 
 def ddim_step(latent: Tensor, eps: Tensor, level: Level, reached: Level) -> Tensor:
-    """From ``level`` to ``reached``, up or down, along eps: an Euler step in (u, tau)."""
+    """One Euler step in (u, tau) from ``level`` to ``reached``, in either direction."""
     return (latent / level.alpha + (reached.tau - level.tau) * eps) * reached.alpha
 
 
@@ -24,7 +24,7 @@ def ddim(
     levels: Sequence[Level],
     after_step: AfterStep | None = None,
 ) -> Tensor:
-    """One Euler step, and one evaluation of the network, from level to level: see ``Solver``.
+    """One Euler step and one network evaluation per level: see ``Solver``.
 
     The network is called at ``levels[:-1]``, in order.
     """
@@ -43,11 +43,11 @@ def ancestral_ddim(
     ddim_eta: float,
     draw: Callable[[Level], Tensor],
 ) -> Tensor:
-    """DDIM that swaps a share of its noise for fresh noise at each step, downwards only.
+    """DDIM that replaces a share of the noise by fresh noise at each step. Denoising only.
 
     Args:
         ddim_eta: in [0, 1]; 0 is DDIM, 1 is as stochastic as DDPM.
-        draw: standard normal noise, (N, C, h, w), for the step that reaches a level.
+        draw: returns standard normal noise, (N, C, h, w), for the step that reaches a level.
 
     Source: arXiv:2010.02502, equation 16. In tau its sigma_t is
     ddim_eta * tau_to / tau_from * sqrt(tau_from^2 - tau_to^2), times alpha_to.

@@ -1,4 +1,4 @@
-"""What the mathematics knows of a network: a latent, a level and a condition in, eps out."""
+"""The interface of a network: it takes a latent, a level and a condition, and returns eps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 
-Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is settled
+Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is fixed
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a network is told besides latent and level: one row for each latent.
+    """What the network is conditioned on, besides latent and level: one row for each latent.
 
     Attributes:
         tokens: (N, L, D) the text encoder's hidden states.
-        pooled: (N, P) or None, for families that want a summary of the text too.
+        pooled: (N, P) the pooled text embedding; None for families that do not use it.
     """
 
     tokens: Tensor
@@ -45,13 +45,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Repeated(Condition):
-    """A condition each of whose rows stands for several latents, one after the other.
+    """A condition in which each row serves several consecutive latents.
 
-    The copies are made for those rows that are asked for, and not for all at once: Stable Diffusion
-    3 has 5 MB a text, and a mask asks about each text with ten noises.
+    Indexing copies only the rows that it selects. A full copy would be large: a condition of
+    Stable Diffusion 3 takes 5 MB, and mask inference uses each text with ten noises.
 
     Attributes:
-        times: how many latents a row stands for.
+        times: how many latents each row serves.
     """
 
     times: int = 1
@@ -60,12 +60,12 @@ class Repeated(Condition):
         return len(self.tokens) * self.times
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        places = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
-        return Condition(self.tokens, self.pooled)[places]
+        sources = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
+        return Condition(self.tokens, self.pooled)[sources]
 
 
 class Counted:
-    """A denoiser that counts its calls, so that rows tell what was spent."""
+    """A denoiser that counts its calls, so that each row can report its network evaluations."""
 
     def __init__(self, denoise: Denoise) -> None:
         self.denoise, self.num_calls = denoise, 0
@@ -76,14 +76,14 @@ class Counted:
 
 
 class Denoiser(Protocol):
-    """A network, adapted: whatever it was trained to predict, it answers with eps."""
+    """A network that predicts eps, whatever its weights were trained to predict."""
 
     def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
         """Predicts the noise.
 
         Args:
             latent: (N, C, h, w) float32 at ``level``.
-            level: one for all.
+            level: the same for all rows.
             condition: N rows.
 
         Returns:
@@ -93,11 +93,11 @@ class Denoiser(Protocol):
 
 
 class TrainableDenoiser(Denoiser, Protocol):
-    """A denoiser that can also be fitted: at a level of its own for each row, with gradients."""
+    """A denoiser that can also be trained: it accepts a level per row and passes gradients."""
 
     @property
     def network(self) -> nn.Module:
-        """Whose weights a fine-tuning changes."""
+        """The network whose weights fine-tuning changes."""
         ...
 
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:

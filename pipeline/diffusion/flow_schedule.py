@@ -1,8 +1,8 @@
 """The schedule of flow matching: x = (1 - s) * x0 + s * noise. float64 throughout.
 
-With alpha = 1 - s and sigma = s a velocity v = noise - x0 gives eps = x + (1 - s) * v, and an Euler
-step in tau = s / (1 - s) at a constant eps is an Euler step in s at a constant v: both move along
-the line through the predicted x0 and eps. So whatever works on ``Level`` works here unchanged.
+With alpha = 1 - s and sigma = s, a velocity v = noise - x0 gives eps = x + (1 - s) * v. An Euler
+step in tau = s / (1 - s) at constant eps equals an Euler step in s at constant v: both move along
+the line through the predicted x0 and eps. So code that works on ``Level`` works here unchanged.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from pipeline.diffusion.schedule import Level, num_levels
 
-# Pure noise, s = 1, has no tau, so alpha stays above this. A larger value would shift the start of
-# decoding by alpha * v; a smaller one leaves v in a float32 eps with an error of 2^-24 / alpha.
-# Measured against diffusers' Euler loop from s = 1, the two balance here: 5e-5 relative in 50
-# steps, 8e-5 in 28.
+# Lower bound of alpha, because pure noise (s = 1) has no finite tau. A larger bound would shift the
+# start of decoding by alpha * v; with a smaller one, float32 eps holds v with an error of
+# 2^-24 / alpha. Against diffusers' Euler loop from s = 1, this value balances both errors: 5e-5
+# relative in 50 steps, 8e-5 in 28.
 SMALLEST_ALPHA = 2.0**-15
-# What bends the grid of sampling in ways that are not implemented; none is set in a model of the
-# families that are.
+# Options that change the sampling grid and are not implemented. Models of the supported families do
+# not set them.
 UNSUPPORTED = (
     *("invert_sigmas", "shift_terminal", "use_karras_sigmas"),
     *("use_exponential_sigmas", "use_beta_sigmas"),
@@ -31,12 +31,12 @@ UNSUPPORTED = (
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """Levels for a flow-matching network, as FlowMatchEulerDiscreteScheduler lays them.
+    """The levels of a flow-matching network, as in FlowMatchEulerDiscreteScheduler.
 
     Attributes:
-        shift: how far the grid leans to the noisy end; 1 leaves it even.
-        num_timesteps: what s = 1 is called when the network is asked.
-        lowest: where the even grid of a sampler ends, before the shift, in (0, 1].
+        shift: how far the grid is shifted towards the noisy end; 1 keeps it even.
+        num_timesteps: the timestep that the network gets for s = 1.
+        lowest: the last value of the sampler's even grid, before the shift, in (0, 1].
     """
 
     shift: float = 1.0
@@ -45,12 +45,12 @@ class FlowSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], num_tokens: int) -> FlowSchedule:
-        """From the ``scheduler_config.json`` of a FlowMatchEulerDiscreteScheduler.
+        """Reads the ``scheduler_config.json`` of a FlowMatchEulerDiscreteScheduler.
 
         Args:
             config: as stored.
-            num_tokens: of the image, as the transformer counts; a scheduler with dynamic
-                shifting derives its shift from it.
+            num_tokens: number of tokens that the transformer makes of the image; a scheduler with
+                dynamic shifting derives its shift from it.
 
         Raises:
             ValueError: the config asks for a grid that is not implemented.
@@ -62,13 +62,13 @@ class FlowSchedule:
                 )
         total = int(config.get("num_train_timesteps", 1000))
         shift = float(config.get("shift", 1.0))
-        lowest = _shifted(1.0 / total, shift)  # their sampler shifts a grid that ends in a shift
+        lowest = _shifted(1.0 / total, shift)  # diffusers shifts the end of the grid twice
         if config.get("use_dynamic_shifting", False):
             shift, lowest = _dynamic_shift(config, num_tokens), 1.0 / total
         return cls(shift, total, lowest)
 
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
-        """The levels from clean to the share ``ratio`` of the sampler's steps, ascending.
+        """The levels from clean up to the share ``ratio`` of the sampler's steps, ascending.
 
         Args:
             num_steps: of the whole schedule.
@@ -76,11 +76,12 @@ class FlowSchedule:
 
         Returns:
             K + 1 levels, K = ``num_levels(num_steps, ratio)``. Level 0 is the clean latent (s = 0,
-            timestep 0); the others are the last K that a sampler of ``num_steps`` visits. At ratio
-            1 the noisiest is pure noise but for a trace of the image, ``SMALLEST_ALPHA``.
+            timestep 0); the others are the last K that a sampler with ``num_steps`` steps visits.
+            At ratio 1 the noisiest level is pure noise, except for the share ``SMALLEST_ALPHA`` of
+            the image.
 
         Raises:
-            ValueError: more steps than timesteps.
+            ValueError: there are more steps than timesteps.
         """
         if not 1 <= num_steps <= self.num_timesteps:
             raise ValueError(
@@ -92,7 +93,7 @@ class FlowSchedule:
         return [clean, *(self._level(index, share) for index, share in enumerate(noisy, start=1))]
 
     def level_at(self, share: float) -> Level:
-        """The level at a share of the schedule: s = 0.5, shifted as the sampler's grid is."""
+        """The level at a share of the schedule, shifted like the sampler's grid."""
         return self._level(-1, max(share, 1.0 / self.num_timesteps))
 
     def _level(self, index: int, share: float) -> Level:
@@ -107,7 +108,7 @@ def _shifted(share: float, shift: float) -> float:
 
 
 def _dynamic_shift(config: Mapping[str, Any], num_tokens: int) -> float:
-    """The shift for an image of so many tokens, on a line through two points of the config."""
+    """The shift for an image of ``num_tokens``: linear between two points of the config."""
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu = low + (high - low) * (num_tokens - few) / (many - few)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, both halves in one call of the network."""
+"""Classifier-free guidance, with both conditions in one network call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.diffusion.schedule import Level
 
 
 def conditioned(denoiser: Denoiser, text: Condition) -> Denoise:
-    """The denoiser with its condition settled, without guidance: one evaluation a latent."""
+    """The denoiser with a fixed condition and no guidance: one evaluation per latent."""
 
     def denoise(latent: Tensor, level: Level) -> Tensor:
         return denoiser(latent, level, text)
@@ -19,12 +19,12 @@ def conditioned(denoiser: Denoiser, text: Condition) -> Denoise:
 
 
 def guided(denoiser: Denoiser, text: Condition, negative: Condition, scale: Tensor) -> Denoise:
-    """The denoiser under guidance: two evaluations a latent, one where guidance is 1.
+    """The denoiser with guidance: two evaluations per latent, or one when all scales are 1.
 
     Args:
         denoiser: the network.
-        text: N rows, what is wanted.
-        negative: N rows, what is not; the empty text in the papers.
+        text: N rows, the wanted content.
+        negative: N rows, the unwanted content; the empty text in the papers.
         scale: (N,) float32, all 1 or all above 1.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Imagic's mathematics: the loss of a fit, its minimisation, and the mix of embeddings.
+"""Imagic's mathematics: the training loss, its minimization, and embedding interpolation.
 
-# N edits, M draws a step, C channels, h w latent grid
+# N edits, M draws per step, C channels, h w latent grid
 Source: Imagic, arXiv:2210.09276; its three stages are named as in the paper.
 """
 
@@ -25,10 +25,10 @@ def prediction_loss(
     condition: Condition,
     prediction_type: str,
 ) -> Tensor:
-    """How far the network's prediction is from the truth, in what it was trained to predict.
+    """The squared error of the network's prediction, in the quantity it was trained to predict.
 
     Args:
-        denoiser: answers with eps, whatever the network predicts.
+        denoiser: returns eps, whatever the network predicts.
         clean: (N, C, h, w) float32.
         noise: same shape, standard normal.
         levels: N of them.
@@ -38,9 +38,9 @@ def prediction_loss(
     Returns:
         (N,) float32, the mean square over each row.
 
-    Source: Imagic, equation 1. The paper's network predicts eps; others are fitted by the loss
-    that they were trained with, since an error of eps says little about them at one end of the
-    schedule and too much at the other.
+    Source: Imagic, equation 1. The paper's network predicts eps. Other networks are fitted with
+    their own training loss, because the error of eps weighs their error too little at one end of
+    the schedule and too much at the other.
     """
     eps = denoiser(add_noise(clean, noise, levels), levels, condition)
     square_N = (eps - noise).square().mean(dim=(1, 2, 3))
@@ -48,61 +48,64 @@ def prediction_loss(
 
 
 def loss_weight(prediction_type: str, levels: RowLevels) -> Tensor:
-    """(N,) from the square error of eps to that of the network's own prediction.
+    """(N,) factors from the squared error of eps to that of the network's own prediction.
 
     Raises:
-        ValueError: the prediction type is none of epsilon, v_prediction, sample, flow.
+        ValueError: the prediction type is not epsilon, v_prediction, sample or flow.
     """
     alpha_N, sigma_N = levels.alpha.flatten(), levels.sigma.flatten()
     if prediction_type == "epsilon":
         return torch.ones_like(alpha_N)
-    if prediction_type in ("v_prediction", "flow"):  # eps = alpha * v + ..., both times
+    if prediction_type in ("v_prediction", "flow"):  # eps = alpha * v + ... for both
         return alpha_N**-2
     if prediction_type == "sample":  # eps = (latent - alpha * x0) / sigma
         return (sigma_N / alpha_N) ** 2
-    raise ValueError(f"prediction_type={prediction_type!r}: Imagic knows no loss for it")
+    raise ValueError(
+        f"prediction_type={prediction_type!r}: Imagic has no loss for it; allowed are "
+        "epsilon, v_prediction, sample, flow"
+    )
 
 
-def minimise(
+def minimize(
     parameters: Sequence[Tensor],
     loss: Callable[[], Tensor],
     *,
     steps: int,
     learning_rate: float,
-    during: Callable[[], AbstractContextManager[None]] = nullcontext,
+    context: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Changes the parameters in place, by Adam, so that the loss becomes smaller.
+    """Minimizes the loss with Adam; changes the parameters in place.
 
-    Rows of a batch do not meet: where row n of the loss depends on row n of the parameters alone,
-    their sum has the gradients of each, and Adam works element by element.
+    Rows of a batch stay independent if row n of the loss depends only on row n of the parameters:
+    the gradient of the sum is then each row's own gradient, and Adam works element by element.
 
     Args:
-        parameters: leaves that require gradients.
-        loss: draws anew at each call; (N,), of which the sum is minimised.
-        steps: calls of the loss, each with its backward pass.
+        parameters: leaf tensors that require gradients.
+        loss: returns (N,) with fresh draws at each call; its sum is minimized.
+        steps: number of optimizer steps, each with one call of the loss and one backward pass.
         learning_rate: Adam's.
-        during: what loss and backward pass happen in (checkpointing runs the network in both).
+        context: entered around loss and backward pass (checkpointing runs the network in both).
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            with during():
-                loss().sum().backward()
+            with context():
+                loss().sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
 
 
-def interpolated(target: Condition, optimised: Tensor, interp_eta: float) -> Condition:
-    """The text that is generated from: eta * e_tgt + (1 - eta) * e_opt.
+def interpolated(target: Condition, optimized: Tensor, interp_eta: float) -> Condition:
+    """The condition to generate with: eta * e_tgt + (1 - eta) * e_opt.
 
     Args:
-        target: N rows, of the edit texts.
-        optimised: (N, L, D), the fitted tokens. A summary of the text stays the edit text's.
-        interp_eta: in [0, 1]; outside of it the mix would extrapolate.
+        target: N rows, of the edit texts. Their pooled embedding is kept as it is.
+        optimized: (N, L, D), the fitted tokens.
+        interp_eta: in [0, 1]; other values would extrapolate.
 
     Source: Imagic, equation 3.
     """
     if not 0.0 <= interp_eta <= 1.0:
         raise ValueError(f"interp_eta={interp_eta}: allowed is [0, 1]")
-    tokens = interp_eta * target.tokens + (1.0 - interp_eta) * optimised
+    tokens = interp_eta * target.tokens + (1.0 - interp_eta) * optimized
     return Condition(tokens, target.pooled)

@@ -1,4 +1,4 @@
-"""What is done to latents besides diffusion: blending, and going between torch and numpy."""
+"""Operations on latents besides diffusion: blending, and conversion between torch and numpy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def blend(edited: Tensor, background: Tensor, edit_mask: Tensor) -> Tensor:
         edit_mask: (N, 1, h, w) in [0, 1], 1 = edit, 0 = keep.
 
     Returns:
-        (N, C, h, w); where the mask is 0 or 1 exactly the one or the other.
+        (N, C, h, w); exactly ``edited`` where the mask is 1, exactly ``background`` where it is 0.
 
     Source: DiffEdit, arXiv:2210.11427, step 3.
     """
@@ -24,7 +24,7 @@ def blend(edited: Tensor, background: Tensor, edit_mask: Tensor) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """As numpy; bfloat16, which numpy lacks, as its bits in uint16."""
+    """The tensor as a numpy array; bfloat16, which numpy lacks, becomes its bits in uint16."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
@@ -32,7 +32,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray | None) -> Tensor:
-    """The inverse of ``to_numpy``: uint16 holds the bits of bfloat16 (no latent is an integer)."""
-    assert array is not None, "an earlier step sets it for every image that is in flight"
+    """The inverse of ``to_numpy``: uint16 is read as bfloat16 bits (no latent is an integer)."""
+    assert array is not None, "an earlier stage sets it for every pending sample"
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

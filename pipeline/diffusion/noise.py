@@ -1,4 +1,4 @@
-"""The only place where noise is drawn: on the CPU, in float32, from a seed that names the draw."""
+"""The only place where noise is drawn: on the CPU, in float32, from an explicit seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
         shape: of the result.
 
     Returns:
-        float32 on the CPU, the same on every machine of a kind whatever is drawn elsewhere.
+        float32 on the CPU. It depends on seed and shape alone: every machine of one kind draws
+        the same, and other draws have no effect on it.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
@@ -28,15 +29,15 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 def draw_fit(
     seed: int, shape: tuple[int, ...], noise_range: tuple[float, float]
 ) -> Iterator[tuple[list[float], Tensor]]:
-    """Without end, what each step of a fit draws: levels, and a noise for each of them.
+    """An endless stream of the random draws of an optimization: levels and one noise for each.
 
     Args:
-        seed: as above; the n-th step's draws are the same whatever else is drawn.
-        shape: of a step's noises, (M, C, h, w).
-        noise_range: shares of the schedule that the levels are uniform in.
+        seed: as for ``draw_noise``; step n always draws the same.
+        shape: of the noises of one step, (M, C, h, w).
+        noise_range: range of the levels, as shares of the schedule; levels are uniform in it.
 
     Yields:
-        M shares of the schedule, and the noises, float32 on the CPU.
+        For each step, M levels as shares of the schedule, and the noises, float32 on the CPU.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     low, high = noise_range
@@ -47,5 +48,5 @@ def draw_fit(
 
 
 def add_noise(latent: Tensor, noise: Tensor, level: Level | RowLevels) -> Tensor:
-    """A clean latent taken to a level: alpha * latent + sigma * noise; shapes broadcast."""
+    """Noises a clean latent to a level: alpha * latent + sigma * noise; shapes broadcast."""
     return level.alpha * latent + level.sigma * noise

@@ -1,4 +1,4 @@
-"""Noise levels that differ from row to row: what a network is trained at, not sampled at."""
+"""Noise levels that differ from row to row, for training; sampling uses one level for all rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.diffusion.schedule import Level
 
 @dataclass(frozen=True)
 class RowLevels:
-    """One noise level for each row of a batch; stands where a ``Level`` does.
+    """One noise level for each row of a batch; can be used in place of a ``Level``.
 
     Attributes:
-        timestep: (N,) float32, as handed to the network.
+        timestep: (N,) float32, as passed to the network.
         alpha: (N, 1, 1, 1) float32, the clean latent's factor.
         sigma: (N, 1, 1, 1) float32, the noise's standard deviation.
     """
@@ -27,7 +27,7 @@ class RowLevels:
 
     @classmethod
     def of(cls, levels: Sequence[Level], device: torch.device) -> RowLevels:
-        """The levels as tensors on a device, in their order."""
+        """The levels as tensors on a device, in the given order."""
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)

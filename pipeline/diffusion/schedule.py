@@ -1,7 +1,7 @@
-"""The noise schedule: which alpha, sigma and timestep stand at which level. float64 throughout.
+"""The noise schedule: alpha, sigma and timestep of each level. float64 throughout.
 
 A level says how noisy a latent is: x = alpha * x0 + sigma * noise. The integrator works in
-u = x / alpha and tau = sigma / alpha, in which one equation serves every model family.
+u = x / alpha and tau = sigma / alpha, where one equation holds for every model family.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# Below this a cumulative alpha counts as this much: tau stays finite under a zero terminal SNR.
+# Lower bound of the cumulative alphas, so that tau stays finite at zero terminal SNR.
 # The value is that of diffusers' EulerDiscreteScheduler.
 SMALLEST_ALPHA_CUMPROD = 2.0**-24
 
@@ -23,8 +23,9 @@ class Level:
     """One noise level.
 
     Attributes:
-        index: 0 is clean, ascending with the noise; -1 for a level off the sampling grid.
-        timestep: as handed to the network.
+        index: 0 is clean, ascending with the noise; -1 for a level that is not on the sampling
+            grid.
+        timestep: as passed to the network.
         alpha: the clean latent's factor, in (0, 1].
         sigma: the noise's standard deviation, in [0, 1].
     """
@@ -41,15 +42,15 @@ class Level:
 
 
 class NoiseSchedule(Protocol):
-    """What the stages know of a schedule, whatever the model's family."""
+    """The interface of a schedule, the same for every model family."""
 
     @property
     def num_timesteps(self) -> int:
-        """How finely the schedule is divided; at most so many steps can be made."""
+        """Number of training timesteps; also the largest number of sampling steps."""
         ...
 
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
-        """The levels from clean to the share ``ratio`` of the schedule, ascending."""
+        """The levels from clean up to the share ``ratio`` of the schedule, ascending."""
         ...
 
     def level_at(self, share: float) -> Level:
@@ -61,13 +62,13 @@ class NoiseSchedule(Protocol):
 class Schedule:
     """A variance-preserving schedule: alpha^2 + sigma^2 = 1, with alpha^2 = alphas_cumprod[t].
 
-    Flow matching has a class of its own, ``FlowSchedule``; both are a ``NoiseSchedule``.
+    Flow matching has its own class, ``FlowSchedule``; both implement ``NoiseSchedule``.
 
     Attributes:
         alphas_cumprod: (T,) float64, descending.
         final_alpha_cumprod: of level 0, where encoding starts and decoding ends.
-        spacing: how the sampling timesteps lie in 0..T-1: leading, trailing or linspace.
-        steps_offset: added to the timesteps of leading spacing.
+        spacing: how the sampling timesteps are spread over 0..T-1: leading, trailing or linspace.
+        steps_offset: added to the timesteps if spacing is leading.
     """
 
     alphas_cumprod: np.ndarray
@@ -77,10 +78,10 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """From a diffusers ``scheduler_config.json``, with DDIMScheduler's defaults.
+        """Reads a diffusers ``scheduler_config.json``, with DDIMScheduler's defaults.
 
         Raises:
-            ValueError: an unknown beta schedule or spacing.
+            ValueError: the beta schedule or the spacing is unknown.
         """
         alphas_cumprod = np.cumprod(1.0 - _betas(config))
         if config.get("rescale_betas_zero_snr", False):
@@ -105,19 +106,19 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
-        """The levels from clean to the share ``ratio`` of the schedule, ascending.
+        """The levels from clean up to the share ``ratio`` of the schedule, ascending.
 
         Args:
             num_steps: of the whole schedule.
             ratio: in (0, 1]; DiffEdit's r, SDEdit's t0.
 
         Returns:
-            K + 1 levels, K = ``num_levels(num_steps, ratio)``. Level 0 is the clean latent's
-            (timestep 0); the others are the last K timesteps that a sampler of ``num_steps``
-            visits.
+            K + 1 levels, K = ``num_levels(num_steps, ratio)``. Level 0 is the clean latent
+            (timestep 0); the others are the last K timesteps that a sampler with ``num_steps``
+            steps visits.
 
         Raises:
-            ValueError: more steps than timesteps.
+            ValueError: there are more steps than timesteps.
         """
         timesteps = self.timesteps(num_steps)[: num_levels(num_steps, ratio)]
         clean = _level(0, 0, self.final_alpha_cumprod)
@@ -133,14 +134,15 @@ class Schedule:
         return _level(-1, timestep, float(self.alphas_cumprod[timestep]))
 
     def timesteps(self, num_steps: int) -> np.ndarray:
-        """(num_steps,) int64, ascending: what a sampler of ``num_steps`` visits, reversed."""
+        """(num_steps,) int64, ascending: the timesteps that a sampler visits, reversed."""
         total = self.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"method.steps={num_steps}: the model allows 1 to {total}")
         if self.spacing == "leading":
             timesteps = np.arange(num_steps) * (total // num_steps) + self.steps_offset
         elif self.spacing == "trailing":
-            # cut: for some numbers, 61 of 1000, rounding lets arange end just above 0, one too late
+            # cut: for 61 of the 1000 step counts, rounding makes arange return one value too many,
+            # just above 0
             timesteps = np.round(np.arange(total, 0, -total / num_steps)[:num_steps])[::-1] - 1
         else:
             timesteps = np.round(np.linspace(0, total - 1, num_steps))
@@ -157,7 +159,7 @@ def _level(index: int, timestep: int, alpha_cumprod: float) -> Level:
 
 
 def _betas(config: Mapping[str, Any]) -> np.ndarray:
-    """(T,) float64, by the names that diffusers gives to the schedules."""
+    """(T,) float64, for the schedule names of diffusers."""
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], dtype=np.float64)
     total = int(config.get("num_train_timesteps", 1000))
@@ -166,10 +168,10 @@ def _betas(config: Mapping[str, Any]) -> np.ndarray:
     if name == "linear":
         return np.linspace(start, end, total)
     if name == "scaled_linear":  # Stable Diffusion's
-        return np.linspace(math.sqrt(start), math.sqrt(end), total) ** 2
+        return np.asarray(np.linspace(math.sqrt(start), math.sqrt(end), total) ** 2)
     if name == "squaredcos_cap_v2":  # Nichol and Dhariwal, arXiv:2102.09672
         bars = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1.0 - bars[1:] / bars[:-1], 0.999)
+        return np.asarray(np.minimum(1.0 - bars[1:] / bars[:-1], 0.999))
     raise ValueError(
         f"beta_schedule={name!r} in the scheduler's config: "
         "allowed are linear, scaled_linear, squaredcos_cap_v2"
@@ -180,4 +182,4 @@ def _zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
     """Shifts and scales so that the last level is pure noise. Lin et al., arXiv:2305.08891."""
     alphas = np.sqrt(alphas_cumprod)
     first, last = alphas[0], alphas[-1]
-    return ((alphas - last) * first / (first - last)) ** 2
+    return np.asarray(((alphas - last) * first / (first - last)) ** 2)

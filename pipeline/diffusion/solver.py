@@ -1,6 +1,6 @@
-"""What a solver is: an integrator of du = eps dtau, in u = x / alpha and tau = sigma / alpha.
+"""The interface of a solver: it integrates du = eps dtau, with u = x / alpha, tau = sigma / alpha.
 
-Levels that ascend encode, levels that descend decode: a solver does not know the difference.
+Ascending levels encode and descending levels decode; a solver treats both alike.
 Source: DiffEdit, arXiv:2210.11427, the ODE of its DDIM encoding.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from pipeline.diffusion.denoiser import Denoise
 from pipeline.diffusion.schedule import Level
 
-AfterStep = Callable[[Tensor, Level], Tensor]  # sees the latent and the level that it has reached
+AfterStep = Callable[[Tensor, Level], Tensor]  # gets the latent and the level that it has reached
 
 
 class Solver(Protocol):
-    """Takes a latent along the levels, from the first to the last."""
+    """Moves a latent along the levels, from the first to the last."""
 
     def __call__(
         self,
@@ -27,13 +27,13 @@ class Solver(Protocol):
         levels: Sequence[Level],
         after_step: AfterStep | None = None,
     ) -> Tensor:
-        """Integrates.
+        """Integrates over the levels.
 
         Args:
-            denoise: gives eps for a latent at a level.
+            denoise: returns eps for a latent at a level.
             latent: (N, C, h, w) float32 at ``levels[0]``.
             levels: at least one, all ascending or all descending in noise.
-            after_step: replaces the latent after each step, e.g. blends in the background.
+            after_step: returns the latent to continue with, e.g. blended with the background.
 
         Returns:
             (N, C, h, w) float32 at ``levels[-1]``.

@@ -1,4 +1,4 @@
-"""The solvers by name, and the trajectory that encoding with one of them keeps."""
+"""The solvers by name, and encoding that keeps the whole trajectory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SOLVERS: dict[str, Solver] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}  # method.solv
 def encode_trajectory(
     denoise: Denoise, latent: Tensor, levels: Sequence[Level], *, solver: Solver = ddim
 ) -> Tensor:
-    """Encodes a clean latent and keeps every level on the way.
+    """Encodes a clean latent and keeps the latent at every level.
 
     Args:
-        denoise: DiffEdit's is unconditional: the empty text, no guidance.
+        denoise: unconditional in DiffEdit: the empty text, no guidance.
         latent: (N, C, h, w) float32, clean.
         levels: K + 1, ascending from level 0.
         solver: the integrator.

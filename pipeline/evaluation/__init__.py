@@ -1,1 +1,1 @@
-"""Public benchmarks: read in their own formats, edited by any method, measured as they say."""
+"""Public benchmarks: reads their formats, and measures edits by their protocols."""

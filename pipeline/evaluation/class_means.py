@@ -1,10 +1,12 @@
-"""The mean features of real images by class, which CSFID compares edits with.
+"""The mean features of real images by class, with which CSFID compares edits.
 
-REAL/160/*.JPEG          a folder for each class, called by its number;
-REAL/n02088094/*.JPEG    or ImageNet's 1,000 folders, of which the sorted order is the numbers';
-REAL.safetensors         or what an evaluation made of them: a tensor (D,) for each number
+The real images can be given in three forms:
 
-FlexIT compares with ImageNet's training set.
+REAL/160/*.JPEG          a folder for each class, named by the class number
+REAL/n02088094/*.JPEG    ImageNet's 1,000 folders, whose sorted order gives the class numbers
+REAL.safetensors         the means from an earlier evaluation: a tensor (D,) for each class number
+
+FlexIT uses ImageNet's training set.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from pipeline.images.geometry import fit
 from pipeline.storage.store import Store
 
 IMAGENET_CLASSES = 1000
-SIDE = 256  # pixels: the size at which FlexIT measures
+SIDE = 256  # pixels: the image size of FlexIT's protocol
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 200_000_000
-BATCH = 64  # images at once: decoded by threads, then judged
+BATCH = 64  # images that threads decode before the network computes their features
 READERS = 8
 
 Pixels = NDArray[np.uint8]
@@ -38,10 +40,10 @@ Means = Mapping[str, NDArray[np.floating]]
 
 
 def check_real(real: Path, classes: Sequence[str]) -> None:
-    """Looks at ``REAL`` before any work.
+    """Checks ``REAL`` at start-up.
 
     Raises:
-        BenchmarkError: there is no such thing, or a class has no images or no mean.
+        BenchmarkError: it does not exist, or a class has no images or no mean.
     """
     if real.is_file():
         _saved(real, classes)
@@ -50,15 +52,15 @@ def check_real(real: Path, classes: Sequence[str]) -> None:
 
 
 def find_images(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
-    """The files of each class below a folder.
+    """Finds the image files of each class.
 
     Raises:
-        BenchmarkError: there is no such folder, or a class has no images.
+        BenchmarkError: the folder does not exist, or a class has no images.
     """
     if not real.is_dir():
         raise BenchmarkError(
-            f"{real}: no such folder or file of real images; CSFID compares with ImageNet's "
-            "training set: a folder for each class, or class_means-*.safetensors of an earlier "
+            f"{real}: no such folder or file of real images; CSFID needs ImageNet's training "
+            "set with a folder for each class, or class_means-*.safetensors of an earlier "
             "evaluation"
         )
     folders = sorted(path for path in real.iterdir() if path.is_dir())
@@ -70,8 +72,8 @@ def find_images(real: Path, classes: Sequence[str]) -> dict[str, list[Path]]:
             folder = folders[int(number)]
         if folder is None:
             raise BenchmarkError(
-                f"{real}: no folder for class {number}; allowed are folders called by the classes' "
-                f"numbers, or all {IMAGENET_CLASSES} of ImageNet (there are {len(folders)})"
+                f"{real}: no folder for class {number}; allowed are folders named by class number, "
+                f"or all {IMAGENET_CLASSES} folders of ImageNet (there are {len(folders)})"
             )
         files = sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in SUFFIXES)
         if not files:
@@ -88,16 +90,16 @@ def class_means(
     home: Store,
     say: Callable[[str], None] = print,
 ) -> Means:
-    """The mean features of each class, computed once.
+    """The mean features of each class, computed once and then read from a file.
 
     Args:
-        real: see the module.
-        classes: the numbers that are needed.
-        features: of images of ``SIDE`` pixels a side.
-        weights: names the network, so that no other one's means are taken for its own.
-        home: where ``class_means-*.safetensors`` is written after each class, so that a run that
-            was stopped goes on.
-        say: hears of progress.
+        real: see the module's docstring.
+        classes: the class numbers that are needed.
+        features: computes the features of images with a side of ``SIDE`` pixels.
+        weights: identifies the network, so that another network's means are never used.
+        home: ``class_means-*.safetensors`` is written here after each class, so that a stopped run
+            can resume.
+        say: called with progress messages.
 
     Raises:
         BenchmarkError: as ``check_real``.
@@ -108,17 +110,17 @@ def class_means(
     digest = hashlib.sha256(f"{weights}\0{real.resolve()}".encode()).hexdigest()
     name = f"class_means-{digest[:12]}.safetensors"
     means = load(home.get(name)) if home.exists(name) else {}
-    for place, number in enumerate(classes, start=1):
+    for position, number in enumerate(classes, start=1):
         if number not in means:
             means[number] = _mean(found[number], features)
             home.put(name, save(means))
             count = len(found[number])
-            say(f"real images: class {number}, {count} files ({place} of {len(classes)})")
+            say(f"real images: class {number}, {count} files ({position} of {len(classes)})")
     return {number: means[number] for number in classes}
 
 
 def at_side(image: Pixels | Image.Image, side: int = SIDE) -> Pixels:
-    """The largest centred square of an image, scaled to ``side`` pixels bilinearly by Pillow."""
+    """The largest centered square of an image, scaled to ``side`` pixels bilinearly by Pillow."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     box, _ = fit(*image.size, size=side, resize="crop")
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
@@ -127,10 +129,10 @@ def at_side(image: Pixels | Image.Image, side: int = SIDE) -> Pixels:
 def _mean(files: Sequence[Path], features: Features) -> NDArray[np.float32]:
     total: NDArray[np.float64] | None = None
     with ThreadPoolExecutor(READERS) as pool:
-        for some in _batches(files):
-            rows = features(list(pool.map(_read, some))).astype(np.float64).sum(0)
+        for batch in _batches(files):
+            rows = features(list(pool.map(_read, batch))).astype(np.float64).sum(0)
             total = rows if total is None else total + rows
-    assert total is not None  # find_pictures saw files
+    assert total is not None  # find_images refuses a class without files
     return (total / len(files)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Trade-off curves: the methods that are compared, and where one curve lies above another."""
+"""Trade-off curves: the methods to compare, and the comparison of two curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# By name: what is set besides the base configuration. The pixel composite is off in all, so that
-# the methods are compared and not what is pasted back afterwards.
+# Overrides of the base configuration, by method name. The pixel composite is off for all, so that
+# the methods themselves are compared.
 METHODS: dict[str, tuple[str, ...]] = {
     "DiffEdit": ("method.name=diffedit",),
     "without mask": ("method.name=diffedit", "method.mask.source=full"),
@@ -18,12 +18,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "SDEdit": ("method.name=sdedit", "method.encode=noise", "method.mask.source=full"),
     "Imagic": ("method.name=imagic", "method.mask.source=full"),
 }
-# Which setting is a method's ratio; Imagic's goes from the input's embedding to the text's.
+# The setting that is varied as the ratio. Imagic's goes from the fitted to the text's embedding.
 RATIO_OF = {"SDEdit": "strength", "Imagic": "imagic.interp_eta"}
-UNLESS_NAMED = ("DiffEdit", "without mask", "without encoding", "SDEdit")  # Imagic fits a network
-IN_ALL = ("method.composite.enabled=false",)
+# Imagic is not among the default methods because it fits a network for each edit.
+DEFAULT_METHODS = ("DiffEdit", "without mask", "without encoding", "SDEdit")
+COMMON_OVERRIDES = ("method.composite.enabled=false",)
 RATIOS = (0.3, 0.45, 0.6, 0.8, 1.0)
-# Which figures are the axes: the first pair that every point has.
+# Candidates for the axes (distance, agreement): the first pair that every point has is used.
 AXES = (
     ("psnr_db", "confirmed_e2"),
     ("lpips_e3", "clip_whole"),
@@ -31,42 +32,43 @@ AXES = (
     ("psnr_db", "clip_whole"),
     ("psnr_db", "mask_iou"),
 )
-HIGHER_IS_NEARER = {"psnr_db"}  # of the distances: more decibels are a smaller distance
-LOWER_IS_BETTER = {"csfid"}  # of the agreements
+HIGHER_IS_NEARER = {"psnr_db"}  # distances where a higher value means a smaller distance
+LOWER_IS_BETTER = {"csfid"}  # agreements where a lower value is better
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one ratio over a benchmark."""
+    """The figures of one method at one ratio on a benchmark."""
 
     method: str
     ratio: float
-    figures: dict[str, float]  # means over the edits, or of all of them together
-    edits: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)  # by key
+    figures: dict[str, float]  # means over the edits, or figures of all edits together
+    # figures of each edit, by key
+    edits: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
 
 
-Curve = list[tuple[float, float]]  # (distance, agreement), by distance
+Curve = list[tuple[float, float]]  # (distance, agreement), sorted by distance
 
 
 @dataclass(frozen=True)
 class Margins:
-    """How far one curve lies above another where both have points to the left and right."""
+    """How far one curve lies above another, over the range of distances that both cover."""
 
-    low: float
+    low: float  # the range
     high: float
-    at: list[float]  # every point of either curve between the two, and these
-    difference: NDArray[np.float64]  # positive: above
+    at: list[float]  # the distances of both curves' points in the range, ends included
+    difference: NDArray[np.float64]  # at these distances; positive: above
 
     @property
     def mean(self) -> float:
-        """Over the overlap; the curves are straight between the points."""
+        """The mean difference over the range; curves are linear between their points."""
         if self.high == self.low:
             return float(self.difference.mean())
         return float(np.trapezoid(self.difference, self.at) / (self.high - self.low))
 
-    def at_places(self, places: Sequence[float]) -> NDArray[np.float64]:
-        """The difference from 0, the overlap's low end, to 1, its high end."""
-        xs = self.low + np.asarray(places) * (self.high - self.low)
+    def at_fractions(self, fractions: Sequence[float]) -> NDArray[np.float64]:
+        """The difference at fractions of the range: 0 is its low end, 1 its high end."""
+        xs = self.low + np.asarray(fractions) * (self.high - self.low)
         return np.interp(xs, self.at, self.difference)
 
 
@@ -74,18 +76,18 @@ def overrides_for(method: str, ratio: float) -> list[str]:
     """The overrides of the base configuration for a point.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
     """
     if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    of_ratio = RATIO_OF.get(method, "encode_ratio")
-    # one configuration may hold Imagic's settings beside the others'
+        raise ValueError(f"no method {method!r}; allowed are {', '.join(METHODS)}")
+    ratio_key = RATIO_OF.get(method, "encode_ratio")
+    # the base configuration may have Imagic's section, which other methods do not accept
     no_imagic = () if method == "Imagic" else ("method.imagic=null",)
-    return [*METHODS[method], *no_imagic, *IN_ALL, f"method.{of_ratio}={ratio}"]
+    return [*METHODS[method], *no_imagic, *COMMON_OVERRIDES, f"method.{ratio_key}={ratio}"]
 
 
 def axes_of(points: Sequence[Point]) -> tuple[str, str] | None:
-    """The figures for distance and agreement that all points have; None where there is no pair."""
+    """The pair of figures to use as distance and agreement, which all points have; or None."""
     for distance, agreement in AXES:
         if points and all({distance, agreement} <= point.figures.keys() for point in points):
             return distance, agreement
@@ -93,15 +95,15 @@ def axes_of(points: Sequence[Point]) -> tuple[str, str] | None:
 
 
 def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] | None:
-    """Whether one method's curve lies above another's wherever their distances overlap.
+    """Compares the curves of two methods over the distances that both cover.
 
-    Both curves are piecewise linear through their points. They are compared at every point of
-    either that lies in the overlap.
+    Both curves are piecewise linear through their points. They are compared at each point of
+    either curve inside the overlap.
 
     Returns:
-        JSON-able: the overlap in distance, the difference in agreement (positive where ``better``
-        is better) at each distance compared, and whether it is above at all of them. None where
-        the curves do not overlap, or have no common figures.
+        JSON-able: the overlap in distance, the difference in agreement (positive if ``better`` is
+        better) at each distance compared, and whether it is positive at all of them. None if the
+        curves do not overlap or have no common figures.
     """
     axes = axes_of(points)
     if axes is None:
@@ -110,7 +112,7 @@ def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] 
         [(p.figures[axes[0]], p.figures[axes[1]]) for p in points if p.method == name]
         for name in (better, other)
     ]
-    found = margins(*(curve_of(some, axes[1]) for some in pairs), sign=sign_of(axes[1]))
+    found = margins(*(curve_of(pair, axes[1]) for pair in pairs), sign=sign_of(axes[1]))
     if found is None:
         return None
     return {
@@ -127,12 +129,12 @@ def compare(points: Sequence[Point], better: str, other: str) -> dict[str, Any] 
 
 
 def sign_of(agreement: str) -> float:
-    """-1 where less of the figure is better, else 1."""
+    """-1 if a lower value of the figure is better, else 1."""
     return -1.0 if agreement in LOWER_IS_BETTER else 1.0
 
 
 def curve_of(pairs: Iterable[tuple[float, float]], agreement: str) -> Curve:
-    """(distance, agreement) by distance; of points at one distance the better one."""
+    """The curve through (distance, agreement) pairs; of equal distances the better one is kept."""
     best: dict[float, float] = {}
     pick = min if agreement in LOWER_IS_BETTER else max
     for x, y in pairs:
@@ -141,7 +143,7 @@ def curve_of(pairs: Iterable[tuple[float, float]], agreement: str) -> Curve:
 
 
 def margins(first: Curve, second: Curve, *, sign: float = 1.0) -> Margins | None:
-    """The first curve minus the second one, times ``sign``; None where they have no overlap."""
+    """The first curve minus the second, times ``sign``; None if they do not overlap."""
     curves = first, second
     if any(len(curve) < 2 for curve in curves):
         return None
@@ -150,9 +152,9 @@ def margins(first: Curve, second: Curve, *, sign: float = 1.0) -> Margins | None
     if low > high:
         return None
     at = sorted({x for curve in curves for x, _ in curve if low <= x <= high})
-    return Margins(low, high, at, sign * (along(first, at) - along(second, at)))
+    return Margins(low, high, at, sign * (agreement_at(first, at) - agreement_at(second, at)))
 
 
-def along(curve: Curve, at: Sequence[float]) -> NDArray[np.float64]:
-    """A curve's agreement at distances within it."""
+def agreement_at(curve: Curve, at: Sequence[float]) -> NDArray[np.float64]:
+    """A curve's agreement at distances inside its range, interpolated linearly."""
     return np.interp(at, [x for x, _ in curve], [y for _, y in curve])

@@ -1,4 +1,4 @@
-"""The figures of each edit of an evaluation as one Parquet file, for whoever asks more of them."""
+"""Writes the figures of each edit of an evaluation to one Parquet file, for further analysis."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.evaluation.measure import Measured
 
 
 def edits_parquet(edits: Sequence[tuple[str, float, Sequence[Measured]]]) -> bytes:
-    """A row for each edit: method, ratio, key, group, status, and its figures or null.
+    """A Parquet file with a row for each edit: method, ratio, key, group, status, figures or null.
 
     Args:
-        edits: method, ratio, and what was measured of it.
+        edits: method, ratio, and the measured edits.
     """
     rows = [
         {

@@ -1,10 +1,10 @@
-"""FlexIT's figures of an edit of ImageNet: LPIPS, is it the class, and CSFID over all edits.
+"""FlexIT's figures for edits of ImageNet images: LPIPS, accuracy, and CSFID over all edits.
 
-Source: Couairon et al., FlexIT, arXiv:2203.04705, and the evaluation in its repository: images of
-256 pixels a side; LPIPS of AlexNet; an edit is right if a classifier (DeiT-B, distilled, of 384
-pixels) finds its target the likeliest of the classes that are targets of any query; CSFID over the
-edits that have an image.
-Differs: an image that the model saw at another size is scaled to 256 from there.
+Source: Couairon et al., FlexIT, arXiv:2203.04705, and the evaluation in its repository. Images have
+a side of 256 pixels. LPIPS uses AlexNet. An edit is correct if a classifier (DeiT-B, distilled, 384
+pixels) gives its target class the highest probability among all classes that are a target of any
+query. CSFID is over the edits that have an image.
+Differs: an image that was edited at another size is scaled from there to 256.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.scores.csfid import csfid
 
 
 class FlexitJudge:
-    """Each part works where its networks are given; without them its figures are missing."""
+    """Computes those of FlexIT's figures whose networks are given; the others are left out."""
 
     def __init__(
         self,
@@ -36,18 +36,18 @@ class FlexitJudge:
     ) -> None:
         """
         Args:
-            scorers: whose LPIPS is taken, if they have one.
-            classifier: for the accuracy.
-            classes: that it chooses from.
-            features: of images of 256 pixels a side, for CSFID.
-            real: the mean features of real images of each target class.
+            scorers: used for LPIPS, if it is configured.
+            classifier: used for the accuracy.
+            classes: the classes that it chooses from.
+            features: computes features of images with a side of 256 pixels, for CSFID.
+            real: the mean features of real images, by target class.
         """
         self.scorers, self.classifier, self.classes = scorers, classifier, classes
         self.features, self.real = features, real
         self.rows: dict[str, list[NDArray[np.floating]]] = defaultdict(list)
 
     def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
-        """lpips_e2, accuracy_e2 and unedited_e2 (0 or 100), as far as there are networks."""
+        """lpips_e2, accuracy_e2 and unedited_e2 (0 or 100), if their networks are given."""
         figures: list[dict[str, float]] = [{} for _ in seen]
         small = [at_side(item.after) for item in seen]
         if self.scorers is not None and self.scorers.lpips is not None:
@@ -66,7 +66,7 @@ class FlexitJudge:
         return figures
 
     def whole(self) -> dict[str, float]:
-        """csfid, where there are features and any edit has an image."""
+        """csfid, if features are given and any edit has an image."""
         if self.real is None or not self.rows:
             return {}
         edited = {number: np.stack(rows) for number, rows in self.rows.items()}

@@ -3,8 +3,8 @@
     DATA/queries.csv                          path, source, source_id, target, target_id, is_test
     DATA/<path>, or DATA/val/<path>           the images of ImageNet's validation set
 
-The texts are the classes' names as the file has them. Half of the 2,184 queries are for choosing
-settings ("dev"), half are for reporting ("test").
+The texts are the class names in the file. Half of the 2,184 queries are for choosing settings
+("dev"), half for reporting ("test").
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, image_of
+from pipeline.evaluation.tasks import BenchmarkError, Task, read_image
 
 QUERIES = "queries.csv"
 NAMES = ("path", "source", "source_id", "target", "target_id", "is_test")
-# FlexIT's repository (its README), and DiffEdit's paper for its own row.
+# From the README of FlexIT's repository; DiffEdit's row is from its paper.
 PUBLISHED: dict[str, dict[str, float]] = {
     "copy of the input": {"lpips_e2": 0.0, "accuracy_e2": 0.4, "csfid": 106.0},
     "retrieved image": {"lpips_e2": 72.4, "accuracy_e2": 90.6, "csfid": 27.2},
@@ -35,10 +35,10 @@ Split = Literal["dev", "test", "all"]
 
 
 def read_tasks(data: Path, split: Split = "test") -> Iterator[Task]:
-    """The queries of a split, in the order of the file; the key is the query's number.
+    """The queries of a split, in file order; the key is the query's number.
 
     Raises:
-        BenchmarkError: a file is missing, or a row is not of the format.
+        BenchmarkError: a file is missing, or a row does not have the expected format.
     """
     path, rows = data / QUERIES, _queries(data)
     for line, row in enumerate(rows, start=2):
@@ -47,7 +47,7 @@ def read_tasks(data: Path, split: Split = "test") -> Iterator[Task]:
             raise BenchmarkError(f"{where}: is_test is {row['is_test']!r}, not True or False")
         if split != "all" and (row["is_test"] == "True") != (split == "test"):
             continue
-        image, suffix = image_of(_found(data, row["path"], where), where)
+        image, suffix = read_image(_found(data, row["path"], where), where)
         yield Task(
             key=str(row.get("") or line - 2),
             image=image,
@@ -60,15 +60,15 @@ def read_tasks(data: Path, split: Split = "test") -> Iterator[Task]:
 
 
 def target_classes(data: Path) -> list[int]:
-    """The numbers of the classes that any query of either half aims at, in order: 273 of them.
+    """The sorted numbers of the 273 classes that are a target of any query of either half.
 
     Raises:
-        BenchmarkError: the file is missing or not of the format.
+        BenchmarkError: the file is missing or does not have the expected format.
     """
     try:
         return sorted({int(row["target_id"]) for row in _queries(data)})
     except ValueError as error:
-        raise BenchmarkError(f"{data / QUERIES}: target_id is no number: {error}") from error
+        raise BenchmarkError(f"{data / QUERIES}: target_id must be a number: {error}") from error
 
 
 def _queries(data: Path) -> list[dict[str, str]]:
@@ -86,5 +86,5 @@ def _queries(data: Path) -> list[dict[str, str]]:
 
 def _found(data: Path, path: str, where: str) -> Path:
     if ".." in Path(path).parts or Path(path).is_absolute():
-        raise BenchmarkError(f"{where}: the path {path!r} leads out of the folder")
+        raise BenchmarkError(f"{where}: the path {path!r} leads out of the benchmark's folder")
     return data / path if (data / path).is_file() else data / "val" / path

@@ -1,9 +1,9 @@
-"""How sure it is that one curve lies above another: a bootstrap over the edits.
+"""Confidence intervals for the difference of two curves: a bootstrap over the edits.
 
-The methods edited the same tasks, so each resample draws tasks, with replacement, for all points of
-both curves together; then both curves are drawn anew and compared. Where they overlap moves as
-well, so a distance stands for its place in the overlap: its ends, a third of the way, and so on. At
-a fixed distance only those resamples would count that happen to reach it.
+All methods edited the same tasks. So each resample draws tasks, with replacement, for all points
+of both curves together, then computes both curves and compares them. The overlap of the curves
+differs between resamples. Therefore curves are compared at fractions of the overlap (its ends, a
+third of it, and so on): a fixed distance would be outside the overlap in many resamples.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Floats = NDArray[np.float64]
 def bootstrap(
     points: Sequence[Point], better: str, other: str, at: Sequence[float]
 ) -> dict[str, Any] | None:
-    """Intervals for what ``compare`` says of two methods.
+    """Confidence intervals for the result of ``compare``.
 
     Args:
         points: of all methods, with the figures of their edits.
-        better: as given to ``compare``.
-        other: likewise.
-        at: the distances that it compared at, the ends of the overlap included.
+        better: as passed to ``compare``.
+        other: as passed to ``compare``.
+        at: the distances that were compared, including the ends of the overlap.
 
     Returns:
-        JSON-able: for each distance the percentile interval of the difference; that of the mean
-        difference over the overlap; the share of resamples in which the curves overlap, and of
-        those the share in which ``better`` is above everywhere.
-        None where a figure is no mean over edits (CSFID), or no two edits are there.
+        JSON-able: for each distance the percentile interval of the difference; the interval of
+        the mean difference over the overlap; the share of resamples in which the curves overlap;
+        and the share of those in which ``better`` is above everywhere.
+        None if a figure is not a mean over edits (CSFID), or there are fewer than two edits.
     """
     axes = axes_of(points)
     chosen = [point for point in points if point.method in (better, other)]
@@ -55,14 +55,15 @@ def bootstrap(
     overlaps = [margins(*pair, sign=sign) for pair in zip(first, second, strict=True)]
     found = [overlap for overlap in overlaps if overlap is not None]
     length = at[-1] - at[0]
-    places = [(x - at[0]) / length if length else 0.0 for x in at]
-    there = np.array([overlap.at_places(places) for overlap in found]).reshape(-1, len(at))
+    fractions = [(x - at[0]) / length if length else 0.0 for x in at]
+    differences = np.array([overlap.at_fractions(fractions) for overlap in found])
+    differences = differences.reshape(-1, len(at))
     above = [bool((overlap.difference > 0).all()) for overlap in found]
     return {
         "edits": len(keys),
         "resamples": RESAMPLES,
         "level": LEVEL,
-        "intervals": [_interval(column) for column in there.T.tolist()],
+        "intervals": [_interval(column) for column in differences.T.tolist()],
         "mean_interval": _interval([overlap.mean for overlap in found]),
         "overlapping": round(len(found) / RESAMPLES, 4),
         "above_everywhere": round(float(np.mean(above)), 4) if above else None,
@@ -82,9 +83,9 @@ def _draws(num_edits: int) -> Floats:
 def _resampled(
     points: Sequence[Point], keys: Sequence[str], axes: tuple[str, str], weights_BE: Floats
 ) -> list[Curve]:
-    """The curve of a method in each resample; an edit without a figure does not count in its mean.
+    """The curve of a method in each resample.
 
-    A point that no drawn edit has a figure of is left out.
+    Means are over the edits that have the figure. A point without any such edit is left out.
     """
     xs_BP, ys_BP = (
         np.stack([_means(point, keys, axis, weights_BE) for point in points], 1) for axis in axes
@@ -96,12 +97,14 @@ def _resampled(
 
 
 def _means(point: Point, keys: Sequence[str], axis: str, weights_BE: Floats) -> Floats:
-    """(B,) the mean of a figure in each resample; NaN where nothing that was drawn has it."""
+    """(B,) the mean of a figure in each resample; NaN if no drawn edit has it."""
     values_E = np.array([point.edits.get(key, {}).get(axis, np.nan) for key in keys])
     known_E = np.isfinite(values_E)
     count_B = weights_BE @ known_E
     total_B = weights_BE @ np.where(known_E, values_E, 0.0)
-    return np.divide(total_B, count_B, out=np.full_like(total_B, np.nan), where=count_B > 0)
+    mean_B: Floats = np.full_like(total_B, np.nan)
+    np.divide(total_B, count_B, out=mean_B, where=count_B > 0)
+    return mean_B
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""What became of a benchmark's tasks in an output: figures for each edit, and their means."""
+"""Measures a benchmark's edits in an output: figures for each edit, and their means."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pipeline.storage.layout import REJECTED, parquet_name, tar_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
 
-# Columns of the rows that are shown by another name, and the factor of the published tables.
-OF_ROW = {
+# Figures that are taken from columns of the rows: their names and factors in published tables.
+FIGURES_OF_COLUMN = {
     "score_lpips": (("lpips_e3", 1e3), ("lpips_e2", 1e2)),
     "score_clip_text_after": (("clip_whole", 1e2),),
     "score_clip_image": (("clip_image", 1e2),),
     "score_dino_structure": (("structure_e3", 1e3),),
     "score_edit_rms": (("edit_rms", 1.0),),
 }
-AT_LEAST_ZERO = {"clip_whole"}  # as CLIPScore (Hessel et al., arXiv:2104.08718) has it
+AT_LEAST_ZERO = {"clip_whole"}  # as in CLIPScore (Hessel et al., arXiv:2104.08718)
 DISTANCES = {"score_lpips", "score_dino_structure", "score_edit_rms"}
 
 Image = NDArray[np.uint8]
@@ -41,32 +41,32 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Seen:
-    """One edit that has an image, as a judge sees it."""
+    """One edit that has an image: the input of a judge."""
 
     facts: dict[str, Any]  # of the task
     edit_text: str
-    before: Image  # (H, W, 3), as the model saw it
-    after: Image  # same shape; of an unchanged edit the image before
-    truth: NDArray[np.bool_] | None  # (H, W), True where the edit belongs; None: unknown
+    before: Image  # (H, W, 3), prepared to the model's size
+    after: Image  # same shape; equal to ``before`` for an unchanged edit
+    truth: NDArray[np.bool_] | None  # (H, W), True in the annotated region; None: not annotated
     is_unchanged: bool
     group: str = ""  # the task's
 
 
 class Judge(Protocol):
-    """Figures of a benchmark's own beside those of the rows: a network's, or the demo world's."""
+    """Computes further figures, with a network for example, beside those from the rows."""
 
     def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
-        """Further figures of each edit; called once for each shard that has any."""
+        """Further figures of each edit. Called once per shard that has edits with an image."""
         ...
 
     def whole(self) -> dict[str, float]:
-        """Figures of all edits together that are no means over edits; called at the end."""
+        """Figures of all edits together that are not means over edits. Called at the end."""
         ...
 
 
 @dataclass
 class Measured:
-    """One task after its edit."""
+    """The result of one task: status and figures of its edit."""
 
     key: str
     group: str
@@ -76,15 +76,15 @@ class Measured:
 
 
 def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Measured]:
-    """Compares every edit of a finished run with its input, as the model saw it.
+    """Compares every edit of a finished run with its prepared input.
 
-    An ``unchanged`` edit counts with its input as its result; a rejected one with its image,
-    where that was kept; a failed one has a status and no figures.
+    The result of an ``unchanged`` edit is its input. A rejected edit counts with its image, if it
+    was kept. A failed edit has a status but no figures.
 
     Args:
         config: of the run; ``output.resolution`` is "model".
-        size: pixels a side of the model's images.
-        judges: asked for further figures of each edit; a later one's stand where two give one.
+        size: side of the model's images in pixels.
+        judges: compute further figures of each edit; if two give the same figure, the later wins.
 
     Raises:
         BenchmarkError: an input shard is not published.
@@ -115,36 +115,38 @@ def _measure_shard(
     if any(row["status"] == Status.REJECTED for row in rows) and output.exists(rejected):
         members |= dict(read_members(output.get(rejected))[0])
     by_key = {sample.key: sample for sample in samples}
-    scored = {column for column in OF_ROW if any(row.get(column) is not None for row in rows)}
-    made, judged = [], []
+    scored = {
+        column for column in FIGURES_OF_COLUMN if any(row.get(column) is not None for row in rows)
+    }
+    results, with_image = [], []
     for row in rows:
         sample = by_key.get(row["key"])
-        if sample is None:  # input.limit, or an input that changed
+        if sample is None:  # because of input.limit, or because the input has changed
             continue
         facts = dict(sample.metadata)
         result = Measured(row["key"], str(facts.pop("group", "")), row["status"], facts)
-        made.append(result)
+        results.append(result)
         before, truth = _prepared(sample, config, size)
         after, mask = _after(row, members, before)
         if before is None or after is None:
             continue
         is_unchanged = row["status"] == Status.UNCHANGED
-        if is_unchanged:  # an image is at no distance from itself
+        if is_unchanged:  # the distance of an image to itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
         seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged, result.group)
-        judged.append((result, seen))
-    for judge in judges if judged else ():
-        found = judge.edits([seen for _, seen in judged])
-        for (result, _), figures in zip(judged, found, strict=True):
+        with_image.append((result, seen))
+    for judge in judges if with_image else ():
+        found = judge.edits([seen for _, seen in with_image])
+        for (result, _), figures in zip(with_image, found, strict=True):
             result.figures |= figures
-    return made
+    return results
 
 
 def _prepared(
     sample: Sample, config: Config, size: int
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
-    """The image and the annotated region as the model saw them, or would have."""
+    """The image and the annotated region, prepared to the model's size."""
     sample.encoded_mask = sample.extras.get(TRUTH)
     prepare(
         Part("", 0, 1, [sample]),
@@ -161,7 +163,7 @@ def _prepared(
 def _after(
     row: dict[str, Any], members: dict[str, bytes], before: Image | None
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
-    """The image after and the method's mask; of an unchanged edit the input and no mask."""
+    """The edited image and the method's mask; for an unchanged edit the input and an empty mask."""
     if before is None or row["status"] == Status.FAILED:
         return None, None
     if row["status"] == Status.UNCHANGED:
@@ -183,10 +185,10 @@ def _figures(
     truth: NDArray[np.bool_] | None,
     mask: NDArray[np.bool_] | None,
 ) -> dict[str, float]:
-    """The figures of one edit; those of the background only where any is annotated as such."""
+    """The figures of one edit; those of the background only if some background is annotated."""
     figures = {
         name: _at_least_zero(name, factor * row[column])
-        for column, names in OF_ROW.items()
+        for column, names in FIGURES_OF_COLUMN.items()
         for name, factor in names
         if row.get(column) is not None
     }
@@ -195,7 +197,7 @@ def _figures(
     if mask is not None:
         union = (mask | truth).sum()
         figures["mask_iou"] = float((mask & truth).sum() / union) if union else 1.0
-    if truth.all():  # PIE-Bench leaves these out too: no pixel is background
+    if truth.all():  # no pixel is background; PIE-Bench leaves such tasks out too
         return figures
     scores = background_scores(before, after, truth)
     found = {
@@ -223,9 +225,9 @@ def means(measured: Sequence[Measured]) -> dict[str, float]:
 
 
 def summary(measured: Sequence[Measured], judges: Sequence[Judge] = ()) -> dict[str, Any]:
-    """JSON-able: counts by status, means over all and over each group, how many edits each has.
+    """JSON-able: counts by status, means over all edits and over each group, counts of figures.
 
-    The figures hold what the ``judges`` of ``measure`` say of the whole as well.
+    The figures include those that the judges compute of all edits together.
     """
     whole = {name: value for judge in judges for name, value in judge.whole().items()}
     groups = sorted({item.group for item in measured})

@@ -1,4 +1,4 @@
-"""PIE-Bench (Ju et al., PnPInversion, arXiv:2310.01506): 700 images, ten types of edit.
+"""PIE-Bench (Ju et al., PnPInversion, arXiv:2310.01506): 700 images, ten types of edits.
 
 DATA/mapping_file.json            key -> image_path, original_prompt, editing_prompt, mask, ...
 DATA/annotation_images/<image_path>
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, image_of, read_json
+from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, read_image, read_json
 
 MAPPING = "mapping_file.json"
 IMAGES = "annotation_images"
-SIDE = 512  # pixels, of every image and mask
+SIDE = 512  # side of every image and mask in pixels
 TYPES = (
     *("random", "change object", "add object", "delete object", "change content"),
     *("change pose", "change color", "change material", "change background", "change style"),
 )
 
-# Stable Diffusion 1.4, 50 steps, as the PnPInversion paper's table has them (FlowEdit's row: FLUX,
-# from its masked variant's paper). Columns as in COLUMNS.
+# Stable Diffusion 1.4, 50 steps, from the table of the PnPInversion paper (FlowEdit's row: FLUX,
+# from the paper of its masked variant). Figures have the names of COLUMNS.
 _PAPERS = (
     *("structure_e3", "psnr_frame_db", "lpips_frame_e3", "ssim_frame_e2"),
     *("clip_whole", "clip_edited"),
@@ -50,20 +50,20 @@ NOTES = (
 
 
 def read_tasks(data: Path) -> Iterator[Task]:
-    """The tasks in the order of their keys.
+    """The tasks, sorted by key.
 
     Raises:
-        BenchmarkError: a file is missing, or an entry is not of the format.
+        BenchmarkError: a file is missing, or an entry does not have the expected format.
     """
     mapping = read_json(data / MAPPING)
     if not isinstance(mapping, dict):
-        raise BenchmarkError(f"{data / MAPPING}: is no mapping of keys to entries")
+        raise BenchmarkError(f"{data / MAPPING}: must be an object that maps keys to entries")
     for key, entry in sorted(mapping.items()):
         where = f"{data / MAPPING}: entry {key!r}"
         number = str(field_of(entry, "editing_type_id", where))
         if not number.isdigit() or int(number) >= len(TYPES):
             raise BenchmarkError(f"{where}: editing_type_id {number!r} is not 0 to 9")
-        image, suffix = image_of(data / IMAGES / field_of(entry, "image_path", where), where)
+        image, suffix = read_image(data / IMAGES / field_of(entry, "image_path", where), where)
         try:
             truth = decode_mask(field_of(entry, "mask", where))
         except ValueError as error:
@@ -86,27 +86,27 @@ def without_brackets(prompt: str) -> str:
 
 
 def decode_mask(lengths: Sequence[int], side: int = SIDE) -> NDArray[np.bool_]:
-    """The annotated region of a run-length list.
+    """Decodes the annotated region from a run-length list.
 
     Args:
         lengths: start, length, start, length, ... over the flattened image, row by row. A run
-            that reaches past the end is cut there, as the benchmark's own decoder does.
-        side: pixels.
+            that reaches past the end is cut there, as in the benchmark's own decoder.
+        side: of the image in pixels.
 
     Returns:
-        (side, side) bool, True = edit. The frame of one pixel is True in every mask, as the
-        benchmark sets it against errors of the annotation at the border.
+        (side, side) bool, True = edit. The outermost pixels are True in every mask: the benchmark
+        sets them to compensate annotation errors at the border.
 
     Raises:
-        ValueError: no pairs of numbers, or a run that starts outside of the image.
+        ValueError: these are not pairs of integers, or a run starts outside the image.
     """
     runs = np.asarray(lengths)
     if runs.ndim != 1 or runs.size % 2 or (runs.size and runs.dtype.kind not in "iu"):
-        raise ValueError("the mask is no list of whole numbers: start, length, start, length, ...")
+        raise ValueError("the mask must be a list of integers: start, length, start, length, ...")
     flat = np.zeros(side * side, np.bool_)
     for start, length in runs.reshape(-1, 2).tolist():
         if not 0 <= start < flat.size or length < 0:
-            raise ValueError(f"the mask's run of {length} from {start} is outside of the image")
+            raise ValueError(f"the mask's run of {length} from {start} is outside the image")
         flat[start : start + length] = True
     mask = flat.reshape(side, side)
     mask[[0, -1], :] = True

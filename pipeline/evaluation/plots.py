@@ -1,4 +1,4 @@
-"""The trade-off curve as a PNG: distance to the input against agreement with the text."""
+"""Plots trade-off curves as a PNG: distance to the input against agreement with the text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.evaluation.tables import TITLES
 
 
 def plot_curves(points: Sequence[Point], title: str) -> bytes | None:
-    """Draws one line a method; up and to the left is better.
+    """Draws one line per method; up and to the left is better.
 
     Args:
         points: of all methods.
-        title: above the plot.
+        title: of the plot.
 
     Returns:
-        A PNG; None where the points have no pair of figures in common.
+        A PNG; None if the points have no pair of figures in common.
 
     Raises:
         ImportError: matplotlib is not installed (``pip install 'overpaint[train]'``).

@@ -1,4 +1,4 @@
-"""The published table's columns beside ours, as Markdown."""
+"""Tables of published figures and ours, as Markdown."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ TITLES = {
     "generated_two_e2": "generated, two objects, %",
 }
 
-# What gives a figure that is not always there.
-GIVEN_BY = {
+# The configuration section or option that a figure needs, for figures that may be missing.
+NEEDS = {
     **dict.fromkeys(("clip_whole", "clip_edited", "clip_image"), "scores.clip"),
     **dict.fromkeys(("lpips_frame_e3", "lpips_e3", "lpips_e2"), "scores.lpips"),
     "structure_e3": "scores.dino",
@@ -55,62 +55,63 @@ def report_text(
     report: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
-    """The table of an evaluation, what it leaves out, and how the curves compare.
+    """The table of an evaluation, the figures that are missing, and the comparison of curves.
 
     Args:
         columns: of the benchmark.
-        published: by the method's name.
-        report: what ``evaluation.json`` holds.
-        notes: of the benchmark, on how its figures are to be read.
+        published: published figures, by method name.
+        report: the contents of ``evaluation.json``.
+        notes: the benchmark's notes on how to read its figures.
     """
     ours = {name: found["figures"] for name, found in report["ours"].items()}
     lines = [table(columns, published, ours), ""]
     known = {column for figures in ours.values() for column in figures}
     missing = [column for column in columns if column not in known]
     if missing:
-        by = [f"{name} ({GIVEN_BY[name]})" if name in GIVEN_BY else name for name in missing]
-        lines.append(f"Not measured: {', '.join(by)}.")
+        items = [f"{name} ({NEEDS[name]})" if name in NEEDS else name for name in missing]
+        lines.append(f"Not measured: {', '.join(items)}.")
     for name, found in report["ours"].items():
         counts = ", ".join(f"{number} {status}" for status, number in found["counts"].items())
         lines.append(f"{name}: {counts}.")
-    lines.append("Unchanged edits count with their input as the result; failed ones do not count.")
+    lines.append("The result of an unchanged edit is its input; failed edits do not count.")
     lines += [*notes, *(_compared(item) for item in report.get("compared", ()))]
     return "\n".join(lines)
 
 
 def _compared(item: Mapping[str, Any]) -> str:
-    """One method beside another, in words."""
+    """The comparison of two methods, in words."""
     pair = f"{item['better']} and {item['other']}"
     if item["overlap"] is None:
         return f"{pair} do not overlap in distance."
     where = "wherever they overlap" if item["above_everywhere"] else "not everywhere"
     low, high = item["overlap"]
-    sure = item.get("bootstrap")
-    intervals = sure["intervals"] if sure else [None] * len(item["compared_at"])
-    at = [
+    bootstrap = item.get("bootstrap")
+    intervals = bootstrap["intervals"] if bootstrap else [None] * len(item["compared_at"])
+    differences = [
         f"{_signed(difference, interval)} at {x:.2f}"
         for x, difference, interval in zip(
             item["compared_at"], item["difference"], intervals, strict=True
         )
     ]
-    mean = _signed(item["mean_difference"], sure["mean_interval"] if sure else None)
+    mean = _signed(item["mean_difference"], bootstrap["mean_interval"] if bootstrap else None)
     text = (
         f"{item['better']} lies above {item['other']} {where} ({item['distance']} from {low:.2f} "
-        f"to {high:.2f}): {item['agreement']} {', '.join(at)}; {mean} on average."
+        f"to {high:.2f}): {item['agreement']} {', '.join(differences)}; {mean} on average."
     )
-    if sure:
+    if bootstrap:
         text += (
-            f" In brackets {sure['level']:.0%} of {sure['resamples']} resamples of "
-            f"{sure['edits']} edits; the curves overlap in {sure['overlapping']:.1%} of them"
+            f" In brackets {bootstrap['level']:.0%} intervals of {bootstrap['resamples']} "
+            f"resamples of {bootstrap['edits']} edits; the curves overlap in "
+            f"{bootstrap['overlapping']:.1%} of them"
         )
-        share = sure["above_everywhere"]
+        share = bootstrap["above_everywhere"]
         text += "." if share is None else f", and in {share:.1%} of those it is above everywhere."
     return text
 
 
 def _signed(value: float, interval: Sequence[float] | None) -> str:
-    found = f"{value:+.2f}"
-    return found if interval is None else f"{found} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+    text = f"{value:+.2f}"
+    return text if interval is None else f"{text} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
 def table(
@@ -120,20 +121,20 @@ def table(
     *,
     first: str = "method",
 ) -> str:
-    """Rows of published methods, then ours; a dash where a figure is not there.
+    """Rows of published methods, then ours; a dash for a missing figure.
 
     Args:
-        columns: names of figures, in their order.
-        published: figures by the method's name.
-        ours: likewise.
+        columns: names of figures, in order.
+        published: figures by method name.
+        ours: same.
         first: the title of the first column.
     """
     lines = [
         f"| {first} | {' | '.join(TITLES.get(name, name) for name in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for names, said in ((published, " (published)"), (ours, "")):
-        for name, figures in names.items():
+    for methods, suffix in ((published, " (published)"), (ours, "")):
+        for name, figures in methods.items():
             values = [f"{figures[col]:.2f}" if col in figures else "–" for col in columns]
-            lines.append(f"| {name}{said} | {' | '.join(values)} |")
+            lines.append(f"| {name}{suffix} | {' | '.join(values)} |")
     return "\n".join(lines)

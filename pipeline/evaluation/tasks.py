@@ -1,4 +1,4 @@
-"""A benchmark's tasks in one form, and as shards of the input contract."""
+"""A benchmark's tasks in one common form, and their conversion to input shards."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from PIL import Image
 from pipeline.storage.archive import tar_writer
 from pipeline.storage.store import Store
 
-TRUTH = "truth.png"  # member: the annotated region, 255 = may change; passed through to the output
+TRUTH = "truth.png"  # suffix of the annotated region, 255 = may change; passed through
 SHARDS = "in/"  # the folder of the tars
 SHARD_TASKS = 64
 
 
 class BenchmarkError(ValueError):
-    """The benchmark's folder is not what the protocol says; names the file and what is wrong."""
+    """The benchmark's folder does not follow its protocol; names the file and what is wrong."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One edit that a benchmark asks for.
+    """One edit of a benchmark.
 
     Attributes:
         key: without dots, unique in the benchmark.
-        image: the file's bytes.
-        suffix: of the file, e.g. "jpg".
-        caption: what is there.
-        edit_text: what is wanted.
-        group: the class of tasks that the benchmark's tables have a row for.
-        truth: (H, W) bool in the image's pixels, True where the edit belongs; None: unknown.
-        facts: what else the benchmark says of it, JSON-able.
-        members: further ones by suffix, passed through to the output.
+        image: the image file's bytes.
+        suffix: of the image file, e.g. "jpg".
+        caption: describes the image.
+        edit_text: describes the wanted result.
+        group: the category of the task in the benchmark's tables.
+        truth: (H, W) bool in the image's pixels, True in the region to edit; None if not annotated.
+        facts: further data of the benchmark, JSON-able.
+        members: further files by suffix, passed through to the output.
     """
 
     key: str
@@ -53,14 +53,14 @@ class Task:
 
 
 def write_shards(tasks: Sequence[Task], home: Store) -> list[str]:
-    """Writes tars of ``SHARD_TASKS`` tasks each; one that is there with the same bytes stays.
+    """Writes tars of ``SHARD_TASKS`` tasks each. Existing tars with equal bytes are not written.
 
-    So a run that goes on finds its inputs unchanged. Tars beyond the last one are removed.
+    So a resumed run finds its inputs unchanged. Tars that do not belong to the tasks are removed.
 
     Returns:
-        Their names below ``home``, which begin with ``SHARDS``.
+        The tars' names in ``home``, which begin with ``SHARDS``.
     """
-    there = home.list(SHARDS)
+    existing = home.list(SHARDS)
     names = []
     for first in range(0, len(tasks), SHARD_TASKS):
         name = f"{SHARDS}{first // SHARD_TASKS:05d}.tar"
@@ -69,10 +69,10 @@ def write_shards(tasks: Sequence[Task], home: Store) -> list[str]:
             for task in tasks[first : first + SHARD_TASKS]:
                 writer.write({"__key__": task.key, **_members(task)})
         data = sink.getvalue()
-        if there.get(name) != len(data) or home.get(name) != data:
+        if existing.get(name) != len(data) or home.get(name) != data:
             home.put(name, data)
         names.append(name)
-    for name in there.keys() - set(names):
+    for name in existing.keys() - set(names):
         home.delete(name)
     return names
 
@@ -93,24 +93,28 @@ def _members(task: Task) -> dict[str, bytes]:
     return members
 
 
-def image_of(path: Path, said_by: str) -> tuple[bytes, str]:
-    """The bytes and the suffix of an image that a benchmark's file names.
+def read_image(path: Path, where: str) -> tuple[bytes, str]:
+    """Reads an image file that a benchmark refers to; returns its bytes and suffix.
+
+    Args:
+        path: of the image.
+        where: the entry that refers to it, for the message.
 
     Raises:
-        BenchmarkError: it is not there.
+        BenchmarkError: the file cannot be read.
     """
     suffix = path.suffix.lstrip(".").lower()
     try:
         return path.read_bytes(), {"jpeg": "jpg"}.get(suffix, suffix)
     except OSError as error:
-        raise BenchmarkError(f"{said_by} names {path}, which cannot be read: {error}") from error
+        raise BenchmarkError(f"{where} names {path}, which cannot be read: {error}") from error
 
 
 def read_json(path: Path) -> Any:
-    """A benchmark's JSON file.
+    """Reads a benchmark's JSON file.
 
     Raises:
-        BenchmarkError: it is not there, or no JSON.
+        BenchmarkError: the file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +123,7 @@ def read_json(path: Path) -> Any:
 
 
 def field_of(entry: Any, name: str, where: str) -> Any:
-    """One field of an entry.
+    """Returns one field of an entry.
 
     Raises:
         BenchmarkError: the entry has no such field.
@@ -130,7 +134,7 @@ def field_of(entry: Any, name: str, where: str) -> Any:
 
 
 def first_tasks(tasks: Iterator[Task], limit: int) -> list[Task]:
-    """All tasks, or the first ``limit`` of them; 0 stands for all."""
+    """The first ``limit`` tasks; 0 means all."""
     taken: list[Task] = []
     for task in tasks:
         if limit and len(taken) == limit:

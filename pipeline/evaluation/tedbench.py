@@ -3,8 +3,8 @@
     DATA/input_list.json     [{"img_name": ..., "target_text": ...}, ...]
     DATA/.../<img_name>      in the folder itself or in one below it
 
-The benchmark has no captions. An entry may bring a "caption" of its own; without one the mask is
-inferred against the empty text (``method.mask.reference: empty``), so the caption decides nothing.
+The benchmark has no captions. You can add a "caption" to an entry. Masks are inferred against the
+empty text (``method.mask.reference: empty``), so a missing caption has no effect on them.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, image_of, read_json
+from pipeline.evaluation.tasks import BenchmarkError, Task, field_of, read_image, read_json
 
 ENTRIES = "input_list.json"
 NO_CAPTION = "a photo"
 OVERRIDES = ("method.mask.reference=empty",)
-PUBLISHED: dict[str, dict[str, float]] = {}  # judged by people in the paper: no numbers to compare
+PUBLISHED: dict[str, dict[str, float]] = {}  # the paper has a user study, and no such figures
 COLUMNS = ("lpips_e3", "clip_whole", "clip_image", "structure_e3", "edit_rms")
-NOTES = ("The benchmark has no captions and no annotated regions; its paper asked people.",)
+NOTES = ("The benchmark has no captions and no annotated regions; its paper has a user study.",)
 
 
 def read_tasks(data: Path) -> Iterator[Task]:
     """The tasks in the order of the list.
 
     Raises:
-        BenchmarkError: a file is missing or not unique, or an entry is not of the format.
+        BenchmarkError: a file is missing or not unique, or an entry does not have the expected
+            format.
     """
     entries = read_json(data / ENTRIES)
     if not isinstance(entries, list):
-        raise BenchmarkError(f"{data / ENTRIES}: is no list of entries")
+        raise BenchmarkError(f"{data / ENTRIES}: must be a list of entries")
     for number, entry in enumerate(entries):
         where = f"{data / ENTRIES}: entry {number}"
         name = str(field_of(entry, "img_name", where))
-        image, suffix = image_of(_found(data, name, where), where)
+        image, suffix = read_image(_found(data, name, where), where)
         yield Task(
             key=f"{number:03d}",
             image=image,
@@ -47,9 +48,9 @@ def read_tasks(data: Path) -> Iterator[Task]:
 
 
 def _found(data: Path, name: str, where: str) -> Path:
-    """The one file of that name."""
+    """The only file with this name in the folder or below it."""
     if "/" in name or "\\" in name or name in ("", ".", ".."):
-        raise BenchmarkError(f"{where}: img_name {name!r} is no file's name")
+        raise BenchmarkError(f"{where}: img_name {name!r} is not a file name")
     direct = data / name
     if direct.is_file():
         return direct

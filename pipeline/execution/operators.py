@@ -1,148 +1,213 @@
-"""The steps of the flow as they are run, by the plain loop and by Ray alike: timed and guarded."""
+"""The way of a part through a run, written once.
+
+The Ray graph, the local loop, the retry worker and the calibration all take the same ``Flow`` and
+call ``read`` and ``compute_part``. They differ in where the operators run and in what is done
+around each of them (``around``: a watchdog under Ray, nothing in the local loop).
+"""
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.config import Config
-from pipeline.config.filters import Filtering
 from pipeline.config.sample_settings import resolved_settings
 from pipeline.config.stages import STAGES
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
+from pipeline.records.staged import PartResult
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
-from pipeline.steps.write_part import failed_part, write_part
+from pipeline.steps.write_part import write_part
 from pipeline.storage.store import Store
+
+COMMIT = "commit"  # the operator that writes a part and publishes a complete shard
+# What is done around a step: takes shard, part (None: the reader, between two parts) and step.
+Around = Callable[[str, int | None, str], AbstractContextManager[object]]
+
+
+def nothing_around(shard: str, part: int | None, step: str) -> AbstractContextManager[object]:
+    """No watchdog and no journal: for the local loop, notebooks and tests."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
-class PartResult:
-    """What the driver hears of a part; small values only."""
+class Operator:
+    """A named step: takes a part, returns a part.
 
-    shard: str
-    part: int
-    counts: dict[str, int]  # by status, filters applied
-    seconds: dict[str, float] = field(default_factory=dict)  # by step
-    num_evals: dict[str, int] = field(default_factory=dict)  # of the network, by stage
-    halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
-    published: bool = False  # this part completed its shard
+    Attributes:
+        name: of the step, in messages, timings and the rows' column ``stage``.
+        run: the step.
+        fails_edits: an exception becomes failed edits of the part, so that the run goes on. False
+            for what writes: there it leaves the part undone.
+    """
+
+    name: str
+    run: Callable[[Part], Part]
+    fails_edits: bool = True
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The steps of a run in their order. A value that travels to every worker, so it is small."""
+
+    read: Callable[[ShardWork], Iterator[Part]]
+    prepare: Operator
+    load: Callable[[str], list[Operator]]  # of a pool ("fused": all stages); loads its networks
+    finish: Operator
+    commit: Operator
 
     @property
-    def num_edits(self) -> int:
-        return sum(self.counts.values())
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> PartResult:
-        return cls(**json.loads(text))
+    def last(self) -> list[Operator]:
+        """What follows the stages, in one process: a finished part does not travel."""
+        return [self.finish, self.commit]
 
 
-def guarded(name: str, step: Callable[[Part], Part], part: Part) -> Part:
-    """Runs a step, adds its seconds to the part, and turns what it raises into failed edits.
+def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
+    """The steps of a run.
 
-    A step ends bad samples itself; what arrives here is a fault of the step or of the machine.
-    SystemExit is caught too: in an operator of Ray Data it wedges the run (DESIGN.md, Ray).
+    Args:
+        plan: the run; its list of shards is not in the flow.
+        threads: images that prepare and finish decode and encode at once.
     """
-    start = time.perf_counter()
-    try:
-        part = step(part)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the part fails, the run goes on
-        for sample in part.samples:
-            sample.fail(name, error)
-    part.seconds[name] = part.seconds.get(name, 0.0) + time.perf_counter() - start
-    host = socket.gethostname()
-    if host not in part.hosts:
-        part.hosts.append(host)
-    return part
-
-
-def read(work: ShardWork, config: Config) -> Iterator[Part]:
-    """The parts of a shard that are not staged yet, with the time that reading took."""
-    start = time.perf_counter()
-    for part in read_parts(
-        work.shard, config.input, config.run.part_size, skip=work.staged, max_edits=work.max_edits
-    ):
-        part.seconds["read"] = time.perf_counter() - start
-        yield part
-        start = time.perf_counter()
-
-
-def prepared(part: Part, config: Config, size: int, *, threads: int = 1) -> Part:
-    """The part with its images decoded, in so many threads, and brought to the model's size."""
-    step = partial(
+    config, output = plan.config, plan.output
+    context = FinishContext(
+        config=config,
+        fingerprint=plan.fingerprint,
+        model=config.model.path,
+        model_revision=plan.model.revision,
+        settings_for=partial(resolved_settings, config.method),
+        keep_difference=config.output.difference_map,
+    )
+    prepared = partial(
         prepare,
-        size=size,
+        size=plan.model.size_for(config.model),
         resize=config.model.resize,
         resolution=config.output.resolution,
         max_pixels=config.input.max_pixels,
         suffixes=config.input.image,
         threads=threads,
     )
-    return guarded("prepare", step, part)
-
-
-def finish_context(plan: Plan) -> FinishContext:
-    """What ``finish`` needs of a run, made once."""
-    return FinishContext(
-        config=plan.config,
-        fingerprint=plan.fingerprint,
-        model=plan.config.model.path,
-        model_revision=plan.model.revision,
-        settings_for=partial(resolved_settings, plan.config.method),
-        keep_difference=plan.config.output.difference_map,
+    finished = partial(finish, context=context, threads=threads)
+    committed = partial(commit, output=output, config=config, fingerprint=plan.fingerprint)
+    return Flow(
+        read=partial(_read, config=config),
+        prepare=Operator("prepare", prepared),
+        load=partial(_load, config, plan.device),
+        finish=Operator("finish", finished, fails_edits=False),
+        commit=Operator(COMMIT, committed, fails_edits=False),
     )
 
 
-def finish_and_commit(
-    part: Part, context: FinishContext, output: Store, *, threads: int = 1
-) -> PartResult:
-    """The last steps: composite and encode images, stage the part, publish a complete shard.
+def read(flow: Flow, work: ShardWork, around: Around = nothing_around) -> Iterator[Part]:
+    """The parts of a shard that are not staged yet.
+
+    Raises:
+        BadShardError, ChangedError, OSError: see ``read_parts``.
+    """
+    parts = flow.read(work)
+    while True:
+        start = time.perf_counter()
+        with around(work.shard.name, None, "read"):
+            part = next(parts, None)
+        if part is None:
+            return
+        part.seconds["read"] = time.perf_counter() - start
+        yield part
+
+
+def compute_part(
+    part: Part, operators: Iterable[Operator], around: Around = nothing_around
+) -> Part:
+    """Takes a part through operators, one after the other.
+
+    Each adds its seconds to the part, which end in the marker.
 
     Args:
-        part: as the stages leave it.
-        context: of the run.
-        output: of the run.
-        threads: images at once; the operators of the Ray job own no more than one.
+        part: as the operator before the first one left it.
+        operators: in the order of the flow.
+        around: entered for each operator.
+
+    Raises:
+        Exception: what an operator raised whose errors do not fail edits.
     """
-    table = finish(part, context, threads=threads)
-    return commit(part, table, output, context.config.filtering)
+    for operator in operators:
+        with around(part.shard, part.index, operator.name):
+            part = _run(operator, part)
+    return part
 
 
-def fail_and_commit(
-    part: Part, context: FinishContext, output: Store, stage: str, error: str, message: str
-) -> PartResult:
-    """Stages a part that could not be computed: its rows say why."""
-    table = failed_part(part, context, stage, error, message)
-    return commit(part, table, output, context.config.filtering)
+def commit(part: Part, output: Store, config: Config, fingerprint: str) -> Part:
+    """Puts a finished part if absent, and publishes its shard if it was the last one.
 
+    Returns:
+        The part, with its ``result``.
 
-def commit(part: Part, table: pa.Table, output: Store, filtering: Filtering) -> PartResult:
-    """Puts the staged part if absent, and publishes its shard if it was the last one."""
-    write_part(output, part, table)
+    Raises:
+        OSError: the store does not take it. A storage error is never a row.
+    """
+    filtering = config.filtering
+    write_part(output, part, fingerprint)
     stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
-    counts = Counter(apply_filters(table, filtering).column("status").to_pylist())
+    table = part.table
+    assert table is not None, "finish makes the table of every part"
+    statuses = cast(list[str], apply_filters(table, filtering).column("status").to_pylist())
     num_evals = {stage: pc.sum(table.column(f"num_evals_{stage}")).as_py() or 0 for stage in STAGES}
-    return PartResult(
+    part.result = PartResult(
         shard=part.shard,
         part=part.index,
-        counts=dict(counts),
+        counts=dict(Counter(statuses)),
         seconds=part.seconds,
         num_evals=num_evals,
         halvings=part.halvings,
         published=stats is not None,
     )
+    return part
+
+
+def _run(operator: Operator, part: Part) -> Part:
+    """Runs an operator; times it, and notes on which host.
+
+    A stage ends bad samples itself; what arrives here is a fault of the step or of the machine.
+    SystemExit is caught too: in an operator of Ray Data it wedges the run (DESIGN.md, Ray).
+    """
+    start = time.perf_counter()
+    try:
+        part = operator.run(part)
+    except (Exception, SystemExit) as error:
+        if not operator.fails_edits:
+            raise
+        part.fail(operator.name, error)
+    spent = time.perf_counter() - start
+    part.seconds[operator.name] = part.seconds.get(operator.name, 0.0) + spent
+    host = socket.gethostname()
+    if host not in part.hosts:
+        part.hosts.append(host)
+    return part
+
+
+def _read(work: ShardWork, config: Config) -> Iterator[Part]:
+    return read_parts(
+        work.shard, config.input, config.run.part_size, skip=work.staged, max_edits=work.max_edits
+    )
+
+
+def _load(config: Config, device: str, pool: str) -> list[Operator]:
+    """The stages of a pool as operators, over loaded networks."""
+    # Imported here: readers and writers import this module too, and start without torch.
+    from pipeline.stages.build import load_fused, load_stage
+
+    if pool == "fused":
+        return [Operator(name, stage) for name, stage in load_fused(config, device).items()]
+    return [Operator(pool, load_stage(config, pool, device))]

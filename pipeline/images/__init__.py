@@ -1,1 +1,1 @@
-"""Image files, geometry and the pixel composite."""
+"""Image files, geometry, and the pixel composite."""

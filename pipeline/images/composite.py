@@ -1,4 +1,4 @@
-"""The pixel composite: what of an edited image is kept, and how much of it changed."""
+"""The pixel composite: puts the edited region into the input image and measures the change."""
 
 # H W pixels of an image, h w cells of the latent grid.
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Composite:
 
     pixels: np.ndarray  # (H, W, 3) uint8
     mask: np.ndarray  # (H, W) uint8, 255 = edit, at the size of ``pixels``
-    edit_rms: float | None  # None: the mask is empty
+    edit_rms: float | None  # RMS change inside the mask, in [0, 1]; None if the mask is empty
 
     @property
     def area(self) -> float:
@@ -27,7 +27,7 @@ class Composite:
 
     @property
     def box(self) -> list[int] | None:
-        """x0, y0, x1, y1 around the mask, x1 and y1 outside of it; None for an empty mask."""
+        """The mask's bounding box x0, y0, x1, y1 (x1, y1 exclusive); None for an empty mask."""
         rows, columns = (np.flatnonzero((self.mask > 0).any(axis)) for axis in (1, 0))
         if not len(rows):
             return None
@@ -43,11 +43,11 @@ def composite(
         before: (H, W, 3) uint8, prepared.
         edited: (H, W, 3) uint8, as decoded from the latent.
         mask: (H, W) float32 in [0, 1], 1 = edit.
-        feather: width of the ramp inside the mask, in pixels; None leaves ``edited`` as it is.
+        feather: width of the ramp inside the mask, in pixels; None returns ``edited`` unblended.
 
     Returns:
-        Outside the mask, and so outside the feathered mask, its pixels are exactly those of
-        ``before`` (unless ``feather`` is None).
+        The composite. Its pixels outside the mask are exactly those of ``before``, unless
+        ``feather`` is None.
     """
     pixels = edited if feather is None else blend(before, edited, inward_ramp(mask, feather))
     inside = mask > 0
@@ -59,29 +59,29 @@ def composite(
 
 
 def into_source(
-    source: np.ndarray, made: Composite, *, size: int, resize: str, feather: float | None
+    source: np.ndarray, model_sized: Composite, *, size: int, resize: str, feather: float | None
 ) -> Composite:
-    """The composite scaled back into the original image, which keeps its size and other pixels.
+    """Scales a composite back into the original image, which keeps its size and other pixels.
 
     Args:
         source: (H, W, 3) uint8, the original at its own size.
-        made: of the model's image.
-        size: pixels a side of the model's image.
-        resize: how that was made of the original.
-        feather: as for ``composite``; None replaces all that the model's image shows.
+        model_sized: the composite at the model's size.
+        size: side of the model's image in pixels.
+        resize: how the original was fitted to the model's size.
+        feather: as for ``composite``; None replaces the whole region that the model's image shows.
     """
     height, width = source.shape[:2]
     (left, top, right, bottom), region = fit(width, height, size=size, resize=resize)
     scaled_to = (right - left, bottom - top)
     mask = np.zeros((height, width), np.uint8)
-    mask[top:bottom, left:right] = _scaled_mask(made.mask, region, scaled_to)
+    mask[top:bottom, left:right] = _scaled_mask(model_sized.mask, region, scaled_to)
     if feather is None:
         alpha = np.ones(scaled_to[::-1], np.float32)
     else:
-        ramp = inward_ramp(made.mask.astype(np.float32) / 255, feather)
+        ramp = inward_ramp(model_sized.mask.astype(np.float32) / 255, feather)
         alpha = _scaled(ramp, region, scaled_to, Image.Resampling.BILINEAR)
         alpha = np.where(mask[top:bottom, left:right] > 0, alpha, 0).clip(0, 1)
-    edited = _scaled(made.pixels, region, scaled_to, Image.Resampling.LANCZOS)
+    edited = _scaled(model_sized.pixels, region, scaled_to, Image.Resampling.LANCZOS)
     pixels = source.copy()
     pixels[top:bottom, left:right] = blend(source[top:bottom, left:right], edited, alpha)
     inside = mask > 0
@@ -90,7 +90,7 @@ def into_source(
 
 
 def mask_of(sample: Sample, edit: Edit) -> np.ndarray:
-    """The mask of an edit at the pixels of the model's image; everything where it has none.
+    """The mask of an edit at the model image's pixels; all ones if the edit has no mask.
 
     Returns:
         (H, W) float32 in [0, 1], 1 = edit.
@@ -105,13 +105,13 @@ def mask_of(sample: Sample, edit: Edit) -> np.ndarray:
 def pixel_mask(
     mask_hw: np.ndarray, supplied: np.ndarray | None, shape: tuple[int, int]
 ) -> np.ndarray:
-    """The mask at the image's pixels: that of the latent grid cell by cell, or a supplied one.
+    """The mask at the image's pixels: the supplied mask, or the latent grid's mask, enlarged.
 
-    A supplied mask is finer than the grid, so pixels that it keeps are kept to the pixel.
+    A supplied mask is finer than the grid, and is applied exactly, pixel by pixel.
 
     Args:
         mask_hw: (h, w) float32 in [0, 1].
-        supplied: (H, W) uint8 as prepared, or None.
+        supplied: (H, W) uint8, prepared, or None.
         shape: (H, W).
 
     Returns:
@@ -125,14 +125,14 @@ def pixel_mask(
 
 
 def inward_ramp(mask: np.ndarray, feather: float) -> np.ndarray:
-    """The mask, rising from its border inwards to its own value over ``feather`` pixels.
+    """The mask, ramped from 0 at its border to its own value ``feather`` pixels inside.
 
-    The mean of the mask eroded 0, 1, ... times by one pixel (3 x 3), so that it is 0 exactly where
-    the mask is, and the image's frame is no border.
+    It is the mean of the mask eroded 0, 1, ... times by one pixel (3 x 3). So it is 0 exactly where
+    the mask is 0, and the edge of the image does not count as a border.
 
     Args:
         mask: (H, W) float32 in [0, 1].
-        feather: pixels, rounded; 0 and 1 leave the mask as it is.
+        feather: in pixels, rounded; 0 and 1 change nothing.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -142,14 +142,14 @@ def inward_ramp(mask: np.ndarray, feather: float) -> np.ndarray:
     for _ in range(steps - 1):
         eroded = _eroded(eroded)
         total = total + eroded
-    return total / np.float32(steps)
+    return np.asarray(total / np.float32(steps))
 
 
 def blend(before: np.ndarray, edited: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """before + alpha * (edited - before), (H, W, 3) uint8; exactly ``before`` where alpha is 0."""
+    """before + alpha * (edited - before), (H, W, 3) uint8; exactly ``before`` if alpha is 0."""
     start = before.astype(np.float32)
     mixed = start + alpha[..., None] * (edited.astype(np.float32) - start)
-    return np.round(mixed).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.round(mixed).clip(0, 255).astype(np.uint8))
 
 
 def rms(first: np.ndarray, second: np.ndarray) -> float:
@@ -159,20 +159,20 @@ def rms(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """The least value of each pixel's 3 x 3 neighbours inside the image."""
+    """The minimum over each pixel's 3 x 3 neighborhood inside the image."""
     for first, last in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        least = mask.copy()
-        np.minimum(least[last], mask[first], out=least[last])
-        np.minimum(least[first], mask[last], out=least[first])
-        mask = least
+        minimum = mask.copy()
+        np.minimum(minimum[last], mask[first], out=minimum[last])
+        np.minimum(minimum[first], mask[last], out=minimum[first])
+        mask = minimum
     return mask
 
 
 def _scaled_mask(mask: np.ndarray, region: Box, size: tuple[int, int]) -> np.ndarray:
-    """A region of a mask, (H, W) uint8, resized to (width, height); no part of it is lost.
+    """A region of a mask, (H, W) uint8, resized to (width, height) without losing any part of it.
 
-    Where it shrinks, a pixel that the mask covers in part is inside: between the pixels that the
-    nearest neighbour takes, a whole cell of the latent grid can lie.
+    When it shrinks, pixels that the mask covers partly are inside it. Nearest-neighbor sampling
+    alone could skip a whole cell of the latent grid.
     """
     nearest = _scaled(mask, region, size, Image.Resampling.NEAREST)
     left, top, right, bottom = region
@@ -183,7 +183,7 @@ def _scaled_mask(mask: np.ndarray, region: Box, size: tuple[int, int]) -> np.nda
 
 
 def _scaled(
-    values: np.ndarray, region: Box, size: tuple[int, int], how: Image.Resampling
+    values: np.ndarray, region: Box, size: tuple[int, int], resample: Image.Resampling
 ) -> np.ndarray:
     """A region of an array, resized to (width, height)."""
-    return np.asarray(Image.fromarray(values).crop(region).resize(size, how))
+    return np.asarray(Image.fromarray(values).crop(region).resize(size, resample))

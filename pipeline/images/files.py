@@ -1,7 +1,7 @@
 """The only place where image files become pixels and pixels become files.
 
-Colors are taken as the file's numbers, in sRGB's place: an embedded ICC profile is ignored and
-not written again. CMYK is converted without a profile, 16 bits are scaled to 8.
+Color values are used as stored and treated as sRGB: an embedded ICC profile is ignored and not
+written to the output. CMYK is converted without a profile. 16 bits are scaled to 8.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.config.config import Output
 
-# Pillow's names of the formats that may be decoded. Formats that call other programs (EPS) or are
-# documents (PDF) are not among them, whatever the configuration says.
+# Pillow's names of the formats that may be decoded. Formats that run other programs (EPS) or are
+# documents (PDF) are never decoded, whatever the configuration says.
 FORMATS = {
     **dict.fromkeys(("jpg", "jpeg", "jfif"), "JPEG"),
     **dict.fromkeys(("tif", "tiff"), "TIFF"),
     **dict.fromkeys(("ppm", "pgm"), "PPM"),
     **{name.lower(): name for name in ("PNG", "WEBP", "GIF", "BMP")},
 }
-# EXIF 2.32, tag 0x0112: how the stored image is to be turned.
-TURNS = {
+# EXIF 2.32, tag 0x0112: how to transpose the stored image.
+TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,12 +37,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 ALPHA_NOTE = "transparent pixels were put on white"
-OUT_OF_MEMORY = MemoryError.__name__  # the kind of error that --retry-failed computes again
+OUT_OF_MEMORY = MemoryError.__name__  # the kind of error that --retry-failed retries
 FRAMES_NOTE = "of an animated image the first frame was taken"
 
 
 class ImageError(Exception):
-    """Why a file gives no pixels: a kind of error, and a sentence that never varies."""
+    """A file that cannot be decoded: the kind of error, and a message that is always the same."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -52,31 +52,31 @@ class ImageError(Exception):
 def decode_image(
     data: bytes, *, max_pixels: int, suffixes: Sequence[str]
 ) -> tuple[Image.Image, list[str]]:
-    """An image file as RGB, turned as its EXIF says.
+    """Decodes an image file to RGB, rotated as its EXIF says.
 
     Args:
         data: the file.
-        max_pixels: a file whose header declares more is not decoded.
-        suffixes: whose formats are tried, by what follows their last dot; where one of them names
-            none (``img``), all of ``FORMATS``.
+        max_pixels: a file whose header declares more pixels is not decoded.
+        suffixes: the formats of these suffixes are tried, by the part after their last dot. If one
+            of them is not in ``FORMATS`` (``img``), all formats are tried.
 
     Returns:
-        (image in mode RGB, notes on what was done to it).
+        (image in mode RGB, notes on conversions).
 
     Raises:
-        PictureError: it is no such image, too large, cut short or damaged.
+        ImageError: the file is not an image of these formats, too large, truncated or damaged.
     """
     endings = {suffix.lower().rpartition(".")[2] for suffix in suffixes}
-    named = endings if endings <= FORMATS.keys() else FORMATS.keys()
-    formats = sorted({FORMATS[name] for name in named})
-    with _reasons(data, formats):
+    known = endings if endings <= FORMATS.keys() else FORMATS.keys()
+    formats = sorted({FORMATS[name] for name in known})
+    with _as_image_errors(data, formats):
         image, notes = _loaded(data, formats, max_pixels)
         return _as_rgb(image, notes), notes
 
 
 def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Turned, without alpha, 8 bits a channel; adds to the notes what changes the image."""
-    turn = TURNS.get(_orientation(image))
+    """Rotates, removes alpha and converts to 8 bits per channel; notes what changes the image."""
+    transpose = TRANSPOSES.get(_orientation(image))
     if image.mode.startswith("I;16"):
         image = _from_16_bits(image)
     if image.has_transparency_data:
@@ -88,25 +88,25 @@ def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise ImageError("UnsupportedImage", "images of 32 bits a channel are not supported")
     image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    return image if transpose is None else image.transpose(transpose)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
-    """A mask file in mode L: 255 = edit. Transparent pixels are 0.
+    """Decodes a mask file to mode L: 255 = edit. Transparent pixels become 0.
 
     Raises:
-        PictureError: see ``decode_picture``.
+        ImageError: see ``decode_image``.
     """
     formats = sorted(set(FORMATS.values()))
     try:
-        with _reasons(data, formats):
-            return _as_grey(_loaded(data, formats, max_pixels)[0])
+        with _as_image_errors(data, formats):
+            return _as_gray(_loaded(data, formats, max_pixels)[0])
     except ImageError as error:
         kind = OUT_OF_MEMORY if error.kind == OUT_OF_MEMORY else "BadMask"
         raise ImageError(kind, f"the mask: {error.message}") from error
 
 
-def _as_grey(mask: Image.Image) -> Image.Image:
+def _as_gray(mask: Image.Image) -> Image.Image:
     if mask.mode.startswith("I;16"):
         mask = _from_16_bits(mask)
     if mask.mode in ("I", "F"):
@@ -118,12 +118,12 @@ def _as_grey(mask: Image.Image) -> Image.Image:
 
 
 def encode_image(pixels: np.ndarray, output: Output) -> bytes:
-    """An image file, the same bytes each time.
+    """Encodes an image file; equal pixels give equal bytes.
 
     Args:
         pixels: (H, W, 3) uint8.
-        output: format and quality. A jpg keeps the colors' full resolution (4:4:4) from quality
-            90 on, below it halves it both ways (4:2:0).
+        output: format and quality. A jpg has full color resolution (4:4:4) from quality 90 on,
+            and half of it in both directions (4:2:0) below.
     """
     sink = io.BytesIO()
     image = Image.fromarray(pixels)
@@ -138,15 +138,15 @@ def encode_image(pixels: np.ndarray, output: Output) -> bytes:
     return sink.getvalue()
 
 
-def encode_grey(values: np.ndarray) -> bytes:
-    """(H, W) uint8 as a PNG, the same bytes each time."""
+def encode_gray(values: np.ndarray) -> bytes:
+    """Encodes (H, W) uint8 as a PNG; equal values give equal bytes."""
     sink = io.BytesIO()
     Image.fromarray(values).save(sink, "PNG")
     return sink.getvalue()
 
 
 def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Image, list[str]]:
-    """The first frame, decoded, and a note if there are others; its size is looked at before."""
+    """Decodes the first frame, and notes if there are others. Checks the size before decoding."""
     image = Image.open(io.BytesIO(data), formats=formats)
     width, height = image.size
     if width * height > max_pixels:
@@ -155,13 +155,13 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
             f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
         )
     image.load()
-    still = image.copy()  # counting frames reads on
-    return still, [FRAMES_NOTE] if _is_animated(image) else []
+    first_frame = image.copy()  # because counting the frames reads on in the file
+    return first_frame, [FRAMES_NOTE] if _is_animated(image) else []
 
 
 @contextmanager
-def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
-    """Turns whatever Pillow raises into a ``PictureError``; our limit of pixels is the one."""
+def _as_image_errors(data: bytes, formats: list[str]) -> Iterator[None]:
+    """Turns everything that Pillow raises into an ``ImageError``; Pillow's pixel limit is off."""
     if not data:
         raise ImageError("EmptyFile", "the image's member has 0 bytes")
     try:
@@ -169,21 +169,21 @@ def _reasons(data: bytes, formats: list[str]) -> Iterator[None]:
             yield
     except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         tried = ", ".join(formats)
-        raise ImageError("NotAnImage", f"the bytes are no image of {tried}") from error
-    except MemoryError as error:  # the machine's fault, and not the image's: tried again
-        raise ImageError(OUT_OF_MEMORY, "the memory did not suffice to decode it") from error
+        raise ImageError("NotAnImage", f"the bytes are not an image in {tried}") from error
+    except MemoryError as error:  # the machine's fault, not the image's, so it can be retried
+        raise ImageError(OUT_OF_MEMORY, "out of memory while decoding") from error
     except Exception as error:  # hostile bytes make decoders raise anything
         raise ImageError("DamagedImage", _stable(error)) from error
 
 
-class _PillowsSettings:
-    """Those of the process, as they are needed while any of its threads decodes.
+class _PillowSettings:
+    """Changes Pillow's process-wide settings while any thread decodes.
 
-    Pillow's own limit of pixels is lifted, and put back by the last thread. Its warnings, of odd
-    EXIF and the like, are left out for good: ``warnings.catch_warnings`` is not for threads
-    (Python below 3.14).
+    Pillow's own pixel limit is off; the last thread restores it. Pillow's warnings, about odd EXIF
+    for example, stay off, because ``warnings.catch_warnings`` is not thread-safe (Python below
+    3.14).
     """
 
     def __init__(self) -> None:
@@ -204,40 +204,41 @@ class _PillowsSettings:
                 Image.MAX_IMAGE_PIXELS = self._limit
 
 
-_PILLOW = _PillowsSettings()
+_PILLOW = _PillowSettings()
 
 
 def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001 - frames that cannot be read are no frames
+    except Exception:  # noqa: BLE001 - frames that cannot be read do not count
         return False
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF raises anything, and turns nothing
+    except Exception:  # noqa: BLE001 - damaged EXIF raises anything; it is ignored
         return 1
     return value if isinstance(value, int) else 1
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Mode I;16 as L, scaled: 65535 becomes 255. (Pillow's own converts clip at 255.)
+    """Converts mode I;16 to L by scaling: 65535 becomes 255. (Pillow's own convert clips at 255.)
 
-    As LA, where one value stands for transparent pixels: Pillow has alpha for 8 bits alone.
+    If one value stands for transparent pixels, the result is LA: Pillow supports transparency
+    with 8 bits only.
     """
     wide = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    gray = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     key = image.info.get("transparency")
     if key is None:
-        return grey
+        return gray
     alpha = Image.fromarray(np.where(wide == key, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (grey, alpha))
+    return Image.merge("LA", (gray, alpha))
 
 
 def _stable(error: Exception) -> str:
-    """The error's first line without what differs from run to run, such as addresses."""
+    """The error's first line without parts that vary from run to run, such as addresses."""
     line = (str(error).splitlines() or [""])[0]
     line = re.sub(r"<[^>]*>|0x[0-9a-fA-F]+", "", line).strip()
     return line or type(error).__name__

@@ -1,4 +1,4 @@
-"""Where the model's image lies in the original: whole pixels, so that both ways agree."""
+"""Maps between original and model image, in whole pixels, so that both directions agree."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom ar
 
 
 def fit(width: int, height: int, *, size: int, resize: str) -> tuple[Box, Box]:
-    """Which box of the original becomes which box of the model's image.
+    """Maps a box of the original image to a box of the model's image.
 
     Args:
-        width: of the original, pixels as seen (after EXIF rotation).
-        height: likewise.
-        size: pixels a side of the model's image.
+        width: of the original in pixels, after EXIF rotation.
+        height: same.
+        size: side of the model's image in pixels.
         resize: crop, pad or stretch.
 
     Returns:
-        (box in the original, box in the model's image). With crop the first one is the largest
-        centred square, with pad the second one keeps the original's shape, centred.
+        (box in the original, box in the model's image). With crop the first box is the largest
+        centered square. With pad the second box is centered and has the original's aspect ratio.
     """
     whole_source, whole_target = (0, 0, width, height), (0, 0, size, size)
     if resize == "stretch":

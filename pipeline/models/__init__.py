@@ -1,1 +1,1 @@
-"""Networks: found, checked, loaded, and adapted once to what the mathematics expects."""
+"""Networks: finding, checking and loading them, and adapting them to ``pipeline.diffusion``."""

@@ -12,7 +12,7 @@ from pipeline.models.transfer import Download, upload
 
 
 class ImageCoder:
-    """A VAE with its scaling: latents here are what the denoiser works on."""
+    """A VAE with its scaling: its latents are in the denoiser's range."""
 
     def __init__(self, vae: AutoencoderKL, micro_batch: MicroBatch) -> None:
         self.vae = vae
@@ -21,7 +21,7 @@ class ImageCoder:
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
     def encode(self, images: list[np.ndarray]) -> Tensor:
-        """Images to clean latents: the mode of the VAE's posterior, so that nothing is drawn.
+        """Encodes images to clean latents. Takes the posterior's mode, so no noise is drawn.
 
         Args:
             images: N of (H, W, 3) uint8.
@@ -31,16 +31,16 @@ class ImageCoder:
         """
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-        def some(rows: slice) -> Tensor:
-            # as uint8, a quarter of float32; every value is exact in any dtype
+        def encode_rows(rows: slice) -> Tensor:
+            # uploaded as uint8: a quarter of float32's size, and exact in every dtype
             scaled = upload(pixels[rows], self.vae.device).to(self.vae.dtype) / 127.5 - 1.0
-            mode = self.vae.encode(scaled).latent_dist.mode().float()
+            mode: Tensor = self.vae.encode(scaled).latent_dist.mode().float()
             return (mode - self.shift) * self.scale
 
-        return torch.cat(self.micro_batch.over(len(pixels), some))
+        return torch.cat(self.micro_batch.map(encode_rows, len(pixels)))
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Clean latents to images.
+        """Decodes clean latents to images.
 
         Args:
             latents: (N, C, h, w) float32.
@@ -49,7 +49,7 @@ class ImageCoder:
             (N, H, W, 3) uint8, values rounded to the nearest.
 
         Raises:
-            ValueError: a value is not finite, and has no pixel.
+            ValueError: a decoded value is not finite.
         """
         images = [image for image in self.decode_each(latents) if image is not None]
         if len(images) < len(latents):
@@ -57,12 +57,12 @@ class ImageCoder:
         return np.stack(images)
 
     def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
-        """``decode``, with None for an image that has a value which is not finite.
+        """Like ``decode``, but returns None for an image with a value that is not finite.
 
-        A VAE in half precision can overflow on a latent that is finite itself.
+        A VAE in half precision can overflow even on a finite latent.
         """
 
-        def some(rows: slice) -> tuple[Download, Download]:
+        def decode_rows(rows: slice) -> tuple[Download, Download]:
             unscaled = (latents[rows] / self.scale + self.shift).to(self.vae.dtype)
             decoded = self.vae.decode(unscaled, return_dict=False)[0].float()
             finite = decoded.isfinite().flatten(1).all(1)
@@ -71,6 +71,6 @@ class ImageCoder:
 
         return [
             image if good else None
-            for pixels, finite in self.micro_batch.over(len(latents), some)
+            for pixels, finite in self.micro_batch.map(decode_rows, len(latents))
             for image, good in zip(pixels.wait().numpy(), finite.wait().tolist(), strict=True)
         ]

@@ -1,8 +1,9 @@
-"""An image classifier of transformers' that names the most likely of some of its classes."""
+"""An image classifier from transformers that picks the most likely of some of its classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,26 +13,27 @@ from transformers import AutoModelForImageClassification as Network
 from pipeline.config.scores import Weights
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import locate
+from pipeline.models.weights import load_network
 
 NEEDED = (("config.json",), ("preprocessor_config.json",))
 
 
 class ImageClassifier:
-    """Images go in at the network's own size, whole; its folder says how they are normalised."""
+    """Takes whole images at the network's own size; its folder says how they are normalized."""
 
     def __init__(self, path: str, device: str, micro_batch: int = 32) -> None:
         """
         Args:
             path: a folder in transformers' format, or a hub id.
-            device: that computes.
-            micro_batch: images that the network takes at once.
+            device: the device to compute on.
+            micro_batch: images per network call.
 
         Raises:
             FileNotFoundError, ValueError: see ``pipeline.models.score_weights.locate``.
         """
         folder = check_classifier(path)
         options = {"local_files_only": True}
-        network = Network.from_pretrained(folder, use_safetensors=True, **options)
+        network = load_network(Network, Path(folder), f"--classifier {path}")
         self.network = network.to(device).eval().requires_grad_(False)
         # Pillow's backend: the other one needs torchvision
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
@@ -39,7 +41,7 @@ class ImageClassifier:
 
     @property
     def side(self) -> int:
-        """Pixels a side of what the network takes."""
+        """Side length of the network's input in pixels."""
         return int(self.network.config.image_size)
 
     @property
@@ -48,11 +50,11 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def most_likely(self, images: Sequence[np.ndarray], among: Sequence[int]) -> list[int]:
-        """For each image the class of the greatest logit, of those in ``among``.
+        """For each image, the class in ``among`` with the greatest logit.
 
         Args:
             images: (side, side, 3) uint8 each.
-            among: numbers of classes.
+            among: class numbers.
         """
         chosen = torch.tensor(among, device=self.network.device)
 
@@ -63,14 +65,17 @@ class ImageClassifier:
                 do_center_crop=False,
                 return_tensors="pt",
             )
-            return self.network(given["pixel_values"].to(self.network.device)).logits
+            output: torch.Tensor = self.network(
+                given["pixel_values"].to(self.network.device)
+            ).logits
+            return output
 
-        found = self.micro_batch.over(len(images), lambda rows: logits(rows)[:, chosen].argmax(1))
+        found = self.micro_batch.map(lambda rows: logits(rows)[:, chosen].argmax(1), len(images))
         return chosen[torch.cat(found)].tolist() if found else []
 
 
 def check_classifier(path: str) -> str:
-    """Finds a classifier's files before any work; returns their folder.
+    """Finds a classifier's files at start-up and returns their folder.
 
     Raises:
         FileNotFoundError, ValueError: as ``locate``.

@@ -1,4 +1,4 @@
-"""torch.compile for the network, as an option: where the code is kept, and the first call."""
+"""Optional torch.compile for the network: the cache of compiled code, and the warm-up call."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pipeline.diffusion.schedule import Level
 from pipeline.models.text import TextEncoder
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-# Of distinct shapes: a tail is padded to a power of two, and region decoding has a few sizes.
+# Distinct input shapes. Last micro-batches are padded to a power of two, and region decoding uses
+# a few sizes.
 MAX_SHAPES = 64
 
 
 def compile_network(network: nn.Module, model: Model) -> None:
-    """Compiles a network in place at its first call of each shape; ``model.compile: off`` does not.
+    """Sets up in-place compilation, which runs at the first call with each input shape.
 
     Args:
         network: a UNet or a transformer.
-        model: ``compile`` is off, default (fused kernels) or cuda_graphs (their launches recorded
-            too); ``compile_cache`` is where compiled code is kept for the next actor.
+        model: ``compile`` is off (does nothing), default (fused kernels) or cuda_graphs (kernel
+            launches are recorded too); ``compile_cache`` keeps compiled code for the next actor.
     """
     if model.compile == "off":
         return
@@ -37,8 +38,8 @@ def compile_network(network: nn.Module, model: Model) -> None:
 
 
 @contextmanager
-def as_written(network: nn.Module) -> Iterator[None]:
-    """While it lasts a compiled network runs as it was written: fused kernels hide their FLOPs."""
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Runs a compiled network uncompiled inside the context: fused kernels hide their FLOPs."""
     compiled = network._compiled_call_impl
     network._compiled_call_impl = None
     try:
@@ -55,13 +56,13 @@ def warm_up(
     latent_shape: tuple[int, ...],
     device: str,
 ) -> None:
-    """One call with a whole micro-batch, so that compiling does not fall into a part's time.
+    """Calls the network once with a whole micro-batch, so that no part's time includes compiling.
 
     Args:
         denoiser: the compiled network.
-        text: the model's; the empty text is enough.
-        level: any.
-        latent_shape: (N, C, h, w), N a micro-batch.
+        text: the model's text encoder; it encodes the empty text.
+        level: any level.
+        latent_shape: (N, C, h, w), where N is the micro-batch size.
         device: the network's.
     """
     latent = torch.zeros(latent_shape, device=device)

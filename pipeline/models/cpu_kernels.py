@@ -1,9 +1,9 @@
-"""On a CPU in float32: oneDNN multiplies matrices, also where torch would not ask it.
+"""Makes float32 layers on a CPU use oneDNN where torch would use MKL.
 
-torch gives linear layers to MKL, and small convolutions of one thread to a loop around MKL. On
-AMD's processors MKL's float32 product runs at less than half the rate of oneDNN's, which serves
-torch's other convolutions anyway (a core of an EPYC of the fifth generation: 103 against 245
-GFLOP/s). In half precision torch asks oneDNN itself.
+torch computes linear layers with MKL, and small single-threaded convolutions with a loop around
+MKL. On AMD processors MKL's float32 product is less than half as fast as oneDNN's, which torch
+uses for its other convolutions anyway (one core of a fifth-generation EPYC: 103 against 245
+GFLOP/s). In half precision torch uses oneDNN by itself.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 
 
 class OneDnnLinear(nn.Linear):
-    """``nn.Linear`` by oneDNN, where no gradient passes; else torch's own."""
+    """``nn.Linear`` computed by oneDNN, or by torch's own kernel when a gradient is needed."""
 
     def forward(self, input: Tensor) -> Tensor:
         if _wants_gradient(input, self.weight):  # the operator has no derivative
             return super().forward(input)
-        linear = torch.ops.mkldnn._linear_pointwise  # what torch's inductor calls
+        linear = torch.ops.mkldnn._linear_pointwise  # the operator that torch's inductor calls
         output: Tensor = linear(input, self.weight, self.bias, "none", [], "")
         return output
 
 
 class OneDnnConv2d(nn.Conv2d):
-    """``nn.Conv2d`` by oneDNN, where no gradient passes; else as torch chooses."""
+    """``nn.Conv2d`` computed by oneDNN, or as torch chooses when a gradient is needed."""
 
     def forward(self, input: Tensor) -> Tensor:
         if _wants_gradient(input, self.weight):
             return super().forward(input)
-        assert not isinstance(self.padding, str), "use_onednn leaves such layers alone"
+        assert not isinstance(self.padding, str), "use_onednn does not replace such layers"
         return torch.mkldnn_convolution(
             input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
         )
@@ -42,14 +42,14 @@ REPLACED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def use_onednn(network: nn.Module) -> None:
-    """Changes, in place, how a network's layers are computed; their weights stay where they are.
+    """Replaces, in place, how a network's layers are computed; the weights are not touched.
 
     Args:
-        network: on a CPU, float32, not to be compiled. Layers of classes derived from torch's own
-            and convolutions padded otherwise than with zeros are left alone. Without oneDNN in this
-            build of torch nothing changes.
+        network: on a CPU, float32, not to be compiled. Subclasses of torch's layers and
+            convolutions with other than zero padding are not replaced. If this build of torch has
+            no oneDNN, nothing changes.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own
         return
     for module in network.modules():
         kind = REPLACED.get(type(module))

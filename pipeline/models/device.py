@@ -1,4 +1,4 @@
-"""How torch computes: threads, and the switches that keep results the same from run to run."""
+"""How torch computes: device, memory format, and the switches that make results reproducible."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 
 
 def device_kind(device: torch.device) -> str:
-    """The kind of device, e.g. "cpu" or a GPU's name: equal bytes are promised on one kind."""
+    """The kind of device, "cpu" or a GPU's name. Equal output bytes are promised per kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def memory_format_for(device: str, dtype: torch.dtype, *, compiled: bool) -> torch.memory_format:
-    """How convolutions lie in memory: channels last, but not in half precision on a CPU.
+    """The memory format of convolutions: channels last, except in half precision on a CPU.
 
-    There torch 2.13's GroupNorm is a slow loop over channels last: 3.8 against 3.0 ms a row of the
-    bundled model's UNet in bfloat16. Compiled, the norm is another one, and channels last win.
+    In that case torch 2.13's GroupNorm is a slow loop over channels last: 3.8 instead of 3.0 ms
+    per row in the bundled model's UNet in bfloat16. Compiled code has its own norm and is faster
+    with channels last.
     """
     if device == "cpu" and dtype != torch.float32 and not compiled:
         return torch.contiguous_format
@@ -24,9 +25,9 @@ def memory_format_for(device: str, dtype: torch.dtype, *, compiled: bool) -> tor
 
 
 def device_fault(device: str) -> str | None:
-    """Why this process can compute nothing more on its device; None where it can.
+    """Why this process can no longer compute on its device, or None if it can.
 
-    After some errors (an illegal access, a lost GPU) every later call of CUDA fails too, until the
+    After some errors (an illegal access, a lost GPU) every later CUDA call fails too, until the
     process ends.
 
     Args:
@@ -41,12 +42,12 @@ def device_fault(device: str) -> str | None:
 
 
 def make_deterministic() -> None:
-    """Chooses, for the whole process, the algorithms that give the same bits every time."""
-    # cuBLAS needs a fixed workspace, named before its first use
+    """Selects deterministic algorithms for the whole process."""
+    # cuBLAS needs a fixed workspace, which must be set before its first use
     # (docs.nvidia.com/cuda/cublas, "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # else every new tensor would be written twice
+    # otherwise torch would fill every new tensor before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""Networks that turn images and texts into features that are compared: CLIP, DINO, DINOv2."""
+"""Networks that embed images and texts for comparison: CLIP, DINO, DINOv2."""
 
 # N images or texts, D feature dimensions, T tokens of an image (its class token and patches).
 from __future__ import annotations
@@ -17,31 +17,31 @@ from pipeline.models.micro_batch import MicroBatch
 
 Images = Sequence[np.ndarray]  # N of (H, W, 3) uint8
 
-# ImageNet's, in [0, 1]: what DINO was trained with.
+# ImageNet's statistics for values in [0, 1], which DINO was trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageNetwork:
-    """A transformers network over images, with the preparation that its folder names."""
+    """A transformers image network with the preprocessing that its folder specifies."""
 
     def __init__(self, network: PreTrainedModel, processor: Any, micro_batch: MicroBatch) -> None:
         self.network, self.processor, self.micro_batch = network, processor, micro_batch
 
     def prepared(self, images: Images) -> Tensor:
-        """(N, 3, h, w) on the network's device: resized, cropped and normalised by Pillow."""
-        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        """(N, 3, h, w) on the network's device: resized, cropped and normalized by Pillow."""
+        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(self.network.device, self.network.dtype)
 
-    def over(self, images: Images, compute: Any) -> Tensor:
-        """What ``compute`` gives for the prepared images, in micro-batches, as float32."""
-        rows = self.micro_batch.over(
-            len(images), lambda chosen: compute(self.prepared(images[chosen])).float()
+    def map(self, compute: Any, images: Images) -> Tensor:
+        """Applies ``compute`` to the prepared images in micro-batches; returns float32."""
+        outputs = self.micro_batch.map(
+            lambda rows: compute(self.prepared(images[rows])).float(), len(images)
         )
-        return torch.cat(rows)
+        return torch.cat(outputs)
 
 
 class Clip(ImageNetwork):
-    """CLIP's two encoders; features have length 1."""
+    """CLIP's two encoders. Features are scaled to length 1."""
 
     network: CLIPModel
 
@@ -54,13 +54,13 @@ class Clip(ImageNetwork):
 
     def images(self, images: Images) -> Tensor:
         """(N, D) float32."""
-        features = self.over(
-            images, lambda pixels: self.network.get_image_features(pixels).pooler_output
+        features = self.map(
+            lambda pixels: self.network.get_image_features(pixels).pooler_output, images
         )
         return normalize(features)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32; texts are padded to the network's length, and cut there."""
+        """(N, D) float32; texts are padded and truncated to the network's length."""
         encoded = self.tokenizer(
             [text.encode("utf-8", "replace").decode() for text in texts],
             padding="max_length",
@@ -69,9 +69,9 @@ class Clip(ImageNetwork):
             return_tensors="pt",
         )
         ids = encoded["input_ids"].to(self.network.device)
-        features = self.micro_batch.over(
+        features = self.micro_batch.map(
+            lambda rows: self.network.get_text_features(ids[rows]).pooler_output.float(),
             len(texts),
-            lambda chosen: self.network.get_text_features(ids[chosen]).pooler_output.float(),
         )
         return normalize(torch.cat(features))
 
@@ -79,17 +79,17 @@ class Clip(ImageNetwork):
 def clip_scores(
     before: Tensor, after: Tensor, caption: Tensor, edit_text: Tensor
 ) -> dict[str, Tensor]:
-    """How images and texts agree, and whether they changed in the same direction.
+    """How well images match texts, and whether image and text changed in the same direction.
 
     Args:
-        before: (N, D) features of length 1 of the images before the edit.
-        after: likewise, after it.
-        caption: of the texts that say what is there.
-        edit_text: of the texts that say what is wanted.
+        before: (N, D) features of length 1, of the images before the edit.
+        after: same shape, of the images after the edit.
+        caption: same shape, of the captions.
+        edit_text: same shape, of the edit texts.
 
     Returns:
-        By score, (N,) cosines. Where two images or two texts are the same to CLIP there is no
-        direction, and the directional score is 0.
+        (N,) cosines by score name. If CLIP gives two images or two texts the same features, there
+        is no direction, and the directional score is 0.
 
     Source: InstructPix2Pix, arXiv:2211.09800, section 3.1.2; StyleGAN-NADA, arXiv:2108.00946, for
         the direction.
@@ -103,7 +103,7 @@ def clip_scores(
 
 
 class DinoStructure:
-    """The self-similarity of DINO's keys in one layer."""
+    """Compares images by the self-similarity of DINO's attention keys in one layer."""
 
     def __init__(self, network: ViTModel, layer: int, micro_batch: MicroBatch) -> None:
         self.network, self.micro_batch = network, micro_batch
@@ -117,30 +117,30 @@ class DinoStructure:
     def distance(self, before: Images, after: Images) -> Tensor:
         """(N,) float32: the mean squared difference of two images' self-similarities.
 
-        Source: Splice, arXiv:2201.00424, section 3.2, as PIE-Bench measures it: the keys of all
-            heads side by side, the class token among the tokens.
-        Differs: images are resized by Pillow, with antialiasing, before they are normalised.
+        Source: Splice, arXiv:2201.00424, section 3.2, as PIE-Bench measures it: with the keys of
+            all heads concatenated, and the class token included.
+        Differs: images are resized by Pillow, with antialiasing, before they are normalized.
         """
-        rows = self.micro_batch.over(
-            len(before),
-            lambda chosen: (
-                (self._similarity(before[chosen]) - self._similarity(after[chosen]))
+        outputs = self.micro_batch.map(
+            lambda rows: (
+                (self._similarity(before[rows]) - self._similarity(after[rows]))
                 .square()
                 .mean((1, 2))
             ),
+            len(before),
         )
-        return torch.cat(rows)
+        return torch.cat(outputs)
 
     def _similarity(self, images: Images) -> Tensor:
-        """(N, T, T) float32, the cosines of all pairs of tokens' keys."""
+        """(N, T, T) float32, the cosines of the keys of all pairs of tokens."""
         self._keys.clear()
         self.network(self._prepared(images))
         keys_NTD = normalize(self._keys.pop().float(), dim=2)
         return keys_NTD @ keys_NTD.transpose(1, 2)
 
     def _prepared(self, images: Images) -> Tensor:
-        size, how = (self.size, self.size), Image.Resampling.BILINEAR
-        resized = [np.asarray(Image.fromarray(image).resize(size, how)) for image in images]
+        size, resample = (self.size, self.size), Image.Resampling.BILINEAR
+        resized = [np.asarray(Image.fromarray(image).resize(size, resample)) for image in images]
         pixels = torch.from_numpy(np.stack(resized)).to(self.network.device).float() / 255
         scaled = (pixels - pixels.new_tensor(IMAGENET_MEAN)) / pixels.new_tensor(IMAGENET_STD)
         return scaled.permute(0, 3, 1, 2).to(self.network.dtype)

@@ -1,8 +1,8 @@
-"""Deep features of a UNet, computed at some steps and used again at the next ones.
+"""Reuses a UNet's deep features, computed at some steps, at the steps that follow.
 
-From step to step the inner layers' features change little, and most of the time is spent there.
-Between two whole evaluations only the outermost layers are computed: the first ones down, which
-read the latent, and the last ones up, which are given the features of the last whole evaluation.
+The features of the inner layers change little from step to step, but take most of the time.
+Between two full evaluations only the outermost layers are computed: the first down layers, which
+read the latent, and the last up layers, which get the features of the last full evaluation.
 
 Source: DeepCache, arXiv:2312.00858, section 3; uniform intervals (its 1:N strategy).
 """
@@ -26,10 +26,10 @@ from pipeline.models.network import UNetDenoiser
 
 
 class ReusingDenoiser:
-    """A ``Denoiser`` for one loop over levels: the same rows, in the same order, at every call.
+    """A ``Denoiser`` for one loop over levels. Every call must have the same rows in order.
 
-    Features belong to rows and not to calls of the network, so that a micro-batch may be halved
-    between two steps.
+    Features are stored per row, not per network call, so the micro-batch may be halved between
+    two steps.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class ReusingDenoiser:
     ) -> None:
         """
         Args:
-            denoiser: not in micro-batches of its own, not compiled.
+            denoiser: without micro-batches of its own, not compiled.
             micro_batch: the stage's.
             settings: interval and layers.
-            first: where the loop begins. The whole network is computed there, and at every
-                ``interval``-th level from there, so that a loop that begins anew needs no notice.
+            first: the loop's first level. The whole network is computed there and at every
+                ``interval``-th level after it, so a loop can start again without a reset.
         """
         self.denoiser, self.micro_batch = denoiser, micro_batch
         self.settings, self.first = settings, first
@@ -51,18 +51,18 @@ class ReusingDenoiser:
         """As ``Denoiser``."""
         layers, deep = self.settings.layers, self._deep
         if self._is_whole(level) or deep is None:
-            results = self.micro_batch.over(
-                len(latent),
+            results = self.micro_batch.map(
                 lambda rows: evaluate(self.denoiser, latent[rows], level, condition[rows], layers),
+                len(latent),
             )
             self._deep = torch.cat([features for _, features in results])
             return torch.cat([eps for eps, _ in results])
         return torch.cat(
-            self.micro_batch.over(
-                len(latent),
+            self.micro_batch.map(
                 lambda rows: evaluate_outermost(
                     self.denoiser, latent[rows], level, condition[rows], layers, deep[rows]
                 ),
+                len(latent),
             )
         )
 
@@ -73,13 +73,13 @@ class ReusingDenoiser:
 def denoiser_for(
     denoiser: Denoiser, unbatched: Denoiser, micro_batch: MicroBatch, settings: Reuse, first: Level
 ) -> Denoiser:
-    """The denoiser of a loop that begins at a level: as it is, or with features used again.
+    """The denoiser for one loop over levels, with feature reuse if the settings ask for it.
 
     Args:
         denoiser: in micro-batches.
-        unbatched: the same, without; a UNet's if anything is to be used again.
+        unbatched: the same without micro-batches; must be a UNet's if features are reused.
         micro_batch: the stage's.
-        settings: an interval of 1 changes nothing.
+        settings: an interval of 1 means no reuse.
         first: see ``ReusingDenoiser``.
     """
     if settings.interval == 1:
@@ -95,17 +95,17 @@ def evaluate(
     condition: Condition,
     layers: int,
 ) -> tuple[Tensor, Tensor]:
-    """The whole network, and what its last ``layers`` layers are given from further inside.
+    """Evaluates the whole network; also returns the deep features that the last layers get.
 
     Returns:
         (N, C, h, w) float32 eps; (N, C', h, w) features in the network's dtype.
     """
     unet = denoiser.unet
-    skipped = unet.conv_in.out_channels  # a layer's input is features and, last, a skip
+    num_skipped = unet.conv_in.out_channels  # a layer's input ends with the skip connection
     seen: list[Tensor] = []
 
     def keep(module: Any, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0][:, :-skipped].clone())  # a copy: the skip's memory is set free
+        seen.append(inputs[0][:, :-num_skipped].clone())  # a copy, which frees the skip's memory
 
     hook = unet.up_blocks[-1].resnets[-layers].register_forward_pre_hook(keep)
     try:
@@ -123,10 +123,10 @@ def evaluate_outermost(
     layers: int,
     deep: Tensor,
 ) -> Tensor:
-    """The outermost layers alone, with features of another evaluation.
+    """Evaluates the outermost layers only, with the deep features of another evaluation.
 
     Returns:
-        (N, C, h, w) float32 eps; what ``evaluate`` gives if ``deep`` is of the same evaluation.
+        (N, C, h, w) float32 eps; equal to ``evaluate``'s if ``deep`` is of the same evaluation.
     """
     predicted = _outermost(denoiser.unet, *denoiser.inputs(latent, level, condition), layers, deep)
     return denoiser.eps_from(predicted, latent, level)
@@ -141,13 +141,13 @@ def _outermost(
     layers: int,
     deep: Tensor,
 ) -> Tensor:
-    """diffusers 0.42's ``UNet2DConditionModel.forward`` without what lies further inside."""
+    """diffusers 0.42's ``UNet2DConditionModel.forward`` without the inner layers."""
     embedding = unet.time_embedding(unet.get_time_embed(sample=latent, timestep=timestep))
-    further = unet.get_aug_embed(
+    added_embedding = unet.get_aug_embed(
         emb=embedding, encoder_hidden_states=tokens, added_cond_kwargs=added
     )
-    if further is not None:
-        embedding = embedding + further
+    if added_embedding is not None:
+        embedding = embedding + added_embedding
     hidden = unet.conv_in(latent)
     skips = [hidden]
     down, up = unet.down_blocks[0], unet.up_blocks[-1]
@@ -157,11 +157,12 @@ def _outermost(
     hidden = deep
     for number in range(len(up.resnets) - layers, len(up.resnets)):
         hidden = _layer(up, number, torch.cat([hidden, skips.pop()], dim=1), embedding, tokens)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+    predicted: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+    return predicted
 
 
 def _layer(block: Any, number: int, hidden: Tensor, embedding: Tensor, tokens: Tensor) -> Tensor:
-    """A residual block, and the attention after it where the block has some."""
+    """One residual layer, and the attention after it if the block has attention."""
     hidden = block.resnets[number](hidden, embedding)
     if getattr(block, "has_cross_attention", False):
         attention = block.attentions[number]

@@ -1,4 +1,4 @@
-"""Changing all weights of a network for a while."""
+"""Temporary changes to all weights of a network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 @contextmanager
 def fine_tuning(network: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """While it lasts the weights take gradients and may be changed; afterwards they are as before.
+    """Lets the weights be trained inside the context and restores them afterwards, bit for bit.
 
-    To the bit, whatever ends it: the copy that they are restored from lies in the main memory.
+    The weights are restored after an exception too. The copy lies in main memory.
 
     Yields:
         The parameters.

@@ -1,7 +1,7 @@
-"""FID's Inception-v3 as far as its features (pool3), the network that CSFID measures with.
+"""FID's Inception-v3 up to its features (pool3), which CSFID compares.
 
-These are the weights of TensorFlow's graph of 2015-12-05, as the package pytorch-fid ported them
-(``pt_inception-2015-12-05-6726825d.pth``): not torchvision's, whose blocks differ as well.
+The weights are those of TensorFlow's graph of 2015-12-05, as ported by the package pytorch-fid
+(``pt_inception-2015-12-05-6726825d.pth``). torchvision's network has other weights and blocks.
 """
 
 # N images, C channels, h w the grid, D features (2,048 of the real weights).
@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.inception_layers import BLOCKS, LAYERS, VALID, problem
+from pipeline.models.inception_layers import BLOCKS, LAYERS, VALID, shape_error
 
-SIDE = 299  # pixels, of what the network takes
+SIDE = 299  # of the network's input, in pixels
 NORM_EPS = 1e-3
 HOW_TO_GET = (
     "it takes pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid (release "
-    "fid_weights) converted to safetensors; README.md, 'Measuring a method', has the lines"
+    "fid_weights) converted to safetensors; jobs/README.md, 'Weights of Inception', has the lines"
 )
 
 
 class Inception:
-    """Features of images, by the weights of one safetensors file."""
+    """Computes features of images with the weights of one safetensors file."""
 
     def __init__(
         self, weights: Mapping[str, Tensor], device: str = "cpu", micro_batch: int = 32
@@ -36,25 +36,25 @@ class Inception:
         """
         Args:
             weights: by torchvision's names; batch norms are folded into their convolutions.
-            device: that computes.
-            micro_batch: images that the network takes at once.
+            device: the device to compute on.
+            micro_batch: images per network call.
 
         Raises:
-            ValueError: a tensor is missing or of another shape.
+            ValueError: a tensor is missing or has another shape.
         """
-        wrong = problem({name: tuple(tensor.shape) for name, tensor in weights.items()})
-        if wrong is not None:
-            raise ValueError(wrong)
+        error = shape_error({name: tuple(tensor.shape) for name, tensor in weights.items()})
+        if error is not None:
+            raise ValueError(error)
         self.device, self.micro_batch = torch.device(device), micro_batch
         self.layers = {name: _folded(weights, name, self.device) for name in LAYERS}
 
     @torch.inference_mode()
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The network's last average over the grid.
+        """The network's features: its last average over the grid.
 
         Args:
             images: (H, W, 3) uint8, all of one size; scaled to 299 x 299 bilinearly without
-                antialiasing, as FID is.
+                antialiasing, as for FID.
 
         Returns:
             (N, D) float32.
@@ -68,7 +68,7 @@ class Inception:
         return np.concatenate(rows)
 
     def pool3(self, x_NCHW: Tensor) -> Tensor:
-        """(N, D) of (N, 3, 299, 299) in [-1, 1]."""
+        """(N, D) features of (N, 3, 299, 299) pixels in [-1, 1]."""
         x = self._chain(x_NCHW, "", "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
         x = self._chain(F.max_pool2d(x, 3, 2), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
         x = F.max_pool2d(x, 3, 2)
@@ -77,7 +77,7 @@ class Inception:
         return x.mean((2, 3))
 
     def _branches(self, x: Tensor, block: str) -> list[Tensor]:
-        """What a block joins, by the block's letter in the paper's and torchvision's order."""
+        """The outputs of a block's branches, in the order of the paper and torchvision."""
 
         def chain(*names: str, of: Tensor = x) -> Tensor:
             return self._chain(of, f"{block}.", *names)
@@ -93,13 +93,13 @@ class Inception:
         if block == "Mixed_7a":
             seven = ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4")
             return [chain("branch3x3_1", "branch3x3_2"), chain(*seven), F.max_pool2d(x, 3, 2)]
-        # TensorFlow's average leaves the padding out; and in the last block its graph has the
-        # maximum, where the paper has the average.
+        # TensorFlow's average does not count the padding, and its graph has a maximum in the last
+        # block, where the paper has an average.
         if block == "Mixed_7c":
-            around = F.max_pool2d(x, 3, 1, 1)
+            pool = F.max_pool2d(x, 3, 1, 1)
         else:
-            around = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        first, pooled = chain("branch1x1"), chain("branch_pool", of=around)
+            pool = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        first, pooled = chain("branch1x1"), chain("branch_pool", of=pool)
         if block.startswith("Mixed_5"):
             five = chain("branch5x5_1", "branch5x5_2")
             return [first, five, triple("branch3x3dbl"), pooled]
@@ -114,43 +114,43 @@ class Inception:
         for name in names:
             weight, bias = self.layers[prefix + name]
             stride = VALID.get(prefix + name)
-            sides = (weight.shape[2] // 2, weight.shape[3] // 2) if stride is None else (0, 0)
-            x = F.conv2d(x, weight, bias, stride or 1, sides).relu()
+            padding = (weight.shape[2] // 2, weight.shape[3] // 2) if stride is None else (0, 0)
+            x = F.conv2d(x, weight, bias, stride or 1, padding).relu()
         return x
 
 
 def check_inception(path: str) -> None:
-    """Looks at a weights file before any work, by its header alone.
+    """Checks a weights file at start-up, by reading its header only.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no safetensors file, or of another network.
+        ValueError: it is not a safetensors file, or holds another network.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"no such file; {HOW_TO_GET}")
     if file.suffix != ".safetensors":
-        raise ValueError(f"a file of another kind, and allowed is safetensors; {HOW_TO_GET}")
+        raise ValueError(f"a file of the wrong kind; allowed is safetensors; {HOW_TO_GET}")
     try:
         with safe_open(file, framework="pt") as tensors:
             shapes = {n: tuple(tensors.get_slice(n).get_shape()) for n in tensors.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"not safetensors: {error}") from None
-    wrong = problem(shapes)
+    wrong = shape_error(shapes)
     if wrong is None:
-        wrong = _misfit(shapes)
+        wrong = _layers_error(shapes)
     if wrong is not None:
         raise ValueError(f"{wrong}; {HOW_TO_GET}")
 
 
 def load_inception(path: str, device: str) -> Inception:
-    """Loads what ``check_inception`` has looked at; raises what it raises."""
+    """Checks a weights file and loads it; raises the same errors as ``check_inception``."""
     check_inception(path)
     return Inception(load_file(Path(path).expanduser()), device)
 
 
-def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Where one layer's channels are not those that the next one takes: tried without numbers."""
+def _layers_error(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why consecutive layers do not fit together, found with meta tensors; None if they do."""
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
         Inception(empty, "meta").pool3(torch.empty(1, 3, SIDE, SIDE, device="meta"))
@@ -162,7 +162,7 @@ def _misfit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 def _folded(
     weights: Mapping[str, Tensor], name: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """A layer's convolution with the batch norm behind it, as weight and bias."""
+    """Weight and bias of a layer's convolution with the batch norm folded in."""
     scale, shift, mean, variance = (
         weights[f"{name}.bn.{part}"].double()
         for part in ("weight", "bias", "running_mean", "running_var")

@@ -1,4 +1,4 @@
-"""The layers of FID's Inception-v3 by name; without torch, so that weights are checked early."""
+"""The layers of FID's Inception-v3 by name. Needs no torch, so start-up checks can use it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Kernel = tuple[int, int]
 _ONE, _THREE, _FIVE = (1, 1), (3, 3), (5, 5)
 _WIDE, _TALL = (1, 7), (7, 1)
 
-# Named as torchvision names them, so that the weights load as they are.
+# Names are torchvision's, so that the weights load without renaming.
 _A: dict[str, Kernel] = {
     "branch1x1": _ONE,
     "branch5x5_1": _ONE,
@@ -79,7 +79,7 @@ BLOCKS: dict[str, dict[str, Kernel]] = {
 LAYERS: dict[str, Kernel] = STEM | {
     f"{block}.{name}": kernel for block, layers in BLOCKS.items() for name, kernel in layers.items()
 }
-# The stride of the convolutions without padding; all others have stride 1 and keep the size.
+# Strides of the convolutions without padding. All others have stride 1 and keep the size.
 VALID = {
     "Conv2d_1a_3x3": 2,
     "Conv2d_2a_3x3": 1,
@@ -89,23 +89,23 @@ VALID = {
     "Mixed_7a.branch3x3_2": 2,
     "Mixed_7a.branch7x7x3_4": 2,
 }
-# Of a layer: a convolution without bias, and the batch norm behind it.
+# The batch norm that follows each convolution; convolutions have no bias.
 NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
-def problem(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What is the matter with tensors that should be this network's; None: names and kernels fit.
+def shape_error(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why these tensors cannot be this network's, or None if names and kernel sizes match.
 
-    How many channels a layer has is read from the weights.
+    The number of channels is not checked: it is read from the weights.
     """
     for layer, kernel in LAYERS.items():
         name = f"{layer}.conv.weight"
         shape = shapes.get(name)
         if shape is None or len(shape) != 4 or shape[2:] != kernel:
-            held = "missing" if shape is None else f"of shape {shape}"
-            return f"{name} is {held}, and a kernel of {kernel[0]} x {kernel[1]} is needed"
+            found = "missing" if shape is None else f"of shape {shape}"
+            return f"{name} is {found}; a kernel of {kernel[0]} x {kernel[1]} is needed"
         for norm in NORM:
             if shapes.get(f"{layer}.{norm}") != (shape[0],):
-                found = shapes.get(f"{layer}.{norm}", "missing")
-                return f"{layer}.{norm} is {found}, and {(shape[0],)} is needed"
+                norm_shape = shapes.get(f"{layer}.{norm}", "missing")
+                return f"{layer}.{norm} is {norm_shape}; {(shape[0],)} is needed"
     return None

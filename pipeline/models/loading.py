@@ -1,4 +1,4 @@
-"""From a probed folder to loaded networks: safetensors only, no remote code, nothing drawn."""
+"""Loads the networks of a probed model: safetensors only, no remote code, no random weights."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
+from pipeline.models.weights import load_network
 
 DTYPES = {
     "float32": torch.float32,
@@ -42,16 +43,16 @@ VAE_HALVES = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """The loaded parts of a text-to-image model, ready for a stage.
+    """The loaded networks of a text-to-image model, ready for a stage.
 
     Attributes:
-        info: what is known of it without its weights.
-        device: where it lies.
-        dtype: of weights, activations, and of what travels between stages.
-        schedule: its noise schedule.
-        unbatched: the network as it is, and as it is fitted.
-        denoiser: the same, called with any number of rows: micro-batches are its own business.
-        micro_batch: how many rows denoiser, text encoder and VAE take at once.
+        info: what ``probe_model`` found out.
+        device: where the networks are.
+        dtype: of weights and activations, and of the tensors that stages pass on.
+        schedule: the noise schedule.
+        unbatched: the network without micro-batches; fitting trains this one.
+        denoiser: the same network for any number of rows; it splits them into micro-batches.
+        micro_batch: how many rows denoiser, text encoder and VAE take per call.
     """
 
     info: ModelInfo
@@ -66,20 +67,20 @@ class LatentDiffusion:
 
     @property
     def device_kind(self) -> str:
-        """What a marker calls the device: "cpu" or a GPU's name."""
+        """The device's name in a marker: "cpu" or a GPU's name."""
         return device_kind(self.device)
 
     def denoiser_from(self, first: Level, settings: Reuse) -> Denoiser:
-        """The denoiser for one loop that begins at a level, with deep features used again or not.
+        """The denoiser for one loop over levels, with feature reuse if the settings ask for it.
 
         Args:
             first: the loop's first level.
-            settings: of ``method.reuse``.
+            settings: ``method.reuse``.
         """
         return denoiser_for(self.denoiser, self.unbatched, self.micro_batch, settings, first)
 
     def with_micro_batch(self, size: int) -> LatentDiffusion:
-        """The same networks, called with another number of rows at a time."""
+        """The same networks with another micro-batch size."""
         micro_batch = MicroBatch(size, static=self.micro_batch.static)
         return replace(
             self,
@@ -93,19 +94,19 @@ class LatentDiffusion:
 def load_model(
     model: Model, device: str, stage: Stage, vae_halves: Collection[str] = VAE_HALVES
 ) -> LatentDiffusion:
-    """Loads a model for one actor, and sets what this process computes with.
+    """Loads a model for one actor; sets determinism and threads for this process.
 
     Args:
         model: the configuration's section.
         device: "cpu" or "cuda".
-        stage: its threads (on a CPU) and micro-batch.
-        vae_halves: encoder, decoder, both or neither; a half that no stage needs is not kept.
+        stage: gives the number of threads (on a CPU) and the micro-batch size.
+        vae_halves: encoder, decoder, both or neither; other halves are dropped.
 
     Raises:
         FileNotFoundError, ValueError: see ``probe_model``.
     """
     make_deterministic()
-    disable_progress_bar()  # one bar a file is no news to whoever runs a job
+    disable_progress_bar()  # a bar for every file would flood the job's output
     if device == "cpu":
         torch.set_num_threads(stage.num_threads)
     info = probe_model(model, hash_files=False)
@@ -113,16 +114,16 @@ def load_model(
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name
-        network = kind.from_pretrained(
+        network = load_network(
+            kind,
             folder,
+            f"model.path={model.path!r}",
             variant=weights_variant(folder, model.path),
-            use_safetensors=True,
-            local_files_only=True,
             torch_dtype=dtype,
         )
         if isinstance(network, ModelMixin):
-            # diffusers 0.42 looks at the first tensor alone to see whether it need convert, and
-            # the transformer's first is a table that is float32 anyway: the rest stayed so too
+            # diffusers 0.42 looks only at the first tensor to decide whether to convert. The
+            # transformer's first tensor is a float32 table, so the rest would stay float32 too.
             network.to(dtype)
         if device == "cpu" and dtype == torch.float32 and model.compile == "off":
             use_onednn(network)
@@ -136,7 +137,7 @@ def load_model(
     vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
     if model.vae_tiling_above is not None and info.size_for(model) > model.vae_tiling_above:
-        vae.enable_tiling()  # of the size that it was trained on, overlapping, their rims blended
+        vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
     micro_batch = MicroBatch(stage.micro_batch, static=compiled)
     loaded = LatentDiffusion(
         info=info,
@@ -170,7 +171,7 @@ def _load_denoiser(
 
 
 def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch) -> TextEncoder:
-    """The family's text encoders; T5, the third of Stable Diffusion 3, may be left out."""
+    """The family's text encoders. T5, the third of Stable Diffusion 3, may be missing."""
     towers = []
     for (encoder_class, tokenizer_class), suffix in zip(
         TOWERS[info.family], ("", "_2", "_3"), strict=False
@@ -198,12 +199,13 @@ def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatc
 
 
 def _vae_dtype(info: ModelInfo, dtype: torch.dtype) -> torch.dtype:
-    """SDXL's VAE overflows in float16, and its config says so; where it is silent, diffusers does.
+    """The VAE's dtype: float32 instead of float16 where its config asks for it (SDXL's overflows).
 
-    Stable Diffusion 1 and 2 are silent too, and fit.
+    Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose
+    VAE does not overflow.
     """
-    silent = info.family != "stable-diffusion"
-    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", silent)
+    default = info.family != "stable-diffusion"
+    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", default)
     return torch.float32 if upcast and dtype == torch.float16 else dtype
 
 

@@ -1,10 +1,10 @@
-"""LoRA with a set of factors for every row of a batch, so that many images are fitted at once.
+"""LoRA with separate factors for every row of a batch, so that many images are fitted at once.
 
-Ours and not peft's: peft keeps one adapter a module and, where a batch mixes adapters, runs its
-rows one adapter after the other and for inference only. Here each row has its own factors, and
-one batched product serves them all, forward and backward.
+Why not peft: it keeps one adapter per module, and runs a batch that mixes adapters one adapter
+after the other, for inference only. Here each row has its own factors, and one batched product
+computes all rows, forward and backward.
 
-# N rows, R rank, L tokens or pixels, I and O a projection's inputs and outputs, P values in all
+# N rows, R rank, L tokens or pixels, I and O a projection's inputs and outputs, P values per row
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.schedule import Level
 from pipeline.models.micro_batch import MicroBatch
 
-# The projections of self-attention and cross-attention, by the names that diffusers gives them;
-# those of the second line are the text's own in a transformer that attends to both at once.
+# Names of the projections of self-attention and cross-attention in diffusers. The second line is
+# the text's own projections in a transformer with joint attention.
 PROJECTIONS = (
     *("to_q", "to_k", "to_v", "to_out.0"),
     *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -31,16 +31,16 @@ PROJECTIONS = (
 
 
 class LoraSites:
-    """Where a network takes low-rank changes, and how a row's factors lie in one flat vector."""
+    """The layers of a network that LoRA changes, and the layout of a row's flat factor vector."""
 
     def __init__(self, network: nn.Module, rank: int) -> None:
         """
         Args:
-            network: with attention as diffusers builds it.
-            rank: R, of every projection's change.
+            network: with diffusers' attention layers.
+            rank: R, the rank of each projection's change.
 
         Raises:
-            ValueError: the network has no such projection, or the rank exceeds the smallest.
+            ValueError: the network has no such projection, or one is smaller than the rank.
         """
         self.rank = rank
         self.modules = [
@@ -61,14 +61,14 @@ class LoraSites:
 
     @property
     def num_values(self) -> int:
-        """P: how many numbers the factors of one row are."""
+        """P: the number of values in the factors of one row."""
         return sum(self.sizes)
 
     def draw(self, seeds: Sequence[int]) -> Tensor:
-        """Factors that change nothing yet: A uniform, B zero, as the LoRA paper begins.
+        """Initial factors, which change nothing yet: A is uniform, B is zero, as in the paper.
 
         Args:
-            seeds: one a row.
+            seeds: one per row.
 
         Returns:
             (N, P) float32 on the CPU.
@@ -89,12 +89,12 @@ class LoraSites:
 
     @contextmanager
     def attached(self, factors: Tensor) -> Iterator[None]:
-        """While it lasts, row n of whatever passes the network is changed by row n of ``factors``.
+        """Applies row n of ``factors`` to row n of the network's batch inside the context.
 
         Args:
-            factors: (N, P). The network must then be called with N rows. Gradients reach them.
+            factors: (N, P). The network must be called with N rows. Gradients reach the factors.
         """
-        pieces = iter(factors.split(self.sizes, dim=1))
+        pieces = iter(torch.split(factors, self.sizes, dim=1))
         hooks = []
         try:
             for module in self.modules:
@@ -110,7 +110,7 @@ class LoraSites:
 def _changed(
     a_NRI: Tensor, b_NOR: Tensor, module: nn.Module, inputs: tuple[Any, ...], out_NLO: Tensor
 ) -> Tensor:
-    """W x + B A x, each row with its own A and B."""
+    """W x + B A x, where each row has its own A and B."""
     x_NLI = inputs[0]
     assert len(x_NLI) == len(a_NRI), f"{len(x_NLI)} rows, factors for {len(a_NRI)}"
     low_NLR = torch.bmm(x_NLI, a_NRI.to(x_NLI.dtype).mT)
@@ -120,23 +120,23 @@ def _changed(
 def adapted(
     denoiser: Denoiser, sites: LoraSites, factors: Tensor, micro_batch: MicroBatch
 ) -> Denoiser:
-    """The denoiser with its rows' own factors, called with at most a micro-batch at a time.
+    """The denoiser with LoRA factors per row, called in micro-batches.
 
     Args:
-        denoiser: over the network of ``sites``, not in micro-batches of its own.
+        denoiser: uses the network of ``sites``; without micro-batches of its own.
         sites: where the factors go.
-        factors: (N, P). Called with a multiple of N rows (guidance doubles them), row i has the
-            factors i modulo N.
+        factors: (N, P). If called with a multiple of N rows (guidance doubles them), row i gets
+            the factors i modulo N.
         micro_batch: the stage's.
     """
 
     def call(latent: Tensor, level: Level, condition: Condition) -> Tensor:
-        owners = torch.arange(len(latent), device=latent.device) % len(factors)
+        factor_rows = torch.arange(len(latent), device=latent.device) % len(factors)
 
-        def some(rows: slice) -> Tensor:
-            with sites.attached(factors[owners[rows]]):
+        def call_rows(rows: slice) -> Tensor:
+            with sites.attached(factors[factor_rows[rows]]):
                 return denoiser(latent[rows], level, condition[rows])
 
-        return torch.cat(micro_batch.over(len(latent), some))
+        return torch.cat(micro_batch.map(call_rows, len(latent)))
 
     return call

@@ -1,7 +1,7 @@
-"""LPIPS: AlexNet, SqueezeNet and VGG-16 as feature stacks, and the calibrated distance over them.
+"""LPIPS: the backbones AlexNet, SqueezeNet and VGG-16, and the calibrated distance over them.
 
-The modules are named as torchvision names them (``features.0.weight``) and the heads as the package
-lpips names them (``lin0.model.1.weight``), so that the weights of both load as they are.
+Modules have torchvision's names (``features.0.weight``) and heads those of the package lpips
+(``lin0.model.1.weight``), so that the weights of both load without renaming.
 """
 
 # N images, C channels of a feature map, h w its size.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.models.lpips_layers import SLICES, head_name
 
-# The statistics of ImageNet's images at values in [-1, 1], as that package has them.
+# ImageNet's statistics for values in [-1, 1], as in the package lpips.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10
 
@@ -34,7 +34,7 @@ class Fire(nn.Module):
 
 
 def backbone(net: str) -> nn.Sequential:
-    """The feature layers up to the last one that is compared."""
+    """The feature layers of a backbone, up to the last one that LPIPS compares."""
     if net == "alex":
         return nn.Sequential(
             *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -61,7 +61,7 @@ def backbone(net: str) -> nn.Sequential:
 
 
 def shapes_of(net: str) -> dict[str, tuple[int, ...]]:
-    """The tensors that a backbone with its heads needs, by name."""
+    """Names and shapes of the tensors that a backbone and its heads need."""
     with torch.device("meta"):
         stack = backbone(net).state_dict()
     shapes = {f"features.{name}": tuple(tensor.shape) for name, tensor in stack.items()}
@@ -79,16 +79,16 @@ class Lpips(nn.Module):
         """
         Args:
             net: alex, squeeze or vgg.
-            weights: at least those of ``shapes_of``.
+            weights: at least the tensors that ``shapes_of`` lists.
 
         Raises:
-            ValueError: a tensor is missing or of another shape.
+            ValueError: a tensor is missing or has another shape.
         """
         super().__init__()
         for name, shape in shapes_of(net).items():
             found = tuple(weights[name].shape) if name in weights else None
             if found != shape:
-                raise ValueError(f"{name} should be {shape}, and is {found or 'missing'}")
+                raise ValueError(f"{name} is {found or 'missing'}; {shape} is needed")
         self.features = backbone(net)
         prefix = "features."
         stack = {
@@ -115,8 +115,8 @@ class Lpips(nn.Module):
         """
         total = before.new_zeros(len(before), dtype=torch.float32)
         pairs = zip(self.slices(before), self.slices(after), strict=True)
-        for head, (one_NChw, other_NChw) in zip(self.heads, pairs, strict=True):
-            squares = (_unit(one_NChw) - _unit(other_NChw)).square()
+        for head, (before_NChw, after_NChw) in zip(self.heads, pairs, strict=True):
+            squares = (_unit(before_NChw) - _unit(after_NChw)).square()
             total = total + torch.einsum("nchw,c->nhw", squares, head[0].float()).mean((1, 2))
         return total
 
@@ -132,6 +132,6 @@ class Lpips(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Scaled to length 1 over the channels, in float32."""
+    """Features scaled to length 1 over the channels, in float32."""
     features = features.float()
     return features / (features.square().sum(1, keepdim=True).sqrt() + EPS)

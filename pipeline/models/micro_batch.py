@@ -1,4 +1,4 @@
-"""How many rows a network takes at once, and what happens when they do not fit into memory."""
+"""How many rows a network takes per call, and smaller calls when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipeline.process.heartbeat import heartbeat
 
 Result = TypeVar("Result")
 
-# What an allocator says where it raises a plain RuntimeError: torch's own for the CPU, CUDA's
-# runtime, and the libraries above it.
+# Messages of allocators that raise a plain RuntimeError: torch's CPU allocator, the CUDA runtime,
+# and the libraries above it.
 MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -24,61 +24,61 @@ MESSAGES = (
 
 
 class OutOfMemory(RuntimeError):
-    """Not even a single row fits into memory."""
+    """Memory runs out even for a single row."""
 
 
 class MicroBatch:
-    """A number of rows, halved when the memory does not suffice and restored for the next part.
+    """The number of rows per network call, halved when memory runs out, restored for each part.
 
-    One object is shared by all networks of a stage: the UNet, the text encoder and the VAE.
+    All networks of a stage share one object: the UNet, the text encoder and the VAE.
     """
 
     def __init__(self, size: int, *, static: bool = False) -> None:
         """
         Args:
-            size: rows at most.
-            static: few shapes instead of even ones, for a network that is compiled for each:
-                whole micro-batches, and a tail that ``padded`` says how to fill up.
+            size: largest number of rows per call.
+            static: use few distinct sizes, for a network that is compiled for each shape: full
+                micro-batches, and a remainder that the caller pads to ``padded`` rows.
         """
         self.configured = self.size = size
         self.static = static
         self.halvings = 0  # since ``restore``
 
     def restore(self) -> None:
-        """Back to the configured size: what one part could not hold says nothing of the next."""
+        """Goes back to the configured size, because the next part may fit."""
         self.size, self.halvings = self.configured, 0
 
     def padded(self, num_rows: int) -> int:
-        """How many rows a call of so many is to have: as many, or the next power of two."""
+        """The number of rows to pad a call to: the next power of two if static, else no padding."""
         if not self.static:
             return num_rows
         return min(self.size, 1 << (num_rows - 1).bit_length())
 
-    def over(
-        self, num_rows: int, compute: Callable[[slice], Result], *, weight: int = 1
+    def map(
+        self, compute: Callable[[slice], Result], num_rows: int, *, weight: int = 1
     ) -> list[Result]:
-        """Calls ``compute`` for consecutive rows, at most ``size`` at a time.
+        """Calls ``compute`` for consecutive slices of the rows, each of at most ``size`` rows.
 
-        Rows are shared out evenly (33 rows at size 32 go as 17 and 16), so that a part of a given
-        composition always gives the network the same shapes. Rows that run out of memory are tried
-        again at half the size, and so is what follows them; what is done stays as it is.
+        Rows are split evenly (33 rows at size 32 become 17 and 16), so that a given part always
+        gives the network the same shapes. When a slice runs out of memory, it and all later ones
+        run at half the size; results of earlier slices are kept.
 
         Args:
-            num_rows: in all, at least 1.
-            compute: the result for some of the rows.
-            weight: what a row counts as, where the network is given several for it at once.
+            compute: returns the result for a slice of the rows.
+            num_rows: total number of rows, at least 1.
+            weight: how many rows of the network one row stands for.
 
         Raises:
-            OutOfMemory: one row alone does not fit.
+            OutOfMemory: a single row does not fit.
         """
         results: list[Result] = []
         start = 0
         while start < num_rows:
-            left = num_rows - start
-            most = max(1, self.size // weight)
-            num_calls = -(-left // most)
-            rows_now = min(left, most) if self.static else -(-left // num_calls)
-            rows = slice(start, start + rows_now)
+            remaining = num_rows - start
+            limit = max(1, self.size // weight)
+            num_calls = -(-remaining // limit)
+            num_now = min(remaining, limit) if self.static else -(-remaining // num_calls)
+            rows = slice(start, start + num_now)
             reason = None
             try:
                 results.append(compute(rows))
@@ -89,7 +89,7 @@ class MicroBatch:
             heartbeat()
             if reason is None:
                 start = rows.stop
-            else:  # the error is gone, and with it the frames that held on to tensors
+            else:  # outside the except block: the error no longer keeps frames and tensors alive
                 self._halve(reason, weight)
         return results
 
@@ -97,7 +97,7 @@ class MicroBatch:
         release_memory()
         if self.size < 2 * weight:
             raise OutOfMemory(
-                f"one row at a time is too much (micro_batch {self.configured}, halved "
+                f"a single row does not fit into memory (micro_batch {self.configured}, halved "
                 f"{self.halvings} times): {reason}"
             )
         self.size //= 2
@@ -105,19 +105,19 @@ class MicroBatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the memory of the device or of the host did not suffice."""
+    """Whether an exception means that the device or the host ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in MESSAGES)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the allocator's statistics."""
+    """The first line of an error's message, without the allocator's statistics."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def release_memory() -> None:
-    """Gives back what is unused: cycles that hold tensors, and the cache of CUDA's allocator."""
+    """Frees unused memory: reference cycles that hold tensors, and CUDA's allocator cache."""
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Where a model's files lie, and what they are: folder or hub, safetensors or pickle, a hash."""
+"""Finds a model's files in a folder or on the hub, checks their kind, and hashes them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from typing import Any
 
 from pipeline.config.config import Model
 
-BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder that stands for "bundled", in development
+BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder to use for "bundled", in development
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH_CHUNK_BYTES = 8 << 20
-WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a component's folder on the hub
-UNWANTED = ("*.fp16*", "*non_ema*")  # the same weights, rounded or not averaged
+WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # files to download of each component
+UNWANTED = ("*.fp16*", "*non_ema*")  # the same weights, rounded or without averaging
 
 
 def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, str | None]:
-    """The folder of a model's files, and the commit if it comes from the hub.
+    """Finds the folder of a model's files, and the commit if the model is from the hub.
 
     Args:
         model: the configuration's section.
-        components: folders to download of a hub model, where it has them.
+        components: the folders to download of a hub model; those that it lacks are ignored.
 
     Raises:
-        FileNotFoundError: no such folder, and no such model on the hub.
+        FileNotFoundError: there is no such folder, and no such model on the hub.
         ValueError: the path is a file.
     """
     if model.path == "bundled":
@@ -55,7 +56,7 @@ def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, st
 
 
 def weights_variant(folder: Path, model_path: str) -> str | None:
-    """Which weights a component's folder holds: None for the plain ones, else e.g. "fp16".
+    """The variant of the weights in a component's folder: None for plain ones, else e.g. "fp16".
 
     Raises:
         ValueError: there are no safetensors weights; the message names the pickle, if any.
@@ -75,9 +76,9 @@ def weights_variant(folder: Path, model_path: str) -> str | None:
 
 
 def folder_sha256(folder: Path, components: Iterable[str]) -> str:
-    """sha256 over names and bytes of the files that make the model, read in pieces.
+    """sha256 over names and bytes of the model's files, read in chunks.
 
-    A model card or an image beside them does not count.
+    Other files in the folder, such as a model card or an image, are not included.
     """
     files = [folder / "model_index.json"]
     for component in components:
@@ -86,7 +87,7 @@ def folder_sha256(folder: Path, components: Iterable[str]) -> str:
 
 
 def files_sha256(named: Iterable[tuple[str, Path]]) -> str:
-    """sha256 over the names and bytes of files, in this order, read in pieces."""
+    """sha256 over names and bytes of files, in the given order, read in chunks."""
     total = hashlib.sha256()
     for name, path in named:
         digest = hashlib.sha256()
@@ -98,10 +99,10 @@ def files_sha256(named: Iterable[tuple[str, Path]]) -> str:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a model's folder.
+    """Reads a JSON object from a model's folder.
 
     Raises:
-        ValueError: it is absent, or no JSON object.
+        ValueError: the file is missing or not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -113,31 +114,28 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def model_error(model_path: str, reason: str) -> ValueError:
-    """What is said of a model that cannot be used: key, value and reason in one line."""
+    """The error for a model that cannot be used: key, value and reason in one line."""
     return ValueError(f"model.path={model_path!r}: {reason}")
 
 
 def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
-    """Downloads what is needed of a hub model, pinned to the commit its revision stands for."""
-    from huggingface_hub import snapshot_download  # here: a local model needs no hub client
+    """Downloads the needed files of a hub model, pinned to the commit of its revision.
+
+    A commit whose files are cached needs no call to the hub: so a worker, which is given the commit
+    that the driver found, neither waits for the hub nor sees a branch that has moved since.
+    """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [f"{component}/{kind}" for component in sorted(set(components)) for kind in WANTED]
     try:
-        folder = Path(
-            snapshot_download(
-                model.path,
-                revision=model.revision,
-                allow_patterns=["model_index.json", *patterns],
-                ignore_patterns=list(UNWANTED),
-            )
-        )
-        if bare := _without_weights(folder):  # it has rounded ones only, so those it must be
-            snapshot_download(
-                model.path,
-                revision=folder.name,
-                allow_patterns=[f"{component}/*.safetensors*" for component in bare],
-            )
+        if COMMIT.fullmatch(model.revision or ""):
+            try:
+                folder = _snapshot(model.path, model.revision, patterns, local_files_only=True)
+                if (folder / "model_index.json").is_file() and not incomplete_weights(folder):
+                    return folder, folder.name
+            except LocalEntryNotFoundError:
+                pass  # nothing of this commit is cached
+        folder = _snapshot(model.path, model.revision, patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -147,7 +145,43 @@ def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
     return folder, folder.name  # the snapshot's folder is named by its commit
 
 
+def _snapshot(
+    name: str, revision: str | None, patterns: list[str], *, local_files_only: bool = False
+) -> Path:
+    """The folder of a commit in the cache, with its files downloaded."""
+    from huggingface_hub import snapshot_download  # imported here: local models do not need it
+
+    folder = Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=["model_index.json", *patterns],
+            ignore_patterns=list(UNWANTED),
+            local_files_only=local_files_only,
+        )
+    )
+    bare = _without_weights(folder)
+    if bare and not local_files_only:  # only rounded weights exist, so download those
+        snapshot_download(
+            name,
+            revision=folder.name,
+            allow_patterns=[f"{component}/*.safetensors*" for component in bare],
+        )
+    return folder
+
+
 def _without_weights(folder: Path) -> list[str]:
-    """The components that have a configuration of a network and no weights."""
+    """The components that have a network's configuration but no weights."""
     networks = {path.parent for path in folder.glob("*/config.json")}
     return sorted(path.name for path in networks if not any(path.glob("*.safetensors")))
+
+
+def incomplete_weights(folder: Path) -> list[str]:
+    """What a model's folder lacks: components without weights, and files that an index names."""
+    lacking = [f"{name}/*.safetensors" for name in _without_weights(folder)]
+    for index in sorted(folder.glob("*/*.safetensors.index.json")):
+        files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        lacking += [
+            f"{index.parent.name}/{file}" for file in files if not (index.parent / file).is_file()
+        ]
+    return lacking

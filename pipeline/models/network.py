@@ -1,4 +1,4 @@
-"""The only place where a network's prediction becomes eps, whatever it was trained to predict."""
+"""The only place where a network's prediction is converted to eps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.models.micro_batch import MicroBatch
 
 
 class UNetDenoiser:
-    """Stable Diffusion's UNet as a ``Denoiser``, SDXL's included."""
+    """The UNet of Stable Diffusion or SDXL as a ``Denoiser``."""
 
     def __init__(
         self,
@@ -26,9 +26,10 @@ class UNetDenoiser:
         Args:
             unet: on its device, in the dtype to compute in.
             prediction_type: epsilon, v_prediction or sample.
-            smallest_sigma: of timestep 0, the cleanest that the network knows. Level 0 may be
-                cleaner still, and an eps from a predicted x0 is divided by sigma.
-            latent_scale: pixels a side of one latent cell; SDXL is told the image's size.
+            smallest_sigma: sigma at timestep 0, the cleanest level that the network was trained
+                on. It bounds the division by sigma when eps is computed from x0, because level 0
+                may be cleaner still.
+            latent_scale: side of one latent cell in pixels; SDXL takes the image's size as input.
         """
         self.unet = unet
         self.prediction_type = prediction_type
@@ -38,7 +39,8 @@ class UNetDenoiser:
     @property
     def network(self) -> nn.Module:
         """The UNet."""
-        return self.unet
+        network: nn.Module = self.unet
+        return network
 
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
         sample, timestep, tokens, added = self.inputs(latent, level, condition)
@@ -50,18 +52,18 @@ class UNetDenoiser:
     def inputs(
         self, latent: Tensor, level: Level | RowLevels, condition: Condition
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor] | None]:
-        """What the UNet is given: sample, timestep, tokens, further conditions."""
+        """The UNet's inputs: sample, timestep, tokens, added conditions."""
         return (
             latent.to(self.unet.dtype),
-            # a tensor: to a compiled network each number would be code of its own
+            # a tensor, because torch.compile would compile anew for each Python number
             torch.as_tensor(level.timestep, device=latent.device),
             condition.tokens.to(self.unet.dtype),
             self._added(latent, condition),
         )
 
     def eps_from(self, predicted: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
-        """(N, C, h, w) float32: eps from what the UNet was trained to predict."""
-        # a copy: CUDA graphs write the next answer where this one lies
+        """(N, C, h, w) float32: eps, converted from the UNet's prediction."""
+        # a copy, because CUDA graphs write the next output to the same memory
         predicted = predicted.to(torch.float32, copy=True)
         if self.prediction_type == "epsilon":
             return predicted
@@ -70,11 +72,11 @@ class UNetDenoiser:
         return eps_from_x0(predicted, latent, level, self.smallest_sigma)
 
     def _added(self, latent: Tensor, condition: Condition) -> dict[str, Tensor] | None:
-        """SDXL's further conditions: the text's summary, and six numbers about the size.
+        """SDXL's added conditions: the pooled text embedding, and six numbers about the size.
 
-        The numbers are the original size, the crop's corner and the target size. The image that
-        the model is given counts as the original, uncropped: a smaller one would ask for the blur
-        of an enlarged image, which the image to edit, as prepared, may not have.
+        The numbers are original size, crop corner and target size. The original size is set to
+        that of the prepared image, uncropped: a smaller one would ask for the blur of an enlarged
+        image, which the prepared image may not have.
 
         Source: SDXL, arXiv:2307.01952, section 2.2, micro-conditioning.
         """
@@ -101,10 +103,11 @@ class FlowDenoiser:
     @property
     def network(self) -> nn.Module:
         """The transformer."""
-        return self.transformer
+        network: nn.Module = self.transformer
+        return network
 
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
-        assert condition.pooled is not None, "this family's text encoders give a summary"
+        assert condition.pooled is not None, "this family's text encoders return a pooled embedding"
         dtype = self.transformer.dtype
         timestep = torch.as_tensor(level.timestep, dtype=torch.float32, device=latent.device)
         velocity = self.transformer(
@@ -141,18 +144,18 @@ def eps_from_velocity(velocity: Tensor, latent: Tensor, level: Level | RowLevels
 
 
 def in_micro_batches(denoiser: Denoiser, micro_batch: MicroBatch) -> Denoiser:
-    """The same denoiser, called with at most a micro-batch of rows at a time."""
+    """The same denoiser, called with at most one micro-batch of rows at a time."""
 
     def call(latent: Tensor, level: Level, condition: Condition) -> Tensor:
-        def some(rows: slice) -> Tensor:
+        def call_rows(rows: slice) -> Tensor:
             num_rows = rows.stop - rows.start
             padded = micro_batch.padded(num_rows)
             if padded == num_rows:
                 return denoiser(latent[rows], level, condition[rows])
             filled = torch.arange(rows.start, rows.start + padded, device=latent.device)
-            filled = filled.clamp(max=rows.stop - 1)  # the last row again, until the shape is full
+            filled = filled.clamp(max=rows.stop - 1)  # padding repeats the last row
             return denoiser(latent[filled], level, condition[filled])[:num_rows]
 
-        return torch.cat(micro_batch.over(len(latent), some))
+        return torch.cat(micro_batch.map(call_rows, len(latent)))
 
     return call

@@ -1,4 +1,4 @@
-"""What a model is, found out without torch and without loading a weight: cheap enough for start-up.
+"""Finds out what a model is, without torch and without loading weights, so start-up stays fast.
 
 Every error is one line that names the key, the value and what is allowed.
 """
@@ -37,7 +37,7 @@ NETWORKS = {  # family -> folder and class of the network
     "stable-diffusion-3": ("transformer", "SD3Transformer2DModel"),
 }
 NUM_TEXT_ENCODERS = {"stable-diffusion": 1, "stable-diffusion-xl": 2, "stable-diffusion-3": 3}
-OPTIONAL = {"stable-diffusion-3": ("text_encoder_3", "tokenizer_3")}  # T5: left out to save memory
+OPTIONAL = {"stable-diffusion-3": ("text_encoder_3", "tokenizer_3")}  # T5: may be left out
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of a UNet
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"}  # of a UNet
@@ -45,17 +45,18 @@ ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model before its weights are loaded.
+    """What is known about a model before its weights are loaded.
 
     Attributes:
-        folder: where its files lie.
+        folder: the folder of its files.
         revision: the hub's commit, or sha256 of the local folder's files.
-        family: of networks that are adapted alike.
+        family: a key of ``NETWORKS``; models of a family use the same code.
         prediction_type: what the network was trained to predict; "flow" is a velocity.
-        native_size: pixels a side of the images it was trained on.
-        latent_scale: pixels a side of one latent cell.
+        native_size: side of the training images in pixels.
+        latent_scale: side of one latent cell in pixels.
         latent_channels: C.
-        components: the folders that make it.
+        components: its subfolders.
+        commit: of a hub model; None for a local folder.
     """
 
     folder: Path
@@ -66,14 +67,15 @@ class ModelInfo:
     latent_scale: int
     latent_channels: int
     components: tuple[str, ...] = ()
+    commit: str | None = None
 
     def size_for(self, model: Model) -> int:
-        """Pixels a side of the images to edit: ``model.size``, or the model's own."""
+        """Side of the images to edit in pixels: ``model.size``, or the model's own."""
         return self.native_size if model.size is None else model.size
 
 
 def components_of(family: str) -> tuple[str, ...]:
-    """The folders that a model of a family has, optional ones included."""
+    """The subfolders of a model of this family, optional ones included."""
     texts = [
         f"{kind}{suffix}"
         for suffix in ("", "_2", "_3")[: NUM_TEXT_ENCODERS[family]]
@@ -86,15 +88,15 @@ def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
     """Finds a model and checks that it can be used.
 
     Args:
-        model: the configuration's section. A hub id is resolved to a commit, and its files are
-            downloaded where they are not cached.
-        hash_files: without it the revision of a local folder stays empty; an actor need not read
-            gigabytes again for a hash that the driver has.
+        model: the configuration's section. A hub id is resolved to a commit, and files that are
+            not cached are downloaded.
+        hash_files: False leaves the revision of a local folder empty, so that actors do not read
+            gigabytes for a hash that the driver already has.
 
     Raises:
-        FileNotFoundError: no such folder, and no such model on the hub.
-        ValueError: the folder isn't a model, has pickled weights only, or is of a family, network
-            or schedule that isn't supported; or ``model.size`` does not suit it.
+        FileNotFoundError: there is no such folder, and no such model on the hub.
+        ValueError: the folder is not a model, or has pickled weights only, or its family, network
+            or schedule is not supported, or ``model.size`` does not suit it.
     """
     every = {component for family in NETWORKS for component in components_of(family)}
     folder, commit = locate_model(model, every)
@@ -118,6 +120,7 @@ def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
         components=components,
+        commit=commit,
     )
     try:
         load_schedule(info, info.size_for(model))
@@ -131,10 +134,10 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
 
     Args:
         info: of a probed model.
-        size: pixels a side; some flow-matching models shift their schedule with it.
+        size: image side in pixels; some flow-matching models shift their schedule with it.
 
     Raises:
-        ValueError: the scheduler's config asks for what is not supported.
+        ValueError: the scheduler's config uses an unsupported option.
     """
     config = read_json(info.folder / "scheduler/scheduler_config.json")
     if info.prediction_type != "flow":
@@ -145,7 +148,7 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
 
 
 def _index(model_path: str, folder: Path) -> Mapping[str, Any]:
-    """What ``model_index.json`` says, of a pipeline that is supported."""
+    """Reads ``model_index.json`` and checks that its pipeline is supported."""
     if not (folder / "model_index.json").is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         found = f" (but {pickles[0]})" if pickles else ""
@@ -165,7 +168,7 @@ def _index(model_path: str, folder: Path) -> Mapping[str, Any]:
 def _components(
     model_path: str, folder: Path, family: str, index: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """The folders that make this model, each checked to hold what is needed of it."""
+    """The model's subfolders, checked to be complete."""
     left_out = {name for name in OPTIONAL.get(family, ()) if not (index.get(name) or [None])[0]}
     components = tuple(name for name in components_of(family) if name not in left_out)
     for name in components:
@@ -190,7 +193,7 @@ def _check_classes(model_path: str, wanted: Mapping[str, Mapping[str, Any]]) -> 
 def _check_network(
     model_path: str, family: str, network: Mapping[str, Any], vae: Mapping[str, Any]
 ) -> None:
-    """Refuses networks that ask for inputs which nothing here gives them."""
+    """Refuses networks that need inputs which are not supported here."""
     latent_channels = int(vae.get("latent_channels", 4))
     if network.get("in_channels", latent_channels) != latent_channels:
         raise model_error(
@@ -212,7 +215,7 @@ def _check_network(
 
 
 def _check_size(model: Model, network: Mapping[str, Any], latent_scale: int) -> None:
-    """The image must fall into latent cells, and those into the network's patches."""
+    """The image must divide into latent cells, and these into the network's patches."""
     multiple = latent_scale * int(network.get("patch_size", 1))
     largest = multiple * int(network.get("pos_embed_max_size") or 2**16)
     if model.size is not None and (model.size % multiple or model.size > largest):

@@ -1,4 +1,4 @@
-"""The scorers of a run, loaded: from images before and after an edit to its scores."""
+"""The loaded scorers of a run: they score an edit from its images and texts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from pipeline.models.loading import DTYPES
 from pipeline.models.lpips import Lpips
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.score_weights import ScorerFiles, linear_layers, probe_scores
+from pipeline.models.weights import load_network
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One edit as the scorers see it."""
+class EditToScore:
+    """One edit, as input of the scorers."""
 
-    image: int  # which of the images before an edit
-    after: np.ndarray  # (H, W, 3) uint8, as it is written, before any lossy encoding
+    image: int  # index of its image in the list of images before the edit
+    after: np.ndarray  # (H, W, 3) uint8, the output image before any lossy encoding
     caption: str
     edit_text: str
 
@@ -44,7 +45,10 @@ class Scorers:
     """All networks that a run's scores need, on one device."""
 
     def __init__(self, scores: Scores, device: str, micro_batch: int) -> None:
-        """Raises FileNotFoundError and ValueError as ``probe_scores`` does."""
+        """
+        Raises:
+            FileNotFoundError, ValueError: see ``probe_scores``.
+        """
         self.device, self.dtype = torch.device(device), DTYPES[scores.dtype]
         self.micro_batch = MicroBatch(micro_batch)
         files = probe_scores(scores, hash_files=False)
@@ -67,25 +71,25 @@ class Scorers:
 
     @torch.inference_mode()
     def __call__(
-        self, before: Sequence[np.ndarray], edits: Sequence[Judged]
+        self, before: Sequence[np.ndarray], edits: Sequence[EditToScore]
     ) -> list[dict[str, float]]:
-        """The scores of each edit, as columns are named without "score_".
+        """The scores of each edit, by column name without the prefix "score_".
 
-        What belongs to an image before its edits is computed once, however many edits it has.
+        Features of an image before its edits are computed once for all its edits.
 
         Args:
             before: (H, W, 3) uint8 each.
             edits: at least one.
         """
-        place = [edit.image for edit in edits]
+        image_rows = [edit.image for edit in edits]
         after = [edit.after for edit in edits]
-        pairs = [before[number] for number in place], after
+        pairs = [before[row] for row in image_rows], after
         found: dict[str, Tensor] = {}
         if self.clip is not None:
             captions = self.clip.texts([edit.caption for edit in edits])
             wanted = self.clip.texts([edit.edit_text for edit in edits])
             features = self.clip.images(after)
-            found |= clip_scores(self.clip.images(before)[place], features, captions, wanted)
+            found |= clip_scores(self.clip.images(before)[image_rows], features, captions, wanted)
             if self.aesthetic is not None:
                 found["aesthetic"] = self.aesthetic(features)[:, 0]
         if self.lpips is not None:
@@ -93,8 +97,8 @@ class Scorers:
         if self.dino is not None:
             found["dino_structure"] = self.dino.distance(*pairs)
         if self.dinov2 is not None:
-            one, other = (self._class_tokens(images) for images in (before, after))
-            found["dinov2_image"] = torch.cosine_similarity(one[place], other)
+            tokens_before, tokens_after = (self._class_tokens(images) for images in (before, after))
+            found["dinov2_image"] = torch.cosine_similarity(tokens_before[image_rows], tokens_after)
         if self.nsfw is not None:
             found["nsfw"] = self._probability(after)
         columns = {name: values.cpu().tolist() for name, values in found.items()}
@@ -102,12 +106,12 @@ class Scorers:
 
     @torch.inference_mode()
     def distances(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> list[float]:
-        """LPIPS of each pair of images, (H, W, 3) uint8 each; none of none."""
+        """LPIPS of each pair of images, (H, W, 3) uint8 each; the lists may be empty."""
         return self._perceptual(before, after).tolist() if len(before) else []
 
     @torch.inference_mode()
     def agreement(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[float]:
-        """CLIP's cosine of each image, (H, W, 3) uint8, and its text; none of none."""
+        """CLIP's cosine of each image, (H, W, 3) uint8, and its text; the lists may be empty."""
         if not len(images):
             return []
         assert self.clip is not None
@@ -117,11 +121,11 @@ class Scorers:
     def _perceptual(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Tensor:
         assert self.lpips is not None
         network = self.lpips
-        rows = self.micro_batch.over(
+        distances = self.micro_batch.map(
+            lambda rows: network(self._signed(before[rows]), self._signed(after[rows])),
             len(before),
-            lambda chosen: network(self._signed(before[chosen]), self._signed(after[chosen])),
         )
-        return torch.cat(rows)
+        return torch.cat(distances)
 
     def _signed(self, images: Sequence[np.ndarray]) -> Tensor:
         """(N, 3, H, W) in [-1, 1]."""
@@ -129,26 +133,22 @@ class Scorers:
         return (pixels.float() / 127.5 - 1.0).to(self.dtype)
 
     def _class_tokens(self, images: Sequence[np.ndarray]) -> Tensor:
-        """(N, D): DINOv2's embedding of an image, its class token after the last norm."""
+        """(N, D): DINOv2's embeddings of images, the class token after the last norm."""
         assert self.dinov2 is not None
         network = self.dinov2.network
-        return self.dinov2.over(images, lambda pixels: network(pixels).pooler_output)
+        return self.dinov2.map(lambda pixels: network(pixels).pooler_output, images)
 
     def _probability(self, images: Sequence[np.ndarray]) -> Tensor:
-        """(N,) the classifier's probability of the label."""
+        """(N,): the classifier's probability of the configured label."""
         assert self.nsfw is not None
         network = self.nsfw.network
-        logits = self.nsfw.over(images, lambda pixels: network(pixels).logits)
+        logits = self.nsfw.map(lambda pixels: network(pixels).logits, images)
         labels = {name: int(number) for number, name in network.config.id2label.items()}
         return logits.softmax(1)[:, labels[self.nsfw_label]]
 
     def _network(self, kind: Any, files: ScorerFiles, **options: Any) -> Any:
-        network = kind.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=self.dtype,
-            **options,
+        network = load_network(
+            kind, files.folder, f"scores: {files.folder}", torch_dtype=self.dtype, **options
         )
         return network.to(self.device).eval().requires_grad_(False)
 
@@ -165,7 +165,7 @@ class Scorers:
         return network.to(self.device, self.dtype).eval().requires_grad_(False)
 
     def _head(self, files: ScorerFiles) -> nn.Sequential:
-        """Linear layers one after the other, without activations: both of LAION's heads."""
+        """Linear layers in sequence without activations, the form of both of LAION's heads."""
         tensors = _tensors(files)
         layers = []
         for name in linear_layers({name: tuple(t.shape) for name, t in tensors.items()}):
@@ -178,7 +178,7 @@ class Scorers:
 
 
 def load_scorers(scores: Scores, device: str, stage: Stage) -> Scorers:
-    """Loads the scorers for one actor, and sets what this process computes with.
+    """Loads the scorers for one actor; sets determinism and threads for this process.
 
     Raises:
         FileNotFoundError, ValueError: see ``probe_scores``.
@@ -191,7 +191,7 @@ def load_scorers(scores: Scores, device: str, stage: Stage) -> Scorers:
 
 
 def _processor(files: ScorerFiles) -> Any:
-    """Pillow's backend: the other one needs torchvision."""
+    """The image processor, with Pillow as backend: the other backend needs torchvision."""
     return AutoImageProcessor.from_pretrained(files.folder, local_files_only=True, backend="pil")
 
 

@@ -1,4 +1,4 @@
-"""Texts to conditions: tokenized as the model's own pipeline does, each distinct text once."""
+"""Encodes texts to conditions, tokenized as in the model's own pipeline, each text only once."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.models.micro_batch import MicroBatch
 
 TokenIds = tuple[tuple[int, ...], ...]  # one tuple for each tokenizer
-Outputs = Sequence[Any]  # what each encoder answers, with all of its hidden states
+Outputs = Sequence[Any]  # the output of each encoder, with all of its hidden states
 Join = Callable[[Outputs], Condition]
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A text encoder with the tokenizer that feeds it; a model has one, two or three.
+    """A text encoder and its tokenizer; a model has one, two or three.
 
     Attributes:
-        name: of the encoder's folder.
-        tokenizer: texts to ids.
-        encoder: ids to hidden states.
-        max_tokens: texts are padded to this, as in the model's training, and cut there.
+        name: the encoder's folder.
+        tokenizer: turns texts into token ids.
+        encoder: turns token ids into hidden states.
+        max_tokens: texts are padded and truncated to this length, as in the model's training.
     """
 
     name: str
@@ -35,19 +35,19 @@ class Tower:
     max_tokens: int
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """What the encoder reads of a text."""
+        """The token ids of a text, padded and truncated."""
         encoded = self.tokenizer(
             text, padding="max_length", truncation=True, max_length=self.max_tokens
         )
         return tuple(encoded["input_ids"])
 
     def num_tokens(self, text: str) -> int:
-        """How long the text is, marks at its ends included, before it is cut."""
+        """The text's length in tokens before truncation, start and end tokens included."""
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 
 class TextEncoder:
-    """A model's text encoders, and how their answers make one condition."""
+    """A model's text encoders, and the function that joins their outputs to one condition."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class TextEncoder:
         """
         Args:
             towers: in the order of the model's folders.
-            join: their answers to one condition, float32.
-            micro_batch: how many texts a call.
-            empty_is_zero: the empty text is the zero condition, whatever the encoders say of it:
-                what a model was trained with where it was told nothing.
+            join: makes one float32 condition of their outputs.
+            micro_batch: how many texts per call.
+            empty_is_zero: encode the empty text as zeros, whatever the encoders output, for models
+                that were trained with zeros as the unconditional input.
         """
         self.towers = tuple(towers)
         self.join = join
@@ -71,30 +71,30 @@ class TextEncoder:
         self.empty_is_zero = empty_is_zero
 
     def with_micro_batch(self, micro_batch: MicroBatch) -> TextEncoder:
-        """The same encoders, called with another number of texts at a time."""
+        """The same encoders with another micro-batch size."""
         return TextEncoder(self.towers, self.join, micro_batch, empty_is_zero=self.empty_is_zero)
 
     def encode(self, texts: Sequence[str]) -> Condition:
-        """The condition of each text, computed once for each that the tokenizers distinguish.
+        """The condition of each text. Texts with the same token ids are encoded only once.
 
         Returns:
-            N rows, float32; equal where ``token_ids`` are.
+            N rows, float32; rows are equal if their ``token_ids`` are.
         """
-        read = [self.token_ids(text) for text in texts]
-        distinct = list(dict.fromkeys(read))
+        all_ids = [self.token_ids(text) for text in texts]
+        distinct = list(dict.fromkeys(all_ids))
         condition = Condition.cat(
-            self.micro_batch.over(len(distinct), lambda rows: self._encoded(distinct[rows]))
+            self.micro_batch.map(lambda rows: self._encoded(distinct[rows]), len(distinct))
         )
-        place = {ids: number for number, ids in enumerate(distinct)}
-        rows = torch.tensor([place[ids] for ids in read], device=condition.tokens.device)
+        row_of = {ids: row for row, ids in enumerate(distinct)}
+        rows = torch.tensor([row_of[ids] for ids in all_ids], device=condition.tokens.device)
         return condition[rows]
 
-    def _encoded(self, read: list[TokenIds]) -> Condition:
-        """One call of each encoder."""
+    def _encoded(self, all_ids: list[TokenIds]) -> Condition:
+        """Calls each encoder once."""
         condition = self.join(
             [
                 tower.encoder(
-                    torch.tensor([ids[number] for ids in read], device=tower.encoder.device),
+                    torch.tensor([ids[number] for ids in all_ids], device=tower.encoder.device),
                     output_hidden_states=True,
                 )
                 for number, tower in enumerate(self.towers)
@@ -103,17 +103,17 @@ class TextEncoder:
         if not self.empty_is_zero:
             return condition
         empty = self.token_ids("")
-        told = torch.tensor([ids != empty for ids in read], device=condition.tokens.device)
-        return _zeroed(condition, told)
+        has_text = torch.tensor([ids != empty for ids in all_ids], device=condition.tokens.device)
+        return _zeroed(condition, has_text)
 
     def token_ids(self, text: str) -> TokenIds:
-        """What the model reads of a text: "A dog" and "a dog" may well be the same to it."""
+        """The token ids of a text, by tokenizer; "A dog" and "a dog" may have the same ids."""
         return tuple(tower.ids(_encodable(text)) for tower in self.towers)
 
     def truncation_note(self, name: str, text: str) -> str | None:
-        """A note for the row where an encoder reads the text's beginning only."""
+        """A note for the row if an encoder truncates the text, else None."""
         lengths = [(tower, tower.num_tokens(_encodable(text))) for tower in self.towers]
-        cut: dict[str, list[str]] = {}  # what happened: the encoders that it happened to
+        cut: dict[str, list[str]] = {}  # note: the encoders that it holds for
         for tower, num_tokens in lengths:
             if num_tokens > tower.max_tokens:
                 what = f"{name} cut at {tower.max_tokens} of {num_tokens} tokens"
@@ -125,15 +125,15 @@ class TextEncoder:
         return "; ".join(f"{what} by {', '.join(names)}" for what, names in cut.items())
 
 
-def _zeroed(condition: Condition, told: Tensor) -> Condition:
-    """The condition with zeros in the rows where ``told``, (N,) bool, is false."""
+def _zeroed(condition: Condition, has_text: Tensor) -> Condition:
+    """The condition with zeros in the rows where ``has_text``, (N,) bool, is false."""
     pooled = condition.pooled
     return Condition(
-        condition.tokens * told.view(-1, 1, 1),
-        None if pooled is None else pooled * told.view(-1, 1),
+        condition.tokens * has_text.view(-1, 1, 1),
+        None if pooled is None else pooled * has_text.view(-1, 1),
     )
 
 
 def _encodable(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes."""
+    """The text without lone surrogates, which tokenizers refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,6 +1,6 @@
-"""Which text encoders a family has, and how the condition is made of what they answer.
+"""The text encoders of each family, and how their outputs are joined to a condition.
 
-Each is what the family's own pipeline in diffusers computes.
+The results equal those of the family's own pipeline in diffusers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from transformers import (
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.text import Join, Outputs
 
-T5_TOKENS = 256  # what diffusers' Stable Diffusion 3 pipeline pads T5's texts to
+T5_TOKENS = 256  # diffusers' Stable Diffusion 3 pipeline pads T5's texts to this length
 
 CLIP = (CLIPTextModel, CLIPTokenizer)
 CLIP_PROJECTED = (CLIPTextModelWithProjection, CLIPTokenizer)
 T5 = (T5EncoderModel, T5Tokenizer)
 
-# Family: the classes of text_encoder and tokenizer, of text_encoder_2 and tokenizer_2, and so on.
+# By family: the classes of text_encoder and tokenizer, text_encoder_2 and tokenizer_2, and so on.
 TOWERS: dict[str, tuple[tuple[Any, Any], ...]] = {
     "stable-diffusion": (CLIP,),
     "stable-diffusion-xl": (CLIP, CLIP_PROJECTED),
@@ -36,11 +36,11 @@ TOWERS: dict[str, tuple[tuple[Any, Any], ...]] = {
 
 
 def join_for(family: str, token_width: int) -> Join:
-    """How a family makes one condition of its encoders' answers.
+    """The function that joins the outputs of a family's encoders to one condition.
 
     Args:
-        family: of ``TOWERS``.
-        token_width: D of the tokens that the network takes.
+        family: a key of ``TOWERS``.
+        token_width: D of the network's text tokens.
     """
     if family == "stable-diffusion":
         return last_states
@@ -55,7 +55,7 @@ def last_states(outputs: Outputs) -> Condition:
 
 
 def two_penultimate_states(outputs: Outputs) -> Condition:
-    """SDXL: the last but one hidden states side by side, and the second encoder's projection.
+    """SDXL: both encoders' second-to-last hidden states, and the second encoder's projection.
 
     Source: SDXL, arXiv:2307.01952, section 2.1.
     """
@@ -64,10 +64,9 @@ def two_penultimate_states(outputs: Outputs) -> Condition:
 
 
 def clip_beside_t5(outputs: Outputs, width: int) -> Condition:
-    """Stable Diffusion 3: both CLIPs side by side, padded to T5's width, then T5's tokens.
+    """Stable Diffusion 3: both CLIPs' states concatenated, padded to T5's width, then T5's tokens.
 
-    Without T5, which a model folder may leave out, its tokens are zeros, as in training where it
-    was dropped.
+    If the model folder has no T5, its tokens are zeros, as for dropped T5 in training.
 
     Source: Esser et al., arXiv:2403.03206, figure 2.
     """

@@ -1,13 +1,13 @@
-"""How the VAE's images cross between main memory and a GPU; latents are copied plainly.
+"""Asynchronous copies of the VAE's images between main memory and a GPU.
 
-Both ways go through pinned memory, on a stream beside the one that computes: the host does not wait
-for a copy, and a copy does not wait for the network's calls that are queued before it, unless it
-needs them. On a CPU nothing is copied and there is nothing to wait for.
+Both directions use pinned memory and a copy stream beside the compute stream. The host does not
+wait for a copy, and a copy waits only for those queued network calls whose result it needs. On a
+CPU nothing is copied. Latents are copied synchronously elsewhere.
 
-What keeps this right: the computing stream waits for what comes up, and the copying one for what is
-to go down (``wait_stream``); memory of one stream that the other still uses is not handed out again
-before that is done (``record_stream``); and pinned memory is of torch's caching allocator, which
-notes an event with each copy and reuses a block only after it.
+Why this is correct: the compute stream waits for uploads, and the copy stream for the tensors to
+download (``wait_stream``). Memory of one stream that the other still uses is not reused before the
+other is done (``record_stream``). Pinned memory comes from torch's caching allocator, which records
+an event with each copy and reuses a block only after it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; what is computed there from now on finds it complete.
+    """Copies a tensor to a device; later work on the compute stream sees it complete.
 
     Args:
         host: in main memory, of any dtype. It may be changed or freed as soon as this returns.
-        device: where it goes.
+        device: the target device.
 
     Returns:
-        The same values, shape, strides and dtype; on a CPU ``host`` itself.
+        The same values, shape, strides and dtype; on a CPU, ``host`` itself.
     """
     if device.type != "cuda":
         return host.to(device)
@@ -40,10 +40,10 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
 
 
 class Download:
-    """A tensor on its way to main memory; asked for when all of a part have been begun."""
+    """A copy to main memory in progress. Start all copies of a part before waiting for any."""
 
     def __init__(self, tensor: Tensor) -> None:
-        """Begins the copy: of what the tensor will be when the calls before this one are done."""
+        """Starts the copy, which runs once the calls queued before it have finished."""
         self._host, self._done = tensor, None
         if tensor.device.type != "cuda":
             return
@@ -56,10 +56,10 @@ class Download:
             self._done = stream.record_event()
 
     def wait(self) -> Tensor:
-        """The values in main memory, once they are there.
+        """Waits for the copy and returns the values in main memory.
 
         Raises:
-            RuntimeError: the device failed in what it computed before.
+            RuntimeError: an earlier computation on the device failed.
         """
         if self._done is not None:
             self._done.synchronize()
@@ -68,5 +68,5 @@ class Download:
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """Made once a device and process."""
-    return torch.cuda.Stream(device)
+    """One copy stream per device and process."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped

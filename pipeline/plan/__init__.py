@@ -1,1 +1,1 @@
-"""A run around its parts: fingerprint, what is to do, the `_run/` folder, the summary."""
+"""Planning a run: fingerprint, work to do, the `_run/` folder, status and summary."""

@@ -1,7 +1,7 @@
-"""`_run/filters.json`: the filters in force. What is published of an output follows these alone.
+"""`_run/filters.json`: the filters in force, with which all shards of an output are published.
 
-Filters are not in the fingerprint: computed parts know no filter. So the output says itself which
-filters its shards are published with, and whether that is so of all of them already.
+Filters are not part of the fingerprint, since they do not affect staged parts. So the output itself
+records its filters, and whether all published shards follow them yet.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FILTERS_FILE = "_run/filters.json"
 
 @dataclass(frozen=True)
 class FiltersInForce:
-    """What ``_run/filters.json`` says."""
+    """The content of ``_run/filters.json``."""
 
     filters: list[str]
-    applied: bool = True  # False: shards that others filtered may still be published
+    applied: bool = True  # False: some shards may still be published with older filters
 
     def to_json(self) -> bytes:
         fingerprint = filtering_of(self.filters).fingerprint
@@ -31,7 +31,7 @@ class FiltersInForce:
 
 
 def read_filters(output: Store) -> FiltersInForce | None:
-    """The filters in force; None where no run has said."""
+    """The filters in force; None if no run has recorded any."""
     try:
         tree = json.loads(output.get(FILTERS_FILE))
     except FileNotFoundError:
@@ -43,13 +43,13 @@ def check_filters(path: str, saved: FiltersInForce | None, wanted: Filtering) ->
     """Refuses a run whose filters are not those in force.
 
     Raises:
-        ValueError: names both, and the command that applies other filters to what is published.
+        ValueError: names both, and the command that applies the new filters to published shards.
     """
     if saved is None or saved.filters == wanted.texts:
         return
     options = " ".join(["--clear", *(f"--set '{text}'" for text in wanted.texts)])
     raise ValueError(
-        f"filters={wanted.texts}: the output is filtered by {saved.filters or 'nothing'}. Set them "
+        f"filters={wanted.texts}: the output's filters are {saved.filters or 'none'}. Set them "
         f"back, or apply the new ones without computing anything: overpaint refilter {path} "
         f"{options}"
     )
@@ -62,23 +62,23 @@ def changed_filters(
     dropped: Collection[str] = (),
     clear: bool = False,
 ) -> list[str]:
-    """The filters after a change of some.
+    """The filters after some are added, replaced or dropped.
 
     Args:
         current: the filters in force.
-        given: filters or presets; each takes the place of those on the same score that bound it
-            from the same side.
-        dropped: names of scores that are not to be filtered by.
-        clear: begin without any.
+        given: filters or presets to add; each replaces those that bound the same score from the
+            same side.
+        dropped: names of scores; their filters are removed.
+        clear: remove all current filters first.
 
     Raises:
-        ValueError: a filter or a name that is none, or a dropped name that is not filtered by.
+        ValueError: a filter or name is not valid, or a dropped name has no filter.
     """
     kept = [] if clear else [parse_filter(text) for text in current]
     for name in (name.removeprefix(SCORE) for name in dropped):
         if name not in NAMES or all(item.name != name for item in kept):
             filtered = ", ".join(sorted({item.name for item in kept})) or "none"
-            raise ValueError(f"no filter on '{name}' is in force; filtered by are: {filtered}")
+            raise ValueError(f"no filter on '{name}' is in force; there are filters on: {filtered}")
         kept = [item for item in kept if item.name != name]
     new = [parse_filter(text) for text in canonical(list(given))]
     replaced = {(item.name, item.bounds_below) for item in new}

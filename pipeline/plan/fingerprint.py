@@ -1,4 +1,4 @@
-"""Everything that changes computed bytes, and its hash. One output holds one fingerprint."""
+"""The fingerprint: a hash of everything that changes computed bytes. An output has only one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config.config import Config
 
-# Libraries whose arithmetic or codecs end up in the bytes; another version may move the last bit.
+# Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
 
 
@@ -23,14 +23,14 @@ def fingerprint_inputs(
 ) -> dict[str, Any]:
     """What the fingerprint is a hash of, as a JSON-able mapping that is kept in ``_run/``.
 
-    Left out is what moves no byte: where input and output lie, how many actors there are, in which
-    layout they work, the filters, and everything of ``run`` except the seed and the size of a part.
+    Settings that change no byte are left out: paths of input and output, number of actors, layout,
+    filters, and everything of ``run`` except the seed and the part size.
 
     Args:
         config: the resolved configuration.
         model_revision: commit of a hub model, or sha256 of a local folder's files.
-        device: "cpu" or "cuda"; threads count on a CPU only.
-        score_revisions: of the networks of ``scores``, by scorer.
+        device: "cpu" or "cuda"; threads matter only on a CPU.
+        score_revisions: likewise of the networks of ``scores``, by scorer.
     """
     tree = config.model_dump(mode="json")
     stages = {
@@ -72,7 +72,7 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
 
 
 def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
-    """The scorers of a run; nothing where it has none."""
+    """The scorers of a run; empty if it has none."""
     chosen = {
         name: weights.model_dump(mode="json", exclude={"path", "revision"})
         | {"content": revisions.get(name, "")}

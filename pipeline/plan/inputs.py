@@ -1,4 +1,4 @@
-"""`_run/inputs.json`: the input shards of an output as they were read, and which have changed."""
+"""`_run/inputs.json`: records the input shards of an output, to find those that change later."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_LINES = 20
 
 @gc_paused()
 def inputs_json(plan: Plan) -> bytes:
-    """What ``_run/inputs.json`` shall say: name, url, size and etag of each shard, a line each.
+    """The new ``_run/inputs.json``: name, url, size and etag of each shard, one line each.
 
-    An entry stays as it is where the output holds anything of its shard, since that was computed
-    from the object that the entry describes. All others are replaced, so that shards may be added.
+    If the output holds anything of a shard, that was computed from the object in the shard's entry,
+    so the entry stays as it is. All other entries are replaced, so that shards may be added.
     """
     record = dict(plan.inputs)
     saved = saved_inputs(plan.output)
     held = _held(plan)
-    if not saved.keys() <= record.keys():  # shards of an earlier run, and of no later one
+    if not saved.keys() <= record.keys():  # an earlier run had shards that this one has not
         held |= output_state(plan.output).keys()
     record |= {name: shard for name, shard in saved.items() if name in held}
     encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -40,7 +40,7 @@ def inputs_json(plan: Plan) -> bytes:
 
 
 def saved_inputs(output: Store) -> dict[str, InputShard]:
-    """The entries of an output's ``_run/inputs.json`` by name; none where it has no such file."""
+    """The entries of an output's ``_run/inputs.json`` by name; empty if there is no such file."""
     try:
         text = output.get(INPUTS_FILE).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -50,10 +50,10 @@ def saved_inputs(output: Store) -> dict[str, InputShard]:
 
 @gc_paused()
 def changed_inputs(plan: Plan) -> list[str]:
-    """A warning line for each input shard that is not the one its output was computed from.
+    """A warning line for each input shard that has changed since its output was computed.
 
-    Compared are size and etag (the modification time of a local file) with ``_run/inputs.json``,
-    for shards that are published or partly staged; both stay as they are.
+    For published and partly staged shards, this compares size and etag (of a local file, its
+    modification time) with ``_run/inputs.json``. It changes nothing.
     """
     saved = saved_inputs(plan.output)
     staged = {work.shard.name for work in plan.work if work.staged}
@@ -67,7 +67,7 @@ def changed_inputs(plan: Plan) -> list[str]:
 
 
 def _held(plan: Plan) -> set[str]:
-    """The shards of the run of which the output holds something."""
+    """The shards of the run that are published or partly staged."""
     return {*plan.published, *(work.shard.name for work in plan.work if work.staged)}
 
 
@@ -78,10 +78,10 @@ def _shard_of(entry: dict[str, str | int | None]) -> InputShard:
 def _warning(shard: InputShard, entry: InputShard, *, is_staged: bool) -> str:
     size = f"{entry.size} bytes then, {shard.size} now"
     if shard.size == entry.size:
-        size = f"{shard.size} bytes, but written anew"
+        size = f"still {shard.size} bytes, but rewritten"
     remedy = (
-        f"its staged parts are of the old one; to compute it anew remove _parts/{shard.name}/"
+        f"its staged parts are from the old input; to recompute it, remove _parts/{shard.name}/"
         if is_staged
-        else f"its output stays as it is; to compute it anew remove {shard.name}_stats.json"
+        else f"its output stays as it is; to recompute it, remove {shard.name}_stats.json"
     )
     return f"shard {shard.name}: the input has changed since it was read ({size}); {remedy}"

@@ -1,15 +1,16 @@
-"""What a run will do, found out before anything is taken: shards, model, resume state."""
+"""Plans a run: checks config, model, input and output, and lists the work that is left to do."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.models.probe import ModelInfo, probe_model
-from pipeline.models.score_weights import probe_scores
+from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
@@ -24,16 +25,16 @@ RUN_FILE = "_run/run.json"
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
 class ShardWork:
-    """One input shard that is not published yet, and what of it is staged already."""
+    """One input shard that is not published yet, and which of its parts are staged already."""
 
     shard: InputShard
     staged: frozenset[int] = frozenset()
-    max_edits: int | None = None  # where input.limit cuts this shard
+    max_edits: int | None = None  # with input.limit: edits to take from this shard
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked run: everything that the driver, the plain loop and ``--dry-run`` need."""
+    """A checked run: everything that the driver, the local loop and ``--dry-run`` need."""
 
     config: Config
     device: str
@@ -42,7 +43,7 @@ class Plan:
     fingerprint_inputs: dict[str, Any]
     work: list[ShardWork]
     published: list[str]
-    inputs: dict[str, InputShard] = field(default_factory=dict)  # of all shards, by name, as listed
+    inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
 
     @property
     def output(self) -> Store:
@@ -53,13 +54,13 @@ class Plan:
         return len(self.work) + len(self.published)
 
     def still_to_do(self) -> Plan:
-        """The same run, its work listed anew from storage."""
+        """The same run; lists the output again and drops the work that is done by now."""
         every = {item.shard.name: item for item in self.work}
         work, done = _split(every, output_state(self.output))
         return replace(self, work=work, published=sorted({*self.published, *done}))
 
     def without_shards(self) -> Plan:
-        """What a worker needs of it: small, however many shards the run has."""
+        """A copy for workers: small, however many shards the run has."""
         return replace(self, work=[], published=[], inputs={})
 
 
@@ -69,7 +70,7 @@ def make_plan(config: Config, device: str) -> Plan:
 
     Args:
         config: the configuration as loaded.
-        device: "cpu" or "cuda", what ``model.device: auto`` stands for in this run.
+        device: "cpu" or "cuda": the resolved ``model.device``.
 
     Raises:
         ConfigError: one line that names the key, the value and what is allowed.
@@ -87,7 +88,7 @@ def make_plan(config: Config, device: str) -> Plan:
         saved_filters = read_filters(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    config = _with_settled_threads(config, saved)
+    config = _pinned(_with_resolved_threads(config, saved), model, scorers)
     revisions = {name: files.revision for name, files in scorers.items()}
     inputs = fingerprint_inputs(config, model.revision, device, revisions)
     _check_same_run(config.output.path, saved, inputs, bool(state))
@@ -101,6 +102,23 @@ def make_plan(config: Config, device: str) -> Plan:
     return Plan(config, device, model, fingerprint(inputs), inputs, work, published, listed)
 
 
+def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
+    """The configuration with the commits of hub models in place of branches.
+
+    It travels to the workers, so each loads what the driver found, also after a branch has moved.
+    """
+    commits = {name: files.commit for name, files in scorers.items() if files.commit}
+    chosen = config.scores.chosen
+    scores = {
+        name: chosen[name].model_copy(update={"revision": commit})
+        for name, commit in commits.items()
+    }
+    changes: dict[str, Any] = {"scores": config.scores.model_copy(update=scores)}
+    if model.commit:
+        changes["model"] = config.model.model_copy(update={"revision": model.commit})
+    return config.model_copy(update=changes)
+
+
 def _check_reachable(output: Store) -> None:
     try:
         output.check_reachable()
@@ -111,7 +129,7 @@ def _check_reachable(output: Store) -> None:
 def _split(
     every: dict[str, ShardWork], state: dict[str, ShardState]
 ) -> tuple[list[ShardWork], list[str]]:
-    """What is to do and what is published, of the shards of this run, sorted by name."""
+    """(work, names of published shards) of this run, both sorted by name."""
     work, published = [], []
     for name, item in sorted(every.items()):
         shard_state = state.get(name)
@@ -124,7 +142,7 @@ def _split(
 
 
 def _limited(config: Config, shards: list[InputShard]) -> dict[str, ShardWork]:
-    """The shards up to ``input.limit`` edits, counted in the order of their names."""
+    """The shards that hold the first ``input.limit`` edits, in the order of their names."""
     if not config.input.limit:
         return {shard.name: ShardWork(shard) for shard in shards}
     chosen, left = {}, config.input.limit
@@ -144,15 +162,15 @@ def _saved_run(output: Store) -> dict[str, Any] | None:
     return saved
 
 
-def _with_settled_threads(config: Config, saved: dict[str, Any] | None) -> Config:
-    """The configuration with a number for threads: where none is given, that of the output.
+def _with_resolved_threads(config: Config, saved: dict[str, Any] | None) -> Config:
+    """The configuration with a number of threads: if none is given, that of the resumed output.
 
-    So a run may be resumed with other pools, or in another layout, to the same bytes.
+    So a run can be resumed with other pools or in another layout, and writes the same bytes.
     """
-    made = saved["inputs"]["stages"]["decode"].get("threads") if saved is not None else None
-    if made is None or config.stages.given_threads(config.stage_names) is not None:
+    resumed = saved["inputs"]["stages"]["decode"].get("threads") if saved is not None else None
+    if resumed is None or config.stages.given_threads(config.stage_names) is not None:
         return config.with_threads(config.threads)
-    return config.with_threads(made)
+    return config.with_threads(resumed)
 
 
 def _check_same_run(
@@ -160,12 +178,12 @@ def _check_same_run(
 ) -> None:
     if saved is None and has_output:
         raise ConfigError(
-            f"output.path={path!r}: holds shards but no {RUN_FILE}, so what made them is unknown; "
-            "name another folder"
+            f"output.path={path!r}: holds shards but no {RUN_FILE}, so it is unknown which run "
+            "made them; choose another folder"
         )
     if saved is not None and saved["fingerprint"] != fingerprint(inputs):
         lines = "\n  ".join(differences(saved["inputs"], inputs))
         raise ConfigError(
-            f"output.path={path!r}: holds another run's output, and one output holds one "
-            f"fingerprint. Name another output.path, or set these back:\n  {lines}"
+            f"output.path={path!r}: holds another run's output, made with other settings. "
+            f"Choose another output.path, or set these back:\n  {lines}"
         )

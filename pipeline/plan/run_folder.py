@@ -22,9 +22,9 @@ SUMMARY_FILE = "_run/summary.json"
 
 
 def write_run_folder(plan: Plan) -> None:
-    """Records what this output is made by; the first driver's record stays.
+    """Records what makes this output; the first run's ``run.json`` is never replaced.
 
-    Credentials are in nobody's record: ``storage_options`` are left out of the config.
+    ``storage_options`` are left out of the config, since they may hold credentials.
     """
     output = plan.output
     record = {
@@ -60,7 +60,7 @@ def resolved_yaml(config: Config) -> str:
 
 
 def environment(plan: Plan) -> dict[str, Any]:
-    """Versions, machine and model, for whoever asks later how the output was made."""
+    """Versions, machine and model, to tell later how the output was made."""
     return {
         "overpaint": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""How far an output is, shard by shard, from storage alone: no config, no model, no Ray."""
+"""The state of an output, shard by shard, from storage alone: no config, no model, no Ray."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class ShardStatus:
 
     shard: str
     state: Literal["done", "staged", "to do"]
-    staged_parts: int = 0  # of a shard that is not published yet
-    num_parts: int | None = None  # in all; None while no part is there to say it
+    staged_parts: int = 0  # 0 once the shard is published
+    num_parts: int | None = None  # in all; None while no part is staged
     edits: int = 0  # rows of a published shard
-    failed: int = 0  # of these
-    problem: str | None = None  # why the input or the marker could not be read to its end
+    failed: int = 0  # failed rows among these
+    problem: str | None = None  # why the input or the marker could not be read completely
 
 
 @dataclass(frozen=True)
 class OutputStatus:
-    """All shards that the output holds something of, or that ``_run/inputs.json`` names."""
+    """All shards that the output holds or ``_run/inputs.json`` names."""
 
     shards: list[ShardStatus]  # by name
 
@@ -40,7 +40,7 @@ class OutputStatus:
         return {state: counts[state] for state in ("done", "staged", "to do")}
 
     def to_tree(self) -> dict[str, Any]:
-        """JSON-able: the totals, then a mapping for each shard."""
+        """JSON-able: the totals, and a mapping for each shard."""
         return {
             "states": self.states,
             "edits": sum(shard.edits for shard in self.shards),

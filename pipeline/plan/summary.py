@@ -1,29 +1,71 @@
-"""The end of a run in numbers, from the markers of its shards."""
+"""The summary of a run, from the markers of its shards."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config.stages import SCORE_STAGE, TIMED_STEPS
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
+from pipeline.steps.publish import ShardStats
 from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
 
 
-def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What the plan of a run expected, beside what came of it. Seconds, hours and images/s."""
+
+    layout: str
+    actors: dict[str, int]  # by pool
+    wall_s: float | None  # expected
+    device_hours: float | None  # expected
+    images_per_s: float | None  # expected, once all pools work
+    images_per_s_after_start: float | None  # actual, from the first part to the last one
+    ratio: float | None  # actual over expected
+
+
+@dataclass
+class RunSummary:
+    """The end of a run in numbers: what is printed, and ``_run/summary.json``."""
+
+    fingerprint: str
+    published: int  # shards
+    to_do: int
+    counts: dict[str, int]  # rows by status
+    problems: dict[str, str]  # by shard: why its input could not be read to its end
+    seconds: dict[str, float]  # by step, summed over workers
+    num_evals: dict[str, int]  # network evaluations, by stage
+    halvings: dict[str, int]  # of the micro-batch, by stage
+    wall_s: float  # of this invocation, start-up included
+    images_per_s: float  # likewise
+    edits_computed_now: int  # by this invocation
+    plan: PlanOutcome | None = None
+
+    @property
+    def edits(self) -> int:
+        """Rows of all published shards."""
+        return sum(self.counts.values())
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able, as it is written."""
+        tree = asdict(self)
+        shards = {"published": tree.pop("published"), "to_do": tree.pop("to_do")}
+        return tree | {"shards": shards, "edits": self.edits}
+
+
+def summarize(
+    plan: Plan, wall_s: float, num_edits_now: int, outcome: PlanOutcome | None = None
+) -> RunSummary:
     """Sums the markers of the published shards of this run.
 
     Args:
-        plan: the plan as it stands at the end.
+        plan: the plan at the end of the run.
         wall_s: seconds that this invocation took, start-up included.
         num_edits_now: edits that this invocation computed.
-
-    Returns:
-        JSON-able: shards, counts by status, problems by shard, seconds by step, evaluations by
-        stage, halvings of the micro-batch by stage, wall seconds and images/s of this invocation.
+        outcome: of the plan, if something was computed.
     """
     output = plan.output
     counts: Counter[str] = Counter({str(status): 0 for status in Status})
@@ -32,28 +74,29 @@ def summarise(plan: Plan, wall_s: float, num_edits_now: int) -> dict[str, Any]:
     halvings: Counter[str] = Counter()
     problems: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
-        marker = json.loads(blob)
-        if marker.get("problem"):
-            problems[name] = marker["problem"]
-        counts.update(marker["counts"])
-        seconds.update(marker["seconds"])
-        evals.update(marker["num_evals"])
-        halvings.update(marker["halvings"])
-    return {
-        "fingerprint": plan.fingerprint,
-        "shards": {"published": len(plan.published), "to_do": len(plan.work)},
-        "counts": dict(counts),
-        "edits": counts.total(),
-        "problems": problems,
-        "seconds": {name: round(seconds[name], 3) for name in TIMED_STEPS if _ran(name, seconds)},
-        "num_evals": dict(evals),
-        "halvings": dict(halvings),
-        "wall_s": round(wall_s, 3),
-        "images_per_s": round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
-        "edits_computed_now": num_edits_now,
-    }
+        marker = ShardStats.from_json(blob)
+        if marker.problem:
+            problems[name] = marker.problem
+        counts.update(marker.counts)
+        seconds.update(marker.seconds)
+        evals.update(marker.num_evals)
+        halvings.update(marker.halvings)
+    return RunSummary(
+        fingerprint=plan.fingerprint,
+        published=len(plan.published),
+        to_do=len(plan.work),
+        counts=dict(counts),
+        problems=problems,
+        seconds={name: round(seconds[name], 3) for name in TIMED_STEPS if _ran(name, seconds)},
+        num_evals=dict(evals),
+        halvings=dict(halvings),
+        wall_s=round(wall_s, 3),
+        images_per_s=round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
+        edits_computed_now=num_edits_now,
+        plan=outcome,
+    )
 
 
 def _ran(step: str, seconds: Counter[str]) -> bool:
-    """Every run has every step but the score stage."""
+    """Whether the run has this step: only the score stage is optional."""
     return step != SCORE_STAGE or step in seconds

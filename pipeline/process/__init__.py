@@ -1,1 +1,1 @@
-"""What concerns this process: its heartbeat and its garbage collector."""
+"""This process's heartbeat and its garbage collector."""

@@ -1,4 +1,4 @@
-"""Signs of life: a long computation says that it goes on, and whoever watches over it listens."""
+"""Heartbeats: long computations report progress, and a watchdog listens for it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 _listener: Callable[[], None] | None = None
 
 
-def listen(listener: Callable[[], None] | None) -> None:
-    """From now on the listener is called at each sign of life in this process; None: nobody is."""
+def on_heartbeat(listener: Callable[[], None] | None) -> None:
+    """Sets the function that is called at each heartbeat of this process; None removes it."""
     global _listener
     _listener = listener
 
 
 def heartbeat() -> None:
-    """To be called where something that takes its time has come one piece further."""
+    """Call this in a long computation, each time that it has made progress."""
     if _listener is not None:
         _listener()

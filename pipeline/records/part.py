@@ -1,6 +1,6 @@
-"""What travels between steps: a part, its images, and the edits asked of each image.
+"""What travels between steps: a part, its samples, and the edits of each sample.
 
-The Ray row of a part holds ``Part.to_bytes()``: two Arrow IPC streams, the images and the edits.
+A Ray row holds ``Part.to_bytes()`` of one part: two Arrow IPC streams, the samples and the edits.
 A tensor is a struct of dtype, shape and bytes, not a fixed-shape column: samples may set their own
 ``encode_ratio``, so the trajectories of one part differ in length, and failed images have none.
 """
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.records.staged import PartHeader, PartResult
+
 
 class Status(StrEnum):
-    """What became of an edit. In = edited + unchanged + rejected + failed, at every publish."""
+    """What became of an edit. Input edits = edited + unchanged + rejected + failed."""
 
     EDITED = "edited"
     UNCHANGED = "unchanged"
@@ -67,7 +69,7 @@ class Edit:
 
 @dataclass
 class Sample:
-    """One sample of an input shard: an image, its caption, and the edits asked of it."""
+    """One sample of an input shard: an image, its caption, and its edits."""
 
     key: str
     caption: str | None = None
@@ -110,30 +112,50 @@ class Part:
     hosts: list[str] = field(default_factory=list)  # likewise
     device: str | None = None  # kind of device that computed it, e.g. "cpu" or a GPU's name
     halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
+    table: pa.Table | None = None  # the rows with their members, once the part is finished
+    result: PartResult | None = None  # once it is committed
 
     @property
     def edits(self) -> list[Edit]:
         return [edit for sample in self.samples for edit in sample.edits]
 
+    def fail(self, stage: str, error: BaseException | str, message: str | None = None) -> None:
+        """Fails every edit of the part that is still in flight."""
+        for sample in self.samples:
+            sample.fail(stage, error, message)
+
+    def header(self, fingerprint: str = "") -> PartHeader:
+        """What the marker will say of this part.
+
+        Args:
+            fingerprint: of the run that computes it.
+        """
+        return PartHeader(
+            shard=self.shard,
+            index=self.index,
+            num_parts=self.num_parts,
+            num_rows=len(self.edits),
+            fingerprint=fingerprint,
+            problem=self.problem,
+            seconds=self.seconds,
+            hosts=self.hosts,
+            device=self.device,
+            halvings=self.halvings,
+        )
+
     def to_bytes(self) -> bytes:
-        """The part as two Arrow IPC streams, one after the other: images, then edits."""
+        """The part as two Arrow IPC streams, one after the other: samples, then edits.
+
+        For a part that is on its way; what finishing made of it stays behind.
+        """
+        assert self.table is None, "a finished part is committed where it was finished"
         samples = [_to_row(sample, SAMPLE_SCHEMA) for sample in self.samples]
         edits = [
-            {"picture": number} | _to_row(edit, EDIT_SCHEMA)
+            {"sample": number} | _to_row(edit, EDIT_SCHEMA)
             for number, sample in enumerate(self.samples)
             for edit in sample.edits
         ]
-        header = {
-            "shard": self.shard,
-            "index": self.index,
-            "num_parts": self.num_parts,
-            "problem": self.problem,
-            "seconds": self.seconds,
-            "hosts": self.hosts,
-            "device": self.device,
-            "halvings": self.halvings,
-        }
-        schema = SAMPLE_SCHEMA.with_metadata({"part": json.dumps(header)})
+        schema = SAMPLE_SCHEMA.with_metadata({"part": self.header().to_json()})
         sink = io.BytesIO()
         for rows, row_schema in ((samples, schema), (edits, EDIT_SCHEMA)):
             with pa.ipc.new_stream(sink, row_schema) as writer:
@@ -146,10 +168,20 @@ class Part:
         source = io.BytesIO(data)
         samples_table = pa.ipc.open_stream(source).read_all()
         edits_table = pa.ipc.open_stream(source).read_all()
-        part = cls(**json.loads(samples_table.schema.metadata[b"part"]))
+        header = PartHeader.from_json(samples_table.schema.metadata[b"part"])
+        part = cls(
+            shard=header.shard,
+            index=header.index,
+            num_parts=header.num_parts,
+            problem=header.problem,
+            seconds=header.seconds,
+            hosts=header.hosts,
+            device=header.device,
+            halvings=header.halvings,
+        )
         part.samples = [Sample(**_from_row(row)) for row in samples_table.to_pylist()]
         for row in edits_table.to_pylist():
-            number = row.pop("picture")
+            number = row.pop("sample")
             if row["status"] is not None:
                 row["status"] = Status(row["status"])
             part.samples[number].edits.append(Edit(**_from_row(row)))
@@ -157,51 +189,55 @@ class Part:
 
 
 TENSOR = pa.struct(
-    [("dtype", pa.string()), ("shape", pa.list_(pa.int32())), ("data", pa.large_binary())]
+    [
+        pa.field("dtype", pa.string()),
+        pa.field("shape", pa.list_(pa.int32())),
+        pa.field("data", pa.large_binary()),
+    ]
 )
-MEMBERS = pa.list_(pa.struct([("suffix", pa.string()), ("data", pa.large_binary())]))
+MEMBERS = pa.list_(
+    pa.struct([pa.field("suffix", pa.string()), pa.field("data", pa.large_binary())])
+)
 
-SAMPLE_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("caption", pa.string()),
-        ("suffix", pa.string()),
-        ("encoded", pa.large_binary()),
-        ("encoded_mask", pa.large_binary()),
-        ("extras", MEMBERS),
-        ("metadata", pa.string()),
-        ("settings", pa.string()),
-        ("source_sha256", pa.string()),
-        ("source_width", pa.int32()),
-        ("source_height", pa.int32()),
-        ("image", TENSOR),
-        ("supplied_mask", TENSOR),
-        ("latent", TENSOR),
-        ("trajectory", TENSOR),
-    ]
-)
-EDIT_SCHEMA = pa.schema(
-    [
-        ("picture", pa.int32()),
-        ("index", pa.int32()),
-        ("edit_text", pa.string()),
-        ("status", pa.string()),
-        ("stage", pa.string()),
-        ("error", pa.string()),
-        ("message", pa.string()),
-        ("notes", pa.list_(pa.string())),
-        ("num_evals_mask", pa.int32()),
-        ("num_evals_encode", pa.int32()),
-        ("num_evals_decode", pa.int32()),
-        ("mask", TENSOR),
-        ("difference", TENSOR),
-        ("image", TENSOR),
-        ("embedding", TENSOR),
-        ("adapter", TENSOR),
-        ("candidates", TENSOR),
-        ("scores", pa.string()),
-    ]
-)
+SAMPLE_COLUMNS: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "caption": pa.string(),
+    "suffix": pa.string(),
+    "encoded": pa.large_binary(),
+    "encoded_mask": pa.large_binary(),
+    "extras": MEMBERS,
+    "metadata": pa.string(),
+    "settings": pa.string(),
+    "source_sha256": pa.string(),
+    "source_width": pa.int32(),
+    "source_height": pa.int32(),
+    "image": TENSOR,
+    "supplied_mask": TENSOR,
+    "latent": TENSOR,
+    "trajectory": TENSOR,
+}
+SAMPLE_SCHEMA = pa.schema(SAMPLE_COLUMNS)
+EDIT_COLUMNS: dict[str, pa.DataType] = {
+    "sample": pa.int32(),
+    "index": pa.int32(),
+    "edit_text": pa.string(),
+    "status": pa.string(),
+    "stage": pa.string(),
+    "error": pa.string(),
+    "message": pa.string(),
+    "notes": pa.list_(pa.string()),
+    "num_evals_mask": pa.int32(),
+    "num_evals_encode": pa.int32(),
+    "num_evals_decode": pa.int32(),
+    "mask": TENSOR,
+    "difference": TENSOR,
+    "image": TENSOR,
+    "embedding": TENSOR,
+    "adapter": TENSOR,
+    "candidates": TENSOR,
+    "scores": pa.string(),
+}
+EDIT_SCHEMA = pa.schema(EDIT_COLUMNS)
 
 
 def _to_row(record: Sample | Edit, schema: pa.Schema) -> dict[str, Any]:
@@ -214,7 +250,7 @@ def _to_row(record: Sample | Edit, schema: pa.Schema) -> dict[str, Any]:
             row[name] = json.dumps(value)
         elif name == "extras":
             row[name] = [{"suffix": suffix, "data": data} for suffix, data in value.items()]
-    assert set(row) == set(schema.names) - {"picture"}
+    assert set(row) == set(schema.names) - {"sample"}
     return row
 
 

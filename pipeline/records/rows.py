@@ -1,69 +1,122 @@
-"""The rows that a user reads: the schema of the published Parquet file, and of a staged part.
+"""The rows that a user reads: the schemas of the published Parquet file and of a staged part.
 
-Nothing in a row varies from run to run (times and hosts go into the marker), so tar and Parquet
-are a function of input, configuration, model and code alone.
+Nothing in a row varies from run to run; times and hosts go into the marker. So tar and Parquet file
+depend on input, configuration, model and code alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.records.part import MEMBERS
 
-# (name, type, nullable, meaning): the README's table of columns is checked against this one.
+STRING, STRINGS = pa.string(), pa.list_(pa.string())
+INT32, INT32S, INT64, FLOAT32 = pa.int32(), pa.list_(pa.int32()), pa.int64(), pa.float32()
+
+
+def required(kind: pa.DataType, meaning: str) -> Any:
+    """A column that every row has. ``meaning`` goes into the Parquet file's metadata."""
+    return field(metadata={"kind": kind, "nullable": False, "meaning": meaning})
+
+
+def nullable(kind: pa.DataType, meaning: str) -> Any:
+    """A column that is null where the row has no such value."""
+    return field(default=None, metadata={"kind": kind, "nullable": True, "meaning": meaning})
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One requested edit, whatever its outcome. The fields are the columns of the file."""
+
+    shard: str = required(STRING, "input shard: its path below the common prefix, without .tar")
+    key: str = required(STRING, "the sample's key in that shard")
+    edit_index: int = required(INT32, "from 0 within the sample; -1: the sample has no edit")
+    output_key: str | None = nullable(
+        STRING, "key of the edit's files in the tar; of a rejected edit in the tar of _rejected/"
+    )
+    status: str = required(STRING, "edited, unchanged, rejected or failed")
+    stage: str | None = nullable(
+        STRING, "where the edit failed, was rejected or was found unchanged"
+    )
+    error: str | None = nullable(STRING, "the kind of error, or the filter that rejected the edit")
+    message: str | None = nullable(STRING, "the reason, in a sentence")
+    notes: list[str] = required(STRINGS, "further remarks, e.g. that a text was truncated")
+    caption: str | None = nullable(STRING, "what is there (the paper's reference text)")
+    edit_text: str | None = nullable(STRING, "what is wanted (the paper's query text)")
+    source_sha256: str | None = nullable(STRING, "sha256 of the image file in the input")
+    source_width: int | None = nullable(INT32, "pixels, after EXIF rotation")
+    source_height: int | None = nullable(INT32, "pixels, after EXIF rotation")
+    image_sha256: str | None = nullable(STRING, "sha256 of the image file in the tar")
+    width: int | None = nullable(INT32, "pixels, of the written image")
+    height: int | None = nullable(INT32, "pixels, of the written image")
+    mask_area: float | None = nullable(FLOAT32, "share of the written image inside the edit mask")
+    mask_box: list[int] | None = nullable(
+        INT32S, "x0, y0, x1, y1 of the mask in pixels of the output"
+    )
+    score_edit_rms: float | None = nullable(
+        FLOAT32, "root mean square change inside the mask, in [0, 1]"
+    )
+    score_background_psnr_db: float | None = nullable(
+        FLOAT32, "PSNR outside the mask, before the composite"
+    )
+    score_background_ssim: float | None = nullable(
+        FLOAT32, "SSIM outside the mask, in background windows"
+    )
+    score_background_mse: float | None = nullable(
+        FLOAT32, "MSE outside the mask, of values in [0, 1]"
+    )
+    score_background_psnr_frame_db: float | None = nullable(
+        FLOAT32, "PIE-Bench's PSNR, over the full frame"
+    )
+    score_background_ssim_frame: float | None = nullable(
+        FLOAT32, "PIE-Bench's SSIM, over the full frame"
+    )
+    score_background_mse_frame: float | None = nullable(
+        FLOAT32, "PIE-Bench's MSE, over the full frame"
+    )
+    score_lpips: float | None = nullable(
+        FLOAT32, "perceptual distance of the images before and after"
+    )
+    score_clip_text_before: float | None = nullable(
+        FLOAT32, "cosine of the image before and the caption"
+    )
+    score_clip_text_after: float | None = nullable(
+        FLOAT32, "cosine of the image after and the edit text"
+    )
+    score_clip_image: float | None = nullable(FLOAT32, "cosine of the images before and after")
+    score_clip_directional: float | None = nullable(
+        FLOAT32, "cosine of the changes of image and text"
+    )
+    score_dino_structure: float | None = nullable(
+        FLOAT32, "distance of self-similarities of DINO's keys"
+    )
+    score_dinov2_image: float | None = nullable(FLOAT32, "cosine of the images before and after")
+    score_aesthetic: float | None = nullable(FLOAT32, "aesthetic score of the image after")
+    score_nsfw: float | None = nullable(
+        FLOAT32, "probability that the image after is not safe for work"
+    )
+    num_evals_mask: int = required(INT32, "network evaluations of the mask stage")
+    num_evals_encode: int = required(INT32, "of encoding, on the image's first edit; or of a fit")
+    num_evals_decode: int = required(INT32, "of decoding and choosing, guidance counted as two")
+    method: str = required(STRING, "diffedit, sdedit or imagic")
+    settings: str = required(STRING, "JSON: every setting of the method as used for this row")
+    model: str = required(STRING, "model.path of the configuration")
+    model_revision: str = required(STRING, "hub commit, or sha256 of a local folder's files")
+    seed: int = required(INT64, "the run's seed, or the sample's own")
+    fingerprint: str = required(STRING, "hash of everything that changes computed bytes")
+
+
+# (name, type, nullable, meaning). A test compares the documents' table of columns with this one.
 COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
-    ("shard", pa.string(), False, "input shard: its path below the common prefix, without .tar"),
-    ("key", pa.string(), False, "the sample's key in that shard"),
-    ("edit_index", pa.int32(), False, "from 0 within the sample; -1: the sample has no edit"),
-    (
-        "output_key",
-        pa.string(),
-        True,
-        "the key of its members in the tar; rejected: in that of _rejected/",
-    ),
-    ("status", pa.string(), False, "edited, unchanged, rejected or failed"),
-    ("stage", pa.string(), True, "where it failed, was rejected, or was found unchanged"),
-    ("error", pa.string(), True, "the kind of error, or the filter's name"),
-    ("message", pa.string(), True, "the reason, in a sentence"),
-    ("notes", pa.list_(pa.string()), False, "what else to know, e.g. a text was truncated"),
-    ("caption", pa.string(), True, "what is there (the paper's reference text)"),
-    ("edit_text", pa.string(), True, "what is wanted (the paper's query text)"),
-    ("source_sha256", pa.string(), True, "of the image's member as it stands in the input"),
-    ("source_width", pa.int32(), True, "pixels, after EXIF rotation"),
-    ("source_height", pa.int32(), True, "pixels, after EXIF rotation"),
-    ("image_sha256", pa.string(), True, "of the image's member in the tar"),
-    ("width", pa.int32(), True, "pixels, of the written image"),
-    ("height", pa.int32(), True, "pixels, of the written image"),
-    ("mask_area", pa.float32(), True, "share of the written image inside the edit mask"),
-    ("mask_box", pa.list_(pa.int32()), True, "x0, y0, x1, y1 of the mask in pixels of the output"),
-    ("score_edit_rms", pa.float32(), True, "root mean square change inside the mask, in [0, 1]"),
-    ("score_background_psnr_db", pa.float32(), True, "outside the mask, before the composite"),
-    ("score_background_ssim", pa.float32(), True, "outside the mask; background windows alone"),
-    ("score_background_mse", pa.float32(), True, "outside the mask, values in [0, 1]"),
-    ("score_background_psnr_frame_db", pa.float32(), True, "PIE-Bench's form: over the full frame"),
-    ("score_background_ssim_frame", pa.float32(), True, "PIE-Bench's form, SSIM"),
-    ("score_background_mse_frame", pa.float32(), True, "PIE-Bench's form, MSE"),
-    ("score_lpips", pa.float32(), True, "perceptual distance of before and after"),
-    ("score_clip_text_before", pa.float32(), True, "cosine of the image before and the caption"),
-    ("score_clip_text_after", pa.float32(), True, "cosine of the image after and the edit text"),
-    ("score_clip_image", pa.float32(), True, "cosine of before and after"),
-    ("score_clip_directional", pa.float32(), True, "cosine of the images' and texts' changes"),
-    ("score_dino_structure", pa.float32(), True, "distance of the DINO keys' self-similarities"),
-    ("score_dinov2_image", pa.float32(), True, "cosine of before and after"),
-    ("score_aesthetic", pa.float32(), True, "of the image after"),
-    ("score_nsfw", pa.float32(), True, "probability, of the image after"),
-    ("num_evals_mask", pa.int32(), False, "network evaluations of the mask stage"),
-    ("num_evals_encode", pa.int32(), False, "of encoding, at the image's first use; or of a fit"),
-    ("num_evals_decode", pa.int32(), False, "of decoding and scoring, guidance counted as two"),
-    ("method", pa.string(), False, "diffedit, sdedit, ..."),
-    ("settings", pa.string(), False, "JSON: every setting of the method as used for this row"),
-    ("model", pa.string(), False, "as named in the config"),
-    ("model_revision", pa.string(), False, "hub commit, or sha256 of a local folder's files"),
-    ("seed", pa.int64(), False, "the run's seed, or the sample's own"),
-    ("fingerprint", pa.string(), False, "of everything that changes computed bytes"),
+    (item.name, item.metadata["kind"], item.metadata["nullable"], item.metadata["meaning"])
+    for item in fields(Row)
 ]
 
-SCORE = "score_"  # what every score's column begins with
+SCORE = "score_"  # prefix of every score's column
 LOWER_IS_BETTER = frozenset(
     f"{SCORE}{name}"
     for name in ("background_mse", "background_mse_frame", "lpips", "dino_structure", "nsfw")
@@ -72,7 +125,7 @@ NEITHER_IS_BETTER = frozenset({f"{SCORE}edit_rms"})
 
 
 def _metadata(name: str, meaning: str) -> dict[str, str]:
-    """What a reader of the Parquet file finds in a column's metadata."""
+    """The metadata of a column in the Parquet file."""
     if not name.startswith(SCORE) or name in NEITHER_IS_BETTER:
         return {"meaning": meaning}
     return {"meaning": meaning, "better": "lower" if name in LOWER_IS_BETTER else "higher"}
@@ -80,12 +133,32 @@ def _metadata(name: str, meaning: str) -> dict[str, str]:
 
 ROW_SCHEMA = pa.schema(
     [
-        pa.field(name, kind, nullable=nullable, metadata=_metadata(name, meaning))
-        for name, kind, nullable, meaning in COLUMNS
+        pa.field(name, kind, nullable=is_nullable, metadata=_metadata(name, meaning))
+        for name, kind, is_nullable, meaning in COLUMNS
     ]
 )
 
-# A staged part: its rows with the members of each row (in their order in the tar). The schema's
-# metadata "part" holds JSON: shard, index, num_parts, problem, seconds, hosts, device,
-# halvings.
+# A staged part: its rows, each with its members in their order in the tar. The schema's metadata
+# "part" holds the JSON of a ``PartHeader``.
 STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))
+
+
+def rows_of(table: pa.Table) -> list[Row]:
+    """The rows of a table that has the columns of ``ROW_SCHEMA``."""
+    return [Row(**row) for row in table.select(ROW_SCHEMA.names).to_pylist()]
+
+
+def table_of(rows: Iterable[Row]) -> pa.Table:
+    """The inverse of ``rows_of``."""
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=ROW_SCHEMA)
+
+
+def staged_table(rows: Sequence[Row], members: Sequence[list[dict[str, Any]]]) -> pa.Table:
+    """The table of a staged part: ``STAGED_SCHEMA``.
+
+    Args:
+        rows: of the part.
+        members: files of each row as {"suffix": str, "data": bytes}; empty if it writes none.
+    """
+    staged = [vars(row) | {"members": own} for row, own in zip(rows, members, strict=True)]
+    return pa.Table.from_pylist(staged, schema=STAGED_SCHEMA)

@@ -1,10 +1,9 @@
-"""A published shard as the staged parts that it was built from: how republishing takes it apart."""
+"""Takes a published shard apart into the staged parts that it was built from."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,45 +11,46 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.rows import ROW_SCHEMA, STAGED_SCHEMA
+from pipeline.records.rows import ROW_SCHEMA, Row, rows_of, staged_table
+from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
 from pipeline.steps.publish import ShardStats, read_marker
-from pipeline.steps.write_part import to_ipc
+from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import marker_name, parquet_name, part_name, rejected_name, tar_name
 from pipeline.storage.store import Store
 
-Rows = list[dict[str, Any]]
+Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}
 
 
 class NotTheSameError(ValueError):
-    """A published shard cannot be taken apart: what is there is not what was published."""
+    """A published shard cannot be taken apart: its objects are not those that were published."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """All that was in the staged parts of a published shard."""
+    """Everything that was in the staged parts of a published shard."""
 
     stats: ShardStats
-    rows: Rows  # as computed, without filters
-    members: dict[str, Rows]  # by output key, kept and rejected ones alike
+    rows: list[Row]  # as computed, without filters
+    members: dict[str, Members]  # by output key, kept and rejected ones alike
 
 
 def read_generation(output: Store, shard: str) -> Generation:
-    """Reads marker, Parquet file and both tars, all of one generation.
+    """Reads the marker, the Parquet file and both tars, and checks that they belong together.
 
     Raises:
         FileNotFoundError: the shard is not published.
-        NotTheSameError: an object is not what the marker says.
+        NotTheSameError: an object differs from what the marker says.
     """
     stats = read_marker(output, shard)
     if stats is None:
         raise FileNotFoundError(marker_name(shard))
-    rows = [without_filters(row) for row in read_rows(output, stats).to_pylist()]
+    rows = [without_filters(row) for row in rows_of(read_rows(output, stats))]
     tars = [_checked(output, tar_name(shard), stats.tar_sha256)]
     if stats.rejected_sha256 is not None:
         tars.append(_checked(output, rejected_name(shard), stats.rejected_sha256))
-    members: dict[str, Rows] = {}
+    members: dict[str, Members] = {}
     for tar in tars:
         for name, data in read_members(tar)[0]:
             key, _, suffix = name.partition(".")
@@ -62,7 +62,7 @@ def read_rows(output: Store, stats: ShardStats) -> pa.Table:
     """The published rows of a shard.
 
     Raises:
-        NotTheSameError: the Parquet file is not what the marker says, or of another schema.
+        NotTheSameError: the Parquet file differs from the marker, or has another schema.
     """
     data = _checked(output, parquet_name(stats.shard), stats.parquet_sha256)
     table = pq.read_table(io.BytesIO(data))
@@ -75,36 +75,35 @@ def stage_part(
     output: Store,
     generation: Generation,
     index: int,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     *,
     with_totals: bool,
 ) -> None:
-    """Stages a part, if absent, as ``finish`` made it.
+    """Stages a part as ``finish`` made it, if it is absent.
 
     Args:
         output: of the run.
-        generation: that the rows are of.
+        generation: of the shard.
         index: of the part.
         rows: of the part, as ``Generation.rows`` has them.
-        with_totals: what is summed over the parts (seconds, halvings) is known as a sum only, so
-            one part has it all, and the others have none.
+        with_totals: the marker knows seconds and halvings only as sums over the parts, so one part
+            gets them all and the others none.
     """
     stats = generation.stats
-    header = {
-        "shard": stats.shard,
-        "index": index,
-        "num_parts": stats.num_parts,
-        "num_rows": len(rows),
-        "fingerprint": stats.fingerprint,
-        "problem": stats.problem,
-        "seconds": stats.seconds if with_totals else {},
-        "hosts": stats.hosts,
-        "device": ", ".join(stats.devices) or None,  # which of them is known no more
-        "halvings": stats.halvings if with_totals else {},
-    }
-    staged = [row | {"members": generation.members.get(row["output_key"], [])} for row in rows]
-    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
-    table = pa.Table.from_pylist(staged, schema=schema)
+    header = PartHeader(
+        shard=stats.shard,
+        index=index,
+        num_parts=stats.num_parts,
+        num_rows=len(rows),
+        fingerprint=stats.fingerprint,
+        problem=stats.problem,
+        seconds=stats.seconds if with_totals else {},
+        hosts=stats.hosts,
+        device=", ".join(stats.devices) or None,  # which part had which is no longer known
+        halvings=stats.halvings if with_totals else {},
+    )
+    members = [generation.members.get(row.output_key or "", []) for row in rows]
+    table = with_header(staged_table(rows, members), header)
     output.put_if_absent(part_name(stats.shard, index, stats.num_parts), to_ipc(table))
 
 

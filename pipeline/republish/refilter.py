@@ -1,8 +1,8 @@
-"""``overpaint refilter``: other filters for what is published, without computing an image again.
+"""``overpaint refilter``: applies other filters to published shards without recomputing an image.
 
-A published shard holds all that its staged parts held, the rejected images in a tar of their own.
-So each is taken apart into its parts, all of them; then its marker goes, and it is published as any
-other shard is, with the new filters. Why each order of calls is safe stands in pipeline/README.md.
+A published shard holds everything that its staged parts held; rejected images are in their own tar.
+So ``refilter`` stages all parts of a shard again, deletes the marker, and publishes the shard with
+the new filters like any other. pipeline/README.md says why this order of calls is safe.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from pipeline.storage.store import Store
 
 @dataclass
 class Preview:
-    """The published rows by status, as they are and as other filters would have them."""
+    """Counts of published rows by status, now and with other filters."""
 
     before: Counter[str] = field(default_factory=Counter)
     after: Counter[str] = field(default_factory=Counter)
-    lost: int = 0  # rows that pass now, and whose images were not kept
+    lost: int = 0  # rows that the new filters accept, but whose images were not kept
 
 
 @dataclass
 class Refiltered:
     """What ``refilter`` did."""
 
-    shards: list[str] = field(default_factory=list)  # published anew
-    problems: list[str] = field(default_factory=list)  # a line for each that stays as it is
+    shards: list[str] = field(default_factory=list)  # published again
+    problems: list[str] = field(default_factory=list)  # one line for each shard left unchanged
 
 
 def preview(output: Store, filtering: Filtering) -> Preview:
-    """Judges all published rows by other filters, and changes nothing.
+    """Applies other filters to all published rows and counts; changes nothing.
 
     Raises:
-        NotTheSameError: a Parquet file is not what its marker says.
+        NotTheSameError: a Parquet file does not match its marker.
     """
     found = Preview()
     for shard in _published(output):
@@ -52,22 +52,22 @@ def preview(output: Store, filtering: Filtering) -> Preview:
             continue
         before = read_rows(output, stats)
         after = apply_filters(unfiltered(before), filtering)
-        found.before.update(before.column("status").to_pylist())
-        found.after.update(after.column("status").to_pylist())
-        statuses = after.column("status").to_pylist()
-        for row, status in zip(
-            before.select(["status", "output_key"]).to_pylist(), statuses, strict=True
-        ):
+        statuses = [str(status) for status in after.column("status").to_pylist()]
+        rows = before.select(["status", "output_key"]).to_pylist()
+        found.before.update(str(row["status"]) for row in rows)
+        found.after.update(statuses)
+        for row, status in zip(rows, statuses, strict=True):
             was_lost = row["status"] == Status.REJECTED and row["output_key"] is None
             found.lost += was_lost and status == Status.EDITED
     return found
 
 
 def refilter(output: Store, filtering: Filtering) -> Refiltered:
-    """Publishes every shard of an output anew with other filters.
+    """Publishes every shard of an output again, with other filters.
 
-    Killed at any point, the same call goes on, and so does a run with these filters. Shards that
-    are published with them already are left as they are. No other driver may be at work.
+    Shards that are already published with these filters are left as they are. After a kill at any
+    point, the same call continues, and so does a run with these filters. No other driver may run
+    on the output at the same time.
 
     Raises:
         OSError: the output cannot be read or written.
@@ -78,20 +78,20 @@ def refilter(output: Store, filtering: Filtering) -> Refiltered:
         try:
             if state.published:
                 anew = _republish(output, shard, filtering)
-            else:  # all of its parts may be staged: a run was killed before its marker
+            else:  # a run killed before it wrote the marker may have staged all parts
                 anew = publish_if_complete(output, shard, filtering=filtering) is not None
         except (ValueError, FileNotFoundError) as error:
             done.problems.append(f"shard {shard}: not published with the new filters: {error}")
         else:
             done.shards += [shard] if anew else []
-    sweep(output)  # the parts of a shard whose publishing was killed after its marker
+    sweep(output)  # leftover parts of a shard that was killed just after its marker was written
     if not done.problems:
         output.put(FILTERS_FILE, FiltersInForce(filtering.texts).to_json())
     return done
 
 
 def complete_refilter(plan: Plan) -> list[str]:
-    """Goes on with a ``refilter`` that was killed; returns its problems, a line each."""
+    """Continues a ``refilter`` that was killed; returns its problems, one line each."""
     saved = read_filters(plan.output)
     if saved is None or saved.applied:
         return []
@@ -103,14 +103,14 @@ def _published(output: Store) -> list[str]:
 
 
 def _republish(output: Store, shard: str, filtering: Filtering) -> bool:
-    """Whether the shard had to be published anew."""
+    """Publishes a shard with other filters; returns False if its rows and tars stay the same."""
     stats = read_marker(output, shard)
     if stats is None or stats.filters == filtering.fingerprint:
         return False
     rows = read_rows(output, stats)
     if sum(stats.part_rows) != len(rows):
-        raise NotTheSameError("its marker does not say which rows are of which part")
-    if apply_filters(unfiltered(rows), filtering).equals(rows):  # the same rows, tars and reasons
+        raise NotTheSameError("its marker does not say which rows belong to which part")
+    if apply_filters(unfiltered(rows), filtering).equals(rows):  # then the tars are the same too
         output.put(marker_name(shard), replace(stats, filters=filtering.fingerprint).to_json())
         return False
     generation = read_generation(output, shard)

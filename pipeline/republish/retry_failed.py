@@ -1,9 +1,8 @@
-"""``--retry-failed``: failed rows of published shards go back to be computed again.
+"""``--retry-failed``: computes failed rows of published shards again.
 
-A published shard is taken apart into the staged parts that it was built from. The parts with rows
-to compute again are left out; then the marker goes, and the shard is an unfinished one like any
-other: the ordinary job computes what is missing and publishes. Why each order of calls is safe
-stands in pipeline/README.md.
+It takes a published shard apart into its staged parts, leaves out the parts with rows to compute
+again, and removes the marker. Then the shard is unfinished like any other: the ordinary job
+computes the missing parts and publishes. pipeline/README.md says why this order is safe.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part, Status
-from pipeline.republish.generation import NotTheSameError, Rows, read_generation, stage_part
+from pipeline.records.rows import Row
+from pipeline.republish.generation import NotTheSameError, read_generation, stage_part
 from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
 from pipeline.steps.read import read_parts
 from pipeline.storage.layout import PARTS, marker_name, parse_part
@@ -21,16 +21,16 @@ from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 
-# What fails in these stages fails for the machine's sake more often than for the row's own; in read
-# and prepare a row fails for what its bytes are, and would fail alike.
-RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish"})
+# An error in these stages is more often the machine's fault than the row's. Invalid inputs, which
+# fail in read and prepare, are not retried: they would fail again.
+RETRIED_STAGES = frozenset({"compute", "mask", "encode", "decode", "score", "finish", "commit"})
 NEVER = frozenset({"BadSettings"})  # the sample's own settings
 TRANSIENT = frozenset({"MemoryError", "SystemExit", "PartLost", "TimedOut"})  # whatever the stage
 
 
 @dataclass
 class Reopened:
-    """The run with the shards in its work that are to be computed again in part."""
+    """The plan with the shards that are to be computed again in part."""
 
     plan: Plan
     shards: list[str] = field(default_factory=list)
@@ -38,10 +38,10 @@ class Reopened:
 
 
 def publish_staged(plan: Plan) -> Plan:
-    """Publishes the shards whose parts all are staged, and returns the plan without them.
+    """Publishes the shards whose parts are all staged, and returns the plan without them.
 
-    A run that was killed between its last part and its marker leaves such shards. Nothing of them
-    is left to compute, so no part would ever come by to publish them.
+    A run that was killed between the last part and the marker leaves such shards behind. They have
+    nothing left to compute, so no task would ever publish them.
     """
     staged = [work.shard.name for work in plan.work if work.staged]
     filtering = plan.config.filtering
@@ -54,15 +54,15 @@ def publish_staged(plan: Plan) -> Plan:
 
 
 def is_retried(stage: str | None, error: str | None) -> bool:
-    """Whether a failed row may come out otherwise when it is computed again."""
+    """Whether computing a failed row again may help."""
     return error in TRANSIENT or (stage in RETRIED_STAGES and error not in NEVER)
 
 
 def reopen_failed(plan: Plan) -> Reopened:
-    """Takes apart every published shard of the run that has rows to compute again.
+    """Takes apart every published shard of the run that has rows to retry.
 
     Raises:
-        OSError: the output cannot be read or written. Running again goes on.
+        OSError: the output cannot be read or written. Running again resumes.
     """
     output = plan.output
     work = {item.shard.name: item for item in plan.work}
@@ -70,7 +70,7 @@ def reopen_failed(plan: Plan) -> Reopened:
     for shard in _with_retried_rows(output, plan.published):
         try:
             max_edits = _reopen(plan, output, plan.inputs[shard])
-        except FileNotFoundError:  # another driver republishes it just now
+        except FileNotFoundError:  # another driver is republishing it
             reopened.problems.append(f"shard {shard}: not computed again: its objects are moving")
         except (ValueError, OSError, KeyError) as error:
             reopened.problems.append(f"shard {shard}: not computed again: {error}")
@@ -85,7 +85,7 @@ def reopen_failed(plan: Plan) -> Reopened:
 
 
 def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
-    """The shards whose markers count failures of a kind that is computed again."""
+    """The shards whose markers count failures that are retried."""
 
     def has_some(shard: str) -> bool:
         try:
@@ -101,7 +101,7 @@ def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
 
 
 def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
-    """Stages the parts of a shard that stay, and removes its marker. Returns its number of rows."""
+    """Stages the parts that stay, and removes the marker. Returns the number of rows."""
     generation = read_generation(output, shard.name)
     stats, rows = generation.stats, generation.rows
     parts = list(_parts(plan, shard, stats, rows))
@@ -109,10 +109,11 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
         part.index
         for part, part_rows in parts
         if any(
-            r["status"] == Status.FAILED and is_retried(r["stage"], r["error"]) for r in part_rows
+            row.status == Status.FAILED and is_retried(row.stage, row.error) for row in part_rows
         )
     }
-    # What a kill left behind of the first generation: its failed rows must not be taken for new.
+    # A killed run may have left parts of the first generation; their failed rows must not be
+    # reused.
     for name in output.list(f"{PARTS}{shard.name}/"):
         found = parse_part(name)
         if found is not None and found[0] == shard.name and found[1] in failed:
@@ -127,12 +128,12 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
 
 
 def _parts(
-    plan: Plan, shard: InputShard, stats: ShardStats, rows: Rows
-) -> Iterator[tuple[Part, Rows]]:
-    """Each part of the shard as read anew, with its published rows.
+    plan: Plan, shard: InputShard, stats: ShardStats, rows: list[Row]
+) -> Iterator[tuple[Part, list[Row]]]:
+    """Each part of the shard, read again from the input, with its published rows.
 
     Raises:
-        NotTheSameError: the input asks for other edits than were published, or of other images.
+        NotTheSameError: the input now has other edits or other images than were published.
     """
     limit = len(rows) if plan.config.input.limit else None
     start = 0
@@ -144,11 +145,12 @@ def _parts(
             for sample in part.samples
             for edit in sample.edits
         ]
-        names = ("key", "edit_index", "edit_text", "source_sha256")
-        if wanted != [tuple(row[name] for name in names) for row in part_rows]:
-            raise NotTheSameError(f"the input {shard.url} is no longer what was published")
+        if wanted != [
+            (row.key, row.edit_index, row.edit_text, row.source_sha256) for row in part_rows
+        ]:
+            raise NotTheSameError(f"the input {shard.url} is no longer the one that was published")
         if part.num_parts != stats.num_parts:
             raise NotTheSameError(f"{part.num_parts} parts, and {stats.num_parts} were published")
         yield part, part_rows
     if start != len(rows):
-        raise NotTheSameError(f"the input {shard.url} is no longer what was published")
+        raise NotTheSameError(f"the input {shard.url} is no longer the one that was published")

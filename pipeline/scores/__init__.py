@@ -1,1 +1,1 @@
-"""Measures of images and features in plain numpy: no torch, no files, no networks."""
+"""Metrics of images and features in plain numpy: no torch, no files, no networks."""

@@ -1,9 +1,9 @@
-"""How well an edit keeps what it should keep: MSE, PSNR and SSIM over the pixels outside its mask.
+"""How well an edit preserves the background: MSE, PSNR and SSIM over the pixels outside its mask.
 
-Two forms of each. The *true background* form is a mean over the background's pixels alone. The
-*frame* form is that of PIE-Bench (PnPInversion, arXiv:2310.01506): both images are multiplied by
-(1 - mask) and compared over the full frame, where the blacked-out region agrees by construction;
-it looks better the larger the mask is, and is here to compare with published tables.
+Each has two forms. The *true background* form is a mean over the background's pixels only. The
+*frame* form is PIE-Bench's (PnPInversion, arXiv:2310.01506): both images are multiplied by
+(1 - mask) and compared over the full frame. The blacked-out region is equal by construction, so
+larger masks give better values. This form exists to compare with published tables.
 """
 
 # H W pixels, C color channels.
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from pipeline.scores.ssim import ssims_outside
 
-PSNR_CAP_DB = 100.0  # of equal images, whose ratio is infinite
+PSNR_CAP_DB = 100.0  # used for equal images, whose PSNR is infinite
 
 
 @dataclass(frozen=True)
 class BackgroundScores:
-    """Both forms of the three measures; a true background form is None where it has no pixels."""
+    """Both forms of the three metrics; a true background form is None if there are no pixels."""
 
     psnr_db: float | None
     ssim: float | None
@@ -51,7 +51,7 @@ def background_scores(
         raise ValueError(f"shapes {before.shape}, {after.shape} and {inside.shape} do not agree")
     outside = ~inside
     difference = np.subtract(before, after, dtype=np.int16).astype(np.int32)
-    # in whole numbers, which add up exactly in any order
+    # in integers, whose sum is exact in any order
     squared = int(np.einsum("hwc,hw->", difference**2, outside, dtype=np.int64))
     squares = squared / 255**2
     size = int(outside.sum()) * before.shape[2]
@@ -69,5 +69,5 @@ def background_scores(
 
 
 def psnr_db(mse: float) -> float:
-    """Peak signal-to-noise ratio in decibels, at most ``PSNR_CAP_DB``, of an MSE in [0, 1]."""
+    """Peak signal-to-noise ratio in decibels, at most ``PSNR_CAP_DB``, from an MSE in [0, 1]."""
     return PSNR_CAP_DB if mse <= 0 else min(PSNR_CAP_DB, float(-10 * np.log10(mse)))

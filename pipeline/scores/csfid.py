@@ -1,4 +1,4 @@
-"""CSFID, the class-conditional distance of FlexIT's protocol, on features at hand."""
+"""CSFID, the class-conditional distance of FlexIT's protocol, from given features."""
 
 # N images, D feature dimensions.
 from __future__ import annotations
@@ -14,17 +14,18 @@ def csfid(
 ) -> float:
     """The squared distance between mean features of edits and of real images, over the classes.
 
-    Means only: unlike FID it compares no covariances, which a handful of edits a class cannot give.
+    Unlike FID it does not compare covariances, which a handful of edits per class cannot estimate.
 
     Args:
-        edited: by the class that they aim at, (N, D) Inception pool3 features of the edits.
+        edited: by target class, (N, D) Inception pool3 features of the edits.
         reference: by class, (N, D) features of real images, or their mean (D,).
 
     Returns:
         The mean over the classes of ``edited`` of |mean(edited) - mean(reference)|^2.
 
     Raises:
-        ValueError: no class; a class of no edits or not in ``reference``; dimensions differ.
+        ValueError: there is no class, or a class has no edits or is not in ``reference``, or
+            dimensions differ.
 
     Source: FlexIT (Couairon et al., arXiv:2203.04705), as DiffEdit's ImageNet curves use it.
     """

@@ -1,1 +1,1 @@
-"""What a run costs, how large its pools are, and what to warn of."""
+"""What a run costs, how large its pools are, and warnings before it starts."""

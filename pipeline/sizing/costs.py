@@ -1,4 +1,4 @@
-"""What an edit costs, step by step: measured, read from markers, or counted. No torch."""
+"""The cost of an edit by step: calibrated, read from markers, or counted. No torch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ from pipeline.steps.publish import read_marker
 from pipeline.storage.readers import in_threads
 
 COSTS_FILE = "_run/costs.json"
-MAX_MARKERS = 64  # read to know what edits took; more tell no more
-# A stage loads, encodes and writes beside the network: never nothing, in network evaluations.
-LEAST_EVALUATIONS = 1.0
+MAX_MARKERS = 64  # read for the seconds of an edit; more markers add no information
+# Every stage also loads, encodes and writes, so it costs at least this many network evaluations.
+MIN_EVALUATIONS = 1.0
 
 
 @dataclass(frozen=True)
 class Costs:
-    """One edit on one actor. Seconds of "evaluations" have no unit: their ratios alone count."""
+    """The cost of one edit on one actor.
+
+    With source "evaluations", ``seconds`` are network evaluations; only their ratios have meaning.
+    """
 
     source: Literal["calibration", "markers", "evaluations"]
     seconds: dict[str, float]  # by step
-    edits: int = 0  # that it was measured on
+    edits: int = 0  # number of edits that were measured
     edits_per_byte: float = 0.0  # of input tars; 0: not known
-    load_s: float = 0.0  # from the start of an actor's loading to its end
+    load_s: float = 0.0  # time that an actor takes to load its networks
     device: str = ""  # the GPU's name, or cpu
-    device_bytes: int = 0  # of the GPU's memory; 0 on a CPU
-    weights_bytes: int = 0  # allocated on it after loading; on a CPU of the process
-    peak_bytes: dict[str, int] = field(default_factory=dict)  # likewise at most, by stage
-    rows: dict[str, int] = field(default_factory=dict)  # of the network at once, by stage
-    edit_bytes: dict[str, float] = field(default_factory=dict)  # an edit's share of a part after it
+    device_bytes: int = 0  # the GPU's memory; 0 on a CPU
+    weights_bytes: int = 0  # GPU memory in use after loading; on a CPU, the process's memory
+    peak_bytes: dict[str, int] = field(default_factory=dict)  # peak of the same memory, by stage
+    rows: dict[str, int] = field(default_factory=dict)  # rows in one call of the network, by stage
+    edit_bytes: dict[str, float] = field(default_factory=dict)  # bytes per edit after each step
 
     def stage_seconds(self, config: Config) -> dict[str, float]:
-        """Of this run's stages; in layout fused an actor does them all."""
+        """Seconds by stage of this run. With layout fused, one actor runs all stages."""
         return {name: self.seconds.get(name, 0.0) for name in config.stage_names}
 
     def to_json(self) -> bytes:
@@ -46,14 +49,15 @@ class Costs:
 
     @classmethod
     def from_json(cls, data: bytes) -> Costs:
-        """Raises ValueError or TypeError for bytes that are no such record."""
+        """Raises ValueError or TypeError if the bytes are not such a record."""
         return cls(**json.loads(data))
 
 
 def known_costs(plan: Plan) -> Costs | None:
-    """What this output says of its edits: its calibration, else the markers of its shards.
+    """The costs that this output records: of its calibration, else of its shards' markers.
 
-    A calibration is preferred: its actor had the machine to itself, and it knows memory and sizes.
+    A calibration is preferred: its actor had the machine to itself, and it measured memory and
+    sizes too.
     """
     try:
         return Costs.from_json(plan.output.get(COSTS_FILE))
@@ -62,7 +66,7 @@ def known_costs(plan: Plan) -> Costs | None:
 
 
 def marker_costs(plan: Plan) -> Costs | None:
-    """Seconds of a run that went before, of at most ``MAX_MARKERS`` shards; None without any."""
+    """Seconds of earlier runs, from at most ``MAX_MARKERS`` shards; None if none is published."""
     output, stride = plan.output, max(1, len(plan.published) // MAX_MARKERS)
     names = plan.published[::stride][:MAX_MARKERS]
     read = in_threads(partial(read_marker, output), names)
@@ -85,15 +89,15 @@ def marker_costs(plan: Plan) -> Costs | None:
 
 
 def counted_costs(config: Config) -> Costs:
-    """The shares of the stages by the network's evaluations, where nothing was measured."""
-    seconds = {name: max(n, LEAST_EVALUATIONS) for name, n in evaluations(config.method).items()}
+    """Each stage's network evaluations, used as its cost if nothing was measured."""
+    seconds = {name: max(n, MIN_EVALUATIONS) for name, n in evaluations(config.method).items()}
     if SCORE_STAGE in config.stage_names:
-        seconds[SCORE_STAGE] = LEAST_EVALUATIONS
+        seconds[SCORE_STAGE] = MIN_EVALUATIONS
     return Costs(source="evaluations", seconds=seconds)
 
 
 def evaluations(method: Method) -> dict[str, float]:
-    """Of the network for an image with one edit text, by stage; of a fit with passes back."""
+    """Network evaluations of one edit, by stage. A training step counts as three."""
     guided = 1 if method.guidance_scale == 1 else 2
     steps = method.steps * method.ratio
     counts = {"mask": 0.0, "encode": 0.0, "decode": steps * guided * method.repeats}
@@ -108,7 +112,7 @@ def evaluations(method: Method) -> dict[str, float]:
 
 
 def estimated_edits(plan: Plan, costs: Costs) -> int | None:
-    """About how many edits are left to do; None where nothing tells."""
+    """About how many edits are left to do; None if that is not known."""
     if costs.edits_per_byte <= 0 and any(work.max_edits is None for work in plan.work):
         return None
     part_size = plan.config.run.part_size

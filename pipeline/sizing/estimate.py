@@ -1,6 +1,6 @@
-"""The sizes of a run's pools and what may be expected of them: rate, hours, money.
+"""Sizes a run's pools and estimates its rate, hours and money.
 
-No Ray, no torch: machines come in as ``Node``, measurements as ``Costs``.
+No Ray, no torch: the machines are given as ``Node``, the measurements as ``Costs``.
 """
 
 from __future__ import annotations
@@ -8,68 +8,72 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.config.config import Config
+from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
 
-# One reader and one writer work beside the pools, a quarter of a CPU each (jobs/edit/graph.py).
-BESIDE_CPUS = 0.25
-# A layout that promises so much more is taken where run.layout is auto, and else named.
+# One reader and one writer run next to the pools; each has this many CPUs (jobs/edit/graph.py).
+READ_WRITE_CPUS = 0.25
+# If the other layout is faster by this factor, run.layout=auto takes it; otherwise a warning names
+# it.
 BETTER = 1.05
-# A step that takes so many times of what it took when it was measured hangs; but minutes are always
-# granted (a slow disk, a busy neighbour), and never more than where nothing was measured.
-HANG_TIMES, HANG_LEAST_S, HANG_MOST_S = 10.0, 600.0, 3600.0
-# Of a device's memory: the rest is the allocator's, and of images larger than those measured.
+# A worker counts as hung after this many times the measured time of a part, but not before
+# HANG_MIN_S (slow disks, busy neighbors) and at the latest after HANG_MAX_S.
+HANG_TIMES, HANG_MIN_S, HANG_MAX_S = 10.0, 600.0, 3600.0
+# Usable share of a device's memory; the rest is for the allocator and for images larger than those
+# measured.
 MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, as far as it is known before."""
+    """What a run will take, as far as that is known before it starts."""
 
     layout: str
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # actors by pool
     busy: dict[str, float]  # share of the time that each pool works
     images_per_s: float | None = None  # once all pools work; None: no seconds are known
-    other_images_per_s: float | None = None  # of the other layout, where it fits
+    other_images_per_s: float | None = None  # of the other layout, if it fits
     edits: int | None = None
-    wall_s: float | None = None  # start of the actors included, start of Ray not
-    device_hours: float | None = None  # of all GPUs of the cluster, on a CPU of all actors
+    wall_s: float | None = None  # includes the start of the actors, but not the start of Ray
+    device_hours: float | None = None  # of all GPUs of the cluster; on a CPU, of all actors
     money: float | None = None
-    silence_s: float = HANG_MOST_S  # without a sign of life a worker is taken for hung
-    micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, where memory is known
+    silence_s: float = HANG_MAX_S  # a worker without a heartbeat for this long counts as hung
+    micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
 
-    def compared_with(self, images_per_s: float | None) -> dict[str, Any]:
-        """What was expected beside what came of it, JSON-able, for the summary.
+    def compared_with(self, images_per_s: float | None) -> PlanOutcome:
+        """The estimate beside the actual rate, for the summary.
 
         Args:
-            images_per_s: from the first part to the last one; None: there were no two.
+            images_per_s: from the first part to the last one; None: fewer than two parts.
         """
-        both = images_per_s is not None and self.images_per_s
-        return {
-            "layout": self.layout,
-            "actors": self.sizes,
-            "wall_s": self.wall_s,
-            "device_hours": self.device_hours,
-            "images_per_s": self.images_per_s,
-            "images_per_s_after_start": images_per_s,
-            "ratio": images_per_s / self.images_per_s if both else None,  # type: ignore[operator]
-        }
+        ratio = None
+        if images_per_s is not None and self.images_per_s:
+            ratio = images_per_s / self.images_per_s
+        return PlanOutcome(
+            layout=self.layout,
+            actors=self.sizes,
+            wall_s=self.wall_s,
+            device_hours=self.device_hours,
+            images_per_s=self.images_per_s,
+            images_per_s_after_start=images_per_s,
+            ratio=ratio,
+        )
 
 
 def estimate(
     config: Config, device: str, costs: Costs, nodes: Sequence[Node], edits: int | None
 ) -> Estimate:
-    """Sizes the pools of a run. What is set by hand stays; the rest follows.
+    """Sizes the pools of a run. Sizes that the config sets are kept.
 
     Args:
-        config: the run; ``auto`` in layout and actors is what this finds.
+        config: the run; this function resolves ``auto`` in layout and actors.
         device: "cpu" or "cuda".
         costs: of an edit on one actor.
         nodes: of the cluster.
-        edits: left to do; None: not known.
+        edits: number of edits left to do; None: not known.
 
     Raises:
         PoolsDoNotFitError: no allowed layout fits.
@@ -98,13 +102,13 @@ def estimate(
         wall_s=wall_s,
         device_hours=hours,
         money=None if hours is None or price is None else hours * price,
-        silence_s=_silence_s(config, costs) if known else HANG_MOST_S,
+        silence_s=_silence_s(config, costs) if known else HANG_MAX_S,
         micro_batch=_micro_batches(config, costs, device),
     )
 
 
 def sized(config: Config, expected: Estimate) -> Config:
-    """The configuration with layout and numbers of actors as they were found."""
+    """The configuration with the layout and the numbers of actors of the estimate."""
     stages = config.stages
     for pool, size in expected.sizes.items():
         name = "decode" if pool == "fused" else pool
@@ -115,7 +119,7 @@ def sized(config: Config, expected: Estimate) -> Config:
 
 
 def is_sized(config: Config) -> bool:
-    """Whether nothing about the pools is left to the plan."""
+    """Whether the config sets the layout and the size of every pool."""
     if config.run.layout == "auto":
         return False
     return all(config.pool_stage(pool).actors != "auto" for pool in config.pools)
@@ -135,7 +139,7 @@ def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]
                 gpus=stage.gpus_per_actor(device),
                 memory_bytes=stage.memory_bytes or 0,
                 actors=None if stage.actors == "auto" else stage.actors,
-                most=stage.max_actors,
+                max_actors=stage.max_actors,
             )
         )
     return pools
@@ -144,20 +148,20 @@ def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]
 def _allocation(
     config: Config, device: str, costs: Costs, nodes: Sequence[Node], layout: str
 ) -> tuple[dict[str, int], float]:
-    """Sizes and rate of a layout; no sizes where it does not fit."""
+    """Sizes and rate of a layout; no sizes if it does not fit."""
     pools = _pools(config, device, costs, layout)
-    beside = [Pool("read and finish", 0.0, cpus=BESIDE_CPUS, actors=2)]
+    others = [Pool("read and finish", 0.0, cpus=READ_WRITE_CPUS, actors=2)]
     cpu_s = _cpu_seconds(config, device, costs)
-    ceiling = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
+    max_per_s = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
     try:
-        sizes = best_sizes(pools, nodes, beside=beside, most_per_s=ceiling)
+        sizes = best_sizes(pools, nodes, others=others, max_per_s=max_per_s)
     except PoolsDoNotFitError:
         return {}, 0.0
-    return sizes, min(ceiling, rate_of(pools, sizes))
+    return sizes, min(max_per_s, rate_of(pools, sizes))
 
 
 def _cpu_seconds(config: Config, device: str, costs: Costs) -> float:
-    """CPU time of an edit: no more edits a second are possible than CPUs over this."""
+    """CPU seconds of one edit. The number of CPUs divided by this bounds the edits per second."""
     steps = sum(costs.seconds.get(step, 0.0) for step in ("read", "prepare", "finish"))
     if device != "cpu":
         return steps
@@ -172,7 +176,7 @@ def _layout(config: Config, rates: dict[str, float]) -> str:
 
 
 def _wall_s(config: Config, costs: Costs, rate: float, edits: int) -> float:
-    """Loading, the first part's way to the last pool, then all edits at the rate of the stream."""
+    """Loading, the first part's time in all but the slowest pool, then all edits at ``rate``."""
     seconds = costs.stage_seconds(config)
     first = min(config.run.part_size, edits) * (sum(seconds.values()) - max(seconds.values()))
     return costs.load_s + first + edits / rate
@@ -180,11 +184,11 @@ def _wall_s(config: Config, costs: Costs, rate: float, edits: int) -> float:
 
 def _silence_s(config: Config, costs: Costs) -> float:
     part_s = config.run.part_size * max(costs.seconds.values())
-    return min(HANG_MOST_S, max(HANG_LEAST_S, HANG_TIMES * part_s))
+    return min(HANG_MAX_S, max(HANG_MIN_S, HANG_TIMES * part_s))
 
 
 def _micro_batches(config: Config, costs: Costs, device: str) -> dict[str, int]:
-    """The largest power of two whose rows fit beside the weights, on a GPU that was measured."""
+    """The largest power of two whose rows fit next to the weights, on a calibrated GPU."""
     found: dict[str, int] = {}
     if device != "cuda" or not costs.device_bytes:
         return found

@@ -1,4 +1,4 @@
-"""What to say before a run spends: pools that idle, memory that will not do, waves too short."""
+"""Warnings before a run starts: idle GPUs, too little memory, waves that are too short."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipeline.sizing.costs import Costs
 from pipeline.sizing.estimate import BETTER, Estimate
 from pipeline.sizing.pools import Node
 
-# Ray Data gives each actor two parts at a time, and half of the object store to all of them.
+# Ray Data gives each actor two parts at a time, and lets all parts use half of the object store.
 PARTS_PER_ACTOR = 2
 STORE_SHARE = 0.5
-# DESIGN.md: a wave lasts at least so many starts of an actor.
+# A wave lasts at least this many times as long as an actor takes to start (DESIGN.md).
 STARTS_PER_WAVE = 50
 
 
@@ -24,15 +24,15 @@ def plan_warnings(
     nodes: Sequence[Node],
     num_shards: int,
 ) -> list[str]:
-    """A line for everything that a person may want to change first.
+    """One line for each setting that the user may want to change before the run.
 
     Args:
-        expected: what was found for this configuration.
-        config: with sizes.
+        expected: the estimate for this configuration.
+        config: with sizes (``sized``).
         device: "cpu" or "cuda".
         costs: of an edit.
         nodes: of the cluster.
-        num_shards: left to do.
+        num_shards: number of shards left to do.
     """
     return [
         *_about_layout(expected, config, device, nodes),
@@ -50,8 +50,8 @@ def _about_layout(
     if rate is not None and other is not None and other >= rate * BETTER:
         name = "pools" if expected.layout == "fused" else "fused"
         lines.append(
-            f"run.layout={name}, with actors as configured, may give {other / rate:.2f} times "
-            "the images a second"
+            f"run.layout={name}, with the configured actors, may process {other / rate:.2f} times "
+            "as many images per second"
         )
     used = sum(
         size * config.pool_stage(pool).gpus_per_actor(device)
@@ -66,16 +66,16 @@ def _about_layout(
 def _about_threads(
     expected: Estimate, config: Config, device: str, nodes: Sequence[Node]
 ) -> list[str]:
-    """Threads that nobody reserved cores for: given by hand, or those of an earlier run."""
+    """Threads without reserved cores: set in the config, or taken from an earlier run."""
     threads, actors = config.threads, sum(expected.sizes.values())
     cpus = min(config.pool_stage(pool).cpus for pool in expected.sizes)
-    there = sum(node.cpus for node in nodes)
-    if device != "cpu" or threads <= max(1.0, cpus) or actors * threads <= there:
+    total = sum(node.cpus for node in nodes)
+    if device != "cpu" or threads <= max(1.0, cpus) or actors * threads <= total:
         return []
     return [
-        f"{actors} actors of {threads} threads each are more than the {there:g} CPUs that there "
-        f"are, and each reserves stages.*.cpus={cpus:g}: they will wait for each other; fewer "
-        "actors, or stages.*.threads=auto (in a new output)"
+        f"{actors} actors with {threads} threads each need more than the {total:g} CPUs of the "
+        f"cluster (each reserves only stages.*.cpus={cpus:g}), so they will slow each other down: "
+        "use fewer actors, or stages.*.threads=auto (in a new output)"
     ]
 
 
@@ -87,23 +87,24 @@ def _about_memory(
         size = config.pool_stage(name).micro_batch
         if size > best:
             lines.append(
-                f"stages.{name}.micro_batch={size} will hardly fit: {best} would (in a new output)"
+                f"stages.{name}.micro_batch={size} will probably not fit into GPU memory; {best} "
+                "would (in a new output)"
             )
     if device == "cpu" and costs.peak_bytes:
-        peak, there = max(costs.peak_bytes.values()), sum(node.memory_bytes for node in nodes)
-        wanted = peak * sum(expected.sizes.values())
-        if there and wanted > there:
+        peak, total = max(costs.peak_bytes.values()), sum(node.memory_bytes for node in nodes)
+        needed = peak * sum(expected.sizes.values())
+        if total and needed > total:
             lines.append(
-                f"{sum(expected.sizes.values())} actors of {_gigabytes(peak)} each are more than "
-                f"the {_gigabytes(there)} that the nodes have: fewer actors, or a smaller "
-                "micro_batch"
+                f"{sum(expected.sizes.values())} actors with {_gigabytes(peak)} each need more "
+                f"than the {_gigabytes(total)} of memory of the nodes: use fewer actors or a "
+                "smaller micro_batch"
             )
     store = sum(node.object_store_bytes for node in nodes) * STORE_SHARE
     flight = _bytes_in_flight(expected, config, costs)
     if store and flight > store:
         lines.append(
-            f"parts in flight may take {_gigabytes(flight)}, and the object store gives them "
-            f"{_gigabytes(store)}: pools will wait for it; run.part_size="
+            f"parts in flight may take {_gigabytes(flight)}, but the object store has only "
+            f"{_gigabytes(store)} for them, so pools will wait; run.part_size="
             f"{max(1, int(config.run.part_size * store / flight))} would fit (in a new output)"
         )
     return lines
@@ -117,8 +118,8 @@ def _about_time(expected: Estimate, config: Config, costs: Costs, num_shards: in
     limit = config.run.part_timeout_s
     if limit is not None and limit < 3 * part_s:
         lines.append(
-            f"run.part_timeout_s={limit:g}: a step on a part takes about {part_s:.0f} s, and a "
-            "healthy worker may be ended"
+            f"run.part_timeout_s={limit:g}: the slowest stage takes about {part_s:.0f} s for a "
+            "part, so a healthy worker may be killed; raise it"
         )
     if expected.edits and num_shards > config.run.shards_per_wave:
         share = config.run.shards_per_wave / num_shards
@@ -126,14 +127,14 @@ def _about_time(expected: Estimate, config: Config, costs: Costs, num_shards: in
         if wave_s < STARTS_PER_WAVE * costs.load_s:
             lines.append(
                 f"a wave of run.shards_per_wave={config.run.shards_per_wave} shards takes about "
-                f"{wave_s:.0f} s, and each loads the models anew ({costs.load_s:.0f} s): more "
-                "shards a wave cost less"
+                f"{wave_s:.0f} s, and every wave loads the models again ({costs.load_s:.0f} s): "
+                "raise run.shards_per_wave"
             )
     return lines
 
 
 def _bytes_in_flight(expected: Estimate, config: Config, costs: Costs) -> float:
-    """What actors hold and wait for at most: two parts each as they come, one as it goes."""
+    """The most bytes of parts in the object store: two inputs and one output for each actor."""
     sizes = costs.edit_bytes
     if not sizes:
         return 0.0

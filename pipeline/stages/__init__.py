@@ -1,1 +1,1 @@
-"""The stages: mask, encode, decode and score; a part in, the same part out."""
+"""The stages mask, encode, decode and score. Each takes a part and returns the same part."""

@@ -1,4 +1,4 @@
-"""Compositions of the steps: which mask, encode and decode a method is, and loading them."""
+"""Builds the stages of a method over a loaded model, and loads the model for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ StageStep = Callable[[Part], Part]
 
 
 def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
-    """One stage over a loaded model. The config's method says how it masks, encodes, decodes."""
+    """Builds the stage ``name`` of the config's method over a loaded model."""
     check_suits(model.info, config)
     stage: StageStep
     if name == "mask":
@@ -36,14 +36,14 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
 
 
 def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
-    """What a method does in the stage ``encode`` or ``decode``; takes model, method, run's seed."""
+    """A method's class for stage ``encode`` or ``decode``; arguments: model, method, run seed."""
     if method.name == "imagic":
         return ImagicFitStage if name == "encode" else ImagicDecodeStage
     return EncodeStage if name == "encode" else DecodeStage
 
 
 def load_stage(config: Config, name: str, device: str) -> StageStep:
-    """One stage with a network of its own, for an actor of a pool."""
+    """Loads one stage with its own network, for an actor of a pool."""
     config = config.with_threads(config.threads)
     if name == SCORE_STAGE:
         return load_score_stage(config, device)
@@ -53,7 +53,7 @@ def load_stage(config: Config, name: str, device: str) -> StageStep:
 
 
 def load_fused(config: Config, device: str) -> dict[str, StageStep]:
-    """All stages in their order over one network, for an actor of layout fused."""
+    """Loads all stages over one shared network, in order, for an actor of layout fused."""
     config = config.with_threads(config.threads)
     model = load_model(config.model, device, config.stages.decode)
     stages = {name: getattr(config.stages, name) for name in STAGES}
@@ -67,16 +67,7 @@ def load_fused(config: Config, device: str) -> dict[str, StageStep]:
 
 
 def load_score_stage(config: Config, device: str) -> StageStep:
-    """The stage ``score`` with its networks."""
+    """Loads the stage ``score`` with its networks."""
     scorers = load_scorers(config.scores, device, config.stages.score)
     stage = ScoreStage(scorers, config.method.composite)
     return OomRetry(SCORE_STAGE, stage, scorers)
-
-
-def run_parts(config: Config, parts: list[Part], device: str = "cpu") -> list[Part]:
-    """The stages as a plain loop over prepared parts: for notebooks and evaluation."""
-    stages = load_fused(config, device)
-    for part in parts:
-        for stage in stages.values():
-            stage(part)
-    return parts

@@ -1,4 +1,4 @@
-"""Masked decoding: DiffEdit's step 3, over all edits of a part that share a number of steps.
+"""Masked decoding: DiffEdit's step 3, batched over the edits of a part.
 
 SDEdit is the same over a trajectory of noised latents, once or K times.
 """
@@ -33,7 +33,7 @@ AtLevel = Callable[[Level], Tensor]
 
 
 class DecodeStage:
-    """Gives each edit its image; drops latents and trajectories, which nothing needs after it."""
+    """Sets each edit's image, and drops latents and trajectories, which no later step needs."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -49,25 +49,25 @@ class DecodeStage:
         return part
 
     def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
-        """Decodes together what starts at one level, guided or not, in regions of one shape."""
+        """Decodes edits in groups of equal number of steps, guidance and region shape."""
         groups: dict[tuple[int, bool, tuple[int, int]], list[int]] = defaultdict(list)
-        for place, (sample, edit) in enumerate(pairs):
+        for index, (sample, edit) in enumerate(pairs):
             is_guided = method_for(self.method, sample).guidance_scale > 1.0
             num_steps = len(from_numpy(sample.trajectory)) - 1
             shape = decoded_shape(_mask_of(edit), self.method.decode)
-            groups[num_steps, is_guided, shape].append(place)
-        # each distinct text of the part once, whichever groups ask for it
+            groups[num_steps, is_guided, shape].append(index)
+        # texts are encoded before grouping, so that each distinct text is encoded once
         texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
         conditions = self.model.text.encode(texts)
-        for (num_steps, _, _), places in sorted(groups.items()):
-            rows = torch.tensor(places, device=self.model.device)
+        for (num_steps, _, _), indices in sorted(groups.items()):
+            rows = torch.tensor(indices, device=self.model.device)
             text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
-            self._decode(shard, num_steps, [pairs[place] for place in places], text, negative)
+            self._decode(shard, num_steps, [pairs[index] for index in indices], text, negative)
 
     def _decode(
         self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
     ) -> None:
-        """Decodes edits of one group: one level, one shape, all under guidance or none."""
+        """Decodes one group of edits: equal number of steps, equal shape, all or none guided."""
         scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
         scale = torch.tensor(scales, device=self.model.device)
         levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
@@ -75,15 +75,15 @@ class DecodeStage:
         denoise = Counted(guided(denoiser, text, negative, scale))
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
         for (_, edit), latent in zip(pairs, latents, strict=True):
-            self._note(edit)
+            self._note_truncation(edit)
             edit.num_evals_decode = denoise.num_calls * (2 if scales[0] > 1.0 else 1)
             if not bool(latent.isfinite().all()):
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
-        done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
-        if done:
-            images = self.model.image_coder.decode_each(latents[done])
-            for place, image in zip(done, images, strict=True):
-                edit = pairs[place][1]
+        finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
+        if finite:
+            images = self.model.image_coder.decode_each(latents[finite])
+            for index, image in zip(finite, images, strict=True):
+                edit = pairs[index][1]
                 edit.image = image
                 if image is None:
                     edit.fail("decode", "NonFinite", "the VAE gives an image that is not finite")
@@ -91,10 +91,10 @@ class DecodeStage:
     def _integrate(
         self, denoise: Counted, levels: list[Level], shard: str, pairs: list[Pair]
     ) -> Tensor:
-        """From the trajectories' ends to the clean level, ``method.repeats`` times.
+        """Integrates from the trajectories' ends to the clean level, ``method.repeats`` times.
 
-        Each round after the first noises the result anew, one noise an image, and outside the
-        mask puts back the input under that same noise.
+        Each round after the first adds fresh noise to the result, one noise per image, and keeps
+        the background from the input with that same noise.
 
         Source: SDEdit, arXiv:2108.01073, its K repeats and its masked form.
         """
@@ -110,7 +110,7 @@ class DecodeStage:
             return trajectory[:, level.index].float()
 
         def masked(background: AtLevel, latent: Tensor, reached: Level) -> Tensor:
-            # the background of the same level; in the end the clean latent, in full precision
+            # the background of the same level; at level 0 the clean latent, in full precision
             return blend(latent, background(reached) if reached.index else clean, edit_mask)
 
         latents = clean
@@ -130,7 +130,7 @@ class DecodeStage:
         return region.into(whole, latents)
 
     def _solver(self, shard: str, pairs: list[Pair], number: int, region: Region) -> Solver:
-        """The integrator of a round; an ancestral one draws for each edit and step."""
+        """The integrator of a round; ancestral DDIM draws noise for each edit and step."""
         if not self.method.ddim_eta:
             return SOLVERS[self.method.solver]
 
@@ -143,20 +143,20 @@ class DecodeStage:
     def _noise(
         self, shard: str, pairs: list[Pair], purpose: str, *, each_edit: bool = False
     ) -> Tensor:
-        """(N, C, h, w): a noise an image, or a noise an edit."""
+        """(N, C, h, w): one noise per image, or one per edit."""
         noises = [
             noise_for(self.run_seed, shard, sample, purpose, edit.index if each_edit else None)
             for sample, edit in pairs
         ]
         return torch.stack(noises).to(self.model.device)
 
-    def _note(self, edit: Edit) -> None:
-        """What the mask stage notes too, where it infers a mask."""
+    def _note_truncation(self, edit: Edit) -> None:
+        """Notes a truncated edit text, unless the mask stage has done so while inferring a mask."""
         note = self.model.text.truncation_note("edit text", edit.edit_text or "")
         if note and note not in edit.notes:
             edit.notes.append(note)
 
 
 def _mask_of(edit: Edit) -> np.ndarray:
-    assert edit.mask is not None, "the mask stage sets it for every edit that is in flight"
+    assert edit.mask is not None, "the mask stage sets it for every pending edit"
     return edit.mask

@@ -1,4 +1,4 @@
-"""Encoding: DiffEdit's step 2, once an image; or plain noise, for SDEdit and the ablation."""
+"""Encoding: DiffEdit's step 2, once per image; or plain noise, for SDEdit and the ablation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.records.seeds import noise_seed
 
 
 class EncodeStage:
-    """Gives each image its trajectory: the latent at every level that decoding will visit."""
+    """Sets each sample's trajectory: the latent at every level that decoding visits."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -34,16 +34,16 @@ class EncodeStage:
             if sample.pending:
                 method = method_for(self.method, sample)
                 groups[num_levels(method.steps, method.ratio)].append(sample)
-        # the empty text, which all images are inverted with, is read once a part
+        # inversion uses the empty text for all images, so it is encoded once per part
         inverts = self.method.encode == "ddim" and bool(groups)
         empty = self.model.text.encode([""]) if inverts else None
         for num_steps, samples in sorted(groups.items()):
             levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
             latents = torch.stack([from_numpy(sample.latent) for sample in samples])
             if empty is None:
-                self._keep(samples, self._noised(part.shard, samples, latents, levels))
+                self._store(samples, self._noised(part.shard, samples, latents, levels))
             else:
-                self._keep(samples, self._inverted(samples, latents, levels, empty))
+                self._store(samples, self._inverted(samples, latents, levels, empty))
         return part
 
     def _inverted(
@@ -64,12 +64,13 @@ class EncodeStage:
     def _noised(
         self, shard: str, samples: list[Sample], latents: Tensor, levels: list[Level]
     ) -> Tensor:
-        """(N, K + 1, C, h, w): the latents under one noise an image, taken to each level."""
+        """(N, K + 1, C, h, w): the latents noised to each level, with one noise per image."""
         noises = [noise_for(self.run_seed, shard, sample, "encode") for sample in samples]
         noise = torch.stack(noises)
         return torch.stack([add_noise(latents, noise, level) for level in levels], dim=1)
 
-    def _keep(self, samples: list[Sample], trajectories: Tensor) -> None:
+    def _store(self, samples: list[Sample], trajectories: Tensor) -> None:
+        """Sets the samples' trajectories, in the model's dtype."""
         trajectories = trajectories.to(self.model.dtype)  # float16 may overflow
         for sample, trajectory in zip(samples, trajectories, strict=True):
             if bool(trajectory.isfinite().all()):
@@ -81,6 +82,6 @@ class EncodeStage:
 def noise_for(
     run_seed: int, shard: str, sample: Sample, purpose: str, edit_index: int | None = None
 ) -> Tensor:
-    """(C, h, w): an image's noise for a purpose; one for all its edits if none is named."""
+    """(C, h, w): a sample's noise for a purpose. Without an index, all its edits share it."""
     seed = noise_seed(seed_for(run_seed, sample), shard, sample.key, purpose, edit_index)
     return draw_noise(seed, from_numpy(sample.latent).shape)

@@ -1,4 +1,4 @@
-"""Mask inference: DiffEdit's step 1, over the images and the noises of a part at once.
+"""Mask inference: DiffEdit's step 1, for all images and noises of a part at once.
 
 # R rows (an image with one text), L noise levels, M noise draws, C channels, h w latent grid
 """
@@ -20,11 +20,13 @@ from pipeline.models.text import TokenIds
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 
-SAME = "the model reads the two texts alike: nothing to edit"
+SAME = "the model does not distinguish the two texts: nothing to edit"
+
+Query = tuple[int, TokenIds]  # a noise prediction: the sample's index in the part, a text's tokens
 
 
 class MaskStage:
-    """Gives each image its clean latent and each edit its mask, or ends the edit as unchanged."""
+    """Sets each sample's clean latent and each edit's mask; an empty mask ends it as unchanged."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         self.model, self.method, self.run_seed = model, method, run_seed
@@ -32,7 +34,8 @@ class MaskStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        samples = [sample for sample in part.samples if sample.pending and self._fit(sample)]
+        pending = [sample for sample in part.samples if sample.pending]
+        samples = [sample for sample in pending if self._has_valid_settings(sample)]
         if not samples:
             return part
         self._encode_samples(samples)
@@ -40,13 +43,13 @@ class MaskStage:
         infer = [sample for sample in samples if self._needs_inference(sample)]
         for sample in samples:
             if not self._needs_inference(sample):
-                self._take_mask(sample)
+                self._use_given_mask(sample)
         if infer:
             self._infer(part.shard, infer)
         return part
 
-    def _fit(self, sample: Sample) -> bool:
-        """Fails an image whose own settings are out of range."""
+    def _has_valid_settings(self, sample: Sample) -> bool:
+        """Fails a sample whose own settings are out of range; returns whether they are valid."""
         try:
             method_for(self.method, sample)
             seed_for(self.run_seed, sample)
@@ -56,7 +59,7 @@ class MaskStage:
         return True
 
     def _encode_samples(self, samples: list[Sample]) -> None:
-        """The clean latent of each image, once for all of its edits."""
+        """Encodes each image once for all of its edits."""
         latents = self.model.image_coder.encode([_pixels(sample) for sample in samples])
         for sample, latent in zip(samples, latents, strict=True):
             if bool(latent.isfinite().all()):
@@ -67,8 +70,8 @@ class MaskStage:
     def _needs_inference(self, sample: Sample) -> bool:
         return sample.supplied_mask is None and self.method.mask.source == "infer"
 
-    def _take_mask(self, sample: Sample) -> None:
-        """The supplied mask on the latent grid, or all of it."""
+    def _use_given_mask(self, sample: Sample) -> None:
+        """Sets the supplied mask on the latent grid, or a mask of the whole image."""
         height, width = from_numpy(sample.latent).shape[-2:]
         grid = (height, width)
         if sample.supplied_mask is None:
@@ -82,41 +85,41 @@ class MaskStage:
                 _unchanged(edit, _why_empty(sample.supplied_mask))
 
     def _infer(self, shard: str, samples: list[Sample]) -> None:
-        """One prediction of the noise an image and text that it reads, whoever asks for it.
+        """Infers masks. Predicts the noise once for each image and distinct token sequence.
 
-        So the reference half serves all edits of an image, and an edit text that the model reads
-        as it reads the reference is given the very same prediction.
+        So all edits of an image share the reference's prediction, and an edit text with the
+        reference's tokens gets the very same prediction.
         """
         noisy = [self._noisy(shard, sample) for sample in samples]
-        asked: dict[tuple[int, TokenIds], str] = {}  # (image's place, what is read): a text
-        reference: list[tuple[int, TokenIds]] = []
-        wanted: list[tuple[Edit, tuple[int, TokenIds]]] = []
+        queries: dict[Query, str] = {}  # with a text that has these tokens
+        references: list[Query] = []
+        edits: list[tuple[Edit, Query]] = []
         num_draws = self.method.mask.num_noises * len(self.method.mask.noise_level)
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             caption = (sample.caption or "") if self.method.mask.reference == "caption" else ""
-            num_asked = len(asked)
-            reference.append((place, self.model.text.token_ids(caption)))
-            asked.setdefault(reference[place], caption)
+            num_before = len(queries)
+            references.append((index, self.model.text.token_ids(caption)))
+            queries.setdefault(references[index], caption)
             for edit in sample.pending:
                 text = edit.edit_text or ""
                 self._note_truncation(edit, caption, text)
-                wanted.append((edit, (place, self.model.text.token_ids(text))))
-                asked.setdefault(wanted[-1][1], text)
-                edit.num_evals_mask = num_draws * (len(asked) - num_asked)
-                num_asked = len(asked)
-        eps = self._eps([noisy[place] for place, _ in asked], list(asked.values()))
-        row = {question: number for number, question in enumerate(asked)}
+                edits.append((edit, (index, self.model.text.token_ids(text))))
+                queries.setdefault(edits[-1][1], text)
+                edit.num_evals_mask = num_draws * (len(queries) - num_before)
+                num_before = len(queries)
+        eps = self._eps([noisy[index] for index, _ in queries], list(queries.values()))
+        row_of = {query: row for row, query in enumerate(queries)}
         differences = [
-            self._difference(eps[row[reference[question[0]]]], eps[row[question]])
-            for _, question in wanted
+            self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]])
+            for _, query in edits
         ]
-        for (edit, _), difference in zip(wanted, torch.stack(differences).cpu(), strict=True):
+        for (edit, _), difference in zip(edits, torch.stack(differences).cpu(), strict=True):
             self._cut(edit, difference)
 
     def _noisy(self, shard: str, sample: Sample) -> list[Tensor]:
-        """The image's latent under M noises at each level: a list of (M, C, h, w).
+        """The image's latent with M noises at each level: a list of (M, C, h, w).
 
-        The noise does not depend on the edit: the reference half is shared by all of them.
+        The noise does not depend on the edit, so that all edits share the reference's prediction.
         """
         settings = self.method.mask
         latent = from_numpy(sample.latent)
@@ -138,17 +141,18 @@ class MaskStage:
             rows = torch.stack([levels[number] for levels in noisy])
             repeated = Repeated(condition.tokens, condition.pooled, times=rows.shape[1])
             eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
-            by_level.append(eps.unflatten(0, rows.shape[:2]))
+            by_level.append(torch.unflatten(eps, 0, rows.shape[:2]))
         return torch.stack(by_level, dim=1)
 
     def _difference(self, eps_source: Tensor, eps_target: Tensor) -> Tensor:
-        """(h, w): the mean over levels of their maps; both arguments are (L, M, C, h, w)."""
+        """(h, w): the mean of the difference maps of all levels; arguments are (L, M, C, h, w)."""
         levels = zip(eps_source, eps_target, strict=True)
         return torch.stack([relative_difference(source, target) for source, target in levels]).mean(
             0
         )
 
     def _cut(self, edit: Edit, difference: Tensor) -> None:
+        """Sets an edit's mask from its difference map, (h, w)."""
         if not bool(difference.isfinite().all()):
             edit.fail("mask", "NonFinite", "the network's noise prediction is not finite")
             return
@@ -174,12 +178,12 @@ class MaskStage:
 
 
 def _pixels(sample: Sample) -> np.ndarray:
-    assert sample.image is not None, "prepare sets it for every image that is in flight"
+    assert sample.image is not None, "prepare sets it for every pending sample"
     return sample.image
 
 
 def _why_empty(supplied_mask: np.ndarray | None) -> str:
-    """Of a supplied mask that edits no cell: classes 0 and 1 in place of 0 and 255, say."""
+    """Why a supplied mask edits no cell, e.g. because it has values 0 and 1 instead of 255."""
     brightest = 0 if supplied_mask is None else int(supplied_mask.max())
     if not brightest:
         return "the supplied mask is empty"

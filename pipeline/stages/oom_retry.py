@@ -1,4 +1,4 @@
-"""A stage that copes with memory that does not suffice, and says so in the rows."""
+"""Runs a stage with smaller micro-batches when memory runs out, and notes it in the rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pipeline.records.part import Part
 
 
 class OomRetry:
-    """Runs a stage over a part with the configured micro-batch, halved where it does not fit.
+    """Runs a stage over a part with the configured micro-batch, halved when memory runs out.
 
-    The halved size holds for the rest of the stage's call on this part. The next part starts with
-    the configured size again, so that memory that was short for a moment (another process on the
-    same GPU) moves the last bits of one part only; a size that never fits costs one failed attempt
-    a part, and every row says so.
+    The halved size applies to the rest of this part. The next part starts with the configured
+    size again. So a short lack of memory (another process on the same GPU) changes the last bits
+    of one part only. A size that never fits costs one failed attempt per part, noted in every row.
     """
 
     def __init__(
@@ -27,7 +26,7 @@ class OomRetry:
     def __call__(self, part: Part) -> Part:
         """
         Raises:
-            OutOfMemory: one row at a time does not fit, or memory ran out between the networks.
+            OutOfMemory: a single row does not fit, or memory ran out outside the networks.
         """
         micro_batch = self.model.micro_batch
         micro_batch.restore()

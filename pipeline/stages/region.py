@@ -1,7 +1,7 @@
-"""Where decoding works: the whole latent grid, or a box around each edit's mask.
+"""The region that is decoded: the whole latent grid, or a box around each edit's mask.
 
-The background is known at every level from the encoded trajectory, so decoding need not compute it
-again: the network is given the mask's box with some context, and attends to that alone.
+The encoded trajectory has the background at every level, so decoding does not need to compute it:
+the network gets only the mask's box with some context.
 
 # N edits, C channels, h w latent grid, s side of a box
 """
@@ -33,15 +33,15 @@ class Box:
 
 
 def box_around(edit_mask: np.ndarray, *, context: int, multiple: int) -> Box:
-    """The square around a mask with its context, as far as the grid goes.
+    """The square around a mask and its context, limited to the grid.
 
-    Its side is a multiple of ``multiple``, so that edits of a part share few shapes; the mask
-    stands in the middle unless the grid ends before.
+    Its side is a multiple of ``multiple``, so that the edits of a part have few shapes. The mask
+    is centered in it unless that would leave the grid.
 
     Args:
         edit_mask: (h, w) float32, 1 = edit; not all 0.
-        context: cells around the mask, at least.
-        multiple: of the side; of the grid's own side where that is smaller.
+        context: minimum number of cells around the mask.
+        multiple: the side is a multiple of this, or the grid's side if that is smaller.
     """
     rows, columns = (np.flatnonzero((edit_mask > 0).any(axis)) for axis in (1, 0))
     longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
@@ -55,18 +55,18 @@ def box_around(edit_mask: np.ndarray, *, context: int, multiple: int) -> Box:
 
 @dataclass(frozen=True)
 class Region:
-    """What part of the grid some edits are decoded in; ``boxes`` of one shape, or None for all."""
+    """The part of the grid that edits are decoded in: a box each, of one shape; None: all of it."""
 
     boxes: tuple[Box, ...] | None = None
 
     def of(self, whole: Tensor) -> Tensor:
-        """(N, ..., h, w) to (N, ..., s, s), each row by its own box; or as it is."""
+        """Crops (N, ..., h, w) to (N, ..., s, s), each row by its own box; no-op without boxes."""
         if self.boxes is None:
             return whole
         return torch.stack([box.of(row) for box, row in zip(self.boxes, whole, strict=True)])
 
     def into(self, whole: Tensor, decoded: Tensor) -> Tensor:
-        """``decoded`` (N, C, s, s) put into a copy of ``whole`` (N, C, h, w)."""
+        """Pastes ``decoded`` (N, C, s, s) into a copy of ``whole`` (N, C, h, w)."""
         if self.boxes is None:
             return decoded
         pasted = whole.clone()
@@ -76,7 +76,7 @@ class Region:
 
 
 def decoded_shape(edit_mask: np.ndarray, settings: Decode) -> tuple[int, int]:
-    """The shape that an edit is decoded in: edits of one shape go to the network together."""
+    """The shape that an edit is decoded in. Edits of equal shape are batched together."""
     height, width = edit_mask.shape
     if settings.region == "full":
         return height, width
@@ -85,7 +85,7 @@ def decoded_shape(edit_mask: np.ndarray, settings: Decode) -> tuple[int, int]:
 
 
 def region_for(edit_masks: Sequence[np.ndarray], settings: Decode) -> Region:
-    """The region of edits whose ``decoded_shape`` is the same."""
+    """The region for edits that all have the same ``decoded_shape``."""
     if decoded_shape(edit_masks[0], settings) == edit_masks[0].shape:
         return Region()
     return Region(
@@ -97,7 +97,7 @@ def region_for(edit_masks: Sequence[np.ndarray], settings: Decode) -> Region:
 
 
 def _span(first: int, last: int, side: int, length: int) -> tuple[int, int]:
-    """Start and size of ``side`` cells around first..last, inside 0..length."""
+    """Start and size of ``side`` cells centered on first..last, within 0..length."""
     side = min(side, length)
     start = (first + last - side) // 2
     return min(max(start, 0), length - side), side

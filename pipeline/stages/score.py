@@ -1,4 +1,4 @@
-"""The optional fourth stage: scores that need a network, over the edits of a part."""
+"""The optional fourth stage: computes scores that need a network, for the edits of a part."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 
 from pipeline.config.method import Composite
 from pipeline.images.composite import composite, mask_of
-from pipeline.models.scorers import Judged, Scorers
+from pipeline.models.scorers import EditToScore, Scorers
 from pipeline.records.part import Edit, Part, Sample
 
 
 class ScoreStage:
-    """Gives each edit its scores: of the model's image, composited as it will be written.
+    """Sets each edit's scores, computed on the composited image at the model's size.
 
-    That is before any lossy encoding and, with ``output.resolution: source``, before the image is
-    scaled back, so that a score does not depend on the output's form.
+    This image has no lossy encoding and, with ``output.resolution: source``, is not scaled back
+    yet, so scores do not depend on the output's format and resolution.
     """
 
     def __init__(self, scorers: Scorers, settings: Composite) -> None:
@@ -25,30 +25,30 @@ class ScoreStage:
         part.device = self.scorers.device_kind
         samples = [sample for sample in part.samples if sample.image is not None]
         samples = [sample for sample in samples if _decoded(sample)]
-        edits = [(number, edit) for number, p in enumerate(samples) for edit in _decoded(p)]
+        edits = [(index, edit) for index, p in enumerate(samples) for edit in _decoded(p)]
         if not edits:
             return part
         before = [sample.image for sample in samples if sample.image is not None]
-        judged = [self._judged(number, samples[number], edit) for number, edit in edits]
-        for (_, edit), scores in zip(edits, self.scorers(before, judged), strict=True):
+        inputs = [self._scorer_input(index, samples[index], edit) for index, edit in edits]
+        for (_, edit), scores in zip(edits, self.scorers(before, inputs), strict=True):
             edit.scores = {name: _finite(value) for name, value in scores.items()}
             missing = [name for name, value in edit.scores.items() if value is None]
             if missing:
                 edit.notes.append(f"not finite, and so left out: {', '.join(missing)}")
         return part
 
-    def _judged(self, number: int, sample: Sample, edit: Edit) -> Judged:
+    def _scorer_input(self, index: int, sample: Sample, edit: Edit) -> EditToScore:
         assert sample.image is not None
         assert edit.image is not None
-        made = composite(sample.image, edit.image, mask_of(sample, edit), feather=self.feather)
-        return Judged(number, made.pixels, sample.caption or "", edit.edit_text or "")
+        result = composite(sample.image, edit.image, mask_of(sample, edit), feather=self.feather)
+        return EditToScore(index, result.pixels, sample.caption or "", edit.edit_text or "")
 
 
 def _decoded(sample: Sample) -> list[Edit]:
-    """The edits in flight that have an image; ``finish`` says of others that they have none."""
+    """The pending edits that have an image; ``finish`` fails those without one."""
     return [edit for edit in sample.pending if edit.image is not None]
 
 
 def _finite(value: float) -> float | None:
-    """Six significant digits; None where the network gave no number."""
+    """The value to six significant digits; None if it is not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

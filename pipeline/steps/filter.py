@@ -1,29 +1,30 @@
-"""Filters applied to the rows of a shard, and taken off again: computed parts know no filter."""
+"""Applies filters to the rows of a shard, and undoes them: staged parts are not filtered."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.config.filters import Filtering
 from pipeline.records.part import Status
+from pipeline.records.rows import Row, rows_of, table_of
 from pipeline.steps.output_keys import output_key
 
-STAGE = "filter"  # where a rejected row was rejected
+STAGE = "filter"  # the ``stage`` column of a rejected row
 JUDGED = ("status", "stage", "error", "message", "output_key")
 
 
 def apply_filters(table: pa.Table, filtering: Filtering) -> pa.Table:
-    """The rows as they are published: what a filter rejects is ``rejected``, with the reason.
+    """The rows as they are published: those that a filter rejects are ``rejected``, with a reason.
 
     Args:
-        table: of staged parts, with or without their members; rows are edited, unchanged or failed.
-        filtering: the run's. Without ``keep_rejected`` a rejected row has no output key, since it
-            has no members.
+        table: rows of staged parts, with or without their members. None of them is rejected yet.
+        filtering: the filters in force. Without ``keep_rejected`` a rejected row has no output key,
+            since its members are not written.
 
     Returns:
-        The same rows; nothing but status, stage, error, message and output key is changed.
+        The same rows; only status, stage, error, message and output key may change.
     """
     if not filtering.filters:
         return table
@@ -43,15 +44,20 @@ def apply_filters(table: pa.Table, filtering: Filtering) -> pa.Table:
     return table
 
 
-def without_filters(row: dict[str, Any]) -> dict[str, Any]:
-    """A published row as it was computed: the inverse of ``apply_filters``."""
-    if row["status"] != Status.REJECTED:
+def without_filters(row: Row) -> Row:
+    """A published row as it was before ``apply_filters``."""
+    if row.status != Status.REJECTED:
         return row
-    computed = {"status": str(Status.EDITED), "stage": None, "error": None, "message": None}
-    return row | computed | {"output_key": output_key(row["key"], row["edit_index"])}
+    return replace(
+        row,
+        status=str(Status.EDITED),
+        stage=None,
+        error=None,
+        message=None,
+        output_key=output_key(row.key, row.edit_index),
+    )
 
 
 def unfiltered(table: pa.Table) -> pa.Table:
-    """Published rows as they were computed."""
-    rows = [without_filters(row) for row in table.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=table.schema)
+    """Published rows as they were before ``apply_filters``."""
+    return table_of(without_filters(row) for row in rows_of(table))

@@ -1,86 +1,77 @@
-"""The last computing step: composite, encode the files, write a row for every edit."""
+"""Composites and encodes the files of each edit, and makes a row for every edit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.config.config import Config
 from pipeline.images.composite import Composite, composite, into_source, mask_of
-from pipeline.images.files import decode_image, encode_grey, encode_image
+from pipeline.images.files import decode_image, encode_gray, encode_image
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.records.rows import SCORE, STAGED_SCHEMA
+from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Columns that say what became of the edit stand in the row alone; the rest is provenance.
+# Only the row says what became of the edit; the other columns are also in the provenance.
 NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key"}
 
 
 @dataclass(frozen=True)
 class FinishContext:
-    """What rows and files need of a run, made once."""
+    """What rows and files need to know about a run."""
 
     config: Config
     fingerprint: str
     model: str  # as named in the config
     model_revision: str
-    settings_for: Callable[[Sample], dict[str, Any]]  # ValueError where the sample's own are bad
-    keep_difference: bool = False  # write the map that the mask was cut from
+    settings_for: Callable[
+        [Sample], dict[str, Any]
+    ]  # raises ValueError for bad settings of a sample
+    keep_difference: bool = False  # write the difference map behind the mask
 
 
-def finish(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
-    """The staged table of a part: a row for every edit, with its members where it was edited.
+def finish(part: Part, context: FinishContext, *, threads: int = 1) -> Part:
+    """Makes the table of a part: a row for every edit, with its members where it was edited.
 
-    An edit that is still in flight is ``edited`` where it has an image, else failed: a stage has
-    left it out. What goes wrong here fails that edit alone.
+    An edit in flight becomes ``edited`` if it has an image, else ``failed``: a stage left it out.
+    An error here fails only that edit.
 
     Args:
-        part: as the stages leave it; its edits get their status.
+        part: after the stages; its edits get their status.
         context: of the run.
-        threads: edits at once.
+        threads: edits finished at once.
 
     Returns:
-        ``STAGED_SCHEMA``, the edits in their order; the metadata "part" says of which part.
+        The part, with its ``table``: ``STAGED_SCHEMA``, the edits in their order.
     """
-    start = time.perf_counter()
     pairs = [(sample, edit) for sample in part.samples for edit in sample.edits]
     finished = in_threads(
         lambda pair: _finished(part.shard, *pair, context), pairs, threads=threads
     )
-    rows = [row for _, row in finished]
-    part.seconds["finish"] = time.perf_counter() - start
-    header = {
-        "shard": part.shard,
-        "index": part.index,
-        "num_parts": part.num_parts,
-        "num_rows": len(rows),
-        "fingerprint": context.fingerprint,
-        "problem": part.problem,
-        "seconds": part.seconds,
-        "hosts": part.hosts,
-        "device": part.device,
-        "halvings": part.halvings,
-    }
-    schema = STAGED_SCHEMA.with_metadata({"part": json.dumps(header)})
-    return pa.Table.from_pylist(rows, schema=schema)
+    rows, members = [], []
+    for _, (row, own) in finished:
+        rows.append(row)
+        members.append(own)
+    part.table = staged_table(rows, members)
+    return part
 
 
-def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) -> dict[str, Any]:
-    """The row of an edit, with its members."""
+def _finished(
+    shard: str, sample: Sample, edit: Edit, context: FinishContext
+) -> tuple[Row, Members]:
+    """The row of an edit, and its files where it was edited."""
     heartbeat()
     settings, seed = _settings(sample, edit, context)
-    row = {
+    known: dict[str, Any] = {
         "shard": shard,
         "key": sample.key,
         "edit_index": edit.index,
@@ -106,11 +97,11 @@ def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) ->
         edit.fail("finish", "Internal", "no stage gave this edit an image or a reason")
     if edit.pending:
         try:
-            members, written = _write_members(sample, edit, row, context)
+            members, written = _write_members(sample, edit, known, context)
             edit.status = Status.EDITED
         except (Exception, SystemExit) as error:  # noqa: BLE001 - one edit fails, the part goes on
             edit.fail("finish", error)
-    return row | {
+    values = known | {
         "mask_area": _area(edit),
         "settings": _json_text(settings).decode(),
         "status": str(edit.status),
@@ -118,15 +109,15 @@ def _finished(shard: str, sample: Sample, edit: Edit, context: FinishContext) ->
         "error": edit.error,
         "message": _one_line(edit.message),
         "output_key": output_key(sample.key, edit.index) if members else None,
-        "members": members,
         **written,
     }
+    return Row(**values), members
 
 
 def _write_members(
-    sample: Sample, edit: Edit, row: dict[str, Any], context: FinishContext
+    sample: Sample, edit: Edit, known: dict[str, Any], context: FinishContext
 ) -> tuple[Members, dict[str, Any]]:
-    """The files of an edit, and what its row has of them."""
+    """The files of an edit, and the columns that describe them."""
     mask = mask_of(sample, edit)
     made = _composed(sample, edit, mask, context)
     output = context.config.output
@@ -145,12 +136,12 @@ def _write_members(
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
-        "json": _provenance(sample, row | written),
-        "mask.png": encode_grey(made.mask),
+        "json": _provenance(sample, known | written),
+        "mask.png": encode_gray(made.mask),
     }
     if context.keep_difference and edit.difference is not None:
-        grey = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
-        files["difference.png"] = encode_grey(grey)
+        gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
+        files["difference.png"] = encode_gray(gray)
     reserved = {*files, "difference.png"}
     files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
@@ -158,10 +149,9 @@ def _write_members(
 
 
 def _background(sample: Sample, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:
-    """The background's scores by column: of the model's image as decoded.
+    """The scores of the background, by column. They judge the decoded image.
 
-    That is before the composite, which makes the written background that of the input whatever the
-    method did to it, and before any lossy encoding.
+    Not the composite: its background is that of the input, whatever the method did to it.
     """
     assert sample.image is not None
     assert edit.image is not None
@@ -193,20 +183,20 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
-    """The member .json: how the image came about, and the sample's own JSON under "source"."""
+    """The member .json: how the image was made, and the sample's own JSON under "source"."""
     record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
     record["source"] = sample.metadata
     return _json_text(record, indent=1)
 
 
 def _json_text(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8; half a surrogate pair in the sample's JSON goes out as it came in: as an escape."""
+    """UTF-8. A lone surrogate in the sample's JSON stays an escape."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
     return text.encode("utf-8", "backslashreplace")
 
 
 def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:
-    """The settings as used for this image, and its seed; the run's where they are bad."""
+    """The settings used for this sample, and its seed. Bad settings fall back to the run's."""
     seed = sample.settings.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         seed = context.config.run.seed
@@ -219,7 +209,7 @@ def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[
 
 
 def _area(edit: Edit) -> float | None:
-    """The share of the mask's cells above 0, for edits that are not written."""
+    """The share of mask cells above 0, for edits without files."""
     return None if edit.mask is None else round(float((edit.mask > 0).mean()), 6)
 
 
@@ -228,7 +218,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def _one_line(message: str | None) -> str | None:
-    """One line that Arrow can store, of whatever an exception says."""
+    """Any exception's message as one line that Arrow can store."""
     if message is None:
         return None
     return " ".join(message.encode("utf-8", "backslashreplace").decode().split())

@@ -1,22 +1,22 @@
-"""Names of members in the output tar: one for each (key, edit), none that leaves its folder."""
+"""Member names in the output tar: unique for each edit, and never outside of the archive."""
 
 from __future__ import annotations
 
 import re
 
-META_FOLDER = re.compile(r"^_(?=_[^/]*__/)")  # webdataset's readers leave out all that is in it
+META_FOLDER = re.compile(r"^_(?=_[^/]*__/)")  # webdataset's readers skip the members of __name__/
 
-# A dot would end the key (webdataset); a percent sign is what the others are written with; a
-# backslash is a folder's end on Windows; control characters break listings.
+# A dot ends the key in webdataset; "%" is the escape character itself; a backslash separates
+# folders on Windows; control characters break listings.
 ENCODED = re.compile(r"[%.\\\x00-\x1f\x7f]")
 
 
 def output_key(key: str, edit_index: int) -> str:
-    """The key of an edit's members, ``<key>_<edit index>``, different for different edits.
+    """The key of an edit's members, ``<key>_<edit index>``, unique for each edit.
 
-    ``%``, ``.``, backslash and control characters are written as %XX, and so is a slash that
-    would begin the name or an empty folder, and the first underscore of a folder ``__so__`` that
-    begins the name: no "..", no absolute path, nothing that webdataset's readers would leave out.
+    ``%``, ``.``, backslash and control characters are encoded as %XX. So are a slash at the start,
+    a slash after a slash, and the first underscore of a leading folder ``__name__``. The result has
+    no "..", is not an absolute path, and is not skipped by webdataset's readers.
     """
     encoded = ENCODED.sub(_percent, key)
     encoded = re.sub(r"(?:^|(?<=/))/", "%2F", encoded)
@@ -25,10 +25,11 @@ def output_key(key: str, edit_index: int) -> str:
 
 
 def output_suffix(suffix: str, reserved: set[str]) -> str:
-    """The suffix of a member that is passed through: ``source.<suffix>`` where its own is taken.
+    """The suffix of a member that is passed through: its own, or ``source.<suffix>``.
 
-    ``reserved`` are the suffixes that the edit itself is written with. A leading underscore would
-    be skipped by webdataset's writer, and an empty suffix by its readers.
+    ``source.`` is prefixed if the suffix is in ``reserved`` (the suffixes of the edit's own
+    members), if it begins with an underscore (webdataset's writer would skip it), with a dot or
+    with ``source.``, or if it is empty (webdataset's readers would skip it).
     """
     encoded = re.sub(r"[%\\\x00-\x1f\x7f]", _percent, suffix)
     if suffix in reserved or suffix.startswith(("_", ".", "source.")) or not suffix:

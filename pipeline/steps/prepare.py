@@ -1,4 +1,4 @@
-"""The second step: each image is decoded once and brought to the model's size."""
+"""The second step: decodes each image once and resizes it for the model."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def prepare(
     suffixes: Sequence[str] = SUFFIXES,
     threads: int = 1,
 ) -> Part:
-    """Decodes the images of a part; one that cannot be decoded becomes failed edits.
+    """Decodes and resizes the images of a part. A bad image fails its edits.
 
     Args:
-        part: as read; it is changed in place and returned.
+        part: as read; changed in place and returned.
         size: pixels a side of the model's image.
-        resize: crop (the centre), pad (the edge's pixels go on), or stretch.
-        resolution: where it is "source", the encoded image is kept: ``finish`` decodes it a
-            second time, at its own size, to composite the edit into it. Else it is dropped.
+        resize: crop (the center), pad (repeats the pixels of the edge), or stretch.
+        resolution: "source" keeps the encoded image: ``finish`` decodes it again at its own size
+            and composites the edit into it. "model" drops it.
         max_pixels: an image whose header declares more is not decoded.
-        suffixes: whose formats are decoded; what the bytes are counts, not the member's name.
-        threads: images at once.
+        suffixes: their formats are decoded. The bytes decide the format, not the member's name.
+        threads: images decoded at once.
 
     Returns:
         The part: ``image`` (size, size, 3) uint8 and, where a mask came with the sample,
@@ -81,7 +81,7 @@ def _prepare(
         raise ImageError(
             "BadMask",
             f"the mask is {mask.width} x {mask.height} pixels and the image, as seen, "
-            f"{width} x {height}: another shape",
+            f"{width} x {height}: the aspect ratio differs",
         )
     if mask.size != decoded.size:  # the same shape in another resolution
         mask = mask.resize(decoded.size, Image.Resampling.BOX)
@@ -93,10 +93,10 @@ def _placed(
 ) -> np.ndarray:
     """The source box resized into the target box of a (size, size) array.
 
-    Around it the edge's pixels are repeated for an image, and a mask is 0: padding is no edit.
+    An image is padded with the pixels of its edge, a mask with 0 (keep).
     """
     left, top, right, bottom = target
-    # Not resize(box=...): its filter reaches over the box's edge for pixels that were cropped off.
+    # Not resize(box=...): its filter would read pixels outside of the box, which were cropped off.
     resized = np.asarray(image.crop(source).resize((right - left, bottom - top), resampling))
     margins = [(top, size - bottom), (left, size - right)]
     if resized.ndim == 2:
@@ -105,12 +105,12 @@ def _placed(
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether the second size is the first one scaled, up to rounding by a pixel."""
+    """Whether both sizes have the same aspect ratio, up to rounding by a pixel."""
     (width, height), (other_width, other_height) = size, other
     return abs(width * other_height - height * other_width) <= max(*size, *other)
 
 
 def _drop(sample: Sample) -> None:
-    """Nothing else of a failed image needs to travel."""
+    """Drops what later steps do not need of a failed sample."""
     sample.encoded = sample.encoded_mask = sample.image = sample.supplied_mask = None
     sample.extras = {}

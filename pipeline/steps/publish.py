@@ -1,4 +1,4 @@
-"""The commit: when all parts of a shard are staged, they become tar, Parquet file and marker."""
+"""Publishing: when all parts of a shard are staged, builds its tar, Parquet file and marker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.config.filters import Filtering
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
+from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.write_part import from_ipc, header_of
 from pipeline.storage.archive import tar_writer
@@ -47,7 +48,7 @@ UNFILTERED = Filtering()
 
 @dataclass
 class ShardStats:
-    """The marker ``<shard>_stats.json``: what was published, and how it was made."""
+    """The marker ``<shard>_stats.json``: what was published and how it was computed."""
 
     shard: str
     fingerprint: str
@@ -58,7 +59,7 @@ class ShardStats:
     tar_sha256: str
     parquet_bytes: int
     parquet_sha256: str
-    problem: str | None  # why the input shard could not be read to its end, if so
+    problem: str | None  # why the input shard could not be read to its end
     num_evals: dict[str, int]  # network evaluations by stage
     seconds: dict[str, float]  # by step, summed over the parts
     hosts: list[str]
@@ -88,13 +89,13 @@ class ShardStats:
 
 @dataclass
 class _Shard:
-    """A shard while it is built from its parts, in their order."""
+    """A shard that is being built from its parts, in order."""
 
     tar: io.BytesIO = field(default_factory=io.BytesIO)
     rejected: io.BytesIO = field(default_factory=io.BytesIO)
-    num_rejected: int = 0  # of those whose images are in it
+    num_rejected: int = 0  # samples in it
     tables: list[pa.Table] = field(default_factory=list)
-    headers: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[PartHeader] = field(default_factory=list)
 
 
 def publish_if_complete(
@@ -102,22 +103,22 @@ def publish_if_complete(
 ) -> ShardStats | None:
     """Publishes a shard if all of its parts are staged.
 
-    Tar, then the tar of rejected images, then Parquet file (all replaced where a torn publish
-    left them), then the marker if absent, then the parts go. A shard is a function of its staged
-    parts and the run's filters, so two tasks that do this at once write the same bytes.
+    Puts the tar, the tar of rejected images and the Parquet file (each replaces what a torn publish
+    left behind), then the marker if absent, then deletes the parts. A shard is a function of its
+    staged parts and the filters of the run, so two tasks that publish at once write the same bytes.
 
     Args:
         store: of the output.
         shard: its name.
-        num_parts: of the shard, checked against the staged parts' names.
-        filtering: what is published of the staged rows.
+        num_parts: of the shard; checked against the names of the staged parts.
+        filtering: the filters of the run.
 
     Returns:
-        The marker's content where the shard is published now, by this call or before; else None.
+        The marker if the shard is now published, by this call or an earlier one; else None.
 
     Raises:
-        ValueError: the staged parts are not of one run; or an edit passes the filters whose
-            image an earlier run with other filters did not keep.
+        ValueError: the staged parts are not of one run; or an edit passes the filters, but a run
+            with other filters did not keep its image.
     """
     stats = read_marker(store, shard)
     if stats is None:
@@ -126,7 +127,7 @@ def publish_if_complete(
             return None
         try:
             built = _build(store, names, filtering)
-        except FileNotFoundError:  # another task has published the shard meanwhile
+        except FileNotFoundError:  # meanwhile another task has published the shard
             return read_marker(store, shard)
         stats = _put(store, shard, built, filtering)
     for name in _part_names(store, shard):
@@ -135,7 +136,7 @@ def publish_if_complete(
 
 
 def read_marker(store: Store, shard: str) -> ShardStats | None:
-    """The marker of a shard; None where it is not published."""
+    """The marker of a shard; None if the shard is not published."""
     try:
         return ShardStats.from_json(store.get(marker_name(shard)))
     except FileNotFoundError:
@@ -148,14 +149,14 @@ def _part_names(store: Store, shard: str) -> list[str]:
 
 
 def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None:
-    """The names of all parts in their order; None while some are missing."""
+    """The names of all parts in order; None while some are missing."""
     names = _part_names(store, shard)
     totals = {part[2] for name in names if (part := parse_part(name)) is not None}
     totals |= set() if num_parts is None else {num_parts}
     if len(totals) > 1:
         raise ValueError(
-            f"shard {shard!r} has staged parts of {sorted(totals)} in all: two runs with other "
-            f"settings wrote here; remove {PARTS}{shard}/ from the output and run again"
+            f"shard {shard!r} has staged parts of {sorted(totals)} in total: two runs with "
+            f"different settings wrote here; remove {PARTS}{shard}/ and run again"
         )
     return names if names and len(names) == totals.pop() else None
 
@@ -166,14 +167,14 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
         for name in names:
             table = apply_filters(from_ipc(store.get(name)), filtering)
             built.headers.append(header_of(table))
-            assert table.num_rows == built.headers[-1]["num_rows"], name
+            assert table.num_rows == built.headers[-1].num_rows, name
             for row in table.select(["status", "output_key", "members"]).to_pylist():
                 if row["output_key"] is None:
                     continue
                 if not row["members"]:
                     raise ValueError(
-                        f"{name}: {row['output_key']} passes the filters now, and its image was "
-                        f"not kept when others rejected it (output.keep_rejected: false)"
+                        f"{name}: {row['output_key']} passes these filters, but its image was not "
+                        f"kept when other filters rejected it (output.keep_rejected: false)"
                     )
                 members = {item["suffix"]: item["data"] for item in row["members"]}
                 is_rejected = row["status"] == Status.REJECTED
@@ -185,7 +186,7 @@ def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
 
 
 def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> ShardStats:
-    """Puts both tars, Parquet file and marker; returns what the marker says."""
+    """Puts both tars, the Parquet file and the marker; returns the marker."""
     rows = pa.concat_tables(built.tables).cast(ROW_SCHEMA).replace_schema_metadata(None)
     tar, parquet = built.tar.getvalue(), to_parquet(rows)
     rejected = built.rejected.getvalue() if built.num_rejected else None
@@ -196,7 +197,7 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
         stats.rejected_bytes = len(rejected)
         stats.rejected_sha256 = hashlib.sha256(rejected).hexdigest()
         store.put(rejected_name(shard), rejected)
-    else:  # what other filters rejected before
+    else:  # remove what other filters rejected before
         store.delete(rejected_name(shard))
     store.put(parquet_name(shard), parquet)
     if not store.put_if_absent(marker_name(shard), stats.to_json()):
@@ -205,27 +206,27 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
 
 
 def to_parquet(rows: pa.Table) -> bytes:
-    """The published Parquet file, the same bytes for the same rows."""
+    """The published Parquet file: equal bytes for equal rows."""
     sink = io.BytesIO()
     pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
 
 
 def _stats(
-    shard: str, rows: pa.Table, headers: list[dict[str, Any]], tar: bytes, parquet: bytes
+    shard: str, rows: pa.Table, headers: list[PartHeader], tar: bytes, parquet: bytes
 ) -> ShardStats:
     statuses = Counter(rows.column("status").to_pylist())
     counts = {str(status): statuses.pop(str(status), 0) for status in Status}
     assert not statuses, f"{shard}: rows of another status: {statuses}"
-    assert rows.num_rows == sum(counts.values()) == sum(part["num_rows"] for part in headers)
-    fingerprints = {part["fingerprint"] for part in headers}
+    assert rows.num_rows == sum(counts.values()) == sum(part.num_rows for part in headers)
+    fingerprints = {part.fingerprint for part in headers}
     if len(fingerprints) > 1:
         raise ValueError(f"shard {shard!r} has staged parts of the fingerprints {fingerprints}")
     seconds: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
     for part in headers:
-        seconds.update(part["seconds"])
-        halvings.update(part["halvings"])
+        seconds.update(part.seconds)
+        halvings.update(part.halvings)
     reasons = rows.select(["status", "stage", "error"]).to_pylist()
     failures = Counter(
         f"{row['stage']}: {row['error']}" for row in reasons if row["status"] == Status.FAILED
@@ -241,17 +242,17 @@ def _stats(
         tar_sha256=hashlib.sha256(tar).hexdigest(),
         parquet_bytes=len(parquet),
         parquet_sha256=hashlib.sha256(parquet).hexdigest(),
-        problem=next((part["problem"] for part in headers if part["problem"]), None),
+        problem=next((part.problem for part in headers if part.problem), None),
         num_evals={
-            stage: sum(rows.column(f"num_evals_{stage}").to_pylist())
+            stage: sum(cast(list[int], rows.column(f"num_evals_{stage}").to_pylist()))
             for stage in ("mask", "encode", "decode")
         },
         seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
-        hosts=sorted({host for part in headers for host in part["hosts"]}),
-        devices=sorted({part["device"] for part in headers if part["device"]}),
+        hosts=sorted({host for part in headers for host in part.hosts}),
+        devices=sorted({part.device for part in headers if part.device}),
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        part_rows=[part["num_rows"] for part in headers],
-        model_revision=next(iter(rows.column("model_revision").unique().to_pylist()), ""),
+        part_rows=[part.num_rows for part in headers],
+        model_revision=str(next(iter(rows.column("model_revision").unique().to_pylist()), "")),
         rejections=dict(sorted(rejections.items())),
     )

@@ -1,4 +1,4 @@
-"""The first step: the bytes of a shard become samples, and samples become parts."""
+"""The first step: reads the samples of a shard and cuts them into parts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
 from pipeline.storage.archive import read_members, split_at_first_dot
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 
-# What key.json may set for its sample; the ranges are the method's to check.
+# Settings that key.json may give for its sample; the method checks the ranges.
 SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")
 
 
@@ -24,7 +24,7 @@ class BadShardError(StorageError):
 
 @dataclass
 class ShardContents:
-    """All that could be read of a shard."""
+    """Everything that could be read from a shard."""
 
     samples: list[Sample]
     problem: str | None = None  # why it could not be read to its end: "truncated: ..."
@@ -32,7 +32,7 @@ class ShardContents:
 
 @dataclass
 class RawSample:
-    """The members of one key, by suffix in lower case."""
+    """The files of one key, by suffix in lower case, as read from the tar."""
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
@@ -47,22 +47,22 @@ def read_parts(
     skip: Collection[int] = (),
     max_edits: int | None = None,
 ) -> Iterator[Part]:
-    """The parts of a shard, one after the other; the number of all of them is in each.
+    """Yields the parts of a shard in order. Each knows how many there are.
 
     Args:
         shard: as ``expand_shards`` froze it.
         config: which member of a sample is what.
         part_size: edits in a part.
-        skip: indices of parts that are staged already.
-        max_edits: take only so many edits, from the shard's start; None takes all.
+        skip: indices of parts that are already staged.
+        max_edits: take at most so many edits from the start of the shard; None takes all.
 
     Returns:
-        Parts with images as encoded in the shard. A shard without any sample is one part
-        without images, so that it is published empty.
+        Parts with the encoded images of the shard. A shard without samples is one part without
+        images, so it is published empty.
 
     Raises:
         BadShardError: see there.
-        ChangedError, OSError: the store cannot give the object that was listed.
+        ChangedError, OSError: the store cannot return the object that was listed.
     """
     contents = read_shard(shard.read(config.storage_options), config)
     if contents.problem is not None and config.on_bad_shard == "fail":
@@ -77,15 +77,15 @@ def read_parts(
 
 
 def count_edits(shard: InputShard, config: Input) -> int:
-    """How many edits (rows) a shard asks for; reads all of it, for ``input.limit``."""
+    """Counts the edits (rows) of a shard, for ``input.limit``. Reads all of it."""
     samples = read_shard(shard.read(config.storage_options), config).samples
     return sum(len(sample.edits) for sample in samples)
 
 
 def read_shard(data: bytes, config: Input) -> ShardContents:
-    """All samples of a tar, in its order; what is wrong with a sample is a failed edit of it.
+    """All samples of a tar, in order. A bad sample has failed edits that say why.
 
-    Never raises for what the bytes hold.
+    Never raises because of what the bytes contain.
     """
     members, problem = read_members(data)
     samples = _grouped(members, config)
@@ -95,7 +95,7 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
 def read_originals(data: bytes, config: Input) -> list[Sample]:
     """The samples of a tar that have an image and a caption, without their edits.
 
-    Whatever is wrong with a sample's edit texts: its original is none the worse for it.
+    Problems with a sample's edit texts do not matter here.
     """
     originals = []
     for raw in _grouped(read_members(data)[0], config):
@@ -107,10 +107,10 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
 
 
 def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
-    """Cuts a shard's images into parts of at most ``part_size`` edits; at least one part.
+    """Cuts a shard's samples into parts of at most ``part_size`` edits; at least one part.
 
-    A part closes before an image whose edits would not fit. Only an image with more edits than
-    a part holds is split; its pieces share the encoded image.
+    A part closes before a sample whose edits would not fit. Only a sample with more edits than a
+    part holds is split; its pieces share the encoded image.
     """
     parts: list[list[Sample]] = [[]]
     room = part_size
@@ -126,7 +126,7 @@ def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
 
 
 def first_edits(samples: list[Sample], max_edits: int | None) -> list[Sample]:
-    """The images up to so many edits in all; the last one may lose its last edits."""
+    """The first samples with at most so many edits in total; the last one may lose some."""
     if max_edits is None:
         return samples
     taken, left = [], max_edits
@@ -139,7 +139,7 @@ def first_edits(samples: list[Sample], max_edits: int | None) -> list[Sample]:
 
 
 def to_sample(raw: RawSample, config: Input) -> Sample:
-    """A sample as an image with its edits; or one failed edit of index -1."""
+    """A sample with its edits, or with one failed edit of index -1 that says why."""
     sample = Sample(raw.key)
     try:
         _read_original(sample, raw, config)
@@ -159,7 +159,7 @@ def to_sample(raw: RawSample, config: Input) -> Sample:
 
 
 def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
-    """Everything of a sample but its edits. Raises SampleError, with what was read before set."""
+    """Reads everything but the edits into ``sample``. Raises SampleError; what was read stays."""
     if raw.problems:
         raise SampleError("DuplicateKey", raw.problems[0])
     sample.suffix = _image_suffix(raw, config)
@@ -191,37 +191,37 @@ def _image_suffix(raw: RawSample, config: Input) -> str:
 
 
 def _extras(raw: RawSample, sample: Sample, config: Input) -> dict[str, bytes]:
-    """The members that are passed through: all that no field of the configuration reads."""
+    """The members to pass through: all that no key of the configuration reads."""
     read = {sample.suffix, config.mask.lower(), "json"}
     read |= {entry.lower() for entry in (*config.caption, *config.edits) if ":" not in entry}
     return {suffix: data for suffix, data in raw.members.items() if suffix not in read}
 
 
 def _grouped(members: list[tuple[str, bytes]], config: Input) -> list[RawSample]:
-    """Members by key, in order of first appearance; as webdataset has it, side by side.
+    """Members by key, in order of first appearance. As in webdataset, they stand side by side.
 
-    A key that comes back later, and a member that is there twice, make the whole sample a failed
-    one: which members belong together is then unknown.
+    A key that appears again later, or a member that appears twice, fails the whole sample: it is
+    unknown which members belong together.
     """
     samples: dict[str, RawSample] = {}
     last: str | None = None
     for name, data in members:
         key, suffix = split_key(name, config)
         if key is None or suffix is None:
-            continue  # no sample's member, as webdataset has it
+            continue  # webdataset ignores such members too
         if key not in samples:
             samples[key] = RawSample(key)
         elif key != last:
-            samples[key].problems.append("the key comes back later in the shard: a duplicate")
+            samples[key].problems.append("the key appears again later in the shard: a duplicate")
         if suffix in samples[key].members:
-            samples[key].problems.append(f"the member .{suffix} is there more than once")
+            samples[key].problems.append(f"the member .{suffix} appears more than once")
         samples[key].members[suffix] = data
         last = key
     return list(samples.values())
 
 
 def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
-    """Key and suffix (in lower case) of a member's name; None, None for a member of no sample.
+    """Key and suffix (in lower case) of a member's name; None, None if it belongs to no sample.
 
     ``key_split: dot`` splits at the first dot of the last path component, as webdataset does;
     ``suffix`` at the longest suffix that the configuration names, else at the last dot. Bytes of

@@ -1,4 +1,4 @@
-"""The texts of a sample: its JSON, its caption, and the edit texts asked for or made."""
+"""The texts of a sample: its JSON, its caption, and its edit texts (given, or substituted)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 
-MAX_DEPTH = 100  # of key.json's nesting: all that reads and writes it later recurses
+MAX_DEPTH = 100  # of key.json's nesting: later code reads and writes it recursively
 
 
 class SampleError(Exception):
-    """Why a sample cannot be edited: a kind of error, and a sentence."""
+    """Why a sample cannot be edited: the kind of error and a message."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -23,11 +23,11 @@ class SampleError(Exception):
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """The object that key.json holds.
+    """The JSON object of ``key.json``.
 
     Raises:
-        SampleError: no UTF-8, no JSON, no object, a number that JSON does not have (NaN), or nested
-            deeper than ``MAX_DEPTH``.
+        SampleError: it is not UTF-8, not valid JSON (NaN is not), not an object, or nested deeper
+            than ``MAX_DEPTH``.
     """
     too_deep = f"nested deeper than {MAX_DEPTH}"
     try:
@@ -38,22 +38,22 @@ def parse_json(data: bytes) -> dict[str, Any]:
     if _is_nested_deeper(value, MAX_DEPTH):
         raise SampleError("BadJson", f"the member .json cannot be read: {too_deep}")
     if not isinstance(value, dict):
-        raise SampleError("BadJson", f"the member .json holds no object but {_kind(value)}")
+        raise SampleError("BadJson", f"the member .json: expected an object, got {_kind(value)}")
     return value
 
 
 def caption_of(members: Mapping[str, bytes], metadata: dict[str, Any], config: Input) -> str:
-    """The caption: from the first entry of ``input.caption`` that has any text.
+    """The caption: from the first entry of ``input.caption`` that is present and not blank.
 
     Raises:
-        SampleError: there is none, or the first one present is no text.
+        SampleError: there is none, or the first entry that is present is not a string.
     """
     for entry in config.caption:
         value = _field(entry, members, metadata)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise SampleError("BadCaption", f"{entry} holds no text but {_kind(value)}")
+            raise SampleError("BadCaption", f"{entry}: expected a string, got {_kind(value)}")
         if value.strip():
             return _unicode(value.strip(), entry)
     raise SampleError("NoCaption", f"no caption in {', '.join(config.caption)}")
@@ -64,14 +64,14 @@ def edit_texts_of(
 ) -> list[str]:
     """The edit texts: from the first entry of ``input.edits`` that is present, else substitutions.
 
-    A member holds one text a line; blank lines at its end are not counted, one before a text is
-    an edit text that is empty. A JSON field holds a text or a list of texts.
+    A member has one edit text per line. Blank lines at its end are ignored; a blank line before a
+    text is an empty edit text. A JSON field has a string or a list of strings.
 
     Returns:
-        At least one text; an empty one stands for an edit that was asked for and has no text.
+        At least one text. An empty text is an edit that was requested without a text.
 
     Raises:
-        SampleError: there is none, or what is there is no text.
+        SampleError: there are no edit texts, or the entry is of another type.
     """
     for entry in config.edits:
         value = _field(entry, members, metadata)
@@ -85,9 +85,9 @@ def edit_texts_of(
         elif isinstance(value, list) and all(isinstance(text, str) for text in value):
             texts = value
         else:
-            raise SampleError("BadEditText", f"{entry} holds no text and no list of texts")
+            raise SampleError("BadEditText", f"{entry}: expected a string or a list of strings")
         if not texts:
-            raise SampleError("NoEditText", f"{entry} is there but holds no edit text")
+            raise SampleError("NoEditText", f"{entry} is empty")
         return [_unicode(text.strip(), entry) for text in texts]
     texts = substituted(caption, config.substitutions)
     if texts:
@@ -100,8 +100,8 @@ def edit_texts_of(
 def substituted(caption: str, substitutions: Mapping[str, list[str]]) -> list[str]:
     """Edit texts made from a caption: one for each replacement of a word that occurs in it.
 
-    Whole words, whatever their case, in the table's order; a replacement starts with a capital
-    where the word in the caption does.
+    Whole words are replaced, in any case, in the table's order. A replacement starts with a capital
+    letter if the word in the caption does.
     """
     texts = []
     for word, replacements in substitutions.items():
@@ -113,7 +113,7 @@ def substituted(caption: str, substitutions: Mapping[str, list[str]]) -> list[st
 
 
 def whole_word(word: str) -> re.Pattern[str]:
-    """What finds a word where it stands by itself, whatever its case."""
+    """A pattern that finds a whole word, in any case."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
@@ -122,7 +122,7 @@ def _cased(replacement: str, found: re.Match[str]) -> str:
 
 
 def _field(entry: str, members: Mapping[str, bytes], metadata: dict[str, Any]) -> Any:
-    """What ``txt`` (a member's text) or ``json:caption`` (a field) holds; None if it is absent."""
+    """The value of ``txt`` (a member's text) or ``json:caption`` (a field); None if absent."""
     if entry.startswith("json:"):
         return metadata.get(entry.removeprefix("json:"))
     data = members.get(entry.lower())
@@ -139,16 +139,18 @@ def _decoded(data: bytes, suffix: str) -> str:
 
 
 def _unicode(text: str, entry: str) -> str:
-    """The text, if it can be written: JSON's escapes can spell half of a surrogate pair."""
+    """The text, if it can be encoded: JSON escapes can spell half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise SampleError("BadText", f"{entry} holds a lone surrogate, no character") from error
+        raise SampleError(
+            "BadText", f"{entry} has a lone surrogate, which is not a character"
+        ) from error
     return text
 
 
 def _is_nested_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects lie more than so many deep in one another."""
+    """Whether lists and objects are nested deeper than ``depth``."""
     level = [value]
     for _ in range(depth):
         mappings = [item.values() for item in level if isinstance(item, dict)]
@@ -158,7 +160,7 @@ def _is_nested_deeper(value: Any, depth: int) -> bool:
 
 
 def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -169,5 +171,5 @@ def _finite(text: str) -> float:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
-    return names.get(type(value), "nothing" if value is None else "a number")
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")

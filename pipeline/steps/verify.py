@@ -1,4 +1,4 @@
-"""The audit: reads everything published again and says, line by line, what does not hold."""
+"""The audit: reads everything that is published and lists what is wrong, line by line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.filters import Filtering, filtering_of
 from pipeline.records.part import Status
-from pipeline.records.rows import ROW_SCHEMA
+from pipeline.records.rows import ROW_SCHEMA, Row, rows_of
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
@@ -39,9 +38,9 @@ FILTERS_FILE = f"{RUN}filters.json"
 
 @dataclass
 class VerifyReport:
-    """What an audit found. Nothing is wrong if ``problems`` is empty."""
+    """The result of an audit. The output is right if ``problems`` is empty."""
 
-    problems: list[str] = field(default_factory=list)  # a line each
+    problems: list[str] = field(default_factory=list)  # one line each
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
     num_shards: int = 0
 
@@ -51,10 +50,9 @@ class VerifyReport:
 
 
 def verify(store: Store) -> VerifyReport:
-    """Audits an output: markers, hashes, rows, members, and objects that nobody accounts for.
+    """Audits an output: markers, hashes, rows, members, and objects of no published shard.
 
-    A shard that is not published yet (parts without a marker) is a problem too: the run is not
-    at its end.
+    A shard with staged parts but no marker is a problem too: the run has not ended.
 
     Raises:
         OSError: the store cannot be listed or read.
@@ -80,36 +78,36 @@ def verify(store: Store) -> VerifyReport:
 
 
 def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
-    """Objects of no published shard, and leftovers."""
+    """A line for each object that belongs to no published shard, and for each leftover."""
     expected = {name for shard in shards for name in _objects(shard)}
     for name in listing:
         part = parse_part(name)
         if part is not None:
             state = "its shard is published" if part[0] in shards else "its shard is not published"
-            yield f"{name}: a staged part is left, {state}; run again to finish or sweep it"
+            yield f"{name}: a leftover staged part ({state}); run again to publish or sweep it"
         elif PROBE.fullmatch(name):
-            yield f"{name}: a probe is left; run again to sweep it"
+            yield f"{name}: a leftover probe; run again to sweep it"
         elif name not in expected and not name.startswith(RUN):
             yield f"{name}: belongs to no published shard"
 
 
 def _objects(shard: str) -> tuple[str, ...]:
-    """The audit of the shard itself says whether there should be a tar of rejected images."""
+    """The objects of a published shard. ``_audit`` checks whether a rejected tar must exist."""
     return tar_name(shard), rejected_name(shard), parquet_name(shard), marker_name(shard)
 
 
 def _fingerprint(store: Store) -> tuple[str | None, str | None]:
-    """The run's fingerprint, and what is wrong with the file that holds it."""
+    """(fingerprint, problem) of the file with the run's fingerprint; one of them is None."""
     try:
         return str(json.loads(store.get(RUN_FILE))["fingerprint"]), None
     except FileNotFoundError:
         return None, f"{RUN_FILE}: missing, so the run's fingerprint is unknown"
     except (ValueError, KeyError, TypeError):
-        return None, f"{RUN_FILE}: holds no fingerprint"
+        return None, f"{RUN_FILE}: has no fingerprint"
 
 
 def _filtering(store: Store) -> tuple[Filtering, str | None]:
-    """The filters in force, and what is wrong with the file that holds them."""
+    """The filters in force, and the problem with the file that records them, if any."""
     try:
         tree = json.loads(store.get(FILTERS_FILE))
         filtering = filtering_of(tree["filters"])
@@ -119,7 +117,7 @@ def _filtering(store: Store) -> tuple[Filtering, str | None]:
     except FileNotFoundError:
         return Filtering(), f"{FILTERS_FILE}: missing, so the filters in force are unknown"
     except (ValueError, KeyError, TypeError):
-        return Filtering(), f"{FILTERS_FILE}: holds no filters"
+        return Filtering(), f"{FILTERS_FILE}: has no filters"
 
 
 def _audit(
@@ -136,9 +134,9 @@ def _audit(
         yield f"the marker cannot be read: {error}"
         return
     if stats.shard != shard:
-        yield f"the marker is that of shard {stats.shard!r}"
+        yield f"the marker names another shard, {stats.shard!r}"
     if fingerprint is not None and stats.fingerprint != fingerprint:
-        yield f"the marker's fingerprint {stats.fingerprint} is not the run's, {fingerprint}"
+        yield f"the marker's fingerprint is {stats.fingerprint}, the run's is {fingerprint}"
     if stats.filters != filtering.fingerprint:
         yield "it is published with other filters than those in force; refilter, or run again"
     objects: dict[str, bytes] = {}
@@ -146,7 +144,7 @@ def _audit(
     if stats.rejected_sha256 is not None:
         names["rejected"] = rejected_name(shard)
     elif store.exists(rejected_name(shard)):
-        yield f"{rejected_name(shard)} is there, and the marker knows of none"
+        yield f"{rejected_name(shard)} exists, but the marker does not list it"
     for kind, name in names.items():
         try:
             objects[kind] = store.get(name)
@@ -154,7 +152,7 @@ def _audit(
             yield f"{name} cannot be read: {type(error).__name__}"
             continue
         yield from _same_object(name, objects[kind], stats, kind)
-    rows: list[dict[str, Any]] | None = None
+    rows: list[Row] | None = None
     if "parquet" in objects:
         try:
             table = pq.read_table(io.BytesIO(objects["parquet"]))
@@ -164,8 +162,8 @@ def _audit(
             if not table.schema.equals(ROW_SCHEMA):
                 yield "the Parquet file has another schema than this version's rows"
             else:
-                rows = table.to_pylist()
-                counts.update(row["status"] for row in rows)
+                rows = rows_of(table)
+                counts.update(row.status for row in rows)
                 yield from _check_rows(rows, stats)
                 yield from _check_filtered(table, stats, filtering)
     for kind, status in (("tar", Status.EDITED), ("rejected", Status.REJECTED)):
@@ -178,47 +176,45 @@ def _same_object(name: str, data: bytes, stats: ShardStats, kind: str) -> Iterat
     if len(data) != size:
         yield f"{name} has {len(data)} bytes, the marker says {size}"
     elif hashlib.sha256(data).hexdigest() != digest:
-        yield f"{name} has another sha256 than the marker says"
+        yield f"{name} does not have the sha256 in the marker"
 
 
-def _check_rows(rows: list[dict[str, Any]], stats: ShardStats) -> Iterator[str]:
-    counts = Counter(row["status"] for row in rows)
+def _check_rows(rows: list[Row], stats: ShardStats) -> Iterator[str]:
+    counts = Counter(row.status for row in rows)
     unknown = set(counts) - {str(status) for status in Status}
     if unknown:
         yield f"rows have an unknown status: {', '.join(sorted(unknown))}"
     if dict(counts) != {status: number for status, number in stats.counts.items() if number}:
         yield f"rows by status are {dict(counts)}, the marker says {stats.counts}"
-    edits = Counter((row["key"], row["edit_index"]) for row in rows)
+    edits = Counter((row.key, row.edit_index) for row in rows)
     for (key, index), number in edits.items():
         if number > 1:
             yield f"edit {index} of {key!r} has {number} rows"
     for row in rows:
-        edit = f"edit {row['edit_index']} of {row['key']!r}"
-        if row["shard"] != stats.shard:
-            yield f"{edit} is a row of shard {row['shard']!r}"
-        if row["fingerprint"] != stats.fingerprint:
+        edit = f"edit {row.edit_index} of {row.key!r}"
+        if row.shard != stats.shard:
+            yield f"{edit} names another shard, {row.shard!r}"
+        if row.fingerprint != stats.fingerprint:
             yield f"{edit} has another fingerprint than the marker"
-        if row["status"] in (Status.FAILED, Status.REJECTED) and not (
-            row["stage"] and row["error"]
-        ):
-            yield f"{edit} is {row['status']} without a reason"
-        written = row["status"] == Status.EDITED or (
-            row["status"] == Status.REJECTED and stats.rejected_sha256 is not None
+        if row.status in (Status.FAILED, Status.REJECTED) and not (row.stage and row.error):
+            yield f"{edit} is {row.status} without a reason"
+        written = row.status == Status.EDITED or (
+            row.status == Status.REJECTED and stats.rejected_sha256 is not None
         )
-        name = output_key(row["key"], row["edit_index"]) if written else None
-        if row["output_key"] != name:
-            yield f"{edit} is {row['status']} and has the output key {row['output_key']!r}"
+        name = output_key(row.key, row.edit_index) if written else None
+        if row.output_key != name:
+            yield f"{edit} is {row.status}, but has the output key {row.output_key!r}"
 
 
 def _check_filtered(table: pa.Table, stats: ShardStats, filtering: Filtering) -> Iterator[str]:
-    """Every row is kept or rejected as the filters in force say, for the reason that it gives."""
+    """Checks that the filters in force accept or reject every row, for the recorded reason."""
     kept = replace(filtering, keep_rejected=stats.rejected_sha256 is not None)
     judged = apply_filters(unfiltered(table), kept)
     if not judged.equals(table):
-        pairs = zip(judged.to_pylist(), table.to_pylist(), strict=True)
+        pairs = zip(rows_of(judged), rows_of(table), strict=True)
         wrong = [row for wanted, row in pairs if wanted != row]
         row = wrong[0]
         yield (
-            f"{len(wrong)} rows are not as the filters in force have them; the first is edit "
-            f"{row['edit_index']} of {row['key']!r}, which is {row['status']}"
+            f"{len(wrong)} rows do not follow the filters in force; the first is edit "
+            f"{row.edit_index} of {row.key!r}, which is {row.status}"
         )

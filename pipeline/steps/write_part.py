@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import io
-import json
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.records.part import Part
-from pipeline.steps.finish import FinishContext, finish
+from pipeline.records.staged import PartHeader
 from pipeline.storage.layout import marker_name, part_name
 from pipeline.storage.store import Store
 
 
-def write_part(store: Store, part: Part, table: pa.Table) -> bool:
-    """Stages the table that ``finish`` made of a part.
+def write_part(store: Store, part: Part, fingerprint: str) -> bool:
+    """Stages a finished part.
 
     The first staged part is the truth: where one is there already (the task ran twice, or another
     driver was faster), or the shard is published, this one is dropped.
 
+    Args:
+        store: of the output.
+        part: with the ``table`` that ``finish`` made.
+        fingerprint: of the run.
+
     Returns:
         Whether this call staged it.
+
+    Raises:
+        OSError: the store does not take it; the part stays undone.
     """
     if store.exists(marker_name(part.shard)):
         return False
-    name = part_name(part.shard, part.index, part.num_parts)
-    return store.put_if_absent(name, to_ipc(table))
+    assert part.table is not None, "finish makes the table of every part"
+    staged = to_ipc(with_header(part.table, part.header(fingerprint)))
+    return store.put_if_absent(part_name(part.shard, part.index, part.num_parts), staged)
 
 
-def failed_part(
-    part: Part, context: FinishContext, stage: str, error: str, message: str
-) -> pa.Table:
-    """The staged table of a part that could not be computed: every edit in flight is failed.
+def with_header(table: pa.Table, header: PartHeader) -> pa.Table:
+    """A staged part's table: its rows with their members, and the header in the metadata."""
+    assert table.num_rows == header.num_rows, f"{table.num_rows} rows, not {header.num_rows}"
+    return table.replace_schema_metadata({"part": header.to_json()})
 
-    Args:
-        part: as read or prepared; nothing that was computed is taken from it.
-        context: of the run.
-        stage: where it was lost.
-        error: kind of error.
-        message: a sentence.
-    """
-    for sample in part.samples:
-        sample.fail(stage, error, message)
-    return finish(part, context)
+
+def header_of(table: pa.Table) -> PartHeader:
+    """The header of a staged part's table."""
+    return PartHeader.from_json(table.schema.metadata[b"part"])
 
 
 def to_ipc(table: pa.Table) -> bytes:
@@ -57,9 +58,3 @@ def to_ipc(table: pa.Table) -> bytes:
 def from_ipc(data: bytes) -> pa.Table:
     """The inverse of ``to_ipc``. Raises pyarrow.ArrowInvalid for bytes that are no stream."""
     return pa.ipc.open_stream(data).read_all()
-
-
-def header_of(table: pa.Table) -> dict[str, Any]:
-    """Which part a staged table is: shard, index, num_parts, num_rows, fingerprint, seconds, ..."""
-    header: dict[str, Any] = json.loads(table.schema.metadata[b"part"])
-    return header

@@ -1,1 +1,1 @@
-"""Object storage: whole objects put and read in one call, on any store that fsspec reaches."""
+"""Object storage: reads and writes whole objects in one call, on any store that fsspec reaches."""

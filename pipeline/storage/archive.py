@@ -1,10 +1,10 @@
-"""The members of a tar that may be damaged: everything readable, and whether that was everything.
+"""Reads and writes tars; of a damaged tar it reads every member that it can and says what is lost.
 
-Python's tarfile ends early and in silence at a header that it cannot read and at a cut between two
-members, so the end is checked here: an archive is whole if it stops at its blocks of zeros.
+Python's tarfile stops early and without an error at an invalid header and at a cut between two
+members. So this module checks the end itself: an archive is whole if it ends in blocks of zeros.
 
-webdataset's iterators and writer do the work. The library loads torch where that is installed, so
-it is imported at its first use: what lists and commits starts without torch.
+webdataset's iterators and writer do the work. webdataset imports torch where torch is installed, so
+it is imported at its first use: code that only lists and commits starts without torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError)
 def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
     """All regular members that can be read.
 
+    After damage, reading continues at the next valid header.
+
     Args:
-        data: a whole tar.
+        data: the bytes of a tar.
 
     Returns:
-        (name, content) in the archive's order, and None if the archive is whole, else a sentence
-        that begins with "truncated:" and says from where on it could not be read. Reading goes on
-        at the next header that is valid.
+        (name, content) of each member in the archive's order, and the problem: None if the archive
+        is whole, else a sentence that begins with "truncated:" and says where reading failed.
     """
     from webdataset.tariterators import tar_file_iterator
 
@@ -35,7 +36,7 @@ def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
     for start, end in segments:
         try:
             stream = _stream(data, start, end, whole=problem is None)
-            # webdataset leaves out folders called __so__, which is no reason for a lost edit
+            # skip_meta=None: by default webdataset skips folders named __like_this__
             for member in tar_file_iterator(stream, skip_meta=None):
                 members.append((member["fname"], member["data"]))
         except ERRORS as error:
@@ -44,7 +45,7 @@ def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
 
 
 def split_at_first_dot(name: str) -> tuple[str | None, str | None]:
-    """Key and suffix of a member's name as webdataset has them; None, None for no sample's."""
+    """Key and suffix of a member's name, split as webdataset does; (None, None) without a dot."""
     from webdataset.tariterators import base_plus_ext
 
     key, suffix = base_plus_ext(name)
@@ -52,10 +53,10 @@ def split_at_first_dot(name: str) -> tuple[str | None, str | None]:
 
 
 def tar_writer(sink: io.BytesIO) -> Any:
-    """A ``webdataset.TarWriter`` whose bytes depend on what is written alone.
+    """A ``webdataset.TarWriter`` whose output depends only on the samples written to it.
 
-    Fixed time, owner and mode; members of a sample are sorted by suffix; names that are long or
-    not ASCII get a PAX header.
+    Time, owner and mode are fixed. The members of a sample are sorted by suffix. Long names and
+    names that are not ASCII get a PAX header.
     """
     from webdataset import TarWriter
 
@@ -70,7 +71,7 @@ def _stream(data: bytes, start: int, end: int, *, whole: bool) -> io.BytesIO:
 
 
 def _readable(data: bytes) -> tuple[list[tuple[int, int]], str | None]:
-    """The byte ranges that hold whole members, and the first thing that is wrong, if any."""
+    """The byte ranges that hold whole members, and the first problem, if any."""
     if not data:
         return [], "truncated: the file is empty"
     segments: list[tuple[int, int]] = []
@@ -80,28 +81,28 @@ def _readable(data: bytes) -> tuple[list[tuple[int, int]], str | None]:
         end, stop = _walk(data, start)
         if end > start:
             segments.append((start, end))
-        rest = _rest(data, stop)
-        if rest is None:
+        reason = _why_it_stopped(data, stop)
+        if reason is None:
             break
-        problem = problem or f"truncated: {rest} at byte {stop} of {len(data)}"
+        problem = problem or f"truncated: {reason} at byte {stop} of {len(data)}"
         start = _next_header(data, stop + BLOCK)
     return segments, problem
 
 
 def _walk(data: bytes, start: int) -> tuple[int, int]:
-    """(end of the last whole member, where reading stopped), from a header on."""
+    """Reads from the header at ``start``: (end of the last whole member, where reading stopped)."""
     end = stop = start
     source = io.BytesIO(data)
     source.seek(start)
     try:
         with tarfile.open(fileobj=source, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                if member.issparse():  # 512 bytes may stand for as many as the archive has
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
+                if member.issparse():  # a header of 512 bytes may claim any size
                     return end, stop
                 if member.isreg() and member.offset_data + member.size > len(data):
-                    return end, len(data)  # the content is cut: nothing can follow it
-                if tar.offset <= stop or member.size < 0:  # CPython before 3.11.14 would loop
+                    return end, len(data)  # the content is cut, so nothing follows it
+                if tar.offset <= stop or member.size < 0:  # CPython before 3.11.14 loops forever
                     return end, stop
                 end = stop = tar.offset
             stop = max(stop, tar.offset)
@@ -110,8 +111,8 @@ def _walk(data: bytes, start: int) -> tuple[int, int]:
     return min(end, len(data)), stop
 
 
-def _rest(data: bytes, stop: int) -> str | None:
-    """What is wrong with everything from where reading stopped; None if it is the archive's end."""
+def _why_it_stopped(data: bytes, stop: int) -> str | None:
+    """What is wrong at the byte where reading stopped; None if the archive ends there."""
     if stop >= len(data):
         return "the end-of-archive blocks are missing"
     block = data[stop : stop + BLOCK]
@@ -120,15 +121,15 @@ def _rest(data: bytes, stop: int) -> str | None:
     if len(block) < BLOCK:
         return "the end-of-archive blocks are cut"
     if data[stop:].strip(b"\0"):
-        return "an end-of-archive block, and data after it,"
+        return "data after an end-of-archive block"
     return None
 
 
 def _next_header(data: bytes, offset: int) -> int | None:
-    """Where the next block begins that is a valid header, from ``offset`` on."""
+    """Offset of the first valid header at or after ``offset``; None if there is none."""
     for place in range(offset, len(data) - BLOCK + 1, BLOCK):
         block = data[place : place + BLOCK]
-        if block[257:262] != b"ustar":  # cheap, and no content without it is taken for a header
+        if block[257:262] != b"ustar":  # a cheap test that rules out most content
             continue
         try:
             tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
-"""A prefix of a bucket, through fsspec: S3, Google, Azure, memory, and what else fsspec knows.
+"""A prefix of a bucket as a store, through fsspec: S3, Google, Azure, memory and others.
 
-The same primitives as a ``LocalFolder``: names are relative, with "/" between folders; an object
-that is not there raises FileNotFoundError, one that is FileExistsError from ``create``.
+It has the methods of a ``LocalFolder``. Names are relative, with "/" between folders. A missing
+object raises FileNotFoundError; ``create`` raises FileExistsError if the object exists.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ AZURE = {"az", "abfs"}
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
-    """fsspec's file system. Listings are never cached: other writers are at work.
+    """fsspec's file system. Listings are never cached, since other processes write too.
 
-    s3fs retries what botocore has retried; beneath ``with_retries`` a store that is away would be
-    asked 150 times. Here botocore asks twice, so that one page of a long listing does not cost the
-    listing, and s3fs once. ``config_kwargs`` of the options come first, timeouts among them.
+    s3fs repeats what botocore has already retried: together with ``with_retries``, an unreachable
+    store would get 150 requests. So botocore tries twice here (one failed page must not cost a long
+    listing) and s3fs once. ``config_kwargs`` in the options, such as timeouts, take precedence.
     """
     options = {"use_listings_cache": False, **storage_options}
     if protocol not in S3:
         return fsspec.filesystem(protocol, **options)
     options["config_kwargs"] = {
-        "retries": {"max_attempts": 1},  # after the first
+        "retries": {"max_attempts": 1},  # in addition to the first
         **options.get("config_kwargs", {}),
     }
     filesystem = fsspec.filesystem(protocol, **options)
@@ -44,10 +44,10 @@ def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
 
 
 def _read_times_fast(filesystem: Any) -> None:
-    """Lets s3fs's session read times in ISO 8601 by Python's own parser.
+    """Makes s3fs's session parse ISO 8601 times with Python's own parser.
 
-    botocore 1.43 takes dateutil's, which is two thirds of what a page of a listing costs: 63 ms
-    instead of 21 for a thousand objects.
+    botocore 1.43 uses dateutil, which takes two thirds of the time of a listing's page: 63 ms
+    instead of 21 ms for a thousand objects.
     """
     from aiobotocore.session import AioSession
     from botocore.utils import parse_timestamp
@@ -59,16 +59,16 @@ def _read_times_fast(filesystem: Any) -> None:
             parsed: datetime = parse_timestamp(text)
             return parsed
 
-    if filesystem.session is None:  # as s3fs would make it at its first call
+    if filesystem.session is None:  # s3fs makes the same session at its first call
         filesystem.session = AioSession(**filesystem.kwargs)
         factory = filesystem.session.get_component("response_parser_factory")
         factory.set_parser_defaults(timestamp_parser=time_of)
 
 
 class Bucket:
-    """A prefix of a bucket (or of fsspec's memory store), where a put is atomic by itself."""
+    """A prefix of a bucket (or of fsspec's memory store), where each put is atomic."""
 
-    _memory_lock = threading.Lock()  # memory:// checks and writes in two steps
+    _memory_lock = threading.Lock()  # memory:// checks and then writes, which is not atomic
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self.fs = filesystem
@@ -77,14 +77,14 @@ class Bucket:
         self.protocols = {protocol} if isinstance(protocol, str) else set(protocol)
 
     def check_reachable(self) -> None:
-        """Asks for the bucket itself, where the store has buckets."""
+        """Checks that the bucket exists, where the store has buckets."""
         bucket = self.root.partition("/")[0]
         if not self.protocols & {*S3, *GCS, *AZURE}:
             return
         try:
             self.fs.info(bucket)
         except PermissionError:
-            pass  # credentials of one prefix may not ask for the bucket; a listing will tell
+            pass  # credentials for one prefix may not read the bucket; the listing will show
         except FileNotFoundError as error:
             raise StorageError(f"there is no bucket {bucket!r}") from error
 
@@ -99,10 +99,11 @@ class Bucket:
         return Stat(int(info["size"]), etag_of(info))
 
     def read(self, name: str) -> bytes:
-        # One request for the whole object. s3fs would otherwise read ranges side by side into a
-        # zeroed buffer, where a range cut short leaves zeros that no length check can see.
+        # One request for the whole object. Otherwise s3fs reads several ranges at once into a
+        # zeroed buffer, where a short range leaves zeros that no length check can see.
         options = {"max_concurrency": 1} if self.protocols & S3 else {}
-        return self.fs.cat_file(self._path(name), **options)
+        data: bytes = self.fs.cat_file(self._path(name), **options)
+        return data
 
     def write(self, name: str, data: bytes) -> None:
         self.fs.pipe_file(self._path(name), data)
@@ -115,7 +116,7 @@ class Bucket:
                 self.fs.pipe_file(path, data, mode="create")
             return True
         if self.protocols & (S3 | GCS | AZURE):
-            # adlfs knows the condition by another name than fsspec's.
+            # adlfs has its own name for fsspec's condition.
             azure = self.protocols & AZURE
             condition = {"overwrite": False} if azure else {"mode": "create"}
             try:
@@ -135,7 +136,9 @@ class Bucket:
     def each(self, prefix: str, *, recursive: bool = True) -> Iterator[tuple[str, Stat]]:
         """Name and stat of every object whose name starts with the prefix.
 
-        Not ``recursive``: of those in the folder that the prefix is of.
+        Args:
+            prefix: of names, e.g. "_parts/".
+            recursive: also objects in subfolders of the prefix's folder.
         """
         if self.protocols & S3 and not self.fs.version_aware:
             yield from self._each_of_s3(prefix, recursive)
@@ -151,34 +154,34 @@ class Bucket:
                 yield name, Stat(int(info["size"]), etag_of(info))
 
     def _each_of_s3(self, prefix: str, recursive: bool) -> Iterator[tuple[str, Stat]]:
-        """Page by page: s3fs's own find holds all that S3 says of every object, 1 GB a million."""
+        """Lists page by page. s3fs's own ``find`` needs 1 GB of memory for a million objects."""
         bucket, _, folder = self.root.partition("/")
         start = f"{folder}/" if folder else ""
-        question = {"Bucket": bucket, "Prefix": start + prefix, **self.fs.req_kw}
+        request = {"Bucket": bucket, "Prefix": start + prefix, **self.fs.req_kw}
         if not recursive:
-            question["Delimiter"] = "/"
+            request["Delimiter"] = "/"
         while True:
-            page = self.fs.call_s3("list_objects_v2", **question)
+            page = self.fs.call_s3("list_objects_v2", **request)
             for found in page.get("Contents", ()):
                 name = found["Key"][len(start) :]
-                if name and not name.endswith("/"):  # what some tools put for a folder
+                if name and not name.endswith("/"):  # some tools put such an object for a folder
                     yield name, Stat(int(found["Size"]), etag_of(found))
             if not page.get("IsTruncated"):
                 return
-            question["ContinuationToken"] = page["NextContinuationToken"]
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def remove(self, name: str) -> None:
         self.fs.rm_file(self._path(name))
 
     def remove_temporaries(self, older_than_s: float) -> Sequence[str]:
-        return ()  # a bucket's put leaves nothing that could be listed
+        return ()  # a put to a bucket leaves no temporary object
 
 
 def etag_of(info: dict[str, Any]) -> str | None:
-    """The same for an object, whether a listing or a request for it alone gave the mapping."""
+    """The etag in an object's info: the same value from a listing and from a single request."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "created"):
         value = info.get(name)
-        if isinstance(value, datetime):  # memory:// lists seconds, and tells a time when asked
+        if isinstance(value, datetime):  # memory:// gives seconds in a listing, else a datetime
             value = value.timestamp()
         if value is not None:
             return str(value).strip('"')
@@ -189,7 +192,7 @@ def _already_exists(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"FileExistsError", "ResourceExistsError"}:
         return True
-    # s3fs names FileExistsError only where the server's answer has a "Condition" field.
+    # s3fs raises FileExistsError only if the server's response has a "Condition" field.
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return code in ("PreconditionFailed", "412") or str(getattr(error, "code", "")) == "412"

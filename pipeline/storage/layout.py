@@ -1,4 +1,4 @@
-"""The names of an output's objects, and what one listing says about every shard."""
+"""The names of an output's objects, and the state of every shard from one listing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ShardState:
 
     published: bool = False
     staged: frozenset[int] = frozenset()  # indices of staged parts; leftovers if published
-    num_parts: int | None = None  # as the staged parts say
+    num_parts: int | None = None  # from the names of the staged parts
 
 
 def tar_name(shard: str) -> str:
@@ -37,7 +37,7 @@ def rejected_name(shard: str) -> str:
 
 
 def marker_name(shard: str) -> str:
-    """The marker: written last, so that its existence means that the shard is done."""
+    """The marker: it is written last, so a shard that has one is done."""
     return f"{shard}_stats.json"
 
 
@@ -61,12 +61,12 @@ def marked_shard(name: str) -> str | None:
 
 
 def output_state(store: Store) -> dict[str, ShardState]:
-    """What is there of every shard, from one listing. A shard without anything has no entry."""
+    """The state of every shard, from one listing. A shard without any object has no entry."""
     return state_of(store.list())
 
 
 def state_of(listing: dict[str, int]) -> dict[str, ShardState]:
-    """The same, of a listing at hand."""
+    """The state of every shard in a listing (``Store.list``)."""
     state: dict[str, ShardState] = {}
     staged: dict[str, set[int]] = {}
     for name in listing:
@@ -82,18 +82,18 @@ def state_of(listing: dict[str, int]) -> dict[str, ShardState]:
 
 
 def sweep(store: Store, *, older_than_s: float = 3600.0) -> list[str]:
-    """Removes what no run needs any more, and returns the names.
+    """Removes objects that no run needs any more, and returns their names.
 
-    Parts of shards that have their marker, probes, and files of local writers that were killed;
-    the latter two only where ``older_than_s`` has passed or nobody else can need them.
+    These are the parts of published shards, probes, and temporary files of killed local writers
+    that are at least ``older_than_s`` seconds old.
     """
     listing = store.list()
     state = state_of(listing)
-    useless = []
+    leftovers = []
     for name in listing:
         part = parse_part(name)
         if PROBE.fullmatch(name) or (part is not None and state[part[0]].published):
-            useless.append(name)
-    for name in useless:
+            leftovers.append(name)
+    for name in leftovers:
         store.delete(name)
-    return [*useless, *store.remove_temporaries(older_than_s)]
+    return [*leftovers, *store.remove_temporaries(older_than_s)]

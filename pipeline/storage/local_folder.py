@@ -1,7 +1,7 @@
 """A folder of a local or mounted file system as a store of whole objects.
 
-Names are relative, with "/" between folders. FileNotFoundError is raised for an object that is not
-there and FileExistsError by ``create`` for one that is. Nothing is retried here.
+Names are relative, with "/" between folders. A missing object raises FileNotFoundError; ``create``
+raises FileExistsError if the object exists. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A name that no object may have: what a killed writer leaves behind is recognised by it.
+# No object may have such a name; it marks the leftovers of a killed writer.
 TEMPORARY = re.compile(r"\.overpaint-[0-9a-f]{32}\.tmp")
 
 # Errors of link(2) where the file system has no hard links.
@@ -24,20 +24,20 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
 class Stat:
-    """What a store says of an object. ``etag`` changes with the content, where there is one."""
+    """Size and etag of an object. Where the store has an etag, it changes with the content."""
 
     size: int
     etag: str | None
 
 
 class LocalFolder:
-    """A folder of a local (or mounted) file system. An object appears whole or not at all."""
+    """A folder of a local (or mounted) file system. Each write is atomic."""
 
     def __init__(self, path: str) -> None:
         self.root = Path(path)
 
     def check_reachable(self) -> None:
-        """A folder is made by its first object."""
+        """Checks nothing: the first write creates the folder."""
 
     def stat(self, name: str) -> Stat:
         status = (self.root / name).stat()
@@ -71,7 +71,7 @@ class LocalFolder:
         return True
 
     def each(self, prefix: str, *, recursive: bool = True) -> Iterator[tuple[str, Stat]]:
-        """Name and stat of every object whose name starts with the prefix."""
+        """Name and stat of every object whose name starts with the prefix; see ``Bucket.each``."""
         for name, status in self._files(prefix, recursive):
             if not _is_temporary(name):
                 yield name, _stat(status)
@@ -82,12 +82,12 @@ class LocalFolder:
             if str(folder) == ".":
                 break
             try:
-                (self.root / folder).rmdir()  # folders are no objects: an empty one goes
+                (self.root / folder).rmdir()  # a store has no empty folders
             except OSError:
                 break
 
     def remove_temporaries(self, older_than_s: float) -> Sequence[str]:
-        """Removes what killed writers left. The age spares a writer that is at work just now."""
+        """Removes files that killed writers left. Young ones stay: their writer may be alive."""
         now = time.time()
         stale = [
             name
@@ -101,7 +101,7 @@ class LocalFolder:
     def _write_temporary(self, name: str, data: bytes) -> Path:
         folder = (self.root / name).parent
         temporary = folder / f".overpaint-{uuid.uuid4().hex}.tmp"
-        for _ in range(10):  # another writer's ``remove`` may take an empty folder away
+        for _ in range(10):  # another writer's ``remove`` may delete the empty folder
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with open(temporary, "xb") as file:
@@ -147,7 +147,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new name survive a power cut, where the file system lets folders be synced."""
+    """Makes a new name survive a power cut, on file systems that can sync a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Many small calls at once, of a store or on images, answered in their order."""
+"""Runs many small calls in threads (to a store, or on images) and yields the results in order."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 READERS = 16  # threads
-WINDOW = 4096  # calls that are handed to them at once: a future takes 1 kB, so not a million
+WINDOW = 4096  # calls submitted at once; a future takes 1 kB, so a million would take 1 GB
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def in_threads(
-    call: Callable[[Item], Answer],
+    call: Callable[[Item], Result],
     items: Sequence[Item],
     *,
     threads: int = READERS,
     window: int = WINDOW,
-) -> Iterator[tuple[Item, Answer]]:
-    """Each item with what the call gives for it, in the order of the items.
+) -> Iterator[tuple[Item, Result]]:
+    """Calls ``call`` for each item in threads; yields (item, result) in the order of the items.
 
     Args:
-        call: of one item, in a thread.
-        items: all of them.
-        threads: calls at once; 1: in the caller's own thread.
-        window: answers that are held at once, at most.
+        call: takes one item.
+        items: all items.
+        threads: calls at once; 1 runs them in the caller's own thread.
+        window: results held at once, at most.
     """
     if threads == 1:
         yield from ((item, call(item)) for item in items)
         return
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), window):
-            some = items[start : start + window]
-            yield from zip(some, pool.map(call, some), strict=True)
+            batch = items[start : start + window]
+            yield from zip(batch, pool.map(call, batch), strict=True)

@@ -1,4 +1,4 @@
-"""Which storage errors pass by themselves, and how long to wait before trying again."""
+"""Which storage errors are transient, and retries with backoff."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # Waits of 0.2, 0.4, ... 10 s: half a minute in all, for a store that asks for fewer requests.
 ATTEMPTS = 10
-# Of a run's first calls, where nobody answers: a wrong address is likelier than a broken link.
+# For a run's first calls to a store that does not answer: the address is probably wrong.
 FIRST_ATTEMPTS = 2
 NO_ANSWER = {
     "EndpointConnectionError",  # botocore: refused, or no such host
@@ -28,12 +28,12 @@ NO_ANSWER = {
 }
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
-# Attempts that end by a timeout take long by themselves: after so many seconds no other is begun,
-# except that a call has three, however long the object takes.
-PATIENCE_S = 60.0
+# Attempts that time out take long by themselves: after this many seconds no new attempt starts, but
+# every call gets at least three attempts.
+MAX_RETRY_S = 60.0
 MIN_ATTEMPTS = 3
 
-# What s3fs makes of 503, 429, 409 (EBUSY) and 500 (EREMOTEIO), and what the kernel says of a link.
+# s3fs maps 503, 429 and 409 to EBUSY, 500 to EREMOTEIO; the others are the kernel's network errors.
 TRANSIENT_ERRNOS = {
     getattr(errno, name)
     for name in (
@@ -44,14 +44,14 @@ TRANSIENT_ERRNOS = {
     if hasattr(errno, name)
 }
 TRANSIENT_HTTP = {408, 409, 425, 429, 500, 502, 503, 504}
-# S3 answers 400 where a body came too slowly, or not as it was sent.
+# S3 answers 400 with these codes if a body arrived too slowly or damaged.
 TRANSIENT_CODES = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"}
-# The clients' classes by name, so that no client needs to be installed to know them.
+# The clients' error classes, by name, so that no client has to be installed.
 TRANSIENT_CLASSES = {
     "HTTPClientError",  # botocore: timeouts, closed connections
     *NO_ANSWER,
-    "FlexibleChecksumError",  # botocore: the body is not what the answer's checksum is of
-    "ResponseParserError",  # botocore: a rate limit's answer may be no XML
+    "FlexibleChecksumError",  # botocore: the body does not match the response's checksum
+    "ResponseParserError",  # botocore: a rate limit's response may not be XML
     "IncompleteReadError",
     "IncompleteRead",  # http.client
     "ClientConnectionError",  # aiohttp
@@ -69,18 +69,18 @@ PERMANENT = (
 
 
 class StorageError(OSError):
-    """What a store holds cannot be used: the errors of this package have it as their parent."""
+    """A store failed, or its content cannot be used. The errors of this package derive from it."""
 
 
 class ShortReadError(StorageError):
-    """A read gave another number of bytes than the object has; tried again from its start."""
+    """A read returned another number of bytes than the object has. It is retried."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: a busy server, a broken link, a body cut short.
+    """Whether a retry may help: a busy server, a broken connection, a truncated body.
 
-    Wrong credentials, missing objects and full disks are not transient: they would only be
-    reported later.
+    Wrong credentials, missing objects and full disks are not transient: a retry would only delay
+    the report.
     """
     if isinstance(error, PERMANENT):
         return False
@@ -101,13 +101,13 @@ def _is_named(error: BaseException, names: set[str]) -> bool:
 
 
 def _error_code(error: BaseException) -> str | None:
-    """What the answer behind an error of botocore calls it."""
+    """The error code in the response behind a botocore error."""
     response = getattr(error.__cause__ or error, "response", None)
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def _http_status(error: BaseException) -> int | None:
-    """The HTTP status behind an error of botocore (below s3fs's own), gcsfs or azure.core."""
+    """The HTTP status behind an error of botocore (the cause of s3fs's), gcsfs or azure.core."""
     response = getattr(error.__cause__ or error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -120,7 +120,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _named(error: Exception, what: str) -> Exception:
-    """The error, saying what was asked of which store where it does not say so itself."""
+    """The error, with the operation and the store in its message if it does not name them."""
     if isinstance(error, PermissionError) and error.filename is None:  # s3fs: "Forbidden"
         return PermissionError(f"{what}: {error or type(error).__name__}; check the credentials")
     if type(error).__module__.partition(".")[0] in CLIENTS:
@@ -131,16 +131,16 @@ def _named(error: Exception, what: str) -> Exception:
 
 
 def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) -> Result:
-    """Calls until it succeeds, with jittered, doubling waits.
+    """Calls ``call``; retries transient errors with jittered, exponential backoff.
 
     Args:
-        call: takes nothing; every attempt starts from zero.
-        what: named in the log, e.g. "get 00042.tar".
-        first: one of a run's first calls, which is soon given up where nobody answers.
+        call: takes no arguments; every attempt starts from zero.
+        what: names the operation in the log and in errors, e.g. "get 00042.tar".
+        first: one of a run's first calls: gives up early if the store does not answer.
 
     Raises:
-        Exception: the last attempt's error, or the first one that is not transient. A client's own
-            classes come as StorageError, so that a command ends in one line.
+        Exception: the last attempt's error, or the first one that is not transient. A client
+            library's own errors are raised as StorageError, so that a command ends in one line.
     """
     start = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
@@ -149,8 +149,8 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
             return call()
         except Exception as error:
             attempts = FIRST_ATTEMPTS if first and _is_named(error, NO_ANSWER) else ATTEMPTS
-            tired = attempt >= MIN_ATTEMPTS and time.monotonic() - start > PATIENCE_S
-            if attempt >= attempts or tired or not is_transient(error):
+            is_late = attempt >= MIN_ATTEMPTS and time.monotonic() - start > MAX_RETRY_S
+            if attempt >= attempts or is_late or not is_transient(error):
                 named = _named(error, what)
                 if named is error:
                     raise
@@ -158,7 +158,7 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
             wait_s = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
             wait_s *= random.uniform(0.5, 1.0)
             log.warning(
-                "%s: %s; attempt %d of %d follows in %.1f s",
+                "%s: %s; attempt %d of %d in %.1f s",
                 what, type(error).__name__, attempt + 1, attempts, wait_s,
             )  # fmt: skip
             note_traffic("retries", 1)

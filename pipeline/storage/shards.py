@@ -1,4 +1,4 @@
-"""Which input shards a run reads: found once, sorted by name, frozen with their sizes and etags."""
+"""The input shards of a run: listed once, sorted by name, with their sizes and etags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from itertools import takewhile
 from typing import Any
 
-import braceexpand  # comes with webdataset, whose patterns these are
+import braceexpand  # webdataset expands its patterns with the same library
 from fsspec.utils import glob_translate
 
 from pipeline.storage.bucket import etag_of, open_filesystem
@@ -28,20 +28,24 @@ RESERVED = ("_run", "_parts", "_rejected")
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
 class InputShard:
-    """One input tar as it was when the run began."""
+    """One input tar as it was listed at the start of the run."""
 
     url: str
     name: str  # below the common prefix, without .tar: names the output
     size: int  # bytes
-    etag: str | None = None  # or the modification time
+    etag: str | None = None  # of a local file: its modification time
 
     def read(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
     ) -> bytes:
-        """The whole tar; unless ``as_listed``, whatever it is by now.
+        """The whole tar.
+
+        Args:
+            storage_options: for fsspec.
+            as_listed: refuse a tar that has changed since it was listed.
 
         Raises:
-            ChangedError: it is no longer the object that was listed.
+            ChangedError: the tar has changed, and ``as_listed`` is set.
         """
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
@@ -51,16 +55,16 @@ class InputShard:
 def expand_shards(
     shards: str | list[str], storage_options: dict[str, Any] | None = None
 ) -> list[InputShard]:
-    """The tars that ``input.shards`` names, sorted by name, so that the order given is no matter.
+    """The tars that ``input.shards`` names, sorted by name whatever the order of the entries.
 
-    A name is the path below the folder that all entries share, without ``.tar``. The folder comes
-    from the entries as written (the part of a pattern before its first ``*?[{``), so that names
-    stay as they are when shards are added that a pattern matches. A folder stands for all tars
-    below it; folders below whose names begin with "_" or "." are left out.
+    A shard's name is its path below the folder that all entries share, without ``.tar``. That
+    folder is taken from the entries as written (from a pattern: what precedes its first ``*?[{``),
+    so that names do not change when more shards match a pattern. A folder stands for all tars below
+    it, except those in subfolders whose names begin with "_" or ".".
 
     Raises:
-        ValueError: nothing matches; an entry is no tar; two names clash or are reserved; a url
-            is refused (see ``check_url``).
+        ValueError: nothing matches; an entry is not a tar; two names clash; a name is reserved; a
+            url is refused (see ``check_url``).
     """
     entries = [shards] if isinstance(shards, str) else list(shards)
     roots: list[str] = []
@@ -76,10 +80,10 @@ def expand_shards(
             if not matches:
                 raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
             found |= matches
-            folder = _absolute(pattern) in matches
-            roots.append(_static_root(entry, is_folder=not folder and not MAGIC.search(pattern)))
+            is_tar = _absolute(pattern) in matches
+            roots.append(_static_root(entry, is_folder=not is_tar and not MAGIC.search(pattern)))
     if not found:
-        raise ValueError(f"input.shards: {shards!r} names no shard; allowed is {ALLOWED}")
+        raise ValueError(f"input.shards: {shards!r} names no shards; allowed is {ALLOWED}")
     prefix = _common_folder(roots)
     named = [
         InputShard(url, _name(url, prefix), stat.size, stat.etag) for url, stat in found.items()
@@ -92,15 +96,15 @@ def expand_shards(
 def check_output(
     output_url: str, inputs: list[InputShard], shards: str | list[str] | None = None
 ) -> None:
-    """Refuses an output that holds an input shard, or that a later listing would read as input.
+    """Refuses an output that contains an input shard, or that the next run would read as input.
 
     Args:
-        output_url: of the output.
-        inputs: what ``expand_shards`` found.
+        output_url: ``output.path``.
+        inputs: from ``expand_shards``.
         shards: ``input.shards`` as written, for the second check.
 
     Raises:
-        ValueError: names both sides.
+        ValueError: names the output and the input that overlap.
     """
     check_url(output_url)
     output = _absolute(output_url).rstrip("/") + "/"
@@ -108,16 +112,16 @@ def check_output(
         place = _resolved(shard.url)
         if place.startswith(output) or place + "/" == output:
             raise ValueError(
-                f"output.path: {output_url!r} holds the input shard {shard.url!r}; "
-                f"choose a folder of its own"
+                f"output.path: {output_url!r} contains the input shard {shard.url!r}; "
+                f"choose another folder"
             )
     for entry in [shards] if isinstance(shards, str) else shards or []:
         root = _static_root(entry, is_folder=not MAGIC.search(entry)).rstrip("/") + "/"
         recursive = "**" in entry or not (MAGIC.search(entry) or entry.endswith(".tar"))
         if recursive and output.startswith(root):
             raise ValueError(
-                f"output.path: {output_url!r} lies below input.shards {entry!r}, so that the next "
-                f"run would read its own output; choose a folder outside of it"
+                f"output.path: {output_url!r} lies below input.shards {entry!r}, so the next run "
+                f"would read its own output; choose a folder outside of it"
             )
 
 
@@ -131,7 +135,7 @@ def _braces(entry: str) -> Iterator[str]:
 
 
 def _absolute(url: str) -> str:
-    """One spelling for each object: local paths absolute and resolved, urls without a slash end."""
+    """The one spelling of an object's url: a resolved path, or a url without a trailing slash."""
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in ("file", "local"):
         return os.path.realpath(local_path(url))
@@ -139,7 +143,7 @@ def _absolute(url: str) -> str:
 
 
 def _resolved(url: str) -> str:
-    """``_absolute`` of a shard's url; for a million of them, in a few seconds."""
+    """``_absolute`` of a shard's url, fast: a million take a few seconds."""
     if "://" in url or os.path.islink(url):
         return _absolute(url)
     folder, name = os.path.split(url)
@@ -189,7 +193,7 @@ def _globbed(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat
 def _globbed_names(
     folder: str, pattern: str, storage_options: dict[str, Any] | None
 ) -> dict[str, Stat]:
-    """The usual pattern, whose magic is in the last name alone: one listing of one folder."""
+    """Matches of a pattern with wildcards in its last name only: one listing of one folder."""
     matches = re.compile(glob_translate(pattern)).match
     start = MAGIC.split(pattern, maxsplit=1)[0]
     parent = folder.rstrip("/")
@@ -224,7 +228,7 @@ def _static_root(entry: str, *, is_folder: bool) -> str:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Folder and name; the folder of ``/x`` is ``/`` and that of ``memory://x`` ``memory://``."""
+    """(folder, name). The folder of ``/x`` is ``/``; that of ``memory://x`` is ``memory://``."""
     folder, _, name = url.rpartition("/")
     if folder.endswith(":/"):
         folder += "/"
@@ -249,11 +253,12 @@ def _check_names(shards: list[InputShard]) -> None:
         if following is not None and shard.name == following.name:
             raise ValueError(
                 f"input.shards: {shard.url!r} and {following.url!r} would both be written as "
-                f"{shard.name!r}; rename one, or run them into two outputs"
+                f"{shard.name!r}; rename one, or write them to two outputs"
             )
         parts = shard.name.split("/")
         if parts[0] in RESERVED or any(part in ("", ".", "..") for part in parts):
             raise ValueError(
-                f"input.shards: {shard.url!r} would be written as {shard.name!r}, which is not "
-                f"possible: {', '.join(RESERVED)} belong to the output itself"
+                f"input.shards: {shard.url!r} would be written as {shard.name!r}; rename it: "
+                f"{', '.join(RESERVED)} are reserved for the output itself, and no part of a name "
+                "may be empty, '.' or '..'"
             )

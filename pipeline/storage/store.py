@@ -1,4 +1,4 @@
-"""One output or input folder, anywhere: whole objects by name, with retries and length checks."""
+"""A folder of any store: reads and writes whole objects by name, with retries and length checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pipeline.storage.bucket import Bucket, open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
@@ -15,18 +15,19 @@ from pipeline.storage.retry import ShortReadError, StorageError, with_retries
 from pipeline.storage.traffic import note_traffic
 
 LOCAL = ("file", "local")
+Result = TypeVar("Result")
 
 
 class ChangedError(StorageError):
-    """An object is not the one that was listed when the run began."""
+    """An object has changed since the run listed it."""
 
 
 class Store:
     """The objects below one url, by their names relative to it (``_parts/00042/...``).
 
-    It travels to other processes by pickle; each opens its own connections. Where a test sets
-    ``Store.hook``, it is called as ``hook(when, operation, name)`` with when "before" or "after",
-    so that a process can be killed at any storage call.
+    It can be pickled; each process opens its own connections. A test may set ``Store.hook``: it is
+    called as ``hook(when, operation, name)`` with when "before" or "after", so that a process can
+    be killed at any storage call.
     """
 
     hook: ClassVar[Callable[[str, str, str], None] | None] = None
@@ -35,7 +36,7 @@ class Store:
         """
         Args:
             url: a local path, or a url of any scheme that fsspec knows (s3, gs, az, memory).
-            storage_options: for fsspec, e.g. endpoint_url. Never logged nor shown.
+            storage_options: for fsspec, e.g. endpoint_url. Never logged or shown.
 
         Raises:
             ValueError: the url runs a command or chains file systems.
@@ -60,39 +61,39 @@ class Store:
 
     @property
     def conditional(self) -> bool:
-        """Whether the store lets one writer win where two put the same name if absent.
+        """Whether only one of two concurrent ``put_if_absent`` calls can succeed.
 
-        Asked once, by putting a probe twice; without it only one driver may run at a time.
+        Tested once, by putting a probe twice. Without it, only one driver may run at a time.
         """
         if self._conditional is None:
             name = f"_run/probe-{uuid.uuid4().hex}"
             self.put_if_absent(name, b"probe")
-            if self._conditional is not False:  # put_if_absent may have found out
+            if self._conditional is not False:  # put_if_absent sets False if it is not guaranteed
                 self._conditional = not self.put_if_absent(name, b"second")
             self.delete(name)
         return self._conditional
 
     def check_reachable(self) -> None:
-        """For the start of a run: asks the store something small, and is soon done with it.
+        """Sends the store a small request at the start of a run; gives up early.
 
         Raises:
-            OSError: nobody answers there, the credentials are wrong, or there is no such bucket.
+            OSError: the store does not answer, the credentials are wrong, or the bucket is missing.
         """
         what = f"reach {self.url}"
         with_retries(self.backend.check_reachable, what=what, first=True)
 
     def get(self, name: str, *, listed: Stat | None = None) -> bytes:
-        """The whole object, its length checked against what the store says it is.
+        """The whole object. Its length is checked against the size that the store reports.
 
         Args:
             name: of the object.
-            listed: what a listing said of it; where given, the object must be that one, before and
-                after reading.
+            listed: its size and etag in an earlier listing. If given, the object must have these
+                before and after it is read.
 
         Raises:
             FileNotFoundError: there is no such object.
-            ChangedError: it has another size or etag than was listed.
-            ShortReadError: every attempt gave another length than the store's.
+            ChangedError: its size or etag is not the listed one.
+            ShortReadError: every attempt returned another length than the store reports.
         """
 
         def attempt() -> bytes:
@@ -109,15 +110,15 @@ class Store:
         return self._call("get", name, attempt)
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes or replaces the whole object; nobody ever sees a part of it."""
+        """Writes or replaces the whole object, atomically."""
         self._call("put", name, lambda: self.backend.write(name, data))
         note_traffic("out", len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Writes the whole object unless one is there. Returns whether this call wrote it.
+        """Writes the whole object unless it exists. Returns whether this call wrote it.
 
-        A put whose answer was lost is tried again and then finds its own object: False means "it
-        is there", not "somebody else wrote it".
+        False means "it exists", not "another process wrote it": if the response to a put is lost,
+        the retry finds the object that the same call has written.
         """
 
         def attempt() -> bool:
@@ -134,14 +135,14 @@ class Store:
         return self._call("put_if_absent", name, attempt)
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Sizes in bytes of all objects whose names start with ``prefix``, in byte order."""
+        """Name and size in bytes of all objects that start with ``prefix``, in byte order."""
         listed = self._call(
             "list", prefix, lambda: {name: stat.size for name, stat in self.backend.each(prefix)}
         )
         return {name: listed[name] for name in sorted(listed, key=_byte_order)}
 
     def stat(self, name: str) -> Stat:
-        """Size and etag. Raises FileNotFoundError where there is no such object."""
+        """Size and etag. Raises FileNotFoundError if there is no such object."""
         return self._call("stat", name, lambda: self.backend.stat(name))
 
     def exists(self, name: str) -> bool:
@@ -152,7 +153,7 @@ class Store:
         return True
 
     def delete(self, name: str) -> None:
-        """Removes the object; one that is not there is fine."""
+        """Removes the object, if it exists."""
 
         def attempt() -> None:
             with suppress(FileNotFoundError):
@@ -161,29 +162,30 @@ class Store:
         self._call("delete", name, attempt)
 
     def remove_temporaries(self, older_than_s: float = 3600.0) -> Sequence[str]:
-        """Removes what local writers left that were killed at least so many seconds ago."""
+        """Removes temporary files of killed local writers that are at least this old."""
         return self._call("sweep", "", lambda: self.backend.remove_temporaries(older_than_s))
 
     def _check_exists(self, name: str, error: FileExistsError) -> None:
-        """A put was refused because the object is there: is it?
+        """Checks that the object really exists after a put was refused because it exists.
 
-        It may have been removed since, and servers were seen to refuse where two puts met and
-        neither was kept. Taken at its word, such an answer loses what was to be put.
+        It may have been removed since; and some servers refuse both of two concurrent puts. Without
+        this check the data would be lost. The error that is raised is transient, so the put is
+        retried.
         """
         try:
             self.backend.stat(name)
         except FileNotFoundError:
-            message = "the store refused to put what exists, and it is not there"
+            message = "the store refused the put because the object exists, but it does not"
             raise BlockingIOError(errno.EAGAIN, message, name) from error
 
     def _check_unchanged(self, name: str, found: Stat, listed: Stat | None) -> None:
         if listed is not None and found != listed:
             raise ChangedError(
-                f"{self.url}/{name} changed since this run listed its inputs; run again to take "
-                f"the new object, into another output"
+                f"{self.url}/{name} changed since this run listed its inputs; to edit the new "
+                f"object, run again with another output"
             )
 
-    def _call(self, operation: str, name: str, attempt: Callable[[], Any]) -> Any:
+    def _call(self, operation: str, name: str, attempt: Callable[[], Result]) -> Result:
         if name or operation not in ("list", "sweep"):
             _check_name(name, is_prefix=operation == "list")
         hook = type(self).hook
@@ -196,7 +198,7 @@ class Store:
 
 
 def check_url(url: str) -> None:
-    """Refuses what runs a command (``pipe:``) and chains of file systems (``zip::s3://``)."""
+    """Refuses urls that run a command (``pipe:``) or chain file systems (``zip::s3://``)."""
     if url.startswith("pipe:"):
         raise ValueError(f"{url!r}: pipe: urls run commands and are refused; give a path or a url")
     if "::" in url:
@@ -204,7 +206,7 @@ def check_url(url: str) -> None:
 
 
 def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Bucket:
-    """The backend of a url. Listings are never cached: other writers are at work."""
+    """The backend of a url."""
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in LOCAL:
         return LocalFolder(local_path(url))
@@ -213,7 +215,7 @@ def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Buc
 
 
 def local_path(url: str) -> str:
-    """The path of a local url: with or without a scheme, or a home's tilde."""
+    """The absolute path of a local url, which may have a scheme or begin with ``~``."""
     for protocol in LOCAL:
         url = url.removeprefix(f"{protocol}://")
     return os.path.abspath(os.path.expanduser(url))
@@ -224,7 +226,7 @@ def _check_name(name: str, *, is_prefix: bool) -> None:
     if is_prefix and parts[-1] == "":
         parts = parts[:-1]
     if any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{name!r} is no object's name: it must stay below its store")
+        raise ValueError(f"{name!r} is not a valid object name: it must stay below its store")
 
 
 def _byte_order(name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How much this process has read from and written to stores: for metrics, not for accounts."""
+"""Counts the bytes and retries of this process's store calls, for metrics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _traffic: Counter[str] = Counter()
 
 
 def note_traffic(kind: str, amount: int) -> None:
-    """Adds to "in" or "out" (bytes) or "retries" (calls); threads may call at once."""
+    """Adds to "in" or "out" (bytes) or "retries" (calls). Thread-safe."""
     with _lock:
         _traffic[kind] += amount
 
 
 def take_traffic() -> Counter[str]:
-    """What came together since the last call, by kind."""
+    """The counts since the last call, by kind; resets them."""
     with _lock:
         taken = Counter(_traffic)
         _traffic.clear()

@@ -1,20 +1,22 @@
-"""Configuration: a bad one is an error that names the key, the value and what is allowed."""
+"""Loading a configuration: errors name the key, the value and what is allowed."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.config.load import ConfigError, load_config, parse_config
+from pipeline.config.load import ConfigError, apply_override, load_config, parse_config
 from pipeline.config.method import Method
 from pipeline.plan.fingerprint import differences
 
-MINIMAL = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
+MINIMAL: dict[str, Any] = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
 
 
-def imagic(**settings: object) -> dict:
-    """The sections of a run with Imagic."""
+def imagic(**settings: object) -> dict[str, Any]:
+    """The section method of a run with Imagic."""
     return {"method": {"name": "imagic", "imagic": settings}}
 
 
@@ -64,16 +66,43 @@ def imagic(**settings: object) -> dict:
         ({"method": {"name": "imagic", "repeats": 2}}, ["repeats=2", "imagic allows 1"]),
     ],
 )
-def test_bad_config_is_explained(section: dict, words: list[str]) -> None:
-    """Each kind of mistake names its key and what would be right."""
+def test_bad_config_is_explained(section: dict[str, Any], words: list[str]) -> None:
+    """Each kind of mistake names its key and what is allowed."""
     with pytest.raises(ConfigError) as caught:
         parse_config(MINIMAL | section)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    """Somebody with three typos reads three lines, not one after the other."""
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("method.name=difedit", "did you mean 'diffedit'?"),
+        ("method.name=SDEDIT", "did you mean 'sdedit'?"),
+        ("run.layout=pool", "did you mean 'pools'?"),
+        ("model.dtype=bf16", "did you mean 'bfloat16'?"),
+        ("method.imagic.form=loar", "did you mean 'lora'?"),
+        ("model.compile=off", "write 'off' in quotes"),
+    ],
+)
+def test_mistyped_choice_suggests_the_nearest(override: str, hint: str) -> None:
+    """As a mistyped key does; YAML's reading of off as false is explained."""
+    tree = copy.deepcopy(MINIMAL)
+    apply_override(tree, override)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree)
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize("value", ["sdxl", 7, True, None, ["diffedit"]])
+def test_choice_that_resembles_none_gets_no_suggestion(value: object) -> None:
+    """The message still lists what is allowed."""
+    with pytest.raises(ConfigError, match=r"'diffedit', 'sdedit' or 'imagic'$"):
+        parse_config(MINIMAL | {"method": {"name": value}})
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    """Three mistakes give three lines in one message."""
     tree = MINIMAL | {"method": {"steps": 0, "stepz": 1}, "run": {"sed": 1}}
     with pytest.raises(ConfigError) as caught:
         parse_config(tree)
@@ -81,16 +110,17 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_error_never_prints_storage_options() -> None:
-    """A mistake in the whole must not print the credentials beside it."""
-    tree = {"input": {"shards": "a", "storage_options": {"secret": "hunter2"}}}
-    tree["output"] = {"path": "o", "lossless": True, "storage_options": {"secret": "hunter2"}}
+    """An error that concerns the whole configuration does not print the credentials in it."""
+    secret = {"storage_options": {"secret": "hunter2"}}
+    tree: dict[str, Any] = {"input": {"shards": "a", **secret}}
+    tree["output"] = {"path": "o", "lossless": True, **secret}
     with pytest.raises(ConfigError) as caught:
         parse_config(tree)
     assert "hunter2" not in str(caught.value)
 
 
 def test_overrides_are_yaml_and_globs_stay_text(tmp_path: Path) -> None:
-    """Values keep their types; a leading '*', an alias to YAML, is text."""
+    """Values keep their YAML types; a glob that starts with '*' stays text."""
     path = tmp_path / "c.yaml"
     path.write_text("input: {shards: a.tar}\noutput: {path: out}\n")
     config = load_config(path, ["input.shards=*.tar", "method.steps=7", "run.address=null"])
@@ -101,7 +131,7 @@ def test_overrides_are_yaml_and_globs_stay_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["run.seed", "=3", "run.seed.deep=3"])
 def test_bad_override_is_explained(tmp_path: Path, override: str) -> None:
-    """An override without '=' or key, or below a value, is an error and not ignored."""
+    """An override without '=', without a key, or below a value is an error."""
     path = tmp_path / "c.yaml"
     path.write_text("input: {shards: a.tar}\noutput: {path: out}\nrun: {seed: 1}\n")
     with pytest.raises(ConfigError, match=r"override|keys of its own"):
@@ -112,18 +142,22 @@ def test_bad_override_is_explained(tmp_path: Path, override: str) -> None:
 def test_bundled_config_is_found_by_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside of the checkout a bundled configuration is still at hand."""
+    """From any working folder."""
     monkeypatch.chdir(tmp_path)
     assert load_config(name).model.path == "bundled"
 
 
-def test_absent_config_names_the_bundled_ones() -> None:
-    """A path that leads nowhere says what there is."""
-    with pytest.raises(ConfigError, match=r"demo\.yaml"):
-        load_config("configs/no_such.yaml")
+@pytest.mark.parametrize("path", ["configs/no_such.yaml", "schema.json", "configs/README.md"])
+def test_missing_config_lists_the_bundled_ones(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files in the bundled folder are not configurations."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no configuration at .*; bundled: .*demo\.yaml"):
+        load_config(path)
 
 
-# Settings of a training job, and of an evaluation, are no run's.
+# Training and the augmentation experiment have settings of their own.
 RUN_CONFIGS = [
     path
     for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -138,7 +172,7 @@ def test_bundled_configs_are_valid(path: Path) -> None:
 
 
 def test_sdedit_noises_and_edits_everywhere() -> None:
-    """SDEdit is its own default of encode and mask, and its strength is the ratio."""
+    """SDEdit has its own defaults of encode and mask, and its ratio is strength."""
     method = Method.model_validate({"name": "sdedit", "strength": 0.4})
     assert (method.encode, method.mask.source, method.ratio) == ("noise", "full", 0.4)
 
@@ -156,8 +190,8 @@ def test_sdedit_noises_and_edits_everywhere() -> None:
         ),
     ],
 )
-def test_an_ablation_is_diffedit_but_for_one_setting(name: str, change: str) -> None:
-    """The method of its configuration differs from DiffEdit's in what it leaves out."""
+def test_an_ablation_differs_from_diffedit_in_one_setting(name: str, change: str) -> None:
+    """Its method has DiffEdit's settings, except for the step that it leaves out."""
     whole, ablation = (load_config(each).method for each in ("diffedit_sd15_512", name))
     assert differences(whole.model_dump(), ablation.model_dump()) == [change]
 
@@ -172,7 +206,7 @@ def test_sdedit_config_has_the_papers_settings() -> None:
 
 @pytest.mark.parametrize(("form", "steps", "seeds"), [("lora", 200, 1), ("full", 1500, 8)])
 def test_imagic_has_its_forms_own_defaults(form: str, steps: int, seeds: int) -> None:
-    """The paper's for the full form, and what was saved can be read again."""
+    """The full form has the paper's values, and a dumped method can be read again."""
     method = Method.model_validate({"name": "imagic", "imagic": {"form": form}})
     assert method.imagic is not None
     assert (method.imagic.model_steps, method.imagic.seeds) == (steps, seeds)
@@ -187,19 +221,24 @@ def test_imagic_has_its_forms_own_defaults(form: str, steps: int, seeds: int) ->
         ({"stages": {"mask": {"cpus": 0.25}, "encode": {"cpus": 2}, "decode": {"cpus": 4}}}, 1),
         ({"stages": {"mask": {"cpus": 3.9}, "encode": {"cpus": 3}, "decode": {"cpus": 4}}}, 3),
         ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "fused"}}, 4),
-        ({"stages": {"decode": {"cpus": 4}}, "run": {"layout": "auto"}}, 1),  # it may be pools
+        (
+            {"stages": {"decode": {"cpus": 4}}, "run": {"layout": "auto"}},
+            1,
+        ),  # auto may choose pools
         ({"stages": {"encode": {"threads": 2}, "decode": {"cpus": 4}}}, 2),
     ],
 )
-def test_threads_are_the_whole_cores_of_the_smallest_pool(sections: dict, threads: int) -> None:
-    """One number for all stages, so that layouts write the same bytes; a given one is it."""
+def test_threads_are_the_whole_cores_of_the_smallest_pool(
+    sections: dict[str, Any], threads: int
+) -> None:
+    """All stages have one number, so that layouts write the same bytes. A configured one wins."""
     config = parse_config(MINIMAL | sections)
     assert config.threads == threads
     stages = config.with_threads(config.threads).stages
     assert {stages.mask.threads, stages.encode.threads, stages.decode.threads} == {threads}
 
 
-def test_number_of_actors_is_no_matter_for_threads() -> None:
-    """Bytes must not depend on it."""
+def test_threads_do_not_depend_on_the_number_of_actors() -> None:
+    """So the bytes do not either."""
     sizes = [{"stages": {"decode": {"actors": size}}} for size in (1, 8, "auto")]
     assert {parse_config(MINIMAL | tree).threads for tree in sizes} == {1}

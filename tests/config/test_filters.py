@@ -1,4 +1,4 @@
-"""Filters: a grammar of one line, presets, and errors that list what is allowed."""
+"""Filters: their grammar, their presets, and errors that list what is allowed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def filters_of(value: Any, **scores: Any) -> list[str]:
     ],
 )
 def test_a_filter_is_a_name_an_operator_and_a_number(text: str, parsed: Filter) -> None:
-    """Spaces and the columns' prefix are no matter."""
+    """Spaces and the prefix of score columns do not matter."""
     assert parse_filter(text) == parsed
     assert parse_filter(str(parsed)) == parsed
 
@@ -42,23 +42,29 @@ def test_a_filter_is_a_name_an_operator_and_a_number(text: str, parsed: Filter) 
         ("__import__('os') >= 1", "write 'name operator number'"),
         ("mask_area >= nan", "write 'name operator number'"),
         ("mask_area >= 1e999", "not a finite number"),
-        ("prettiness >= 1", "no score is called 'prettiness'; there are mask_area, edit_rms"),
-        (["mask_area >= 0.1", 3], "3 is no filter"),
-        ({"preset": "best"}, "there are instruct_pix2pix, ultraedit, ultraedit_region"),
-        ({"preset": "ultraedit", "or": 1}, "is no filter"),
+        ("prettiness >= 1", "no score is called 'prettiness'; scores: mask_area, edit_rms"),
+        (["mask_area >= 0.1", 3], "3 is not a filter"),
+        (
+            {"preset": "best"},
+            "no preset is called 'best'; presets: instruct_pix2pix, ultraedit, ultraedit_region",
+        ),
+        ({"preset": "ultraedit", "or": 1}, "is not a filter"),
         ("lpips <= 0.5", "does not compute lpips; configure scores.lpips"),
-        ({"preset": "instruct_pix2pix"}, "configure scores.clip, or filter by what is computed: "),
+        (
+            {"preset": "instruct_pix2pix"},
+            "configure scores.clip, or filter by a score of this run: ",
+        ),
     ],
 )
-def test_what_is_no_filter_says_what_is_allowed(value: Any, message: str) -> None:
-    """Grammar, unknown names, unknown presets, and scores that the run does not compute."""
+def test_bad_filter_says_what_is_allowed(value: Any, message: str) -> None:
+    """Bad grammar, unknown scores, unknown presets, and scores that the run does not compute."""
     with pytest.raises(ConfigError, match=r"(?s).*") as caught:
         filters_of(value)
     assert message in str(caught.value)
 
 
 def test_presets_are_spelled_out() -> None:
-    """A preset and further filters give one sorted list, each filter once."""
+    """A preset and other filters give one sorted list without duplicates."""
     value = [{"preset": "instruct_pix2pix"}, "mask_area <= 0.5", "clip_image >= 0.70"]
     assert filters_of(value, **CLIP) == [
         "clip_directional >= 0.2",
@@ -72,16 +78,16 @@ def test_presets_are_spelled_out() -> None:
     )
 
 
-def test_order_and_spelling_do_not_move_the_fingerprint() -> None:
-    """The same conditions are the same filters; another threshold is another."""
+def test_order_and_spelling_do_not_change_the_fingerprint() -> None:
+    """The same conditions have the same fingerprint, others another one."""
     one = filtering_of(["mask_area <= 0.5", "edit_rms > 0.1"])
     assert one.fingerprint == filtering_of(["score_edit_rms>0.10", "mask_area<=.5"]).fingerprint
     assert one.fingerprint != filtering_of(["mask_area <= 0.5"]).fingerprint
     assert canonical([]) == []
 
 
-def test_scores_are_compared_as_the_column_has_them() -> None:
-    """0.2 as float32 is above 0.2 as float64, and still meets <= 0.2; no score meets nothing."""
+def test_scores_are_compared_in_float32_like_their_column() -> None:
+    """0.2 in float32 is above 0.2 in float64, but meets <= 0.2. A missing score meets none."""
     stored = float(np.float32(0.2))
     for text in ("mask_area >= 0.2", "mask_area <= 0.2"):
         assert parse_filter(text).is_met(stored)
@@ -91,8 +97,8 @@ def test_scores_are_compared_as_the_column_has_them() -> None:
     assert not parse_filter("mask_area >= -9").is_met(float("nan"))
 
 
-def test_the_first_filter_is_named_and_all_are_explained() -> None:
-    """The row's error is one filter, its message says what each saw."""
+def test_verdict_names_the_first_filter_and_explains_all() -> None:
+    """The row's error is the first filter that rejects it; its message has the value of each."""
     filtering = filtering_of(["mask_area <= 0.5", "edit_rms >= 0.2", "background_ssim > 0.9"])
     row = {"mask_area": 0.75, "score_edit_rms": 0.3, "score_background_ssim": None}
     assert filtering.verdict(row) == (
@@ -102,7 +108,7 @@ def test_the_first_filter_is_named_and_all_are_explained() -> None:
     assert filtering.verdict(row | {"score_background_ssim": 0.95, "mask_area": 0.5}) is None
 
 
-def test_the_aesthetic_head_needs_clip() -> None:
+def test_aesthetic_needs_clip() -> None:
     """It reads CLIP's features."""
     with pytest.raises(ConfigError, match=r"give scores\.clip too"):
         filters_of([], aesthetic={"path": "x"})

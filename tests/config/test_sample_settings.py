@@ -1,4 +1,4 @@
-"""Settings that a sample brings along in its key.json."""
+"""Settings that a sample has in its key.json."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.config.sample_settings import method_for, seed_for
 from pipeline.records.part import Sample
 
 
-def test_a_samples_own_settings_take_the_place_of_the_configs() -> None:
-    """Those that it has, and no others."""
+def test_own_settings_of_a_sample_replace_the_configured_ones() -> None:
+    """Only those that it has."""
     own = method_for(Method(), Sample("a", settings={"encode_ratio": 0.5}))
     assert own == Method().model_copy(update={"encode_ratio": 0.5})
 
@@ -24,10 +24,8 @@ def test_a_samples_own_settings_take_the_place_of_the_configs() -> None:
         ({"strength": None}, "strength=None: input should be a valid number"),
     ],
 )
-def test_a_setting_that_is_no_number_in_its_range_is_refused(
-    settings: dict[str, object], words: str
-) -> None:
-    """The message names file, key and value."""
+def test_own_setting_must_be_a_number_in_its_range(settings: dict[str, object], words: str) -> None:
+    """The message names the file, the key and the value."""
     with pytest.raises(ValueError, match=rf"^key\.json: {words}"):
         method_for(Method(), Sample("a", settings=settings))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config.config import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
-from pipeline.diffusion.imagic import interpolated, minimise, prediction_loss
+from pipeline.diffusion.imagic import interpolated, minimize, prediction_loss
 from pipeline.diffusion.noise import add_noise, draw_fit
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
@@ -102,7 +102,7 @@ def test_rows_of_a_minimisation_do_not_meet(generator: torch.Generator) -> None:
     def minimum(rows: slice) -> Tensor:
         values = start[rows].clone().requires_grad_()
         loss = lambda: (values - goal[rows]).pow(4).mean(dim=1)  # noqa: E731
-        minimise([values], loss, steps=20, learning_rate=0.05)
+        minimize([values], loss, steps=20, learning_rate=0.05)
         return values.detach()
 
     together = minimum(slice(0, 3))

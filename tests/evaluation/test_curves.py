@@ -75,7 +75,7 @@ def test_every_method_is_a_configuration(name: str) -> None:
 
 def test_an_unknown_method_is_named() -> None:
     """With what there is."""
-    with pytest.raises(ValueError, match="no method 'Other'; there are DiffEdit"):
+    with pytest.raises(ValueError, match="no method 'Other'; allowed are DiffEdit"):
         overrides_for("Other", 0.5)
 
 
@@ -138,7 +138,7 @@ def test_the_mean_and_the_places_of_an_overlap_by_hand() -> None:
     found = margins([(0.0, 4.0), (1.0, 0.0), (3.0, 0.0)], [(0.0, 0.0), (3.0, 0.0)])
     assert found is not None
     assert found.mean == pytest.approx(2 / 3)
-    assert found.at_places([0, 1 / 6, 1 / 3, 1]).tolist() == pytest.approx([4, 2, 0, 0])
+    assert found.at_fractions([0, 1 / 6, 1 / 3, 1]).tolist() == pytest.approx([4, 2, 0, 0])
 
 
 def test_one_edit_s_mean_by_hand() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.demo.edits import true_mask
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.measure import Seen
@@ -88,7 +88,7 @@ def test_pie_bench_gives_tasks_without_brackets(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"editing_type_id": "12"}, "entry 'k': editing_type_id '12' is not 0 to 9"),
-        ({"mask": [1, 2, 3]}, "entry 'k': the mask is no list"),
+        ({"mask": [1, 2, 3]}, "entry 'k': the mask must be a list"),
         ({"image_path": "gone.jpg"}, "gone.jpg, which cannot be read"),
     ],
 )
@@ -129,7 +129,7 @@ def test_tedbench_finds_images_by_name(tmp_path: Path) -> None:
     assert tasks[0].key != tasks[1].key
     assert tedbench.OVERRIDES == ("method.mask.reference=empty",)
     (tmp_path / "input_list.json").write_text(json.dumps([{**entries[0], "img_name": "../x"}]))
-    with pytest.raises(BenchmarkError, match="no file's name"):
+    with pytest.raises(BenchmarkError, match="is not a file name"):
         list(tedbench.read_tasks(tmp_path))
     (tmp_path / "input_list.json").write_text(json.dumps([{**entries[0], "img_name": "dog.jpg"}]))
     with pytest.raises(BenchmarkError, match="0 such files"):

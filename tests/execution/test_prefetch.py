@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution import local_loop as loop
+from pipeline.execution import operators
 from pipeline.execution.local_loop import run_loop
-from pipeline.execution.operators import PartResult
 from pipeline.execution.prefetch import prefetch, write_behind
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Part
+from pipeline.records.staged import PartResult
 from pipeline.storage.store import Store
 from tests.committing import contents, invert
 from tests.fake_job import fake_plan
@@ -92,8 +92,8 @@ def test_the_next_part_is_read_and_the_last_one_committed_meanwhile(
         else:
             is_staged[number].set()
 
-    before = loop.prepared
-    monkeypatch.setattr(loop, "prepared", prepared)
+    before = operators.prepare
+    monkeypatch.setattr(operators, "prepare", prepared)
     monkeypatch.setattr(Store, "hook", staticmethod(hook))
     results: list[PartResult] = []
     assert run_loop(planned(), results.append, {"decode": held_up}).work == []

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from tests.jobs.faulty import LOADS, WARNS, install
 from tests.samples import raw_sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
+# Ray listens on 127.0.0.1 alone, and a driver takes that for the address of its host.
+LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 EDIT_TEXTS = ("a cat", "a red dog", "a blue photo of a cat")
 
 
@@ -38,7 +40,7 @@ class Job:
         return subprocess.run(
             self.command(output, *more),
             cwd=ROOT,
-            env=os.environ | env,
+            env=os.environ | dict([LOOPBACK]) | env,
             capture_output=True,
             text=True,
             timeout=300,
@@ -48,6 +50,7 @@ class Job:
         return subprocess.Popen(
             self.command(output, *more),
             cwd=ROOT,
+            env=os.environ | dict([LOOPBACK]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -101,6 +104,19 @@ def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(job.folder / "job.yaml", [f"output.path={output}"])
     assert not run_loop(make_plan(config, "cpu")).work
     return output
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray of two CPUs for the runs that need none of their own (``run.address``)."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*LOOPBACK)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+    yield cluster.address
+    cluster.shutdown()
 
 
 @dataclass(frozen=True)

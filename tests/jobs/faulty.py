@@ -102,7 +102,7 @@ def meet(key: str, step: str) -> None:
 def plant(module: ModuleType) -> None:
     """Puts the faults of its step into a module that was just loaded."""
     names: dict[str, tuple[str, str, Callable[..., str]]] = {
-        "pipeline.steps.read": ("to_picture", "read", lambda sample, *rest: sample.key),
+        "pipeline.steps.read": ("to_sample", "read", lambda sample, *rest: sample.key),
         "pipeline.steps.prepare": ("_prepare", "prepare", lambda sample, **rest: sample.key),
         "pipeline.steps.finish": ("_write_members", "finish", lambda sample, *rest: sample.key),
         "pipeline.execution.operators": ("write_part", "write", _key_of_computed),
@@ -146,7 +146,7 @@ def _load(module: ModuleType, name: str) -> Any:
     return module.load_fused()[name]
 
 
-def _key_of_computed(store: object, part: Part, table: object) -> str:
+def _key_of_computed(store: object, part: Part, fingerprint: str) -> str:
     """Of a part that was computed: one that is staged as failed meets no fault."""
     lost = all(edit.status == Status.FAILED for edit in part.edits)
     return "" if lost else part.samples[0].key

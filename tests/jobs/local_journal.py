@@ -1,20 +1,20 @@
-"""A journal that asks its book without Ray."""
+"""A journal without Ray, for one process."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jobs.supervise.journal import Journal, _Book
+from jobs.supervise.journal import Journal, _JournalActor
 
 
 class LocalJournal(Journal):
-    """As the driver and its workers see it, in one process."""
+    """Calls the journal's actor directly."""
 
     def __init__(self) -> None:
-        self.book = _Book(0)
+        self.actor = _JournalActor(0)
+
+    def _send(self, method: str, *arguments: object) -> None:
+        getattr(self.actor, method)(*arguments)
 
     def _ask(self, method: str, *arguments: object) -> Any:
-        return getattr(self.book, method)(*arguments)
-
-    def end(self, shard: str, part: int | None) -> None:
-        self.book.end((shard, part))
+        return getattr(self.actor, method)(*arguments)

@@ -11,7 +11,7 @@ import pytest
 from jobs.cli import main
 from jobs.edit.progress import RunProgress, duration
 from jobs.supervise.starts import CannotGoOnError
-from pipeline.execution.operators import PartResult
+from pipeline.records.staged import PartResult
 from tests.jobs.conftest import Job
 
 
@@ -98,7 +98,7 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
         mock.patch("jobs.commands.demo.edit", edit),
     ):
         assert main([command, *rest, *places]) == 1
-    assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to go on\n"
+    assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to resume\n"
 
 
 def test_progress_says_what_a_person_wants_to_know() -> None:

@@ -16,8 +16,8 @@ import pytest
 from jobs import logs
 from jobs.cli import main
 from jobs.edit.graph import StageActor
-from jobs.edit.steps import Stages, Steps
 from jobs.supervise.watchdog import Guard
+from pipeline.execution.operators import Operator, nothing_around
 from tests.jobs.conftest import Recovered
 from tests.jobs.faulty import LIBRARY
 
@@ -78,13 +78,13 @@ def test_what_a_library_says_while_an_actor_loads_is_json(
 ) -> None:
     """Before its first part, when nothing has told its process yet how to talk."""
 
-    def load(*arguments: object) -> Stages:
+    def load(pool: str) -> list[Operator]:
         logging.getLogger("anything").warning("an old format")
-        return {}
+        return []
 
     guard = Guard(mock.MagicMock(), 60.0, log_format="json")
     with mock.patch("jobs.edit.graph.starting", return_value=nullcontext()):
-        StageActor(mock.Mock(), "mask", "cpu", guard, None, Steps(load=load))
+        StageActor(mock.Mock(load=load), "mask", guard, nothing_around, None)
     (line,) = parsed(capsys.readouterr().err)
     assert line["message"] == "an old format"
 

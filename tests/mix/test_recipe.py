@@ -1,4 +1,4 @@
-"""The README's recipe for mixing while loading runs as it is written."""
+"""The recipe of jobs/README.md for mixing while loading runs as it is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.storage.store import Store
 from tests.committing import make_config, run
 from tests.samples import raw_sample, write_shard
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "jobs/README.md"
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_recipe_mixes_originals_and_edits(tmp_path: Path, monkeypatch: pytest.Mo
         samples = [raw_sample(f"{shard}-{n}", seed=n) for n in range(4)]
         write_shard(tmp_path / f"in/{shard:05d}.tar", samples)
     run(make_config(f"{tmp_path}/in/*.tar", model={"resize": "stretch"}), Store(f"{tmp_path}/out"))
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     recipe = next(block for block in blocks if "RandomMix" in block)
     # the samples here are 48 x 64 pixels before and 32 x 32 after
     resized = "return torch.nn.functional.interpolate(image[None], (16, 16))[0]"

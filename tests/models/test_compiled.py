@@ -95,7 +95,33 @@ def test_compiling_is_in_the_fingerprint_and_its_cache_is_not() -> None:
     assert inputs(compile_cache="somewhere") == inputs()
 
 
+class Small(nn.Module):
+    """A layer, an activation and a norm: what the compiler fuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.norm(nn.functional.silu(self.linear(rows)))
+
+
 @pytest.mark.slow
+def test_a_compiled_layer_answers_as_the_plain_one(
+    tolerance: dict, tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short form of the next test: a layer instead of a model."""
+    monkeypatch.setenv(CACHE_VARIABLE, "before")
+    network, rows = Small(), torch.randn(4, 8, generator=generator)
+    with torch.inference_mode():
+        plain = network(rows)
+        compile_network(network, Model(compile="default", compile_cache=str(tmp_path)))
+        error = float((network(rows) - plain).abs().max() / plain.abs().max())
+    assert error < 10 * tolerance[torch.float32]
+    assert any(tmp_path.rglob("*.cpp")), "compiled code is kept where the config says"
+
+
+@pytest.mark.sweep
 def test_compiled_network_answers_as_the_plain_one(
     tiny_model: LatentDiffusion, tiny_model_folder: Path, tolerance: dict, tmp_path: Path
 ) -> None:

@@ -142,7 +142,9 @@ def test_what_cannot_work_is_refused(tiny_model: LatentDiffusion) -> None:
     check_suits(tiny_model.info, reuse)
     with pytest.raises(ValueError, match=r"reuse.layers=3: this model allows 1 to 2"):
         check_suits(tiny_model.info, make_config(reuse={"interval": 3, "layers": 3}))
-    with pytest.raises(ValueError, match=r"interval=3: not for stable-diffusion-3; .*interval: 1"):
+    with pytest.raises(
+        ValueError, match=r"=3: not supported for stable-diffusion-3; .*interval: 1"
+    ):
         check_suits(replace(tiny_model.info, family="stable-diffusion-3"), reuse)
     with pytest.raises(ValueError, match=r"reuse.interval=3: imagic allows 1"):
         make_config(name="imagic", reuse={"interval": 3})

@@ -68,8 +68,8 @@ def test_absent_or_other_weights_are_named_with_where_to_get_them(tmp_path: Path
         check_inception(str(tmp_path / "no.safetensors"))
     weights = inception_weights(narrower=16)
     cases = {
-        "Mixed_6e.branch_pool.conv.weight": (None, "is missing, and a kernel of 1 x 1 is needed"),
-        "Mixed_7b.branch1x1.bn.running_var": (torch.ones(3), r"is \(3,\), and \(20,\) is needed"),
+        "Mixed_6e.branch_pool.conv.weight": (None, "is missing; a kernel of 1 x 1 is needed"),
+        "Mixed_7b.branch1x1.bn.running_var": (torch.ones(3), r"is \(3,\); \(20,\) is needed"),
         "Conv2d_2a_3x3.conv.weight": (torch.ones(2, 5, 3, 3), "do not fit together"),
     }
     for name, (tensor, message) in cases.items():

@@ -42,7 +42,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
     """A missing tensor, and heads of another backbone."""
     weights = lpips_weights("alex")
     heads = {name: data for name, data in weights.items() if name.startswith("lin")}
-    with pytest.raises(ValueError, match=r"features.0.weight should be .* is missing"):
+    with pytest.raises(
+        ValueError, match=r"features.0.weight is missing; \(64, 3, 11, 11\) is needed"
+    ):
         Lpips("alex", heads)
-    with pytest.raises(ValueError, match=r"lin1.model.1.weight should be \(1, 192, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"lin1.model.1.weight is .*; \(1, 192, 1, 1\) is needed"):
         Lpips("alex", weights | {"lin1.model.1.weight": torch.zeros(1, 128, 1, 1)})

@@ -19,7 +19,7 @@ def real_cpu_error() -> RuntimeError:
 @pytest.mark.parametrize("num_rows", [1, 4, 5, 7, 9, 33])
 def test_rows_are_shared_out_evenly_and_in_order(num_rows: int) -> None:
     """As few calls as the size allows, and no call has more than one row more than another."""
-    calls = MicroBatch(4).over(num_rows, lambda rows: list(range(num_rows))[rows])
+    calls = MicroBatch(4).map(lambda rows: list(range(num_rows))[rows], num_rows)
     assert [row for call in calls for row in call] == list(range(num_rows))
     assert len(calls) == -(-num_rows // 4)
     assert max(map(len, calls)) - min(map(len, calls)) <= 1
@@ -37,11 +37,11 @@ def test_what_runs_out_of_memory_is_tried_at_half_the_size() -> None:
             raise error.pop()
         return list(range(rows.start, rows.stop))
 
-    results = micro_batch.over(24, compute)
+    results = micro_batch.map(compute, 24)
     assert [row for call in results for row in call] == list(range(24))
     assert calls == [8, 8, 4, *[2] * 8]
     assert (micro_batch.size, micro_batch.halvings) == (2, 2)
-    assert sum(map(len, micro_batch.over(4, lambda rows: [0] * (rows.stop - rows.start)))) == 4
+    assert sum(map(len, micro_batch.map(lambda rows: [0] * (rows.stop - rows.start), 4))) == 4
     micro_batch.restore()
     assert (micro_batch.size, micro_batch.halvings) == (8, 0)
 
@@ -53,7 +53,7 @@ def test_one_row_that_does_not_fit_is_an_error_that_says_what_was_tried() -> Non
         raise real_cpu_error()
 
     with pytest.raises(OutOfMemory, match=r"micro_batch 5, halved 2 times.*allocate memory"):
-        MicroBatch(5).over(5, compute)
+        MicroBatch(5).map(compute, 5)
 
 
 def test_memory_is_released_before_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_memory_is_released_before_the_next_attempt(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(bool(held)))
-    MicroBatch(2).over(2, compute)
+    MicroBatch(2).map(compute, 2)
     assert alive == [False]
 
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_taken_for_short_memory() -> None:
 
     calls: list[slice] = []
     with pytest.raises(RuntimeError, match="shapes"):
-        MicroBatch(4).over(4, compute)
+        MicroBatch(4).map(compute, 4)
     assert len(calls) == 1
 
 

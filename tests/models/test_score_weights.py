@@ -63,11 +63,11 @@ def test_revisions_follow_the_files(section: Section, copied: Section) -> None:
             lambda s: s["dino"].update(layer=3),
             "scores.dino.layer=3: this network has layers 0 to 2",
         ),
-        (lambda s: s["nsfw"].update(label="nude"), "this network knows ['normal', 'nsfw']"),
+        (lambda s: s["nsfw"].update(label="nude"), "this network has labels ['normal', 'nsfw']"),
         (lambda s: change_config(s, "clip", projection_dim=8), "scores.clip gives 8 features"),
         (
             lambda s: s["clip"].update(path=s["lpips"]["path"]),
-            "a file of another kind; allowed is a folder or a hub id",
+            "a file of the wrong kind; allowed is a folder or a hub id",
         ),
         (
             lambda s: (Path(s["nsfw"]["path"]) / "preprocessor_config.json").unlink(),
@@ -79,7 +79,7 @@ def test_revisions_follow_the_files(section: Section, copied: Section) -> None:
         ),
         (
             lambda s: s["lpips"].update(net="alex"),
-            "features.0.weight is (64, 3, 3, 3), and alex needs (64, 3, 11, 11)",
+            "features.0.weight is (64, 3, 3, 3); alex needs (64, 3, 11, 11)",
         ),
         (lambda s: s["aesthetic"].update(path=s["lpips"]["path"]), "scores.aesthetic.path="),
     ],

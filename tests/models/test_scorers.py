@@ -13,7 +13,7 @@ from transformers import CLIPModel, ViTForImageClassification, ViTModel
 from pipeline.config.scores import COMPUTED_BY, Scores
 from pipeline.models.embeddings import clip_scores
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.scorers import Judged, Scorers
+from pipeline.models.scorers import EditToScore, Scorers
 from tests.reference import scores as reference
 from tests.samples import pixels
 from tests.tiny_scorers import WIDTH, aesthetic_weights, make_tiny_scorers
@@ -35,8 +35,8 @@ def image(number: int) -> np.ndarray:
     return pixels(number, 48, 48)
 
 
-def judged(image_number: int, number: int) -> Judged:
-    return Judged(image_number, image(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
+def judged(image_number: int, number: int) -> EditToScore:
+    return EditToScore(image_number, image(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
 
 
 BEFORE = [image(100), image(101)]
@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_neighbours_nor_on_the_micro_batch(
     others = [judged(1, 7), judged(1, 8)]
     for index, edit in enumerate(EDITS):
         (alone,) = scorers(
-            [BEFORE[edit.image]], [Judged(0, edit.after, edit.caption, edit.edit_text)]
+            [BEFORE[edit.image]], [EditToScore(0, edit.after, edit.caption, edit.edit_text)]
         )
         moved = scorers(BEFORE, [*others[:index], edit, *others[index:]])[min(index, 2)]
         for name, value in together[index].items():
@@ -132,7 +132,7 @@ def test_structure_distance_agrees_with_the_definition(
 
 def test_an_edit_that_changes_nothing(scorers: Scorers) -> None:
     """Distances are 0, similarities of images 1, and there is no direction."""
-    (scores,) = scorers([BEFORE[0]], [Judged(0, BEFORE[0], TEXTS[0], TEXTS[1])])
+    (scores,) = scorers([BEFORE[0]], [EditToScore(0, BEFORE[0], TEXTS[0], TEXTS[1])])
     assert scores["lpips"] == 0
     assert scores["dino_structure"] == pytest.approx(0, abs=1e-9)
     assert scores["clip_image"] == pytest.approx(1, abs=1e-5)

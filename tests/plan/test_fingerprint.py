@@ -1,4 +1,4 @@
-"""The fingerprint: what moves a byte is in it, and nothing else."""
+"""The fingerprint: a hash of exactly the settings that change computed bytes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_what_moves_bytes_changes_the_fingerprint(overrides: list[str]) -> None:
-    """Each of these settings can change what is written."""
+def test_settings_that_change_bytes_change_the_fingerprint(overrides: list[str]) -> None:
+    """Each of these settings can change the output."""
     assert of(*overrides) != of()
 
 
@@ -56,30 +56,30 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["run.layout=fused"],
         ["stages.decode.actors=3"],
         ["stages.decode.gpus=1"],
-        ["stages.decode.cpus=2"],  # the smallest pool has one thread still
+        ["stages.decode.cpus=2"],  # threads follow the smallest pool, which keeps one
         ["input.shards=c"],
         ["output.path=d"],
         ["run.grace_s=1"],
         ["input.storage_options={key: secret}"],
-        ["filters=[mask_area <= 0.5]"],  # they have a fingerprint of their own
-        ["stages.score.micro_batch=7"],  # there is no such stage without a scorer
+        ["filters=[mask_area <= 0.5]"],  # filters have their own fingerprint
+        ["stages.score.micro_batch=7"],  # without a scorer there is no such stage
         ["scores.dtype=bfloat16"],
-        ["model.path=elsewhere"],  # the content counts, not where it lies
+        ["model.path=elsewhere"],  # the content counts, not the path
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_what_moves_no_byte_keeps_the_fingerprint(overrides: list[str]) -> None:
-    """A run may be resumed elsewhere, faster, from a copy of the model."""
+def test_settings_that_change_no_byte_keep_the_fingerprint(overrides: list[str]) -> None:
+    """A run can be resumed elsewhere, with more actors, or from a copy of the model."""
     assert of(*overrides) == of()
 
 
-def test_model_content_changes_the_fingerprint() -> None:
-    """Other weights under the same path are another run."""
+def test_other_weights_change_the_fingerprint() -> None:
+    """The path of the model stays the same."""
     assert of(revision="other") != of()
 
 
 def test_scorers_change_the_fingerprint_by_what_they_compute() -> None:
-    """Their content, settings, dtype and micro-batch count; where they lie does not."""
+    """Their content, settings, dtype and micro-batch count; their paths do not."""
     lpips = "scores.lpips={path: x}"
     assert of(lpips) == of("scores.lpips={path: y, revision: main}")
     for change in ("scores.lpips.net=vgg", "scores.dtype=bfloat16", "stages.score.micro_batch=7"):
@@ -92,17 +92,17 @@ def test_scorers_change_the_fingerprint_by_what_they_compute() -> None:
 
 
 def test_threads_count_on_a_cpu_only() -> None:
-    """On a GPU the threads of the host move no bit."""
+    """On a GPU the host's threads change no bit."""
     assert of(*THREADS, device="cuda") == of(device="cuda")
 
 
-def test_threads_left_open_are_recorded_as_a_number() -> None:
-    """Two actors of as many threads write the same bytes, however the number was found."""
+def test_auto_threads_are_recorded_as_a_number() -> None:
+    """The same number of threads gives the same fingerprint, however it was set."""
     cores = [f"stages.{name}.cpus=2" for name in ("mask", "encode", "decode")]
     assert of(*cores) == of(*THREADS) == of(THREADS[0]) != of()
 
 
 def test_differences_name_the_keys() -> None:
-    """What keeps two runs apart is told key by key, nested ones dotted."""
+    """Keys whose values differ are named one by one; nested keys are dotted."""
     lines = differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "d": 3})
     assert lines == ["a.c: the output has 2, this run asks for 5"]

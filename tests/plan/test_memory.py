@@ -1,4 +1,4 @@
-"""memory:// for the plain loop: a whole run in one process, without a file."""
+"""Runs of the local loop on memory://, in one process and without files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def folder() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-def test_a_run_in_memory_writes_the_bytes_of_one_on_disk(folder: str, tmp_path: Path) -> None:
-    """Read, staged, published, verified; a second run finds nothing to do."""
+def test_a_run_in_memory_writes_the_same_bytes_as_on_disk(folder: str, tmp_path: Path) -> None:
+    """Read, staged, published and verified; a second run has nothing to do."""
     put_input(f"{folder}/in", {})
     put_input(f"{tmp_path}/in", {})
     assert run_fake(fake_plan(f"{folder}/in/**/*.tar", f"{folder}/out", 1)).work == []
@@ -33,8 +33,8 @@ def test_a_run_in_memory_writes_the_bytes_of_one_on_disk(folder: str, tmp_path: 
     assert fake_plan(f"{folder}/in", f"{folder}/out", 1).work == []
 
 
-def test_an_input_in_memory_that_changed_is_noticed(folder: str) -> None:
-    """Its time of writing stands for an etag."""
+def test_a_changed_input_in_memory_is_not_read(folder: str) -> None:
+    """Its write time serves as the etag."""
     put_input(f"{folder}/in", {})
     (shard, _) = fake_plan(f"{folder}/in", f"{folder}/out", 1).work
     assert shard.shard.read()

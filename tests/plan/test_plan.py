@@ -1,4 +1,4 @@
-"""Planning: what cannot run is an error before anything starts; what is done is not done again."""
+"""Planning: a run that cannot work is an error at start-up, and finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Planner = Callable[..., Plan]
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_model_folder: Path) -> Planner:
-    """Plans a run over two shards of two edits each, with some keys set otherwise."""
+    """Plans a run over two shards with two edits each, with some keys overridden."""
     for number in range(2):
         write_shard(tmp_path / f"in/{number}.tar", [raw_sample("a"), raw_sample("b", seed=1)])
 
@@ -50,7 +50,7 @@ def plan(tmp_path: Path, tiny_model_folder: Path) -> Planner:
         ({"model__revision": "main", "model__path": "no/such model"}, ["model.path"]),
     ],
 )
-def test_what_cannot_run_is_an_error_at_the_start(
+def test_a_run_that_cannot_work_is_an_error_at_start_up(
     plan: Planner, overrides: dict, words: list[str]
 ) -> None:
     """Input and model are probed; the message names key and value."""
@@ -60,14 +60,14 @@ def test_what_cannot_run_is_an_error_at_the_start(
         assert word in str(caught.value)
 
 
-def test_output_may_not_hold_the_input(plan: Planner, tmp_path: Path) -> None:
-    """An output folder that is the input folder would be read again by the next run."""
+def test_the_output_must_not_contain_the_input(plan: Planner, tmp_path: Path) -> None:
+    """The next run would read its own output."""
     with pytest.raises(ConfigError, match=r"output\.path"):
         plan(output__path=f"{tmp_path}/in")
 
 
 def test_pickled_weights_are_refused(plan: Planner, tmp_path: Path) -> None:
-    """A model folder without safetensors is refused, with the pickle named."""
+    """The error for a model folder without safetensors names the pickle."""
     folder = tmp_path / "pickled"
     folder.mkdir()
     (folder / "model.ckpt").write_bytes(b"")
@@ -75,8 +75,8 @@ def test_pickled_weights_are_refused(plan: Planner, tmp_path: Path) -> None:
         plan(model__path=str(folder))
 
 
-def test_output_of_another_fingerprint_is_refused_with_the_difference(plan: Planner) -> None:
-    """One output holds one fingerprint; the message names the key and both values."""
+def test_an_output_with_another_fingerprint_is_refused(plan: Planner) -> None:
+    """The message names the key and both values."""
     write_run_folder(plan())
     assert plan(run__layout="fused").fingerprint == plan().fingerprint
     with pytest.raises(ConfigError) as caught:
@@ -85,9 +85,8 @@ def test_output_of_another_fingerprint_is_refused_with_the_difference(plan: Plan
     assert "output.path" in str(caught.value)
 
 
-def test_threads_left_open_are_those_of_the_output(plan: Planner) -> None:
-    """With another layout or other CPUs a run goes on to the same bytes; a given number is asked
-    for all the same."""
+def test_auto_threads_are_those_of_the_resumed_output(plan: Planner) -> None:
+    """Another layout or other CPUs keep the fingerprint; threads set to another number do not."""
     first = plan(run__layout="fused", stages__decode={"cpus": 2})
     assert first.config.stages.mask.threads == first.config.stages.decode.threads == 2
     write_run_folder(first)
@@ -98,8 +97,8 @@ def test_threads_left_open_are_those_of_the_output(plan: Planner) -> None:
         plan(stages__decode={"threads": 1})
 
 
-def test_output_of_unknown_make_is_refused(plan: Planner, tmp_path: Path) -> None:
-    """Markers without a run's record may have been made by anything."""
+def test_an_output_without_a_run_record_is_refused(plan: Planner, tmp_path: Path) -> None:
+    """Its markers may have been made by any run."""
     run_loop(plan())
     (tmp_path / "out/_run/run.json").unlink()
     with pytest.raises(ConfigError, match=r"run\.json"):
@@ -107,7 +106,7 @@ def test_output_of_unknown_make_is_refused(plan: Planner, tmp_path: Path) -> Non
 
 
 def test_finished_shards_are_not_planned_again(plan: Planner, tmp_path: Path) -> None:
-    """After a run nothing is left; a shard that is added is the only work."""
+    """After a run no work is left, except for shards that are added."""
     assert [work.shard.name for work in plan().work] == ["0", "1"]
     assert not run_loop(plan()).work
     write_shard(tmp_path / "in/2.tar", [raw_sample("c")])
@@ -117,7 +116,7 @@ def test_finished_shards_are_not_planned_again(plan: Planner, tmp_path: Path) ->
 
 
 def test_staged_parts_are_not_computed_again(plan: Planner, tmp_path: Path) -> None:
-    """A run that ended between parts computes the missing one only."""
+    """A run that was stopped between parts computes only the missing ones."""
     seen = []
 
     def stop_after_one(result: object) -> None:
@@ -132,14 +131,16 @@ def test_staged_parts_are_not_computed_again(plan: Planner, tmp_path: Path) -> N
 
 
 def test_limit_counts_edits_over_sorted_shards(plan: Planner) -> None:
-    """Three of four edits: all of the first shard and one of the second."""
+    """Three of four edits are all of the first shard and one of the second."""
     work = plan(input__limit=3).work
     assert [(item.shard.name, item.max_edits) for item in work] == [("0", 2), ("1", 1)]
     assert [item.shard.name for item in plan(input__limit=2).work] == ["0"]
 
 
-def test_run_folder_holds_config_fingerprint_and_no_secret(plan: Planner, tmp_path: Path) -> None:
-    """What made an output stands in it; storage options, which may hold credentials, do not."""
+def test_the_run_folder_records_config_and_fingerprint_but_no_secrets(
+    plan: Planner, tmp_path: Path
+) -> None:
+    """storage_options may hold credentials and are not recorded."""
     made = plan(output__storage_options={"auto_mkdir": True})
     write_run_folder(made)
     record = json.loads((tmp_path / "out/_run/run.json").read_text())

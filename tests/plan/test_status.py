@@ -1,4 +1,4 @@
-"""What an output says of itself, and of input that is no longer what it was made from."""
+"""The status of an output, and warnings about inputs that have changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> str:
 
 @pytest.fixture
 def output(shards: str, tmp_path: Path) -> Store:
-    """An output with one shard done, one staged in part, one to do."""
+    """An output with one shard done, one partly staged, and one to do."""
     plan = fake_plan(shards, f"{tmp_path}/out")
     run_fake(plan, failing=["bad"])
     store = plan.output
@@ -40,8 +40,8 @@ def output(shards: str, tmp_path: Path) -> Store:
     return store
 
 
-def test_status_tells_done_staged_and_to_do(output: Store) -> None:
-    """From storage alone, with the failed rows of what is published."""
+def test_status_counts_done_staged_and_to_do(output: Store) -> None:
+    """It needs only storage; failed rows of published shards are counted."""
     status = read_status(output)
     assert status.states == {"done": 1, "staged": 1, "to do": 1}
     done, staged, to_do = status.shards
@@ -54,7 +54,7 @@ def test_status_tells_done_staged_and_to_do(output: Store) -> None:
 
 
 def test_status_prints_a_table_or_json(output: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both say the same; options for the store are taken."""
+    """Both have the same content; storage options are accepted."""
     assert main(["status", output.url, "--json", "--storage-option", "auto_mkdir=true"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["states"] == {"done": 1, "staged": 1, "to do": 1}
@@ -66,10 +66,10 @@ def test_status_prints_a_table_or_json(output: Store, capsys: pytest.CaptureFixt
     assert "1 failed edits" in printed
 
 
-def test_status_of_no_output_is_one_line(
+def test_status_without_an_output_is_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder without a run, and a url that is refused."""
+    """So is verify of a refused url."""
     assert main(["status", f"{tmp_path}/nowhere"]) == 2
     assert capsys.readouterr().err.strip() == (
         f"overpaint: {tmp_path}/nowhere: no run has written here"
@@ -78,35 +78,35 @@ def test_status_of_no_output_is_one_line(
     assert "pipe: urls" in capsys.readouterr().err
 
 
-def test_a_marker_that_cannot_be_read_is_a_remark(output: Store) -> None:
-    """Status goes on; verify is the audit."""
+def test_status_reports_a_marker_that_cannot_be_read(output: Store) -> None:
+    """Status continues; ``verify`` is the audit."""
     output.put("0_stats.json", b"{")
     assert read_status(output).shards[0].problem == "the marker cannot be read"
 
 
 def test_inputs_are_recorded_without_credentials(output: Store, shards: str) -> None:
-    """Name, url, size and etag of every shard, and nothing else."""
+    """Each entry has name, url, size and etag, and nothing else."""
     entries = json.loads(output.get("_run/inputs.json"))
     assert [entry["name"] for entry in entries] == ["0", "1", "2"]
     assert {tuple(sorted(entry)) for entry in entries} == {("etag", "name", "size", "url")}
     assert entries[0]["size"] == os.path.getsize(entries[0]["url"])
 
 
-def test_more_shards_are_recorded_and_gone_ones_forgotten(
+def test_inputs_json_gains_new_shards_and_drops_removed_ones(
     shards: str, output: Store, tmp_path: Path
 ) -> None:
-    """Each run replaces the list; what the output holds something of stays in it."""
+    """A removed shard stays recorded if the output holds anything of it."""
     write_shard(tmp_path / "in/3.tar", [raw_sample("c")])
-    for number in (0, 2):  # 0 is published, of 2 there is nothing
+    for number in (0, 2):  # 0 is published; the output holds nothing of 2
         (tmp_path / f"in/{number}.tar").unlink()
     write_run_folder(fake_plan(shards, output.url))
     assert list(saved_inputs(output)) == ["0", "1", "3"]
 
 
-def test_a_changed_input_of_a_published_shard_is_named(
+def test_a_changed_input_of_a_published_shard_has_a_warning(
     shards: str, output: Store, tmp_path: Path
 ) -> None:
-    """It is named again by every run, until its output is computed anew."""
+    """Every run repeats the warning until the shard is recomputed."""
     assert changed_inputs(fake_plan(shards, output.url)) == []
     for number in range(3):
         write_shard(tmp_path / f"in/{number}.tar", [raw_sample("a", ["1"])])

@@ -194,7 +194,9 @@ def test_images_that_were_not_kept_cannot_come_back(planner: Planner, tmp_path: 
     assert not store.list("_rejected/")
     before = {name: store.get(name) for name in store.list()}
     assert preview(store, filtering_of(NONE, keep_rejected=False)).lost == 2
-    with pytest.raises(ConfigError, match="2 edits would pass whose images were not kept"):
+    with pytest.raises(
+        ConfigError, match="2 rejected edits would pass, but their images were not kept"
+    ):
         refilter_output(f"{tmp_path}/out", [], given=[], dropped=[], clear=True, dry_run=False)
     assert {name: store.get(name) for name in store.list()} == before
 
@@ -211,7 +213,7 @@ def test_the_command_changes_what_it_names(
     assert {name: store.get(name) for name in store.list()} == before
     assert refilter_output(f"{tmp_path}/out", [], **arguments, dry_run=False) == 0  # type: ignore[arg-type]
     printed = capsys.readouterr().out
-    assert "2 shards published anew, 0 problems" in printed
+    assert "2 shards published again, 0 problems" in printed
     assert f"report: {tmp_path}/out/_run/report.html (" in printed
     in_force = read_filters(store)
     assert in_force is not None
@@ -252,15 +254,13 @@ def test_changes_replace_the_bound_of_the_same_side() -> None:
     ]
     assert changed_filters(current, dropped=["score_mask_area"]) == ["edit_rms > 0.1"]
     assert changed_filters(current, given=["edit_rms > 0.2"], clear=True) == ["edit_rms > 0.2"]
-    with pytest.raises(ValueError, match="no filter on 'lpips' is in force; filtered by are: edit"):
+    with pytest.raises(ValueError, match="on 'lpips' is in force; there are filters on: edit_rms"):
         changed_filters(current, dropped=["lpips"])
 
 
 def test_progress_counts_what_is_published(planner: Planner) -> None:
     """What the driver hears of a part has the filters applied."""
     heard: list[dict[str, int]] = []
-    with mock.patch(
-        "pipeline.execution.local_loop.load_fused", return_value={"decode": with_areas}
-    ):
+    with mock.patch("pipeline.stages.build.load_fused", return_value={"decode": with_areas}):
         run_loop(planner("out", TINY), lambda result: heard.append(result.counts))
     assert sum(counts.get("rejected", 0) for counts in heard) == 5

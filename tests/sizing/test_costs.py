@@ -1,4 +1,4 @@
-"""What an output says of the costs of its edits."""
+"""The costs of edits that an output records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.samples import raw_sample, write_shard
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Four shards of three edits, the first two published, of the third one part of two staged."""
+    """Four shards of three edits: two are published, the third has one of two parts staged."""
     for number in range(4):
         samples = [raw_sample("a", ["1", "2"], seed=number), raw_sample("b", ["3"], seed=number)]
         write_shard(tmp_path / f"in/{number}.tar", samples)
@@ -33,7 +33,7 @@ def seconds_of(plan: Plan, step: str) -> float:
 
 
 def test_a_resumed_run_needs_no_calibration(plan: Plan) -> None:
-    """The markers' seconds over their edits."""
+    """Its costs are the markers' seconds divided by their edits."""
     costs = known_costs(plan)
     assert costs is not None
     assert (costs.source, costs.edits) == ("markers", 6)
@@ -41,8 +41,8 @@ def test_a_resumed_run_needs_no_calibration(plan: Plan) -> None:
     assert costs.seconds["read"] == pytest.approx(seconds_of(plan, "read") / 6)
 
 
-def test_edits_left_are_told_by_the_size_of_their_shards(plan: Plan) -> None:
-    """Six in two shards of one size: three in each of two more, without the part that is staged."""
+def test_the_edits_left_are_estimated_from_shard_sizes(plan: Plan) -> None:
+    """Three edits per shard as in the published ones, minus the two of the staged part."""
     costs = known_costs(plan)
     assert costs is not None
     assert len(plan.work) == 2
@@ -50,8 +50,8 @@ def test_edits_left_are_told_by_the_size_of_their_shards(plan: Plan) -> None:
     assert estimated_edits(plan, Costs("evaluations", {})) is None
 
 
-def test_a_calibration_is_kept_and_comes_first(plan: Plan) -> None:
-    """It knows memory and sizes; bytes that are none are passed over."""
+def test_a_calibration_is_kept_and_preferred_to_markers(plan: Plan) -> None:
+    """It has memory and sizes too; an invalid calibration file is ignored."""
     measured = Costs("calibration", {"decode": 1.5}, 8, peak_bytes={"decode": 7}, device="cpu")
     plan.output.put(COSTS_FILE, measured.to_json())
     assert known_costs(plan) == measured
@@ -61,7 +61,7 @@ def test_a_calibration_is_kept_and_comes_first(plan: Plan) -> None:
     assert again.source == "markers"
 
 
-def test_a_new_output_says_nothing(tmp_path: Path) -> None:
-    """Then the plan measures, or counts."""
+def test_a_new_output_has_no_costs(tmp_path: Path) -> None:
+    """Then the plan calibrates, or counts network evaluations."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["1"])])
     assert known_costs(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")) is None

@@ -1,4 +1,4 @@
-"""What a plan expects of a run: sizes, layout, rate, hours, money, and what it warns of."""
+"""The estimate of a run: sizes, layout, rate, hours, money, and warnings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
 from pipeline.sizing.pools import Node, PoolsDoNotFitError
 from pipeline.sizing.warnings import plan_warnings
 
-# SD 1.5 on a GPU: seconds an edit, 40 GB of it in use at 32 rows.
+# SD 1.5 on a GPU: seconds per edit; decoding uses 40 GB at 32 rows.
 GPU = Costs(
     source="calibration",
     seconds={"mask": 0.14, "encode": 0.29, "decode": 0.57, "prepare": 0.01, "finish": 0.03},
@@ -43,8 +43,8 @@ def warned(config: Config, device: str, costs: Costs, nodes: list[Node], shards:
     return "\n".join(plan_warnings(expected, chosen, device, costs, nodes, shards))
 
 
-def test_pools_left_open_take_the_gpus_by_cost() -> None:
-    """Eight GPUs: 1, 3 and 4, and the masks bound the rate with 1 / 0.14 no more than the rest."""
+def test_pools_of_auto_size_share_the_gpus_by_cost() -> None:
+    """Eight GPUs are split 1 : 3 : 4; the decode pool, at 4 / 0.57 images/s, is the slowest."""
     expected = estimate(config(), "cuda", GPU, EIGHT, 10_000)
     assert (expected.layout, expected.sizes) == ("pools", {"mask": 1, "encode": 3, "decode": 4})
     assert expected.images_per_s == pytest.approx(4 / 0.57)
@@ -55,8 +55,8 @@ def test_pools_left_open_take_the_gpus_by_cost() -> None:
     assert chosen.stages.decode.actors == 4
 
 
-def test_the_faster_layout_is_taken_where_it_is_left_open() -> None:
-    """Fused loses nothing to rounding: eight GPUs give eight a second. By hand, pools stay."""
+def test_layout_auto_takes_the_faster_layout() -> None:
+    """Fused loses nothing to rounding: eight GPUs give eight images/s. A set layout is kept."""
     free = estimate(config(run={"layout": "auto"}), "cuda", GPU, EIGHT, 10_000)
     assert (free.layout, free.sizes) == ("fused", {"fused": 8})
     assert free.images_per_s == pytest.approx(8.0)
@@ -64,8 +64,8 @@ def test_the_faster_layout_is_taken_where_it_is_left_open() -> None:
     assert "run.layout=fused" in warned(config(), "cuda", GPU, EIGHT)
 
 
-def test_one_gpu_is_fused_where_the_layout_is_left_open() -> None:
-    """Three whole actors do not fit on it; asked for by name, that is an error."""
+def test_layout_auto_is_fused_on_one_gpu() -> None:
+    """Three actors with a whole GPU each do not fit; run.layout=pools is an error then."""
     one = [Node(8, 1, 1e11, 1e11)]
     free = estimate(config(run={"layout": "auto"}), "cuda", GPU, one, 100)
     assert (free.layout, free.sizes) == ("fused", {"fused": 1})
@@ -74,7 +74,7 @@ def test_one_gpu_is_fused_where_the_layout_is_left_open() -> None:
 
 
 def test_cpus_bound_the_rate() -> None:
-    """Two cores and 0.8 s of work an edit: 2.5 a second, however many actors there are."""
+    """Cores divided by 0.8 s of work per edit bound the rate, however many actors there are."""
     many = {name: {"actors": 2} for name in ("mask", "encode", "decode")}
     for stages in (None, many):
         expected = estimate(config(stages), "cpu", CPU, [Node(2.5)], 100)
@@ -86,8 +86,8 @@ def test_cpus_bound_the_rate() -> None:
     }
 
 
-def test_hours_and_money_are_of_all_gpus_of_the_cluster() -> None:
-    """Loading, the first part's way, then edits over the rate; idle GPUs are paid as well."""
+def test_hours_and_money_count_all_gpus_of_the_cluster() -> None:
+    """Loading, the first part, then edits at the rate; idle GPUs are paid for as well."""
     expected = estimate(
         config(report={"price_per_device_hour": 2.5}), "cuda", GPU, EIGHT, 1_000_000
     )
@@ -98,19 +98,19 @@ def test_hours_and_money_are_of_all_gpus_of_the_cluster() -> None:
 
 
 def test_without_measurements_sizes_come_from_network_evaluations() -> None:
-    """The paper's settings: 20, 40 and 80 evaluations. Nothing is said of seconds."""
+    """The paper's settings take 20, 40 and 80 evaluations; rate and time stay unknown."""
     assert evaluations(config().method) == {"mask": 20, "encode": 40, "decode": 80}
     expected = estimate(config(), "cuda", counted_costs(config()), EIGHT, 100)
     assert expected.sizes == {"mask": 1, "encode": 2, "decode": 4}
     assert expected.images_per_s is expected.wall_s is None
 
 
-def test_the_largest_micro_batch_that_fits_is_named() -> None:
-    """Decoding took 36 GB over the weights for 32 rows; of 60 GB there is room for 53."""
+def test_the_largest_micro_batch_that_fits_is_recommended() -> None:
+    """Decoding took 36 GB next to the weights for 32 rows, so 60 GB have room for 53."""
     expected = estimate(config(), "cuda", GPU, EIGHT, 100)
     assert expected.micro_batch == {"mask": 64, "encode": 128, "decode": 32}
     half = {name: {"actors": 1, "gpus": 0.5, "micro_batch": 32} for name in AUTO}
-    assert "stages.decode.micro_batch=32 will hardly fit: 16" in warned(
+    assert "stages.decode.micro_batch=32 will probably not fit into GPU memory; 16" in warned(
         config(half), "cuda", GPU, EIGHT
     )
 
@@ -118,10 +118,10 @@ def test_the_largest_micro_batch_that_fits_is_named() -> None:
 @pytest.mark.parametrize(
     ("part_size", "silence_s"), [(1, 600.0), (200, 10 * 200 * 0.57), (100_000, 3600.0)]
 )
-def test_a_worker_is_hung_after_ten_times_what_its_part_takes(
+def test_a_worker_counts_as_hung_after_ten_times_the_time_of_a_part(
     part_size: int, silence_s: float
 ) -> None:
-    """Between ten minutes and the hour that holds where nothing was measured."""
+    """The limit is at least ten minutes and at most one hour; without measurements one hour."""
     run = {"part_size": part_size}
     assert estimate(config(run=run), "cuda", GPU, EIGHT, 1).silence_s == pytest.approx(silence_s)
     counted = counted_costs(config(run=run))
@@ -133,38 +133,38 @@ def test_a_worker_is_hung_after_ten_times_what_its_part_takes(
     [
         ({}, {}, GPU, EIGHT, 1, "5 GPUs of the cluster have no actor"),
         (None, {}, GPU, [replace(EIGHT[0], object_store_bytes=1e9)], 1, "parts in flight may take"),
-        (None, {"part_timeout_s": 30}, GPU, EIGHT, 1, "part_timeout_s=30: a step on a part takes"),
+        (None, {"part_timeout_s": 30}, GPU, EIGHT, 1, "part_timeout_s=30: the slowest stage takes"),
         (None, {"shards_per_wave": 2}, GPU, EIGHT, 100, "a wave of run.shards_per_wave=2"),
     ],
 )
-def test_it_warns_before_it_spends(
+def test_plan_warnings_name_settings_that_waste_time(
     stages: Any, run: Any, costs: Costs, nodes: list[Node], shards: int, words: str
 ) -> None:
-    """Idle GPUs, a small object store, a limit that ends healthy workers, waves too short."""
+    """Idle GPUs, a small object store, a time limit that kills healthy workers, short waves."""
     said = warned(config(stages, run=run), "cuda", costs, nodes, shards)
     assert words in said
     assert words not in warned(config(run={"part_size": 32}), "cuda", GPU, EIGHT)
 
 
-def test_host_memory_of_all_actors_is_added_up() -> None:
-    """Four actors of 2 GB on a machine with 6."""
+def test_the_memory_of_all_actors_is_added_up() -> None:
+    """Four actors with 2 GB each do not fit a machine with 6 GB."""
     costs = replace(CPU, peak_bytes={"decode": 2_000_000_000})
-    assert "4 actors of 2.0 GB each" in warned(config(), "cpu", costs, [Node(2.5, 0, 6e9)])
-    assert "actors of" not in warned(config(), "cpu", costs, [Node(2.5, 0, 9e9)])
+    assert "4 actors with 2.0 GB each" in warned(config(), "cpu", costs, [Node(2.5, 0, 6e9)])
+    assert "actors with" not in warned(config(), "cpu", costs, [Node(2.5, 0, 9e9)])
 
 
-def test_expected_and_actual_stand_side_by_side() -> None:
-    """The summary's ratio; null where either is not known."""
+def test_the_summary_compares_the_estimate_with_the_actual_rate() -> None:
+    """The ratio is None if either rate is not known."""
     expected = Estimate("fused", {"fused": 1}, {"fused": 1.0}, images_per_s=4.0)
-    assert expected.compared_with(3.0)["ratio"] == pytest.approx(0.75)
-    assert expected.compared_with(None)["ratio"] is None
-    assert replace(expected, images_per_s=None).compared_with(3.0)["ratio"] is None
+    assert expected.compared_with(3.0).ratio == pytest.approx(0.75)
+    assert expected.compared_with(None).ratio is None
+    assert replace(expected, images_per_s=None).compared_with(3.0).ratio is None
 
 
-def test_threads_without_cores_are_warned_of() -> None:
-    """Three actors of four threads on four CPUs wait for each other; on cores of their own not."""
+def test_threads_without_reserved_cores_have_a_warning() -> None:
+    """Three actors with four threads on four CPUs slow each other down."""
     fixed = {"mask": {"threads": 4}}
-    assert "3 actors of 4 threads each are more than the 4 CPUs" in warned(
+    assert "3 actors with 4 threads each need more than the 4 CPUs" in warned(
         config(fixed), "cpu", CPU, [Node(4)]
     )
     assert "threads" not in warned(config(fixed), "cpu", CPU, [Node(12)])
@@ -175,7 +175,7 @@ def test_threads_without_cores_are_warned_of() -> None:
 
 @pytest.mark.parametrize("layout", ["pools", "fused"])
 def test_threads_of_all_actors_fit_the_machine(layout: str) -> None:
-    """Where pools are left open, actors times threads are at most the CPUs."""
+    """For pools of auto size, actors times threads are at most the number of CPUs."""
     owned = {name: {"cpus": 2, "actors": "auto"} for name in ("mask", "encode", "decode")}
     tree = config(owned, run={"layout": layout})
     expected = estimate(tree, "cpu", CPU, [Node(16)], 1000)

@@ -11,10 +11,11 @@ import torch
 from diffusers import DDIMScheduler
 
 from pipeline.config.config import Config, Model
-from pipeline.config.stages import Stage
+from pipeline.config.stages import STAGES, Stage
+from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Part, Status
-from pipeline.stages.build import STAGES, load_fused, load_stage, run_parts
+from pipeline.stages.build import load_fused, load_stage
 from tests.parts import counted, make_config, make_part, make_prepared, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
@@ -115,9 +116,10 @@ def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
 
 
 def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
-    """run_parts runs all stages over each part."""
-    config = with_model(make_config(), tiny_model_folder)
-    parts = run_parts(config, [make_part(make_prepared(n)) for n in range(2)])
+    """All stages of a method take a part from prepared images to edited ones."""
+    stages = load_fused(with_model(make_config(), tiny_model_folder), "cpu")
+    operators = [Operator(name, stage) for name, stage in stages.items()]
+    parts = [compute_part(make_part(make_prepared(n)), operators) for n in range(2)]
     assert all(part.edits[0].image is not None for part in parts)
 
 

@@ -33,7 +33,7 @@ def test_texts_read_alike_are_unchanged(
         (sample,) = masked(tiny_model, make_prepared(0, edit_text), rule=rule, floor=floor)
         (edit,) = sample.edits
         assert (edit.status, edit.stage) == (Status.UNCHANGED, "mask")
-        assert edit.message == "the model reads the two texts alike: nothing to edit"
+        assert edit.message == "the model does not distinguish the two texts: nothing to edit"
         assert not edit.mask.any()
         assert not edit.difference.any()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.execution.operators import guarded
+from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import build_stage
@@ -77,7 +77,7 @@ def test_a_starved_network_gives_the_same_images_and_a_note(
     in_flight = [edit.pending for edit in part.edits]
     with monkeypatch.context() as patch:
         starve(model, network, 1, patch)
-        part = guarded(stage, build_stage(CONFIG, stage, model), part)
+        part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
     assert part.halvings == {stage: 1}
     note = f"{stage}: out of memory; computed with micro_batch 1 instead of 2"
     assert [note in edit.notes for edit in part.edits] == in_flight
@@ -117,7 +117,7 @@ def test_what_fits_at_no_size_fails_its_part_with_the_reason(
     model, part = tiny_model.with_micro_batch(2), Part.from_bytes(before[stage])
     pending = [edit.pending for edit in part.edits]
     starve(model, network, 0, monkeypatch)
-    part = guarded(stage, build_stage(CONFIG, stage, model), part)
+    part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
     for edit, was_pending in zip(part.edits, pending, strict=True):
         if not was_pending:
             assert edit.status == Status.UNCHANGED
@@ -137,6 +137,6 @@ def test_memory_that_runs_out_between_the_networks_fails_the_part(
 
     text = type("Text", (), {"encode": staticmethod(encode)})()
     stage = build_stage(CONFIG, "encode", replace(tiny_model, text=text))
-    part = guarded("encode", stage, Part.from_bytes(before["encode"]))
+    part = compute_part(Part.from_bytes(before["encode"]), [Operator("encode", stage)])
     assert {edit.error for edit in part.edits if edit.status == Status.FAILED} == {"OutOfMemory"}
     assert part.halvings == {}

@@ -176,7 +176,7 @@ def test_what_cannot_work_is_refused(tiny_model: LatentDiffusion) -> None:
     for family in ("stable-diffusion-xl", "stable-diffusion-3"):
         other = replace(tiny_model.info, family=family)
         check_suits(other, plain)
-        with pytest.raises(ValueError, match=r"decode.region='box': not for .*region: full"):
+        with pytest.raises(ValueError, match=r"region='box': not supported for .*region: full"):
             check_suits(other, box)
     check_suits(tiny_model.info, make_config(name="imagic"))
     with pytest.raises(ValueError, match=r"decode.region='box': imagic allows 'full'"):

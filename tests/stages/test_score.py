@@ -15,7 +15,7 @@ from pipeline.config.load import ConfigError, parse_config
 from pipeline.config.method import Composite
 from pipeline.execution.local_loop import run_loop
 from pipeline.images.composite import composite, mask_of
-from pipeline.models.scorers import Judged
+from pipeline.models.scorers import EditToScore
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
 from pipeline.stages.score import ScoreStage
@@ -33,7 +33,7 @@ class Spy:
     def __init__(self, *values: float) -> None:
         self.values = values
 
-    def __call__(self, before: Sequence[np.ndarray], edits: Sequence[Judged]) -> list[dict]:
+    def __call__(self, before: Sequence[np.ndarray], edits: Sequence[EditToScore]) -> list[dict]:
         self.before, self.edits = before, edits
         return [{"lpips": value} for value, _ in zip(self.values, edits, strict=True)]
 

@@ -1,8 +1,8 @@
-"""Mutated samples through read, prepare and finish; prints what became of them.
+"""Runs mutated samples through read, prepare and finish; prints counts of the outcomes.
 
     python -m tests.steps.fuzz_samples NUM_SAMPLES
 
-Everything is drawn from a seed. A process of its own, so that the memory it takes can be told.
+Everything is drawn from a seed. It runs as its own process, to measure its memory.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Part, Status
-from pipeline.steps.finish import finish
 from pipeline.steps.prepare import prepare
 from pipeline.steps.read import plan_parts, read_shard, split_key
 from pipeline.storage.archive import split_at_first_dot
-from tests.committing import SIZE, invert, make_config, make_context
+from tests.committing import SIZE, invert, make_config, make_context, table_of
 from tests.samples import declared_png, pixels
 
 PER_SHARD = 50
 MAX_PIXELS = 10**6
 CONFIG = Input(shards="x", image=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "ppm"])
-Members = list[tuple[bytes, bytes]]  # names as they stand in the tar, which need not be UTF-8
+Members = list[tuple[bytes, bytes]]  # (name, content); names need not be UTF-8
 
 
 def samples() -> list[bytes]:
-    """Files of every format and mode, none of them damaged yet."""
+    """Undamaged files of every format and mode."""
     image = Image.fromarray(pixels(1, 24, 32))
     alpha = image.copy()
     alpha.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -60,8 +59,8 @@ def samples() -> list[bytes]:
         declared_png(20_000, 20_000),
         declared_png(1, 2**31 - 1),
         declared_png(0, 0),
-        _saved(Image.new("1", (999, 1000)), "PNG"),  # 250 bytes, all the pixels that are allowed
-        _saved(Image.new("L", (4000, 4000)), "PNG"),  # and sixteen times as many
+        _saved(Image.new("1", (999, 1000)), "PNG"),  # 250 bytes with the most pixels allowed
+        _saved(Image.new("L", (4000, 4000)), "PNG"),  # sixteen times as many
     ]
 
 
@@ -82,7 +81,7 @@ KEYS = (
     "-rf", "~", ".hidden", "a/.b", "a//b", "con", "🐈" * 50, "k" * 200, "d/" * 40 + "k",
     "\u202egpj", "__key__",
 )  # fmt: skip
-NAME_BYTES = (b"\xff\xfe", b"\xc3", b"\xed\xa0\x80")  # no UTF-8
+NAME_BYTES = (b"\xff\xfe", b"\xc3", b"\xed\xa0\x80")  # not UTF-8
 TEXTS = (
     b"", b" ", b"\n\n", b"\xff\xfe\x00a", b"\xef\xbb\xbfa dog", b"a\0b", b"\xed\xa0\x80",
     b"a\r\nb\rc", "猫\u2028\u202e".encode(), b"dog " * 5000, b"x" * 50_000, b"a\n" * 70,
@@ -101,10 +100,10 @@ OTHERS = ("pkl", "pyd", "npy", "cls", "mask.png", "edit.txt", "", "a.b.c", "_x",
 
 
 def sample(rng: np.random.Generator, number: int, files: list[bytes]) -> Members:
-    """The members of one sample, in one of many ways wrong, or in none."""
+    """The members of one sample, with seeded faults or none."""
 
-    def one_of(things: Any) -> Any:
-        return things[int(rng.integers(len(things)))]
+    def one_of(options: Any) -> Any:
+        return options[int(rng.integers(len(options)))]
 
     key = f"{number:06d}".encode()
     if rng.random() < 0.2:
@@ -127,7 +126,7 @@ def sample(rng: np.random.Generator, number: int, files: list[bytes]) -> Members
 
 
 def damaged(rng: np.random.Generator, data: bytes) -> bytes:
-    """Half of the time as it is; else cut, flipped, filled, doubled, or with bytes put in."""
+    """The data, half of the time unchanged, or cut, flipped, filled, repeated or extended."""
     changed = bytearray(data)
     if not data or rng.random() < 0.5:
         return data
@@ -158,7 +157,7 @@ def tar_of(members: Members) -> bytes:
 
 
 def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
-    """Every sample of a shard becomes rows with a status. Returns their number."""
+    """Checks that every sample of a shard becomes rows with a status; returns their number."""
     contents = read_shard(tar, CONFIG)
     num_rows, seen = 0, set()
     for index, chunk in enumerate(plan_parts(contents.samples, 64)):
@@ -167,7 +166,7 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
             part, size=SIZE, resize="crop", resolution="model", max_pixels=MAX_PIXELS,
             suffixes=CONFIG.image,
         )  # fmt: skip
-        table = finish(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
+        table = table_of(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
         for row in table.to_pylist():
             check_row(row)
             outcomes[f"{row['stage']}: {row['error']}" if row["error"] else row["status"]] += 1
@@ -194,9 +193,9 @@ CONTEXT = make_context(make_config())
 
 
 def peak_bytes() -> int:
-    """The most memory that this program has had resident.
+    """The most resident memory that this process has had.
 
-    Not getrusage's: that one counts what the parent held when it started this process (Linux).
+    On Linux, getrusage also counts the parent's memory at the start of this process.
     """
     status = Path("/proc/self/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
@@ -204,7 +203,7 @@ def peak_bytes() -> int:
 
 
 def main(num_samples: int) -> dict[str, Any]:
-    """JSON-able: samples, rows, outcomes by kind, and bytes of memory above the start."""
+    """JSON-able: samples, rows, outcomes by kind, and memory growth in bytes."""
     rng, files = np.random.default_rng(0), samples()
     outcomes: Counter[str] = Counter()
     num_rows = num_found = 0
@@ -218,7 +217,7 @@ def main(num_samples: int) -> dict[str, Any]:
         names = [split_key(name.decode("utf-8", "surrogateescape"), CONFIG) for name, _ in members]
         num_found += len({key for key, suffix in names if key is not None and suffix is not None})
         num_rows += check_shard(tar, outcomes)
-        if start == 10 * PER_SHARD:  # libraries are loaded, pools of memory are there
+        if start == 10 * PER_SHARD:  # by now libraries are loaded and memory pools are filled
             gc.collect()
             rss_start = process.memory_info().rss
     gc.collect()

@@ -25,9 +25,8 @@ from pipeline.images.composite import (
 )
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.records.rows import STAGED_SCHEMA
-from pipeline.steps.finish import finish
 from pipeline.steps.output_keys import output_key, output_suffix
-from tests.committing import SIZE, invert, make_config, make_context, prepared
+from tests.committing import SIZE, invert, make_config, make_context, prepared, table_of
 from tests.reference import composite as reference
 from tests.samples import encode, pixels
 
@@ -51,7 +50,7 @@ def finished(
     """The staged rows of one image whose edits invert it."""
     config = make_config(**sections)
     part = invert(prepared(Part("s", 0, 1, [sample]), config))
-    return finish(part, make_context(config, **(context or {}))).to_pylist()
+    return table_of(part, make_context(config, **(context or {}))).to_pylist()
 
 
 def members(row: dict[str, Any]) -> dict[str, bytes]:
@@ -261,14 +260,12 @@ def test_every_edit_has_a_row_whatever_became_of_it() -> None:
     config = make_config()
     part = invert(prepared(Part("s", 0, 1, [sample]), config))
     sample.edits[2].image = None
-    table = finish(part, make_context(config))
+    table = table_of(part, make_context(config))
     assert table.schema.equals(STAGED_SCHEMA)
     rows = table.to_pylist()
     assert [row["status"] for row in rows] == ["edited", "failed", "failed"]
     assert [row["error"] for row in rows] == [None, "EmptyText", "Internal"]
     assert [bool(row["members"]) for row in rows] == [True, False, False]
-    header = json.loads(table.schema.metadata[b"part"])
-    assert (header["num_rows"], header["fingerprint"]) == (3, "f00d")
 
 
 def test_what_fails_here_fails_that_edit_alone() -> None:
@@ -277,7 +274,7 @@ def test_what_fails_here_fails_that_edit_alone() -> None:
     config = make_config()
     part = invert(prepared(Part("s", 0, 1, [sample]), config))
     sample.edits[0].image = np.zeros((3, 5, 3), np.uint8)
-    rows = finish(part, make_context(config)).to_pylist()
+    rows = table_of(part, make_context(config)).to_pylist()
     assert [row["status"] for row in rows] == ["failed", "edited"]
     assert rows[0]["stage"] == "finish"
     assert rows[0]["members"] == []
@@ -290,7 +287,7 @@ def test_a_row_that_failed_here_tells_of_no_image(monkeypatch: pytest.MonkeyPatc
     def full(values: np.ndarray) -> bytes:
         raise OSError("no space")
 
-    monkeypatch.setattr("pipeline.steps.finish.encode_grey", full)
+    monkeypatch.setattr("pipeline.steps.finish.encode_gray", full)
     (row,) = finished(make_prepared())
     assert (row["status"], row["error"], row["members"]) == ("failed", "OSError", [])
     told = ("image_sha256", "width", "height", "mask_box", "output_key")
@@ -322,7 +319,7 @@ def test_files_are_the_same_bytes_each_time(form: str, extra: dict[str, Any]) ->
     for _ in range(2):
         config = make_config(output={"format": form, **extra})
         part = invert(prepared(Part("s", 0, 1, [make_prepared()]), config))
-        tables.append(finish(part, make_context(config)))
+        tables.append(table_of(part, make_context(config)))
     assert tables[0].equals(tables[1])
     image = members(tables[0].to_pylist()[0])[form]
     assert Image.open(io.BytesIO(image)).format == {"jpg": "JPEG"}.get(form, form.upper())
@@ -407,9 +404,9 @@ def test_the_message_is_one_line_of_unicode() -> None:
     """Whatever an exception says can be stored."""
     sample = make_prepared()
     sample.fail("mask", "Odd", "two\n lines \ud800")
-    row = finish(Part("s", 0, 1, [sample]), make_context(make_config())).to_pylist()[0]
+    row = table_of(Part("s", 0, 1, [sample]), make_context(make_config())).to_pylist()[0]
     assert row["message"] == "two lines \\ud800"
-    assert isinstance(finish(Part("s", 0, 1), make_context(make_config())), pa.Table)
+    assert isinstance(table_of(Part("s", 0, 1), make_context(make_config())), pa.Table)
     assert replace(sample, key="x").key == "x"
 
 
@@ -421,7 +418,7 @@ def test_several_edits_at_once_are_those_of_one_at_a_time() -> None:
         samples = [make_prepared(key=key, edits=[Edit(0, "a cat"), Edit(1, "x")]) for key in "abc"]
         part = invert(prepared(Part("s", 0, 1, samples), config))
         part.samples[1].edits[0].image = np.zeros((1, 1, 3), np.uint8)
-        tables.append(finish(part, make_context(config), threads=threads).to_pylist())
+        tables.append(table_of(part, make_context(config), threads=threads).to_pylist())
     assert [row["status"] for row in tables[0]].count("failed") == 1
     assert tables[0] == tables[1]
     assert [(row["key"], row["edit_index"]) for row in tables[1]] == [

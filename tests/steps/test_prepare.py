@@ -174,7 +174,7 @@ def test_a_suffix_may_have_dots_or_name_no_format(suffix: str) -> None:
     decoded, _ = decode_image(encode(pixels(0, 8, 8)), max_pixels=64, suffixes=[suffix])
     assert np.array_equal(np.asarray(decoded), pixels(0, 8, 8))
     if suffix != "img":
-        with pytest.raises(ImageError, match="no image of PNG"):
+        with pytest.raises(ImageError, match="not an image in PNG"):
             decode_image(save(decoded, "GIF"), max_pixels=64, suffixes=[suffix])
 
 
@@ -225,7 +225,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 def test_formats_that_are_not_configured_are_not_tried() -> None:
     """An animated GIF named .png is no image of the configured formats."""
     kind, message = reason(prepare_one(animated("GIF")))
-    assert (kind, message) == ("NotAnImage", "the bytes are no image of JPEG, PNG, WEBP")
+    assert (kind, message) == ("NotAnImage", "the bytes are not an image in JPEG, PNG, WEBP")
 
 
 @pytest.mark.parametrize(

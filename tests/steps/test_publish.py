@@ -1,4 +1,4 @@
-"""The commit: whole shards, written once, the same whatever happened on the way."""
+"""Publishing: whole shards, written once, with the same bytes whatever happens before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> Config:
         tmp_path / "in/0.tar",
         [
             raw_sample("a", ["a cat", "a fox"], seed=1, cls="7"),
-            raw_sample("b", ["a dog"], seed=2),  # equal to its caption
+            raw_sample("b", ["a dog"], seed=2),  # the edit text equals the caption
             raw_sample("dir/c.d", seed=3),
             raw_sample("e", ["1", "2", "3"], seed=4),
         ],
@@ -39,19 +39,18 @@ def config(tmp_path: Path) -> Config:
 
 
 def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Markers without what is measured by the clock; everything else as it is."""
+    """The files; in markers, everything that depends on the clock is removed."""
     stable = dict(files)
     for name in files:
         if name.endswith("_stats.json"):
             marker = json.loads(files[name])
             assert marker.pop("published_at")
-            assert marker["seconds"].pop("finish") >= 0
             stable[name] = json.dumps(marker).encode()
     return stable
 
 
-def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> None:
-    """Tar, Parquet file and marker; parts are gone; the marker counts every row."""
+def test_a_run_leaves_three_objects_per_shard(config: Config, tmp_path: Path) -> None:
+    """Tar, Parquet file and marker stay, parts are gone, and the marker counts every row."""
     store = Store(str(tmp_path / "out"))
     run(config, store)
     assert list(store.list()) == [
@@ -76,7 +75,7 @@ def test_a_job_leaves_three_objects_a_shard(config: Config, tmp_path: Path) -> N
 
 
 def test_bytes_do_not_depend_on_order_or_store(config: Config, tmp_path: Path) -> None:
-    """Parts computed backwards, or put into another kind of store: the same tar and Parquet."""
+    """Parts in reverse order, or another kind of store, give the same tars and Parquet files."""
     run(config, Store(str(tmp_path / "one")))
 
     def backwards(parts: Iterable[Part]) -> Iterable[Part]:
@@ -93,7 +92,7 @@ def test_bytes_do_not_depend_on_order_or_store(config: Config, tmp_path: Path) -
 
 
 def test_an_incomplete_shard_is_not_published(config: Config, tmp_path: Path) -> None:
-    """While a part is missing nothing of the shard is there but its parts."""
+    """While a part is missing, only staged parts of the shard exist."""
     store = Store(str(tmp_path / "out"))
 
     def all_but_one(parts: Iterable[Part]) -> Iterable[Part]:
@@ -102,7 +101,7 @@ def test_an_incomplete_shard_is_not_published(config: Config, tmp_path: Path) ->
     run(config, store, order=all_but_one)
     state = output_state(store)
     assert not state["0"].published
-    assert (state["0"].staged, state["0"].num_parts) == ({0, 2, 3}, 4)
+    assert (set(state["0"].staged), state["0"].num_parts) == ({0, 2, 3}, 4)
     assert state["1"].published
     assert publish_if_complete(store, "0") is None
     assert "0.tar" not in store.list()
@@ -110,8 +109,8 @@ def test_an_incomplete_shard_is_not_published(config: Config, tmp_path: Path) ->
     assert verify(store).problems == []
 
 
-def test_a_torn_publish_heals(config: Config, tmp_path: Path) -> None:
-    """Tar and Parquet without a marker are written again from the parts."""
+def test_a_torn_publish_is_repaired(config: Config, tmp_path: Path) -> None:
+    """A tar and a Parquet file without a marker are written again from the parts."""
     whole, torn = Store(str(tmp_path / "whole")), Store(str(tmp_path / "torn"))
     run(config, whole)
     torn.put("0.tar", b"half a tar")
@@ -121,7 +120,7 @@ def test_a_torn_publish_heals(config: Config, tmp_path: Path) -> None:
 
 
 def test_running_again_changes_no_byte(config: Config, tmp_path: Path) -> None:
-    """A second run finds every marker, markers' times included."""
+    """A second run finds every marker; even their times stay."""
     store = Store(str(tmp_path / "out"))
     run(config, store)
     before = contents(tmp_path / "out")
@@ -129,10 +128,10 @@ def test_running_again_changes_no_byte(config: Config, tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
-def test_finding_parts_gone_means_looking_for_the_marker(
+def test_a_task_whose_parts_are_gone_looks_for_the_marker(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another task publishes while this one reads the parts: its marker is the answer."""
+    """Another task publishes the shard while this one reads the parts."""
     store = Store(str(tmp_path / "out"))
 
     def all_but_last(parts: Iterable[Part]) -> Iterable[Part]:
@@ -140,7 +139,7 @@ def test_finding_parts_gone_means_looking_for_the_marker(
 
     run(config, store, order=all_but_last)
     last = part_name("0", 3, 4)
-    seen = []
+    seen: list[str] = []
 
     def publish_in_between(when: str, operation: str, name: str) -> None:
         if (when, operation, name) == ("before", "get", part_name("0", 2, 4)) and not seen:
@@ -155,7 +154,7 @@ def test_finding_parts_gone_means_looking_for_the_marker(
 
 
 def test_parts_of_two_runs_are_not_mixed(config: Config, tmp_path: Path) -> None:
-    """Parts that count their shard's parts differently end in an error that says what to do."""
+    """Parts with different part counts are an error that says what to do."""
     store = Store(str(tmp_path / "out"))
     store.put(part_name("0", 0, 9), b"x")
     with pytest.raises(ValueError, match="remove _parts/0/"):
@@ -163,12 +162,12 @@ def test_parts_of_two_runs_are_not_mixed(config: Config, tmp_path: Path) -> None
 
 
 def test_shards_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
-    """The parts of a/b are none of a's."""
+    """The parts of shard a/b do not belong to shard a."""
     for name in ("a", "a/b"):
         write_shard(tmp_path / f"in/{name}.tar", [raw_sample(name[-1], ["1", "2", "3"])])
     config = make_config(f"{tmp_path}/in", run={"part_size": 1})
     store = Store(str(tmp_path / "out"))
-    store.put(part_name("a/b", 8, 9), b"in work, by another driver")
+    store.put(part_name("a/b", 8, 9), b"staged by another driver")
     run(make_config(f"{tmp_path}/in/*.tar", run={"part_size": 1}), store)
     assert [name for name in store.list() if name.endswith("_stats.json")] == ["a_stats.json"]
     store.delete(part_name("a/b", 8, 9))
@@ -180,11 +179,11 @@ def test_shards_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Stands in for SIGKILL: nothing catches it."""
 
 
-def test_killed_at_any_storage_call_the_next_run_completes(tmp_path: Path) -> None:
-    """Before and after each call: a second run ends with the bytes of an undisturbed one."""
+def test_a_run_killed_at_any_storage_call_is_completed_by_the_next(tmp_path: Path) -> None:
+    """After a kill before or after each call, a second run ends with the same bytes."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["1", "2"]), raw_sample("b", suffix="jpg")])
     config = make_config(f"{tmp_path}/in/*.tar", run={"part_size": 2})
     calls: list[Any] = []
@@ -214,7 +213,7 @@ def test_killed_at_any_storage_call_the_next_run_completes(tmp_path: Path) -> No
 
 
 def test_webdataset_reads_the_output(config: Config, tmp_path: Path) -> None:
-    """Its own reader finds every edited sample, with image, texts and mask together."""
+    """Its reader finds every edited sample, with image, texts and mask."""
     import webdataset
 
     run(config, Store(str(tmp_path / "out")))
@@ -227,7 +226,7 @@ def test_webdataset_reads_the_output(config: Config, tmp_path: Path) -> None:
 
 
 def test_pyarrow_reads_the_rows(config: Config, tmp_path: Path) -> None:
-    """All Parquet files of an output are one dataset."""
+    """All Parquet files of an output form one dataset."""
     import pyarrow.dataset as ds
 
     run(config, Store(str(tmp_path / "out")))
@@ -239,7 +238,7 @@ def test_pyarrow_reads_the_rows(config: Config, tmp_path: Path) -> None:
 def test_hugging_face_datasets_reads_the_output(
     tmp_path: Path,
 ) -> None:
-    """load_dataset("webdataset", ...), which wants the same members in each sample."""
+    """load_dataset("webdataset", ...) needs the same members in every sample."""
     datasets = pytest.importorskip("datasets")
     write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat", "a fox"]), raw_sample("b")])
     run(make_config(f"{tmp_path}/in/*.tar"), Store(str(tmp_path / "out")))

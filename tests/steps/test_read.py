@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Input
+from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_parts, read_shard
 from pipeline.steps.texts import substituted
@@ -96,14 +96,18 @@ def nested(depth: int) -> str:
         ({"png": IMAGE, "edit__txt": "b"}, "NoCaption", "txt, json:caption"),
         ({"png": IMAGE, "txt": " \n", "edit__txt": "b"}, "NoCaption", "no caption"),
         ({"png": IMAGE, "txt": "a"}, "NoEditText", "edit.txt, json:edits, json:edit"),
-        ({"png": IMAGE, "txt": "a", "edit__txt": "\n \n"}, "NoEditText", "edit.txt is there"),
-        ({"png": IMAGE, "txt": "a", "json": {"edits": []}}, "NoEditText", "json:edits is there"),
+        ({"png": IMAGE, "txt": "a", "edit__txt": "\n \n"}, "NoEditText", "edit.txt is empty"),
+        ({"png": IMAGE, "txt": "a", "json": {"edits": []}}, "NoEditText", "json:edits is empty"),
         ({"png": IMAGE, "txt": "a", "json": {"edits": [1]}}, "BadEditText", "json:edits"),
         ({"png": IMAGE, "txt": b"\xff", "edit__txt": "b"}, "BadText", ".txt is not UTF-8 at"),
-        ({"png": IMAGE, "json": {"caption": 3}}, "BadCaption", "json:caption holds no text"),
+        (
+            {"png": IMAGE, "json": {"caption": 3}},
+            "BadCaption",
+            "json:caption: expected a string, got a number",
+        ),
         ({"png": IMAGE, "json": "{"}, "BadJson", "cannot be read"),
-        ({"png": IMAGE, "json": "[1]"}, "BadJson", "no object but a list"),
-        ({"png": IMAGE, "json": '{"a": NaN}'}, "BadJson", "NaN is no number"),
+        ({"png": IMAGE, "json": "[1]"}, "BadJson", "expected an object, got a list"),
+        ({"png": IMAGE, "json": '{"a": NaN}'}, "BadJson", "NaN is not a JSON number"),
         ({"png": IMAGE, "json": '{"a": 1e999}'}, "BadJson", "too large"),
         ({"png": IMAGE, "json": "[" * 99999}, "BadJson", "nested deeper than 100"),
         ({"png": IMAGE, "json": nested(101)}, "BadJson", "nested deeper than 100"),

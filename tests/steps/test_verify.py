@@ -1,4 +1,4 @@
-"""The audit finds each way in which an output can be wrong, and names it."""
+"""The audit finds every way in which an output can be wrong, and reports it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def test_a_published_output_holds(store: Store) -> None:
-    """No problem, and every row counted by its status."""
+def test_a_published_output_has_no_problems(store: Store) -> None:
+    """Every row is counted by its status."""
     report = verify(store)
     assert report.problems == []
     assert report.counts == {"edited": 2, "failed": 1, "unchanged": 1}
@@ -50,30 +50,30 @@ def test_a_published_output_holds(store: Store) -> None:
 
 
 def mark(store: Store, **changes: Any) -> None:
-    """Writes other values into the marker."""
+    """Changes values in the marker."""
     marker = json.loads(store.get("0_stats.json"))
     store.put("0_stats.json", json.dumps(marker | changes).encode())
 
 
 def replace_object(store: Store, kind: str, data: bytes) -> None:
-    """Another tar or Parquet file, with a marker that agrees."""
+    """Replaces the tar or the Parquet file, with a marker that matches it."""
     store.put(f"0.{kind}", data)
     digest = hashlib.sha256(data).hexdigest()
     mark(store, **{f"{kind}_bytes": len(data), f"{kind}_sha256": digest})
 
 
-def change_members(store: Store, change: Callable[[dict[str, bytes]], None]) -> None:
+def change_members(store: Store, change: Callable[[dict[str, bytes]], object]) -> None:
     members = dict(read_members(store.get("0.tar"))[0])
     change(members)
     replace_object(store, "tar", shard_bytes([members]))
 
 
 def in_force(store: Store, filters: list[str], *, applied: bool = True) -> None:
-    """Says that other filters are in force."""
+    """Records other filters as those in force."""
     store.put(FILTERS_FILE, FiltersInForce(filters, applied).to_json())
 
 
-def change_rows(store: Store, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+def change_rows(store: Store, change: Callable[[list[dict[str, Any]]], object]) -> None:
     rows = pq.read_table(io.BytesIO(store.get("0.parquet"))).to_pylist()
     change(rows)
     table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
@@ -89,25 +89,25 @@ def flip(store: Store, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda s: flip(s, "0.tar"), "0.tar has another sha256"),
-        (lambda s: flip(s, "0.parquet"), "0.parquet has another sha256"),
+        (lambda s: flip(s, "0.tar"), "0.tar does not have the sha256"),
+        (lambda s: flip(s, "0.parquet"), "0.parquet does not have the sha256"),
         (lambda s: s.put("0.tar", s.get("0.tar")[:-512]), "bytes, the marker says"),
         (lambda s: s.delete("0.tar"), "0.tar cannot be read: FileNotFoundError"),
         (lambda s: s.put("0_stats.json", b"{"), "the marker cannot be read"),
         (lambda s: s.put("0_stats.json", b"{}"), "the marker cannot be read"),
-        (lambda s: mark(s, shard="1"), "is that of shard '1'"),
-        (lambda s: mark(s, fingerprint="beef"), "fingerprint beef is not the run's, f00d"),
+        (lambda s: mark(s, shard="1"), "names another shard, '1'"),
+        (lambda s: mark(s, fingerprint="beef"), "fingerprint is beef, the run's is f00d"),
         (lambda s: mark(s, counts={"edited": 9}), "the marker says"),
         (lambda s: s.delete("_run/run.json"), "_run/run.json: missing"),
-        (lambda s: s.put("_run/run.json", b"[]"), "holds no fingerprint"),
+        (lambda s: s.put("_run/run.json", b"[]"), "has no fingerprint"),
         (lambda s: s.delete("_run/filters.json"), "_run/filters.json: missing"),
-        (lambda s: s.put("_run/filters.json", b"[]"), "holds no filters"),
+        (lambda s: s.put("_run/filters.json", b"[]"), "has no filters"),
         (lambda s: in_force(s, [], applied=False), "not applied to all shards yet"),
         (lambda s: in_force(s, ["mask_area >= 2"]), "published with other filters"),
-        (lambda s: in_force(s, ["mask_area >= 2"]), "rows are not as the filters in force"),
-        (lambda s: s.put("_rejected/0.tar", b""), "the marker knows of none"),
+        (lambda s: in_force(s, ["mask_area >= 2"]), "rows do not follow the filters in force"),
+        (lambda s: s.put("_rejected/0.tar", b""), "exists, but the marker does not list it"),
         (lambda s: s.put("stray.tar", b""), "stray.tar: belongs to no published shard"),
-        (lambda s: s.put(part_name("0", 0, 1), b""), "a staged part is left, its shard is pub"),
+        (lambda s: s.put(part_name("0", 0, 1), b""), "leftover staged part (its shard is pub"),
         (lambda s: s.put(part_name("9", 0, 1), b""), "its shard is not published"),
         (lambda s: replace_object(s, "parquet", b"PAR1"), "Parquet file cannot be read"),
         (
@@ -115,7 +115,7 @@ def flip(store: Store, name: str) -> None:
             "another schema",
         ),
         (lambda s: change_rows(s, lambda r: r.append(r[0])), "edit 0 of 'a' has 2 rows"),
-        (lambda s: change_rows(s, lambda r: r[0].update(shard="x")), "a row of shard 'x'"),
+        (lambda s: change_rows(s, lambda r: r[0].update(shard="x")), "names another shard, 'x'"),
         (lambda s: change_rows(s, lambda r: r[0].update(fingerprint="x")), "another fingerprint"),
         (lambda s: change_rows(s, lambda r: r[0].update(status="odd")), "unknown status: odd"),
         (lambda s: change_rows(s, lambda r: r[3].update(error=None)), "failed without a reason"),
@@ -131,19 +131,19 @@ def flip(store: Store, name: str) -> None:
         ),
         (
             lambda s: change_members(s, lambda m: [m.pop(n) for n in list(m) if n[:3] == "a_1"]),
-            "a_1: the row is edited and has no",
+            "a_1: the row is edited, but has no",
         ),
         (lambda s: change_members(s, lambda m: m.update({"z_0.txt": b""})), "z_0: members in"),
         (lambda s: replace_object(s, "tar", s.get("0.tar").rstrip(b"\0")), "the tar is truncated"),
     ],
 )
-def test_what_is_wrong_is_named(store: Store, change: Change, line: str) -> None:
-    """One fault is planted; the audit says it."""
+def test_every_fault_is_reported(store: Store, change: Change, line: str) -> None:
+    """The output has one deliberate fault, and the audit reports it."""
     change(store)
     problems = verify(store).problems
     assert any(line in problem for problem in problems), problems
 
 
-def test_an_empty_output_is_no_success(tmp_path: Path) -> None:
-    """A folder where nothing is published does not pass."""
+def test_an_empty_output_does_not_pass(tmp_path: Path) -> None:
+    """A folder in which nothing is published has a problem."""
     assert verify(Store(str(tmp_path))).problems

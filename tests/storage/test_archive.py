@@ -1,4 +1,4 @@
-"""Damaged tars: all that is readable is read, and nothing is short in silence."""
+"""Damaged tars: every readable member is read, and every loss is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMBERS = dict(read_members(WHOLE)[0])
 
 
 def test_a_whole_archive_has_no_problem() -> None:
-    """All members in their order, and an archive without any."""
+    """Members come in the archive's order; an empty archive is whole too."""
     members, problem = read_members(WHOLE)
     assert [name for name, _ in members[:4]] == ["00.png", "00.txt", "00.edit.txt", "00.cls"]
     assert (len(members), problem) == (16, None)
@@ -25,15 +25,15 @@ def test_a_whole_archive_has_no_problem() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"x" * 5000, WHOLE[:100]])
-def test_what_is_no_tar_has_a_reason(data: bytes) -> None:
-    """Neither an empty file nor a web page is an archive without members."""
+def test_data_that_is_not_a_tar_has_a_problem(data: bytes) -> None:
+    """An empty file or a web page is not an empty archive."""
     members, problem = read_members(data)
     assert members == []
     assert problem is not None
 
 
-def test_every_cut_has_a_reason_and_keeps_what_is_before_it() -> None:
-    """Cut at every block: each member that is there whole is read, and the shortness is said."""
+def test_an_archive_cut_at_any_block_keeps_whole_members_and_has_a_problem() -> None:
+    """Every member before the cut is read, and the cut is reported."""
     archive_end = len(WHOLE.rstrip(b"\0")) // 512 * 512 + 512  # zeros from here on
     for cut in range(0, archive_end + 1, 512):
         members, problem = read_members(WHOLE[:cut])
@@ -48,7 +48,7 @@ def test_every_cut_has_a_reason_and_keeps_what_is_before_it() -> None:
 
 
 def test_a_damaged_header_costs_one_member() -> None:
-    """Reading goes on at the next valid header, where Python's tarfile ends in silence."""
+    """Reading continues at the next valid header, where Python's tarfile stops without an error."""
     with tarfile.open(fileobj=io.BytesIO(WHOLE)) as tar:
         infos = tar.getmembers()
     for damaged in infos:
@@ -59,8 +59,8 @@ def test_a_damaged_header_costs_one_member() -> None:
         assert {name for name, _ in members} == set(MEMBERS) - {damaged.name}
 
 
-def test_flipped_bits_never_raise_and_never_lose_in_silence() -> None:
-    """500 flips at seeded places: a problem is said, or every member is still there."""
+def test_flipped_bits_never_raise_and_every_loss_is_reported() -> None:
+    """After each of 500 seeded bit flips, all members are there or a problem is reported."""
     generator = np.random.default_rng(0)
     for place in generator.integers(0, len(WHOLE), 500):
         data = bytearray(WHOLE)
@@ -69,17 +69,17 @@ def test_flipped_bits_never_raise_and_never_lose_in_silence() -> None:
         assert problem is not None or [name for name, _ in members] == list(MEMBERS), place
 
 
-def test_data_after_the_end_is_no_silence() -> None:
-    """Two archives one after the other: the second is read too, and it is said."""
+def test_data_after_the_end_is_read_and_reported() -> None:
+    """Of two archives one after the other, the second is read too."""
     second = shard_bytes([raw_sample("zz")])
     members, problem = read_members(WHOLE + second)
     assert problem is not None
-    assert "data after it" in problem
+    assert "data after an end-of-archive block" in problem
     assert {name for name, _ in members} > set(MEMBERS)
 
 
-def test_only_regular_members_count() -> None:
-    """Links and folders are ignored: none of them can point out of the archive."""
+def test_only_regular_members_are_read() -> None:
+    """Links and folders are ignored, so none of them can point out of the archive."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for name, kind in (("dir", tarfile.DIRTYPE), ("a.txt", tarfile.SYMTYPE)):
@@ -89,14 +89,14 @@ def test_only_regular_members_count() -> None:
     assert read_members(sink.getvalue()) == ([], None)
 
 
-def test_a_folder_that_webdataset_keeps_for_itself_is_read() -> None:
-    """What lies in __so__/ asks for edits like all else, and would be lost without a row."""
+def test_members_in_webdatasets_metadata_folders_are_read() -> None:
+    """webdataset skips folders named __like_this__; their edits would be lost without a row."""
     names = [name for name, _ in read_members(shard_bytes([{"__a__/b.png": b"x"}]))[0]]
     assert names == ["__a__/b.png"]
 
 
 def test_a_negative_size_does_not_loop() -> None:
-    """CPython before 3.11.14 walks backwards for ever (CVE-2025-8194)."""
+    """CPython before 3.11.14 walks backwards forever (CVE-2025-8194)."""
     info = tarfile.TarInfo("a.txt")
     header = bytearray(info.tobuf())
     header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # base 256: -512
@@ -107,8 +107,8 @@ def test_a_negative_size_does_not_loop() -> None:
     assert problem is not None
 
 
-def test_the_writers_bytes_depend_on_content_alone() -> None:
-    """Equal samples, equal bytes; long and unicode names come back as they were."""
+def test_the_writers_bytes_depend_only_on_the_content() -> None:
+    """Equal samples give equal bytes; long and Unicode names are read back unchanged."""
     key = "ordner/" + "ü" * 150 + "/" + "x" * 120
     written = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""One listing says what is published, what is staged, and what may go."""
+"""One listing gives the state of every shard; a sweep removes only leftovers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipeline.storage.layout import ShardState, output_state, part_name, sweep
 from pipeline.storage.store import Store
 
 
-def test_one_listing_says_where_a_run_stands(tmp_path: Path) -> None:
-    """Markers are published shards, arrows are staged parts, and other objects are neither."""
+def test_one_listing_gives_the_state_of_every_shard(tmp_path: Path) -> None:
+    """Markers are published shards, .arrow files are staged parts, other objects are ignored."""
     store = Store(str(tmp_path))
     for name in ("a.tar", "a.parquet", "a_stats.json", "deep/b.tar", "_run/x_stats.json"):
         store.put(name, b"x")
@@ -22,11 +22,14 @@ def test_one_listing_says_where_a_run_stands(tmp_path: Path) -> None:
     finally:
         Store.hook = None
     assert calls == ["list", "list"]  # before and after the one call
-    assert state == {"a": ShardState(True, {0}, 2), "deep/b": ShardState(False, {1}, 3)}
+    assert state == {
+        "a": ShardState(True, frozenset({0}), 2),
+        "deep/b": ShardState(False, frozenset({1}), 3),
+    }
 
 
-def test_sweeping_takes_only_what_is_done_with(tmp_path: Path) -> None:
-    """Parts of marked shards and probes go; parts of a shard that is in work stay."""
+def test_a_sweep_removes_only_leftovers(tmp_path: Path) -> None:
+    """Parts of published shards and probes are removed; parts of unpublished shards stay."""
     store = Store(str(tmp_path))
     for name in ("a_stats.json", part_name("a", 0, 2), part_name("b", 0, 2), "_run/run.json"):
         store.put(name, b"x")

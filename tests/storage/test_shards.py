@@ -1,4 +1,4 @@
-"""Which tars a run reads, what they are called, and what is refused."""
+"""Which tars a run reads, their names, and which entries are refused."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_a_shard_named_twice_is_read_once(folder: Path) -> None:
     assert names(f"{folder}/a.tar", f"{folder}/[ab].tar") == ["a", "b"]
 
 
-def test_names_stay_when_shards_are_added(folder: Path) -> None:
-    """The name below the pattern's folder does not depend on what else matches."""
+def test_names_do_not_change_when_shards_are_added(folder: Path) -> None:
+    """A name is relative to the pattern's folder, whatever else matches."""
     assert names(f"{folder}/[so]*/*.tar") == ["sub/c"]
     (folder / "other").mkdir()
     (folder / "other" / "d.tar").write_bytes(b"d")
     assert names(f"{folder}/[so]*/*.tar") == ["other/d", "sub/c"]
 
 
-def test_other_schemes_list_alike() -> None:
-    """memory:// stands for buckets: glob, folder and file."""
+def test_shards_on_other_schemes_are_listed_alike() -> None:
+    """memory:// stands in for buckets: glob, folder, braces and file."""
     bucket = f"memory://{uuid.uuid4().hex}/in"
     store = Store(bucket)
     for name in ("00.tar", "01.tar", "deep/02.tar", "readme.md"):
@@ -68,7 +68,7 @@ def test_other_schemes_list_alike() -> None:
     "pattern", ["*.zip", "missing.tar", "{0..3}.tar", "nowhere", "notes.txt", "{a.tar"]
 )
 def test_no_match_names_the_key_the_value_and_what_is_allowed(folder: Path, pattern: str) -> None:
-    """The error can be acted on."""
+    """A pattern without a match is an error that says how to correct it."""
     with pytest.raises(ValueError, match=r"input\.shards: .*allowed is a \.tar") as caught:
         expand_shards(f"{folder}/{pattern}")
     assert str(folder) in str(caught.value)
@@ -81,24 +81,24 @@ def test_commands_are_refused() -> None:
 
 
 def test_names_that_clash_are_an_error(folder: Path) -> None:
-    """Two stores that share no folder may hold the same path."""
+    """Two stores without a common folder may hold the same path."""
     Store(f"memory://{folder}").put("a.tar", b"x")
     with pytest.raises(ValueError, match="both be written as"):
         expand_shards([f"{folder}/a.tar", f"memory://{folder}/a.tar"])
 
 
 def test_names_of_the_outputs_own_folders_are_refused(folder: Path) -> None:
-    """A shard of the name _run/x would lie among the run's records."""
-    with pytest.raises(ValueError, match="belong to the output itself"):
+    """A shard named _run/x would be written among the run's own files."""
+    with pytest.raises(ValueError, match="are reserved for the output itself"):
         expand_shards([f"{folder}/a.tar", f"{folder}/_run/x.tar"])
 
 
-def test_an_output_apart_from_the_input_is_asked_for(folder: Path) -> None:
-    """Equal to the input, around it, or where a later listing would find it: all refused."""
+def test_output_and_input_must_not_overlap(folder: Path) -> None:
+    """An output that is the input, contains it, or lies below an input folder is refused."""
     glob = f"{folder}/*.tar"
     shards = expand_shards(glob)
     for output in (str(folder), str(folder.parent), f"file://{folder}/"):
-        with pytest.raises(ValueError, match=r"output\.path: .* holds the input shard"):
+        with pytest.raises(ValueError, match=r"output\.path: .* contains the input shard"):
             check_output(output, shards, glob)
     check_output(f"{folder}/out", shards, glob)
     with pytest.raises(ValueError, match="read its own output"):
@@ -106,8 +106,8 @@ def test_an_output_apart_from_the_input_is_asked_for(folder: Path) -> None:
     check_output(f"{folder.parent}/input2", shards, str(folder))
 
 
-def test_a_shard_that_changed_is_noticed(folder: Path) -> None:
-    """What is read is what was listed, or an error."""
+def test_a_shard_that_changed_since_its_listing_is_not_read(folder: Path) -> None:
+    """Reading it raises ChangedError."""
     shard = expand_shards(f"{folder}/a.tar")[0]
     (folder / "a.tar").write_bytes(b"another")
     with pytest.raises(ChangedError):
@@ -115,8 +115,8 @@ def test_a_shard_that_changed_is_noticed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
-def test_a_shard_is_the_same_however_it_was_found(scheme: str, tmp_path: Path) -> None:
-    """A glob, a folder and its own name freeze the same size and etag, and each can be read."""
+def test_a_shard_has_one_size_and_etag_however_it_was_listed(scheme: str, tmp_path: Path) -> None:
+    """A glob, a folder and the file's own name give equal records, and each can be read."""
     url = f"{scheme}{tmp_path}/{uuid.uuid4().hex}"
     Store(url).put("a.tar", b"some bytes")
     found = [expand_shards(f"{url}{rest}") for rest in ("/*.tar", "", "/a.tar", "/**/*.tar")]
@@ -127,7 +127,7 @@ def test_a_shard_is_the_same_however_it_was_found(scheme: str, tmp_path: Path) -
 @pytest.mark.parametrize("pattern", ["*.tar", "?.tar", "a[0-9]*.tar", "*", "b*/*.tar", "**/*.tar"])
 @pytest.mark.parametrize("place", ["", "memory://"])
 def test_patterns_match_what_fsspec_matches(pattern: str, place: str, tmp_path: Path) -> None:
-    """Those that are answered by one listing of a folder, and those that fsspec answers."""
+    """This holds for patterns that one listing answers and for those that fsspec expands."""
     root = f"{place}{tmp_path}/in"
     for name in ("a.tar", "a1.tar", "a2b.tar", ".c.tar", "b/a.tar", "b/c/a3.tar", "a9.txt"):
         Store(root).put(name, b"")

@@ -1,4 +1,4 @@
-"""Whole objects: put at once, read to the last byte, tried again where that helps."""
+"""A store writes whole objects, reads them to the last byte, and retries transient errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pickle
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import pytest
 
 from pipeline.storage import retry
 from pipeline.storage.local_folder import LocalFolder, Stat
-from pipeline.storage.retry import StorageError
-from pipeline.storage.store import ChangedError, ShortReadError, Store
+from pipeline.storage.retry import ShortReadError, StorageError
+from pipeline.storage.store import ChangedError, Store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -29,13 +28,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
-    return
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 class Flaky(LocalFolder):
-    """A local folder whose operations raise the errors of a list first."""
+    """A local folder whose ``stat`` first raises the errors of a list."""
 
     def __init__(self, path: str, errors: list[BaseException]) -> None:
         super().__init__(path)
@@ -53,8 +51,8 @@ def flaky(path: Path, errors: list[BaseException]) -> Store:
     return store
 
 
-def test_what_was_put_is_read_again(store: Store) -> None:
-    """A put replaces, a get gives all bytes, also none at all."""
+def test_get_returns_what_was_put(store: Store) -> None:
+    """A put replaces the object; an object may be empty."""
     store.put("a/b.bin", b"first")
     store.put("a/b.bin", b"second")
     store.put("empty", b"")
@@ -65,7 +63,7 @@ def test_what_was_put_is_read_again(store: Store) -> None:
 
 
 def test_listing_is_in_byte_order_with_sizes(store: Store) -> None:
-    """Names come sorted by their bytes and cut to the prefix, whatever the store's own order."""
+    """Names with the prefix are sorted by their bytes, whatever the store's own order."""
     names = ["b.tar", "a/z", "a/_", "a.tar", "Z", "ä", "a/sub/x"]
     for size, name in enumerate(names):
         store.put(name, b"x" * size)
@@ -76,8 +74,8 @@ def test_listing_is_in_byte_order_with_sizes(store: Store) -> None:
     assert store.list("nothing/") == {}
 
 
-def test_put_if_absent_keeps_the_first(store: Store) -> None:
-    """A second put of the same name writes nothing and says so."""
+def test_put_if_absent_keeps_the_first_object(store: Store) -> None:
+    """A second put of the same name writes nothing and returns False."""
     assert store.put_if_absent("x/part", b"first")
     assert not store.put_if_absent("x/part", b"second")
     assert store.get("x/part") == b"first"
@@ -86,7 +84,7 @@ def test_put_if_absent_keeps_the_first(store: Store) -> None:
 
 
 def test_one_of_many_writers_wins(store: Store) -> None:
-    """Sixteen writers of one name: one is told that it wrote, and its bytes are there."""
+    """Of sixteen concurrent writers, one is told that it wrote, and its bytes are stored."""
     start = threading.Barrier(16)
 
     def write(number: int) -> bool:
@@ -99,8 +97,8 @@ def test_one_of_many_writers_wins(store: Store) -> None:
     assert store.get("part") == f"{won.index(True)}".encode() * 1000
 
 
-def test_deleting_twice_is_fine(store: Store) -> None:
-    """A missing object is as good as a deleted one."""
+def test_deleting_a_missing_object_is_no_error(store: Store) -> None:
+    """Two deletes of one object leave the store empty."""
     store.put("a/b", b"x")
     store.delete("a/b")
     store.delete("a/b")
@@ -110,28 +108,28 @@ def test_deleting_twice_is_fine(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "a/./b", "", "a/../../b"])
-def test_names_stay_below_the_store(store: Store, name: str) -> None:
-    """A name that would leave the store's folder is refused before anything is touched."""
+def test_names_that_leave_the_store_are_refused(store: Store, name: str) -> None:
+    """Such a name is refused before any file is touched."""
     with pytest.raises(ValueError, match="below its store"):
         store.put(name, b"x")
 
 
 @pytest.mark.parametrize("url", ["pipe:cat /etc/passwd", "simplecache::s3://b/x"])
 def test_commands_and_chains_are_refused(url: str) -> None:
-    """No url runs a program or stacks file systems."""
+    """No url may run a program or chain file systems."""
     with pytest.raises(ValueError, match="refused"):
         Store(url)
 
 
-def test_options_are_not_shown_and_travel() -> None:
-    """A store's repr holds no credential; pickled, it still has them."""
+def test_storage_options_are_pickled_but_not_shown() -> None:
+    """The repr of a store holds no credentials; its pickle does."""
     store = Store("s3://bucket/out", {"key": "AKIA", "secret": "hush"})
     assert "hush" not in repr(store)
     assert pickle.loads(pickle.dumps(store)).storage_options["secret"] == "hush"
 
 
-def test_files_of_killed_writers_are_no_objects(tmp_path: Path) -> None:
-    """A temporary file is not listed, and is swept once it is old; other files stay."""
+def test_temporary_files_are_not_listed_and_old_ones_are_swept(tmp_path: Path) -> None:
+    """Young temporary files and files with other names stay."""
     store = Store(str(tmp_path))
     store.put("a/x", b"1")
     stale = tmp_path / "a" / f".overpaint-{uuid.uuid4().hex}.tmp"
@@ -146,10 +144,10 @@ def test_files_of_killed_writers_are_no_objects(tmp_path: Path) -> None:
     assert mine.exists()
 
 
-def test_a_failed_local_write_leaves_nothing(
+def test_a_failed_local_write_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a disk is full in the middle, neither the object nor a temporary file is left."""
+    """If the disk fills up, neither the object nor a temporary file is left."""
     store = Store(str(tmp_path))
 
     def full(descriptor: int) -> None:
@@ -161,10 +159,10 @@ def test_a_failed_local_write_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_hard_links_the_store_says_so(
+def test_a_folder_without_hard_links_is_not_conditional(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that cannot link still writes, and is reported as not conditional."""
+    """Such a file system still writes, and ``conditional`` is False."""
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.EPERM, "no links here")
@@ -177,8 +175,8 @@ def test_without_hard_links_the_store_says_so(
     assert not store.conditional
 
 
-def test_transient_errors_are_tried_again(tmp_path: Path) -> None:
-    """Busy servers, broken links and timeouts pass."""
+def test_transient_errors_are_retried(tmp_path: Path) -> None:
+    """A busy server, a reset connection and a timeout are followed by success."""
     errors: list[BaseException] = [
         OSError(errno.EBUSY, "SlowDown"),
         ConnectionResetError(),
@@ -191,15 +189,15 @@ def test_transient_errors_are_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [PermissionError("wrong key"), OSError(errno.ENOSPC, "full")])
-def test_lasting_errors_are_raised_at_once(tmp_path: Path, error: OSError) -> None:
-    """Wrong credentials do not get better by waiting."""
+def test_permanent_errors_are_not_retried(tmp_path: Path, error: OSError) -> None:
+    """Wrong credentials and a full disk are raised at the first attempt."""
     errors: list[BaseException] = [error, error]
     with pytest.raises(type(error)):
         flaky(tmp_path, errors).get("a")
     assert len(errors) == 1
 
 
-def test_retries_end(tmp_path: Path) -> None:
+def test_the_number_of_retries_is_limited(tmp_path: Path) -> None:
     """A store that stays busy ends the call with its own error."""
     errors: list[BaseException] = [OSError(errno.EBUSY, "busy")] * 50
     with pytest.raises(OSError, match="busy"):
@@ -207,11 +205,11 @@ def test_retries_end(tmp_path: Path) -> None:
     assert len(errors) == 50 - retry.ATTEMPTS
 
 
-def test_a_wrong_address_is_soon_given_up_at_the_start() -> None:
-    """Where nobody answers a run's first call; later, or where somebody does, patience is long."""
+def test_the_first_calls_of_a_run_give_up_early_if_nothing_answers() -> None:
+    """Later calls, and first calls that get an error response, have all attempts."""
 
     class EndpointConnectionError(OSError):
-        """As botocore has it."""
+        """Has the name of botocore's error."""
 
     def num_calls(error: OSError, *, first: bool) -> int:
         made = []
@@ -230,10 +228,10 @@ def test_a_wrong_address_is_soon_given_up_at_the_start() -> None:
     assert num_calls(busy, first=True) == retry.ATTEMPTS
 
 
-def test_attempts_that_take_long_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of them, however long one takes; then none is begun after a minute."""
+def test_slow_attempts_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call gets three attempts; after a minute no further attempt starts."""
     clock = [0.0]
-    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def num_calls(takes_s: float) -> int:
         made = []
@@ -253,9 +251,9 @@ def test_attempts_that_take_long_are_fewer(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("code", "transient"), [("RequestTimeout", True), ("BadDigest", True), ("InvalidPart", False)]
 )
-def test_some_errors_of_status_400_pass(code: str, transient: bool) -> None:
-    """S3 says 400 too where a body came slowly or broken."""
-    error = OSError(errno.EINVAL, "as s3fs has it")
+def test_some_errors_of_status_400_are_transient(code: str, transient: bool) -> None:
+    """S3 also answers 400 if a body arrived too slowly or damaged."""
+    error = OSError(errno.EINVAL, "as s3fs raises it")
     error.__cause__ = RuntimeError()
     error.__cause__.response = {  # type: ignore[attr-defined]
         "ResponseMetadata": {"HTTPStatusCode": 400},
@@ -264,17 +262,17 @@ def test_some_errors_of_status_400_pass(code: str, transient: bool) -> None:
     assert retry.is_transient(error) is transient
 
 
-def test_errors_say_what_was_asked(tmp_path: Path) -> None:
-    """A store's own words name neither the call nor the object."""
+def test_errors_name_the_operation_and_the_object(tmp_path: Path) -> None:
+    """The store's own message names neither."""
     errors: list[BaseException] = [OSError(errno.ENOSPC, "full")]
     with pytest.raises(StorageError, match=f"get {tmp_path}/a: .*full"):
         flaky(tmp_path, errors).get("a")
 
 
-def test_a_put_that_is_refused_though_nothing_is_there_is_tried_again(
+def test_a_put_refused_for_an_object_that_does_not_exist_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Taken at its word, such a store would lose the object."""
+    """Otherwise the object would be lost on a store that answers so."""
     store, refusals = Store(str(tmp_path)), [1, 2, 3]
     create = LocalFolder.create
 
@@ -289,23 +287,25 @@ def test_a_put_that_is_refused_though_nothing_is_there_is_tried_again(
     assert store.get("a") == b"x"
     refusals += [1] * 50
     store.delete("a")
-    with pytest.raises(OSError, match="it is not there"):
+    with pytest.raises(OSError, match="exists, but it does not"):
         store.put_if_absent("a", b"x")
 
 
 @pytest.mark.parametrize(
     ("status", "transient"), [(503, True), (429, True), (500, True), (403, False), (412, False)]
 )
-def test_http_status_behind_an_error_counts(status: int, transient: bool) -> None:
-    """s3fs turns unknown codes into EIO; the answer below it says what it was."""
-    error = OSError(errno.EIO, "as s3fs has it")
+def test_the_http_status_behind_an_error_decides(status: int, transient: bool) -> None:
+    """s3fs turns unknown codes into EIO; the response in its cause has the status."""
+    error = OSError(errno.EIO, "as s3fs raises it")
     error.__cause__ = RuntimeError()
     error.__cause__.response = {"ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
     assert retry.is_transient(error) is transient
 
 
-def test_short_reads_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that is cut is read again from zero, and never returned."""
+def test_short_reads_are_retried_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A truncated body is never returned."""
     store = Store(str(tmp_path))
     store.put("a", b"0123456789")
     whole, lengths = LocalFolder.read, [4, 9, 10]
@@ -317,7 +317,7 @@ def test_short_reads_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_changed_object_is_not_read(store: Store) -> None:
-    """An etag from the run's start must still be the object's."""
+    """Its etag (or its size, on a store without etags) must be the listed one."""
     store.put("a", b"one")
     listed = store.stat("a")
     assert store.get("a", listed=listed) == b"one"
@@ -326,12 +326,14 @@ def test_a_changed_object_is_not_read(store: Store) -> None:
     store.put("a", b"two")
     with pytest.raises(ChangedError, match="changed since"):
         store.get("a", listed=listed)
-    with pytest.raises(ChangedError, match="changed since"):  # a store without etags has sizes
+    with pytest.raises(ChangedError, match="changed since"):  # only the size differs
         store.get("a", listed=Stat(4, store.stat("a").etag))
 
 
-def test_the_hook_sees_every_call(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after each storage call a test may kill the process."""
+def test_the_hook_is_called_before_and_after_every_storage_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests use it to kill a process at any of these calls."""
     seen: list[tuple[str, str, str]] = []
     monkeypatch.setattr(Store, "hook", staticmethod(lambda *call: seen.append(call)))
     store.put("a", b"x")

@@ -158,4 +158,4 @@ def test_a_store_that_goes_away_in_the_middle_is_one_line(
     command += [f"input.storage_options={options}", f"output.storage_options={options}"]
     assert main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the store has gone; run the same command to go on" in line
+    assert "the store has gone; run the same command to resume" in line

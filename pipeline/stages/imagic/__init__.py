@@ -1,1 +1,1 @@
-"""Imagic in the stages encode and decode."""
+"""Imagic's form of the stages encode and decode."""

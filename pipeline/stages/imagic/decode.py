@@ -1,4 +1,4 @@
-"""Imagic in the place of decoding: candidates, the one with the best score, its image."""
+"""Imagic's stage ``decode``: generates candidates, keeps the best and decodes it to an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.stages.imagic.score import Scorer, TextAgreement
 
 
 class ImagicDecodeStage:
-    """Gives each edit its image; drops what the fit handed on, which nothing needs after it."""
+    """Sets each edit's image, and drops the fit's results, which no later step needs."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class ImagicDecodeStage:
     ) -> None:
         """
         Args:
-            model: as it was before any fit.
+            model: the original model, not fitted.
             method: with a section ``imagic``.
-            run_seed: of all draws.
-            scorer: of candidates; none: ``TextAgreement``.
+            run_seed: the seed of all draws.
+            scorer: of candidates; None means ``TextAgreement``.
         """
-        assert method.imagic is not None, "method.name: imagic has the section"
+        assert method.imagic is not None, "method.name: imagic always has this section"
         self.model, self.method = model, method
         self.settings = method.imagic
         self.generate = ImagicGenerator(model, method, run_seed)
@@ -64,35 +64,35 @@ class ImagicDecodeStage:
         for (_, edit), latent in zip(pairs, latents, strict=True):
             if not bool(latent.isfinite().all()):
                 edit.fail("decode", "NonFinite", "the generated latent is not finite")
-        done = [place for place, (_, edit) in enumerate(pairs) if edit.pending]
-        if done:
-            images = self.model.image_coder.decode_each(latents[done])
-            for place, image in zip(done, images, strict=True):
-                edit = pairs[place][1]
+        finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
+        if finite:
+            images = self.model.image_coder.decode_each(latents[finite])
+            for index, image in zip(finite, images, strict=True):
+                edit = pairs[index][1]
                 edit.image = image
                 if image is None:
                     edit.fail("decode", "NonFinite", "the VAE gives an image that is not finite")
 
     def _candidates(self, shard: str, pairs: list[Pair]) -> Tensor:
-        """(N, S, C, h, w): made here from the factors of lora, or by the fit of all weights."""
+        """(N, S, C, h, w): generated here with the LoRA factors, or taken from a full fit."""
         if self.sites is None:
-            kept = [from_numpy(edit.candidates) for _, edit in pairs]
-            return torch.stack(kept).to(self.model.device)
+            candidates = [from_numpy(edit.candidates) for _, edit in pairs]
+            return torch.stack(candidates).to(self.model.device)
         factors = torch.stack([from_numpy(edit.adapter) for _, edit in pairs])
-        optimised = torch.stack([from_numpy(edit.embedding) for _, edit in pairs])
+        optimized = torch.stack([from_numpy(edit.embedding) for _, edit in pairs])
         denoiser = adapted(
             self.model.unbatched, self.sites, factors.to(self.model.device), self.model.micro_batch
         )
-        return self.generate(denoiser, shard, pairs, optimised)
+        return self.generate(denoiser, shard, pairs, optimized)
 
     def _best(self, shard: str, pairs: list[Pair], candidates: Tensor) -> Tensor:
-        """(N, C, h, w): of each edit the candidate with the highest score, the first of equals."""
+        """(N, C, h, w): each edit's candidate with the highest score, the first one on a tie."""
         if self.settings.seeds == 1:
             return candidates[:, 0]
         scores = self.scorer(shard, pairs, candidates).cpu()
-        places = scores.argmax(dim=1)
-        for (_, edit), place, row in zip(pairs, places.tolist(), scores, strict=True):
+        best = scores.argmax(dim=1)
+        for (_, edit), index, row in zip(pairs, best.tolist(), scores, strict=True):
             edit.num_evals_decode += self.scorer.num_evals * self.settings.seeds
-            score = f"{self.scorer.name} {row[place]:.4f}"
-            edit.notes.append(f"image {place + 1} of {len(row)} kept, {score}")
-        return candidates[torch.arange(len(pairs)), places.to(candidates.device)]
+            score = f"{self.scorer.name} {row[index]:.4f}"
+            edit.notes.append(f"image {index + 1} of {len(row)} kept, {score}")
+        return candidates[torch.arange(len(pairs)), best.to(candidates.device)]

@@ -1,10 +1,10 @@
-"""Imagic's first two stages, in the place of encoding: an embedding and weights that fit an image.
+"""Imagic's stage ``encode``: fits an embedding and weights to each image (the paper's steps 1, 2).
 
-Form lora fits many edits in one batch, each with factors of its own, and hands them on. Form full
-changes the whole network, one edit after the other; its weights never leave the actor, so the
-candidates are made here, before the network is put back as it was.
+With ``rank`` set (LoRA), many edits are fitted in one batch, each with its own factors, which are
+passed on. Without it all weights are fitted, one edit after the other. Full weights never leave
+the actor, so the candidates are generated here, before the network is restored.
 
-# N edits, M draws a step, C channels, h w latent grid, L tokens, D their width
+# N edits, M draws per step, C channels, h w latent grid, L tokens, D their width
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import seed_for
 from pipeline.diffusion.denoiser import Condition
-from pipeline.diffusion.imagic import minimise, prediction_loss
+from pipeline.diffusion.imagic import minimize, prediction_loss
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.noise import draw_fit
 from pipeline.diffusion.row_levels import RowLevels
@@ -30,20 +30,20 @@ from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
 
-SAME = "the model reads the two texts alike: nothing to edit"
+SAME = "the model does not distinguish the two texts: nothing to edit"
 
 
 class ImagicFitStage:
-    """Gives each edit its fitted embedding, with factors (lora) or candidates (full)."""
+    """Sets each edit's fitted embedding and LoRA factors, or its candidates (full fine-tuning)."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
         """
         Args:
-            model: its network is changed during a call, and afterwards as it was.
+            model: its network is changed during a call and restored afterwards.
             method: with a section ``imagic``.
-            run_seed: of all draws.
+            run_seed: the seed of all draws.
         """
-        assert method.imagic is not None, "method.name: imagic has the section"
+        assert method.imagic is not None, "method.name: imagic always has this section"
         self.model, self.method, self.run_seed = model, method, run_seed
         self.settings = method.imagic
         self.generate = ImagicGenerator(model, method, run_seed)
@@ -52,7 +52,7 @@ class ImagicFitStage:
         if self.settings.checkpointing:
             network.enable_gradient_checkpointing()  # type: ignore[operator] # diffusers' models
 
-    # A stage above may be in inference mode, whose tensors no gradient can pass.
+    # Leaves the caller's inference mode: its tensors cannot have gradients.
     @torch.inference_mode(False)
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
@@ -67,36 +67,36 @@ class ImagicFitStage:
                 self._fit_fully(part.shard, pair)
         else:
             fit = partial(self._fit_factors, self.sites, part.shard)
-            self.model.micro_batch.over(
-                len(pairs), lambda rows: fit(pairs[rows]), weight=self.settings.draws
+            self.model.micro_batch.map(
+                lambda rows: fit(pairs[rows]), len(pairs), weight=self.settings.draws
             )
         return part
 
     def _texts_differ(self, sample: Sample, edit: Edit) -> bool:
-        """Ends an edit whose two texts are the same tokens to the model, before any cost."""
+        """Whether the two texts have different tokens; if not, ends the edit as unchanged."""
         text = edit.edit_text or ""
         note = self.model.text.truncation_note("edit text", text)
         if note and note not in edit.notes:
             edit.notes.append(note)
-        read = self.model.text.token_ids
-        if read(text) != read(sample.caption or ""):
+        token_ids = self.model.text.token_ids
+        if token_ids(text) != token_ids(sample.caption or ""):
             return True
         edit.status, edit.stage, edit.message = Status.UNCHANGED, "encode", SAME
         edit.mask = np.zeros_like(edit.mask)
         return False
 
     def _fit_factors(self, sites: LoraSites, shard: str, pairs: list[Pair]) -> None:
-        """Form lora: each edit's own factors, all edits at once."""
+        """Fits LoRA factors for each edit, all edits at once."""
         text = self._texts(pairs)
         tokens = self._fit_embedding(shard, pairs, text)
         seeds = [self._seed(shard, pair, "lora factors") for pair in pairs]
         factors = sites.draw(seeds).to(self.model.device).requires_grad_()
-        minimise(
+        minimize(
             [factors],
             self._loss(shard, pairs, "model", Condition(tokens, text.pooled)),
             steps=self.settings.model_steps,
             learning_rate=self.settings.model_learning_rate,
-            during=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
+            context=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
         )
         kept = factors.detach().to(self.model.dtype)
         for (_, edit), row, values in zip(pairs, tokens, kept, strict=True):
@@ -104,12 +104,12 @@ class ImagicFitStage:
             self._check(edit, row, values)
 
     def _fit_fully(self, shard: str, pair: Pair) -> None:
-        """Form full: every weight, for one edit, whose candidates are made with them."""
+        """Fits all weights for one edit, and generates its candidates with them."""
         _, edit = pair
         text = self._texts([pair])
         tokens = self._fit_embedding(shard, [pair], text)
         with fine_tuning(self.model.unbatched.network) as parameters:
-            minimise(
+            minimize(
                 parameters,
                 self._loss(shard, [pair], "model", Condition(tokens, text.pooled)),
                 steps=self.settings.model_steps,
@@ -121,9 +121,9 @@ class ImagicFitStage:
         self._check(edit, candidates)
 
     def _fit_embedding(self, shard: str, pairs: list[Pair], text: Condition) -> Tensor:
-        """(N, L, D): from each edit text's embedding to one that fits its image better."""
+        """(N, L, D): each edit text's embedding, optimized to fit the edit's image."""
         tokens = text.tokens.clone().requires_grad_()
-        minimise(
+        minimize(
             [tokens],
             self._loss(shard, pairs, "embedding", Condition(tokens, text.pooled)),
             steps=self.settings.embedding_steps,
@@ -137,7 +137,10 @@ class ImagicFitStage:
     def _loss(
         self, shard: str, pairs: list[Pair], phase: str, condition: Condition
     ) -> Callable[[], Tensor]:
-        """(N,) each edit's mean over the draws of the next step; the draws are its own."""
+        """A function that returns each edit's loss, (N,), the mean over the next step's draws.
+
+        Each edit has its own draws.
+        """
         device, settings = self.model.device, self.settings
         clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs])
         clean_rows = clean.to(device).repeat_interleave(settings.draws, dim=0)
@@ -158,7 +161,7 @@ class ImagicFitStage:
                 condition[rows],
                 self.model.info.prediction_type,
             )
-            return losses.unflatten(0, (len(pairs), settings.draws)).mean(dim=1)
+            return torch.unflatten(losses, 0, (len(pairs), settings.draws)).mean(dim=1)
 
         return loss
 

@@ -1,4 +1,4 @@
-"""Imagic's third stage: images from the mixed embedding, over a network that has been fitted.
+"""Generates images with a fitted network from the interpolated embedding (the paper's step 3).
 
 # N edits, S seeds, C channels, h w latent grid, L tokens, D their width
 """
@@ -27,31 +27,31 @@ Pair = tuple[Sample, Edit]
 
 
 class ImagicGenerator:
-    """Makes the candidates of fitted edits; which network it asks is the caller's business."""
+    """Generates the candidates of fitted edits, with the network that the caller passes."""
 
     def __init__(self, model: LatentDiffusion, method: Method, run_seed: int) -> None:
-        assert method.imagic is not None, "method.name: imagic has the section"
+        assert method.imagic is not None, "method.name: imagic always has this section"
         self.model, self.method, self.run_seed = model, method, run_seed
         self.settings = method.imagic
 
     def __call__(
-        self, denoiser: Denoiser, shard: str, pairs: Sequence[Pair], optimised: Tensor
+        self, denoiser: Denoiser, shard: str, pairs: Sequence[Pair], optimized: Tensor
     ) -> Tensor:
-        """From one noise an edit and seed, all of them along the whole schedule.
+        """Generates over the whole schedule, from one noise for each edit and seed.
 
         Args:
-            denoiser: the fitted network; is asked for N * S rows, or twice as many under
-                guidance, and row i is of edit i modulo N.
+            denoiser: the fitted network. It is called with N * S rows, or twice as many with
+                guidance; row i belongs to edit i modulo N.
             shard: of all pairs.
-            pairs: N edits, all under guidance or none.
-            optimised: (N, L, D), their fitted embeddings.
+            pairs: N edits, all with guidance or all without.
+            optimized: (N, L, D), their fitted embeddings.
 
         Returns:
-            (N, S, C, h, w) float32. Where an edit's mask is 0, its image's clean latent.
+            (N, S, C, h, w) float32. Where an edit's mask is 0, this is the clean latent.
         """
         num_seeds, device = self.settings.seeds, self.model.device
         target = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
-        text = interpolated(target, optimised.to(device), self.settings.interp_eta)
+        text = interpolated(target, optimized.to(device), self.settings.interp_eta)
         negative = self.model.text.encode([self.method.negative_text] * len(pairs))
         scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
         clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs] * num_seeds)
@@ -69,15 +69,15 @@ class ImagicGenerator:
             denoise,
             noise,
             self.model.schedule.levels(self.method.steps)[::-1],
-            _keeping(clean, edit_mask, noise),
+            _background_keeper(clean, edit_mask, noise),
         )
-        halves = 2 if max(scales) > 1.0 else 1
+        evals_per_call = 2 if max(scales) > 1.0 else 1
         for _, edit in pairs:
-            edit.num_evals_decode = denoise.num_calls * halves * num_seeds
-        return latents.unflatten(0, (num_seeds, len(pairs))).transpose(0, 1)
+            edit.num_evals_decode = denoise.num_calls * evals_per_call * num_seeds
+        return torch.unflatten(latents, 0, (num_seeds, len(pairs))).transpose(0, 1)
 
     def _noise(self, shard: str, sample: Sample, edit: Edit) -> Tensor:
-        """(S, C, h, w): an image's n-th start is the same however many seeds there are."""
+        """(S, C, h, w): start noises; the n-th does not depend on the number of seeds."""
         return torch.stack(
             [
                 noise_for(self.run_seed, shard, sample, f"imagic start {n}", edit.index)
@@ -86,8 +86,10 @@ class ImagicGenerator:
         )
 
 
-def _keeping(clean: Tensor, edit_mask: Tensor, noise: Tensor) -> Callable[[Tensor, Level], Tensor]:
-    """Puts back the image outside the mask: noised to the level reached, in the end clean."""
+def _background_keeper(
+    clean: Tensor, edit_mask: Tensor, noise: Tensor
+) -> Callable[[Tensor, Level], Tensor]:
+    """A step callback that restores the image outside the mask, noised to the level reached."""
 
     def keep_background(latent: Tensor, reached: Level) -> Tensor:
         background = add_noise(clean, noise, reached) if reached.index else clean

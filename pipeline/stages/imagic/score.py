@@ -1,4 +1,4 @@
-"""Which of several images made of one edit is kept.
+"""Scores the candidates of an edit, to choose the one to keep.
 
 # N edits, S seeds, C channels, h w latent grid
 """
@@ -22,10 +22,10 @@ from pipeline.stages.imagic.generate import Pair
 
 
 class Scorer(Protocol):
-    """Compares the candidates of an edit; another one (CLIP, say) is another class of this form."""
+    """The interface for scoring the candidates of an edit; a CLIP scorer, say, would fit it too."""
 
-    name: str  # for the row's note
-    num_evals: int  # network evaluations a candidate
+    name: str  # used in the row's note
+    num_evals: int  # network evaluations per candidate
 
     def __call__(self, shard: str, pairs: Sequence[Pair], candidates: Tensor) -> Tensor:
         """Scores every candidate.
@@ -36,23 +36,23 @@ class Scorer(Protocol):
             candidates: (N, S, C, h, w) float32, clean latents.
 
         Returns:
-            (N, S) float32, more is better; compared within an edit only.
+            (N, S) float32, higher is better; comparable only within one edit.
         """
         ...
 
 
 class TextAgreement:
-    """How much better the network as it was before any fit explains an image by the edit text.
+    """Denoising loss under the caption minus that under the edit text, with the original network.
 
-    The loss under the caption minus the loss under the edit text, at the same noises and levels:
-    above 0 the image is more of the edit text. No further model is needed. It judges the text
-    alone, not what is left of the image: the fit, interp_eta and the mask see to that.
+    Both use the same noises and levels. The score is above 0 if the image has the lower loss under
+    the edit text. It needs no further model. It measures agreement with the text only; the fit,
+    interp_eta and the mask preserve the image.
 
     Source: the comparison of losses is the diffusion classifier's, Li et al., arXiv:2303.16203.
     """
 
     name = "text agreement"
-    # Cleaner levels tell texture, noisier ones next to nothing of the image.
+    # Cleaner levels measure texture; noisier ones hardly depend on the image.
     NOISE_RANGE = (0.2, 0.9)
 
     def __init__(self, model: LatentDiffusion, run_seed: int, draws: int) -> None:
@@ -62,26 +62,26 @@ class TextAgreement:
     @torch.inference_mode()
     def __call__(self, shard: str, pairs: Sequence[Pair], candidates: Tensor) -> Tensor:
         wanted = self.model.text.encode([edit.edit_text or "" for _, edit in pairs])
-        caption = self.model.text.encode([image.caption or "" for image, _ in pairs])
+        caption = self.model.text.encode([sample.caption or "" for sample, _ in pairs])
         return torch.stack(
             [
-                self._loss(shard, pair, rows, caption[place : place + 1])
-                - self._loss(shard, pair, rows, wanted[place : place + 1])
-                for place, (pair, rows) in enumerate(zip(pairs, candidates, strict=True))
+                self._loss(shard, pair, rows, caption[index : index + 1])
+                - self._loss(shard, pair, rows, wanted[index : index + 1])
+                for index, (pair, rows) in enumerate(zip(pairs, candidates, strict=True))
             ]
         )
 
     def _loss(self, shard: str, pair: Pair, candidates: Tensor, text: Condition) -> Tensor:
-        """(S,) of one edit's candidates, all of them at the same draws."""
-        image, edit = pair
-        device, seed = self.model.device, seed_for(self.run_seed, image)
-        seed = noise_seed(seed, shard, image.key, "imagic score", edit.index)
+        """(S,): the losses of one edit's candidates, all with the same draws."""
+        sample, edit = pair
+        device, seed = self.model.device, seed_for(self.run_seed, sample)
+        seed = noise_seed(seed, shard, sample.key, "imagic score", edit.index)
         shares, noise = next(draw_fit(seed, (self.draws, *candidates.shape[1:]), self.NOISE_RANGE))
         levels = [self.model.schedule.level_at(share) for share in shares] * len(candidates)
         clean = candidates.to(device).repeat_interleave(self.draws, dim=0)
         noise = noise.to(device).repeat(len(candidates), 1, 1, 1)
 
-        def some(rows: slice) -> Tensor:
+        def score_rows(rows: slice) -> Tensor:
             return prediction_loss(
                 self.model.unbatched,
                 clean[rows],
@@ -91,5 +91,5 @@ class TextAgreement:
                 self.model.info.prediction_type,
             )
 
-        losses = self.model.micro_batch.over(len(clean), some)
+        losses = self.model.micro_batch.map(score_rows, len(clean))
         return torch.cat(losses).view(len(candidates), self.draws).mean(dim=1)

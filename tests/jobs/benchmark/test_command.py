@@ -199,7 +199,7 @@ def test_a_family_without_baseline_is_measured_alone(
     assert main([*words.split(), "method.steps=2", "method.mask.num_noises=1"]) == 0
     report = json.loads(out.with_suffix(".json").read_text())
     assert (list(report["runs"]), report["ratio"]) == (["bare_one_edit", "bare_four_edits"], {})
-    assert "no baseline: diffusers' DiffEdit does not know" in capsys.readouterr().out
+    assert "no baseline: diffusers' DiffEdit does not support" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("more", "dtype"), [("", "bfloat16"), ("float32", "float32")])

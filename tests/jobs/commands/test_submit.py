@@ -53,8 +53,8 @@ def follow(server: Server) -> int:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "LOOK_EVERY_S", 0.001)
-    monkeypatch.setattr(submitting, "AWAY_S", 0.05)
+    monkeypatch.setattr(submitting, "POLL_S", 0.001)
+    monkeypatch.setattr(submitting, "MAX_OUTAGE_S", 0.05)
 
 
 @pytest.mark.parametrize(

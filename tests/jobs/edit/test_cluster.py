@@ -22,7 +22,7 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> list[list[Node]]:
     monkeypatch.setattr(
         cluster, "cluster_nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0]
     )
-    monkeypatch.setattr(cluster, "_LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(cluster, "_POLL_S", 0.001)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return looks
 
@@ -35,14 +35,14 @@ def test_nodes_that_join_late_are_waited_for(
     check_pools(config(address="head:6379", cluster_wait_s=60), "cuda")
     said = capsys.readouterr().err
     assert said.count("waiting for nodes") == 1
-    assert "need 3 GPUs, where the cluster has 0" in said
+    assert "need 3 GPUs, but the cluster has 0" in said
     assert len(growing) == 1
 
 
 def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:
     """After the wait the error names what is needed, what there is, and what to set."""
     growing.append([Node(8, 2)])
-    wanted = r"need 3 GPUs, where the cluster has 2 .*cluster_wait_s=0.01.*stages\.\*\.gpus"
+    wanted = r"need 3 GPUs, but the cluster has 2 .*cluster_wait_s=0.01.*stages\.\*\.gpus"
     with pytest.raises(ConfigError, match=wanted):
         check_pools(config(address="head:6379", cluster_wait_s=0.01), "cuda")
 
@@ -50,7 +50,7 @@ def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:
 def test_local_ray_is_not_waited_for(growing: list[list[Node]]) -> None:
     """A Ray that this command started has what it will ever have: the error comes at once."""
     growing.append([Node(0.5)])
-    with pytest.raises(ConfigError, match=r"need 1\.25 CPUs, where the cluster has 0\.5; lower"):
+    with pytest.raises(ConfigError, match=r"need 1\.25 CPUs, but the cluster has 0\.5; lower"):
         check_pools(config(), "cpu")
 
 
@@ -59,7 +59,9 @@ def test_gpus_in_pieces_are_not_enough(growing: list[list[Node]]) -> None:
     growing.append([Node(8, 2)])
     stages = {name: {"gpus": 2 / 3} for name in ("mask", "encode", "decode")}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
-    with pytest.raises(ConfigError, match="in pieces: an actor's CPUs"):
+    with pytest.raises(
+        ConfigError, match="no single node has room for some actor: an actor's CPUs"
+    ):
         check_pools(parse_config(tree), "cuda")
 
 

@@ -55,7 +55,7 @@ def test_a_changed_input_is_warned_of(
 def test_retry_failed_says_how_many(finished: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing to retry is said too, and is no error."""
     assert again(finished, retry_failed=True) == 0
-    assert "0 published shards have failed edits to compute again" in capsys.readouterr().out
+    assert "0 published shards have failed edits to recompute" in capsys.readouterr().out
 
 
 def test_json_lines_are_all_that_a_run_says(

@@ -32,8 +32,8 @@ EXPECTED: dict[str, tuple[str, str]] = {
     **{f"memory-{step}": (step, "MemoryError") for step in ("prepare", *STAGES, "finish")},
     **{f"die-{step}": (step, "PartLost") for step in ("prepare", *STAGES, "finish")},
     **{f"hang-{step}": (step, "TimedOut") for step in ("prepare", *STAGES, "finish")},
-    **{f"{fault}-write": ("finish", "PartLost") for fault in ("raise", "exit", "memory", "die")},
-    "hang-write": ("finish", "TimedOut"),
+    **{f"{fault}-write": ("commit", "PartLost") for fault in ("raise", "exit", "memory", "die")},
+    "hang-write": ("commit", "TimedOut"),
 }
 READ = ("raise-read", "exit-read", "memory-read", "die-read", "hang-read")
 HEALTHY = [f"healthy{number}" for number in range(6)]
@@ -105,7 +105,7 @@ def test_every_fault_fails_its_own_part_alone(run: Run) -> None:
     assert set(rows) == {*EXPECTED, *others}
     for key in EXPECTED:
         if key.startswith("hang"):
-            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when it ran alone"
+            assert rows[key]["message"] == f"timed out after {LIMIT_S} s, also when retried alone"
     assert not verify(Store(str(run.output))).problems
 
 
@@ -120,7 +120,7 @@ def test_a_shard_whose_reader_is_lost_stays_unpublished_and_is_named(run: Run) -
         "hang-read": f"reading it timed out after {LIMIT_S} s",
     }.items():
         assert f"shard {key} stays unpublished: {reason}" in run.disturbed.stderr
-    assert f"mask timed out after {LIMIT_S} s; its worker was ended" in run.disturbed.stderr
+    assert f"mask timed out after {LIMIT_S} s; its worker was killed" in run.disturbed.stderr
     assert "Traceback" not in run.disturbed.stderr
 
 
@@ -129,7 +129,7 @@ def test_retry_failed_ends_in_the_bytes_of_an_undisturbed_run(run: Run, digests:
     before = digests(run.output)
     done = run.again("--retry-failed")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "2 published shards have failed edits to compute again" in done.stdout
+    assert "2 published shards have failed edits to recompute" in done.stdout
     after, clean = digests(run.output), digests(run.undisturbed)
     assert {name: after[name] for name in after if "stays" not in name} == {
         name: clean[name] for name in clean if "stays" not in name

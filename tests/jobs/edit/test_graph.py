@@ -8,9 +8,8 @@ from contextlib import nullcontext
 from unittest import mock
 
 from jobs.edit.graph import PART_SCHEMA, StageActor, _row_of, results_of
-from jobs.edit.steps import Stages, Steps
 from jobs.supervise.watchdog import Guard
-from pipeline.config.config import Config
+from pipeline.execution.operators import Flow, Operator, nothing_around
 from pipeline.records.part import Part
 
 
@@ -22,18 +21,16 @@ def test_an_actor_loads_and_computes_in_one_thread() -> None:
         threads.append(threading.get_ident())
         return part
 
-    def load(config: Config, name: str, device: str) -> Stages:
+    def load(pool: str) -> list[Operator]:
         threads.append(threading.get_ident())
-        return {"mask": compute}
+        return [Operator(pool, compute)]
 
-    config = Config.model_validate({"input": {"shards": "x.tar"}, "output": {"path": "out"}})
+    flow = mock.Mock(spec=Flow, load=load)
     with (
         mock.patch("jobs.edit.graph.starting", return_value=nullcontext()),
-        mock.patch("jobs.edit.graph.tell_gpu_memory"),
         ThreadPoolExecutor(1) as caller,
     ):
-        guard = Guard(mock.Mock(), 60.0)
-        actor = StageActor(config, "mask", "cpu", guard, None, Steps(load=load))
+        actor = StageActor(flow, "mask", Guard(mock.Mock(), 60.0), nothing_around, None)
         row = _row_of(Part("0", 0, 1))
         for call in (actor, lambda batch: caller.submit(actor, batch).result()):
             assert call(row).num_rows == 1

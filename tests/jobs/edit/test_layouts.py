@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.load import load_config
+from pipeline.execution.local_loop import run_loop
+from pipeline.plan.plan import make_plan
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.jobs.conftest import Job
@@ -36,17 +39,23 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["run.layout=pools"],
+        # also shown with scores (test_scores.py)
+        pytest.param(["run.layout=pools"], marks=pytest.mark.sweep),
         ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
         ["run.layout=fused", "stages.decode.actors=2"],
     ],
     ids=["pools", "two actors", "fused"],
 )
 def test_bytes_depend_on_no_layout(
-    overrides: list[str], job: Job, plain: Path, digests: Digests, tmp_path: Path
+    overrides: list[str],
+    job: Job,
+    plain: Path,
+    digests: Digests,
+    tmp_path: Path,
+    ray_address: str,
 ) -> None:
     """One actor a stage, two, and all stages in one actor write what the plain loop writes."""
-    done = job.run(tmp_path / "out", *overrides)
+    done = job.run(tmp_path / "out", f"run.address={ray_address}", *overrides)
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(tmp_path / "out") == digests(plain)
     assert len(digests(plain)) == 6
@@ -60,12 +69,13 @@ def test_order_of_shards_is_no_matter(
 ) -> None:
     """Shards named in another order are sorted first."""
     shards = sorted((job.folder / "in").glob("*.tar"), reverse=True)
-    listed = "[" + ", ".join(map(str, shards)) + "]"
-    done = job.run(tmp_path / "out", f"input.shards={listed}", "run.layout=fused")
-    assert done.returncode == 0, done.stderr + done.stdout
+    places = [f"input.shards=[{', '.join(map(str, shards))}]", f"output.path={tmp_path}/out"]
+    plan = make_plan(load_config(job.folder / "job.yaml", places), "cpu")
+    assert not run_loop(plan).work
     assert digests(tmp_path / "out") == digests(plain)
 
 
+@pytest.mark.sweep  # test_killed_runs.py kills drivers with their Ray at two storage calls
 def test_killed_driver_is_resumed_to_the_same_bytes(
     job: Job, plain: Path, digests: Digests, tmp_path: Path
 ) -> None:
@@ -82,24 +92,24 @@ def test_killed_driver_is_resumed_to_the_same_bytes(
 
 
 def test_sigterm_stages_what_is_in_flight(
-    job: Job, plain: Path, digests: Digests, tmp_path: Path
+    job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
 ) -> None:
     """SIGTERM ends with an exit code of its own, keeps the parts, and running again completes."""
-    output = tmp_path / "out"
-    process = job.start(output, "run.layout=fused")
+    output, overrides = tmp_path / "out", ("run.layout=fused", f"run.address={ray_address}")
+    process = job.start(output, *overrides)
     wait_for_first_part(process, output)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 75, text
     assert "taking no further parts" in text
     assert staged(output)
-    done = job.run(output, "run.layout=fused")
+    done = job.run(output, *overrides)
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(output) == digests(plain)
 
 
 def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
-    job: Job, plain: Path, digests: Digests, tmp_path: Path
+    job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
 ) -> None:
     """A second run starts no Ray and changes no byte; a shard added later is the only one done."""
     output, source = tmp_path / "out", tmp_path / "in"
@@ -116,7 +126,7 @@ def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
     assert {path: path.stat().st_mtime_ns for path in output.glob("0*")} == before
 
     write_shard(source / "00009.tar", [raw_sample("new", ["a cat"])])
-    done = job.run(output, shards, "run.layout=fused")
+    done = job.run(output, shards, "run.layout=fused", f"run.address={ray_address}")
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((output / "_run/summary.json").read_text())
     assert summary["edits_computed_now"] == 1

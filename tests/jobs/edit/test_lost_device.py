@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 
-from jobs.edit.graph import run_stage
+from jobs.edit.worker import around_step
 from jobs.supervise.watchdog import Guard
+from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.device import device_fault
 from pipeline.records.part import Part, Status
 from tests.parts import make_part, make_prepared
@@ -29,10 +31,11 @@ def run(device: str, lost: bool) -> tuple[Part, Any]:
     part = make_part(make_prepared(0))
     with (
         mock.patch.object(torch.cuda, "synchronize", synchronize),
-        mock.patch("jobs.edit.graph.end_process", side_effect=Ended) as end,
+        mock.patch("jobs.edit.worker.end_process", side_effect=Ended) as end,
     ):
         assert device_fault("cpu") is None
-        part = run_stage("mask", failing, part, Guard(mock.Mock(), 60.0), device)
+        around = partial(around_step, Guard(mock.MagicMock(), 60.0), device)
+        part = compute_part(part, [Operator("mask", failing)], around)
     return part, end
 
 

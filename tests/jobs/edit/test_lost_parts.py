@@ -14,9 +14,9 @@ from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.watchdog import Guard
 from pipeline.config.load import parse_config
-from pipeline.execution.operators import PartResult
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.staged import PartResult
 from pipeline.storage.shards import InputShard
 
 
@@ -116,7 +116,7 @@ def test_networks_that_do_not_load_fail_no_part(
     """As often as a worker may try; then nothing is staged, and a line says why."""
     lost = [("load", RunnerLostError("raised OSError: no such file")) for _ in range(failures)]
     assert run_alone(monkeypatch, lost, max_start_retries=2) == done
-    words = "that run alone raised OSError: no such file while it loaded the model"
+    words = "retry worker raised OSError: no such file while it loaded the model"
     assert (words in capsys.readouterr().err) == (not done)
 
 

@@ -12,6 +12,7 @@ import pytest
 from jobs.edit import metrics
 from jobs.edit.part_runner import PartRunner
 from jobs.supervise.watchdog import Guard
+from pipeline.execution.operators import Operator
 from pipeline.storage.traffic import take_traffic
 from tests.committing import invert
 from tests.fake_job import fake_plan
@@ -48,7 +49,7 @@ def test_parts_that_run_alone_count_their_bytes(
     write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat"])])
     plan = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
     runner = PartRunner(plan, Guard(mock.MagicMock(), 60.0))
-    runner.stages = {"decode": invert}
+    runner.operators = [Operator("decode", invert)]
     (work,) = plan.work
     runner.open(work)
     assert runner.next() == 0

@@ -46,7 +46,7 @@ def test_paths_are_those_of_the_driver(here: Path) -> None:
 
 def test_a_model_below_this_folder_is_refused_on_a_cluster() -> None:
     """Each row says the model's path as it was written; a worker would take it for a hub's id."""
-    with pytest.raises(ConfigError, match=r"model\.path='weights': is a folder below this one"):
+    with pytest.raises(ConfigError, match=r"model\.path='weights': is relative"):
         with_absolute_paths(config(model={"path": "weights"}))
 
 

@@ -15,11 +15,17 @@ AUTO = [f"stages.{name}.actors=auto" for name in ("mask", "encode", "decode")]
 
 
 def test_planned_run_writes_the_same_bytes(
-    job: Job, plain: Path, digests: Callable[[Path], dict[str, str]], tmp_path: Path
+    job: Job,
+    plain: Path,
+    digests: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
+    ray_address: str,
 ) -> None:
     """Layout and sizes are found on two cores, and the summary sets what came of it beside them."""
     output = tmp_path / "out"
-    done = job.run(output, "run.layout=auto", *AUTO, "plan.calibrate=2", "run.num_cpus=2")
+    done = job.run(
+        output, "run.layout=auto", *AUTO, "plan.calibrate=2", f"run.address={ray_address}"
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(output) == digests(plain)
     assert "expected: " in done.stdout

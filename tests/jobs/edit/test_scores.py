@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_pool_of_scorers_writes_the_bytes_of_the_plain_loop(
-    job: Job, digests: Callable[[Path], dict[str, str]], tmp_path: Path
+    job: Job, digests: Callable[[Path], dict[str, str]], tmp_path: Path, ray_address: str
 ) -> None:
     """Four pools and filters on a network's score; rejected images too are the same."""
     scores = make_tiny_scorers(tmp_path)
@@ -32,6 +32,6 @@ def test_a_pool_of_scorers_writes_the_bytes_of_the_plain_loop(
     plain = digests(tmp_path / "plain")
     assert any(name.startswith("_rejected/") for name in plain)
     (tmp_path / "job.yaml").write_text(file.read_text())
-    done = Job(tmp_path, ()).run(tmp_path / "out", "run.layout=pools")
+    done = Job(tmp_path, ()).run(tmp_path / "out", "run.layout=pools", f"run.address={ray_address}")
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(tmp_path / "out") == plain

@@ -181,7 +181,7 @@ def test_missing_networks_are_said_at_the_start(
     inception, real = ("--inception", str(tmp_path / "i.safetensors")), ("--real", str(data / "x"))
     cases = [
         (("--inception", "gone.safetensors", *real), "no such file; it takes pt_inception-2015"),
-        (inception, "--inception and --real belong together"),
+        (inception, "CSFID needs --inception and --real"),
         ((*inception, *real), "no such folder or file of real images"),
         ((*inception, "--real", str(data / "val")), "no folder for class 0"),
         (("--classifier", str(tmp_path)), "--classifier="),
@@ -194,4 +194,4 @@ def test_missing_networks_are_said_at_the_start(
     assert not (tmp_path / "o/out").exists()
     pie = write_pie(tmp_path / "pie", {"0000": pie_entry(0)})
     evaluate("pie-bench", pie, *inception, *real, code=2)
-    assert "--inception is for imagenet" in capsys.readouterr().err
+    assert "--inception is only for imagenet" in capsys.readouterr().err

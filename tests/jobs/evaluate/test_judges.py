@@ -21,7 +21,7 @@ from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.region import RegionJudge
 from pipeline.evaluation.tasks import BenchmarkError
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.scorers import Judged, Scorers
+from pipeline.models.scorers import EditToScore, Scorers
 from pipeline.storage.store import Store
 from tests.committing import SIZE
 from tests.samples import encode, pixels
@@ -51,8 +51,8 @@ def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> 
             outside[0][row, column] = outside[1][row, column] = 0
         else:
             inside[row, column] = 0
-    (kept,) = scorers([outside[0]], [Judged(0, outside[1], "", "")])
-    (edited,) = scorers([before], [Judged(0, inside, "", "a red dog")])
+    (kept,) = scorers([outside[0]], [EditToScore(0, outside[1], "", "")])
+    (edited,) = scorers([before], [EditToScore(0, inside, "", "a red dog")])
     assert local["lpips_frame_e3"] == pytest.approx(1e3 * kept["lpips"], rel=1e-5)
     assert local["lpips_frame_e3"] > 0
     assert local["clip_edited"] == pytest.approx(
@@ -61,7 +61,7 @@ def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> 
     assert everywhere.keys() == {"clip_edited"}  # no background; the whole stands in the row
     assert unknown == {}
     assert same["lpips_frame_e3"] == 0.0
-    (whole,) = scorers([before], [Judged(0, before, "", "a cat")])
+    (whole,) = scorers([before], [EditToScore(0, before, "", "a cat")])
     assert same["clip_whole"] == pytest.approx(
         max(0.0, 100 * whole["clip_text_after"]), rel=1e-5, abs=1e-4
     )
@@ -107,7 +107,7 @@ def test_flexit_s_lpips_is_of_images_of_256_pixels(section: dict[str, Any]) -> N
     large = [
         np.asarray(Image.fromarray(image).resize((256, 256), BILINEAR)) for image in (before, after)
     ]
-    (wanted,) = scorers([large[0]], [Judged(0, large[1], "", "")])
+    (wanted,) = scorers([large[0]], [EditToScore(0, large[1], "", "")])
     assert wanted["lpips"] > 0
     assert figures["lpips_e2"] == pytest.approx(100 * wanted["lpips"], rel=1e-5)
     assert figures["lpips_e3"] == pytest.approx(10 * figures["lpips_e2"])

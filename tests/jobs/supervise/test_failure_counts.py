@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
 from unittest import mock
 
 import pytest
 
 from jobs.edit.graph import PART_SCHEMA, _finish, _row_of
-from jobs.edit.steps import Steps
+from jobs.edit.worker import around_step
 from jobs.supervise import failure_counts as refusals
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import Guard
-from pipeline.execution.operators import PartResult
+from pipeline.execution.operators import COMMIT, Flow, Operator
 from pipeline.records.part import Part
+from pipeline.records.staged import PartResult
 from tests.jobs.local_journal import LocalJournal
 
 DENIED = PermissionError("put s3://bucket/out: Forbidden; check the credentials")
@@ -29,11 +30,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def finish(journal: Journal, error: Exception | None = None) -> None:
     """The last operator of the stream, with a store that answers so."""
-    step = mock.Mock(side_effect=error, return_value=PartResult("0", 0, {"edited": 1}))
-    guard = Guard(journal, part_timeout_s=60.0)
+
+    def commit(part: Part) -> Part:
+        if error is not None:
+            raise error
+        part.result = PartResult("0", 0, {"edited": 1})
+        return part
+
+    last = [Operator("finish", lambda part: part), Operator(COMMIT, commit, fails_edits=False)]
+    flow = mock.Mock(spec=Flow, last=last)
     batch = _row_of(Part("0", 0, 1))
     assert batch.schema == PART_SCHEMA
-    _finish(batch, cast(Any, None), cast(Any, None), guard, Steps(finish=step))
+    _finish(batch, flow, partial(around_step, Guard(journal, part_timeout_s=60.0), "cpu"))
 
 
 def refused(journal: Journal, error: Exception = DENIED) -> None:

@@ -58,7 +58,7 @@ def test_a_signal_before_the_first_part_is_an_interruption(
         main(["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/*.tar"])
     assert ended.value.code == exit_codes.INTERRUPTED
     said = capsys.readouterr().err
-    assert said == f"{number.name}: no part is in flight; run the same command to go on\n"
+    assert said == f"{number.name}: no part is in flight; run the same command to resume\n"
     assert [signal.getsignal(each) for each in NUMBERS] == before
 
 

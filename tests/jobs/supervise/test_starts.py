@@ -59,18 +59,18 @@ def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a look, each once; what comes after the last look is told in the end."""
-    monkeypatch.setattr(starts, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(starts, "POLL_S", 0.01)
     journal, place = LocalJournal(), ("a", 3)
     with JournalWatch(journal) as watch:
         journal.timed_out(*place, "mask", 600.0)
         deadline = time.monotonic() + 10
         while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert told == "part 3 of shard a: mask timed out after 600 s; its worker was ended\n"
+        assert told == "part 3 of shard a: mask timed out after 600 s; its worker was killed\n"
         watch.over.set()
         watch.thread.join()
         journal.timed_out(*place, "decode", 600.0)
-    assert capsys.readouterr().err.count("its worker was ended") == 1
+    assert capsys.readouterr().err.count("its worker was killed") == 1
 
 
 @pytest.mark.slow

@@ -45,13 +45,18 @@ LOCKED = "ctypes.PyDLL(None).sleep(30)"  # holds Python's lock: no thread of Pyt
     ("limit", "block", "code", "words"),
     [
         (0.6, "time.sleep(0.1)", 0, ["begin a 3 mask", "survived"]),
-        (0.6, NATIVE, -signal.SIGKILL, ["timed out 0.6", "overpaint: the reason; this worker"]),
+        (
+            0.6,
+            NATIVE,
+            -signal.SIGKILL,
+            ["timed out 0.6", "overpaint: the reason; killing this worker"],
+        ),
         (0.6, "go_on(3)", -signal.SIGKILL, ["timed out 0.6", "in go_on"]),
         (None, "go_on(1.6)", 0, ["survived"]),
         (None, f"go_on(1); {NATIVE}", -signal.SIGKILL, ["timed out 0.6"]),
         (0.6, LOCKED, 1, ["Timeout (0:00:01)!"]),
     ],
-    ids=["in time", "hang", "limit", "signs of life", "silence", "hang with the lock"],
+    ids=["in time", "hang", "limit", "heartbeats", "silence", "hang with the lock"],
 )
 def test_a_hang_ends_its_process_and_nothing_else_does(
     limit: float | None, block: str, code: int, words: list[str]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from jobs.train_demo.edits import Asked, draw_edits, edited_latents, pixels_asked_for
+from jobs.train_demo.edits import EditBatch, draw_edits, edited_latents, target_pixels
 from jobs.train_demo.export import BUNDLED
 from jobs.train_demo.latents import CachedPairs, training_edit
 from jobs.train_demo.unet import build_scheduler, load_networks
@@ -44,10 +44,10 @@ def test_edits_are_those_of_the_stages() -> None:
     before = torch.from_numpy(np.stack([image.latent for image, _ in rows]))
     inside = torch.from_numpy(np.stack([row.mask for _, row in rows]))[:, None]
     rows_N = torch.arange(3)
-    asked = Asked(
+    batch = EditBatch(
         rows_N, rows_N, rows_N > 3, before, ids([edit.edit_text for edit in edits]), inside
     )
-    latents = edited_latents(network, asked, ids([""]), SCHEDULE.levels(10, 0.5))
+    latents = edited_latents(network, batch, ids([""]), SCHEDULE.levels(10, 0.5))
     torch.testing.assert_close(latents, torch.stack(wanted), rtol=0, atol=2e-3)
     latents.sum().backward()
     assert network.unet.conv_in.weight.grad.abs().sum() > 0
@@ -82,11 +82,11 @@ def test_edits_drawn_ask_for_the_other_image_or_for_their_own() -> None:
     assert not drawn.inside[..., 2:].any()
 
 
-def test_pixels_asked_for_are_those_of_the_pairs() -> None:
+def test_target_pixels_are_those_of_the_pairs() -> None:
     """Of the side that is wanted, and all is to be kept where it is the one that is there."""
     rows, sides, same = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0]), torch.tensor([0, 0, 1])
     unused = torch.empty(0)
-    after, kept = pixels_asked_for(Asked(rows, sides, same.bool(), unused, unused, unused), 2)
+    after, kept = target_pixels(EditBatch(rows, sides, same.bool(), unused, unused, unused), 2)
     first, second = training_edit(2, 0), training_edit(2, 1)
     assert torch.equal(after, pixels_of([first.target, second.source, second.source]))
     assert 0.5 < kept[0].float().mean() < 1

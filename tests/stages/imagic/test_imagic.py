@@ -173,7 +173,7 @@ def test_equal_texts_are_unchanged_and_cost_nothing(tiny_model: LatentDiffusion,
         )
     (edit,) = part.edits
     assert (edit.status, edit.stage) == (Status.UNCHANGED, "encode")
-    assert "alike" in str(edit.message)
+    assert "does not distinguish" in str(edit.message)
     assert not edit.mask.any()
     assert rows == []
 

@@ -1,0 +1,73 @@
+"""Loads one network, and refuses it unless every tensor of it came from the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+# Buffers that older versions of transformers stored and newer ones compute.
+BENIGN = ("position_ids",)
+MAX_NAMES = 5
+
+logger = logging.getLogger(__name__)
+
+
+class WeightsError(ValueError):
+    """The weights do not fit the network; loading them again does not help."""
+
+
+def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
+    """A network of diffusers or transformers from a folder: safetensors only, no remote code.
+
+    Both libraries fill tensors that the weights lack with random numbers and only log it. Here
+    that is an error. Tensors of the file that the network does not have are logged.
+
+    Args:
+        kind: the class.
+        folder: holds config and weights.
+        key: of the configuration, with its value, for the error.
+        options: for ``from_pretrained``.
+
+    Raises:
+        WeightsError: a tensor is missing or has another shape; the message names it.
+    """
+    network, report = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed, and refused below
+        **options,
+    )
+    missing = _named(report["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{key}: the weights in {folder} lack {len(missing)} tensors of the network "
+            f"({_some(missing)}); they would be random numbers"
+        )
+    if report["mismatched_keys"]:
+        wrong = sorted(
+            f"{name} is {tuple(found)}, the network has {tuple(wanted)}"
+            for name, found, wanted in report["mismatched_keys"]
+        )
+        raise WeightsError(
+            f"{key}: {len(wrong)} tensors in {folder} have another shape than its config says: "
+            f"{_some(wrong, '; ')}"
+        )
+    unused = _named(report["unexpected_keys"])
+    if unused:
+        logger.info(
+            "%s: %d tensors in %s are not used: %s", key, len(unused), folder, _some(unused)
+        )
+    return network
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not name.endswith(BENIGN))
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return separator.join(names[:MAX_NAMES]) + more

@@ -1,0 +1,92 @@
+"""A network whose weights do not fit is refused by name; none of its tensors is ever random."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.config.config import Model
+from pipeline.config.stages import Stage
+from pipeline.models.loading import load_model
+
+COMPONENTS = ("unet", "vae", "text_encoder")
+Change = Callable[[dict[str, Tensor]], str]  # changes the tensors, returns the name of one
+
+
+def drop(tensors: dict[str, Tensor]) -> str:
+    name = sorted(tensors)[0]
+    del tensors[name]
+    return name
+
+
+def rename(tensors: dict[str, Tensor]) -> str:
+    name = sorted(tensors)[0]
+    tensors[f"old.{name}"] = tensors.pop(name)
+    return name
+
+
+def reshape(tensors: dict[str, Tensor]) -> str:
+    name = sorted(tensors)[0]
+    tensors[name] = torch.zeros(3, 3)
+    return name
+
+
+@pytest.fixture
+def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+
+
+def changed(folder: Path, component: str, change: Change) -> str:
+    (path,) = (folder / component).glob("*.safetensors")
+    tensors = load_file(path)
+    name = change(tensors)
+    save_file(tensors, path)
+    return name
+
+
+def load(folder: Path) -> None:
+    load_model(Model(path=str(folder)), "cpu", Stage())
+
+
+@pytest.mark.parametrize("change", [drop, rename, reshape])
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_tensor_that_does_not_fit_ends_the_load_by_name(
+    folder: Path, component: str, change: Change
+) -> None:
+    """Missing, under another name, or of another shape: the message has model, folder and name."""
+    name = changed(folder, component, change)
+    with pytest.raises(ValueError, match=r"model\.path=") as error:
+        load(folder)
+    assert name in str(error.value)
+    assert component in str(error.value)
+
+
+def test_a_text_encoder_without_any_of_its_tensors_is_refused(folder: Path) -> None:
+    """Weights of another layout: all names differ, which the libraries only log."""
+
+    def all_renamed(tensors: dict[str, Tensor]) -> str:
+        for name in list(tensors):
+            tensors[f"other.{name}"] = tensors.pop(name)
+        return ""
+
+    changed(folder, "text_encoder", all_renamed)
+    with pytest.raises(ValueError, match=r"lack \d+ tensors of the network"):
+        load(folder)
+
+
+def test_what_older_versions_stored_besides_is_no_error(folder: Path) -> None:
+    """position_ids were tensors once; an unknown tensor is logged, not refused."""
+
+    def more(tensors: dict[str, Tensor]) -> str:
+        tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        tensors["unknown.weight"] = torch.zeros(2)
+        return ""
+
+    changed(folder, "text_encoder", more)
+    load(folder)

@@ -1,0 +1,106 @@
+"""What the driver found on a hub is what every worker loads, also after the branch has moved."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config.config import Config
+from pipeline.config.stages import Stage
+from pipeline.models.loading import load_model
+from pipeline.models.score_weights import probe_scores
+from pipeline.plan.plan import make_plan
+from tests.samples import raw_sample, write_shard
+from tests.tiny_scorers import make_tiny_scorers
+
+FIRST, SECOND = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Puts a folder into the hub's cache as a commit of owner/NAME, and moves main to it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(name: str, folder: Path, commit: str) -> Path:
+        cached = tmp_path / f"hub/models--owner--{name}"
+        shutil.copytree(folder, cached / "snapshots" / commit)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs/main").write_text(commit)
+        return cached / "snapshots" / commit
+
+    return put
+
+
+def config_of(tmp_path: Path, **sections: Any) -> Config:
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
+    tree = {"input": {"shards": f"{tmp_path}/in/*.tar"}, "output": {"path": f"{tmp_path}/out"}}
+    return Config.model_validate(tree | sections)
+
+
+def test_a_branch_that_moves_after_the_start_is_not_followed(
+    cache: Callable[..., Path], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """The plan names commit A; main is B by the time that an actor loads; it holds A's weights."""
+    cache("model", tiny_model_folder, FIRST)
+    model = {"path": "owner/model", "revision": "main", "size": 32}
+    plan = make_plan(config_of(tmp_path, model=model), "cpu")
+    assert plan.config.model.revision == FIRST
+    moved = cache("model", tiny_model_folder, SECOND)
+    (weights,) = (moved / "unet").glob("*.safetensors")
+    other = {name: torch.zeros_like(value) for name, value in load_file(weights).items()}
+    save_file(other, weights)
+    loaded = load_model(plan.config.model, "cpu", Stage())
+    assert loaded.info.folder.name == FIRST
+    network: Any = loaded.unbatched
+    assert sum(float(value.abs().sum()) for value in network.network.parameters()) > 0
+
+
+def test_scorers_of_a_branch_are_pinned_too(
+    cache: Callable[..., Path], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """The networks that judge are those whose commit is in the fingerprint."""
+    section = make_tiny_scorers(tmp_path / "scorers")
+    folder = Path(section["clip"]["path"])
+    cache("clip", folder, FIRST)
+    scores = {"clip": {"path": "owner/clip", "revision": "main"}}
+    model = {"path": str(tiny_model_folder), "size": 32}
+    plan = make_plan(config_of(tmp_path, model=model, scores=scores), "cpu")
+    cache("clip", folder, SECOND)
+    found = probe_scores(plan.config.scores)["clip"]
+    assert (found.folder.name, found.revision) == (FIRST, FIRST)
+
+
+def test_a_cached_commit_needs_no_call_to_the_hub(
+    cache: Callable[..., Path],
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds of actors start without asking it; an incomplete snapshot is asked for again."""
+    import huggingface_hub
+
+    folder = cache("model", tiny_model_folder, FIRST)
+    model = {"path": "owner/model", "revision": FIRST, "size": 32}
+    config = config_of(tmp_path, model=model)
+    asked: list[bool] = []
+    download = huggingface_hub.snapshot_download
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        asked.append(not options.get("local_files_only"))
+        return download(*arguments, **options)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", noting)
+    load_model(config.model, "cpu", Stage())
+    assert asked == [False]
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    weights.unlink()
+    asked.clear()
+    with pytest.raises(ValueError, match="unet/ has no weights"):
+        load_model(config.model, "cpu", Stage())
+    assert True in asked

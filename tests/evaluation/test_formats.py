@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config.input import Input
+from pipeline.demo.edits import true_mask
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
+from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError, first_tasks, write_shards
 from pipeline.steps.read import read_shard
 from pipeline.storage.store import Store
@@ -189,6 +191,20 @@ def test_shards_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
     assert write_shards(tasks[:2], home) == ["in/00000.tar"]
     assert not second.exists()
     assert first.stat().st_mtime_ns != before
+
+
+def test_demo_tasks_take_kinds_in_turn_and_tell_their_edit() -> None:
+    """From what a task says, a judge knows the very edit: the texts and the truth are its own."""
+    kinds = ("several", "color", "background")
+    tasks = list(itertools.islice(demo_world.read_tasks(kinds), 6))
+    assert [task.group for task in tasks] == [*kinds, *kinds]
+    for task in tasks:
+        image = np.zeros((8, 8, 3), np.uint8)
+        seen = Seen(task.facts, "", image, image, None, False, task.group)
+        edit = demo_world.edit_of(seen)
+        assert (edit.kind, edit.edit_text) == (task.group, task.edit_text)
+        assert task.truth is not None
+        assert np.array_equal(true_mask(edit), task.truth)
 
 
 def test_demo_tasks_set_no_seed_of_their_own() -> None:

@@ -1,4 +1,4 @@
-"""Encode then decode on the bundled model: how close the latent comes back to what it was."""
+"""Encoding and decoding with the bundled model: the error of the recovered latent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.config.config import Config
 from pipeline.demo.editor import load_demo_model
 from pipeline.demo.world import paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Edit, Part, Sample
-from tests.parts import decoded_latents, make_config, run_stages
+from tests.parts import decoded_latents, make_config, required, run_stages
 
 NUM_IMAGES = 24
 
@@ -39,8 +40,8 @@ def masked(model: LatentDiffusion) -> Part:
     return run_stages(model, Part("heldout", 0, 1, samples), plain(50), ["mask"])
 
 
-def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
-    """r = 0.8, no mask, no guidance."""
+def plain(steps: int, solver: str = "ddim") -> Config:
+    """A configuration with r = 0.8, without mask and guidance."""
     return make_config(
         steps=steps, encode_ratio=0.8, guidance_scale=1.0, solver=solver, mask={"source": "full"}
     )
@@ -49,20 +50,21 @@ def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
 def rmse(
     model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim"
 ) -> NDArray[np.floating]:
-    """Of each image's latent that comes back, in standard deviations of all latents: (N,)."""
+    """(N,): the error of each image's recovered latent, in standard deviations of all latents."""
     part = copy.deepcopy(masked)
     config = plain(steps, solver)
-    clean = np.stack([sample.latent for sample in part.samples])
+    clean = np.stack([required(sample.latent) for sample in part.samples])
     run_stages(model, part, config, ["encode"])
     latents = decoded_latents(model, part, config).numpy()
     return np.sqrt(np.mean((latents - clean) ** 2, axis=(1, 2, 3))) / clean.std()
 
 
-def test_ddim_comes_back_by_half_with_twice_the_steps(model: LatentDiffusion, masked: Part) -> None:
-    """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4.
+def test_ddim_error_halves_with_twice_the_steps(model: LatentDiffusion, masked: Part) -> None:
+    """The error is at most 0.10 at 50 steps, and each doubling divides it by 1.6 to 2.4.
 
-    Geometric means. With few steps an image in eight ends in another one (an error of 0.3 to 0.6,
-    not 0.05), and any other mean would tell of nothing but how many do. At 50 steps that is rare.
+    Errors are averaged by geometric means. With few steps one image in eight becomes another image
+    (with an error of 0.3 to 0.6 instead of 0.05), and other means would mostly count these images.
+    At 50 steps they are rare.
     """
     errors = [rmse(model, masked, steps) for steps in (12, 25, 50, 100)]
     typical = [float(np.exp(np.log(each).mean())) for each in errors]

@@ -1,7 +1,7 @@
-"""A headless Chromium driven over the DevTools protocol through pipes: no driver, no port.
+"""Controls a headless Chromium by the DevTools protocol through pipes, without driver or port.
 
-Chromium reads commands from file descriptor 3 and writes answers and events to 4, each a JSON
-text that ends with a zero byte (its switch ``--remote-debugging-pipe``).
+With ``--remote-debugging-pipe`` Chromium reads commands from file descriptor 3 and writes answers
+and events to 4. Each is a JSON text that ends with a zero byte.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ SWITCHES = (
     *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
     *("--disable-dev-shm-usage", "--disable-extensions", "--hide-scrollbars"),
 )
-TIMEOUT_S = 90.0  # for an answer or a condition; a machine may be busy
+TIMEOUT_S = 90.0  # for an answer or a condition; long because the machine may be busy
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium, if there is one."""
+    """The path of an installed Chromium, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class BrowserError(AssertionError):
-    """The page raised, or an answer did not come."""
+    """The page raised an exception, or did not answer in time."""
 
 
 class Page:
-    """One tab. ``problems`` collects console errors, exceptions, policy violations, requests."""
+    """One tab. Collects ``requests``, and errors, exceptions and violations in ``problems``."""
 
     def __init__(self, process: subprocess.Popen[bytes], to: int, answers: int) -> None:
         self.process, self._to, self._answers = process, to, answers
@@ -53,7 +53,7 @@ class Page:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command; returns its result."""
+        """Sends one command and returns its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
@@ -68,10 +68,10 @@ class Page:
                     raise BrowserError(f"{method}: {answer['error']}")
                 result: dict[str, Any] = answer["result"]
                 return result
-            self._note(answer)
+            self._record(answer)
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Opens a file in a window of this size."""
+        """Opens a file in a window of the given size."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send(
@@ -84,11 +84,11 @@ class Page:
         self.send("Page.navigate", url=path.as_uri())
 
     def wait_for_gallery(self) -> None:
-        """Returns when a report says that its first cards are there, images and all."""
+        """Waits until a report marks its first cards, with their images, as ready."""
         self.wait("document.documentElement?.dataset.gallery === 'ready'")
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is awaited."""
+        """Evaluates a JavaScript expression and returns its value; promises are awaited."""
         result = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -97,7 +97,7 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Returns as soon as the expression is true."""
+        """Waits until the expression is true."""
         deadline = time.monotonic() + TIMEOUT_S
         while not self.run(f"Boolean({condition})"):
             if time.monotonic() > deadline:
@@ -105,7 +105,7 @@ class Page:
             time.sleep(0.02)
 
     def press(self, key: str, code: int) -> None:
-        """A key that a person would press: its name, and its virtual key code."""
+        """Presses a key, given by its name and its virtual key code."""
         for kind in ("rawKeyDown", "keyUp"):
             self.send(
                 "Input.dispatchKeyEvent",
@@ -116,7 +116,7 @@ class Page:
             )
 
     def screenshot(self, path: Path) -> None:
-        """A PNG of what the window shows."""
+        """Saves a screenshot of the window as PNG."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def _read(self) -> dict[str, Any]:
@@ -130,7 +130,8 @@ class Page:
         message: dict[str, Any] = json.loads(text)
         return message
 
-    def _note(self, event: dict[str, Any]) -> None:
+    def _record(self, event: dict[str, Any]) -> None:
+        """Adds an event to ``problems`` or ``requests`` if it belongs there."""
         method, details = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(details["exceptionDetails"])[:500])
@@ -146,13 +147,13 @@ class Page:
 
 @contextmanager
 def chromium(binary: str) -> Iterator[Page]:
-    """A Chromium with one tab, with a profile of its own, ended afterwards."""
+    """Starts a Chromium with one tab and a new profile; ends it afterwards."""
     read_commands, to = _high(*os.pipe())
     answers, write_answers = _high(*os.pipe())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
-                # Bash puts the pipes where Chromium looks for them.
+                # Bash moves the pipes to the file descriptors that Chromium uses.
                 *("bash", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "bash"),
                 *(binary, *SWITCHES, f"--user-data-dir={profile}"),
             ],
@@ -172,7 +173,7 @@ def chromium(binary: str) -> Iterator[Page]:
 
 
 def _high(*descriptors: int) -> list[int]:
-    """The same pipe's ends under numbers that 3 and 4 cannot clash with."""
+    """Moves file descriptors to numbers from 10 on, so that they cannot clash with 3 and 4."""
     moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 10) for number in descriptors]
     for number in descriptors:
         os.close(number)

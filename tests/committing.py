@@ -1,9 +1,10 @@
-"""The steps that touch files, from read to publish, around an edit that inverts the image."""
+"""Runs the steps that read and write files, from read to publish, with a fake edit between."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from pipeline.steps.write_part import write_part
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
 
-SIZE = 32  # pixels a side
-GRID = 4  # latent cells a side
+SIZE = 32  # side of the images in pixels
+GRID = 4  # side of the latent grid in cells
 
 
 def make_config(shards: str = "in/*.tar", **sections: Any) -> Config:
-    """A config whose sections are given as dicts."""
+    """A config from sections given as dicts."""
     return Config.model_validate(
         {
             **sections,
@@ -38,14 +39,14 @@ def make_config(shards: str = "in/*.tar", **sections: Any) -> Config:
 
 def make_context(config: Config, **changes: Any) -> FinishContext:
     """The context of a run whose method has one setting."""
-    settings = {
-        "config": config,
-        "fingerprint": "f00d",
-        "model": "bundled",
-        "model_revision": "r1",
-        "settings_for": lambda sample: {"encode_ratio": 0.8, **sample.settings},
-    }
-    return FinishContext(**(settings | changes))
+    context = FinishContext(
+        config=config,
+        fingerprint="f00d",
+        model="bundled",
+        model_revision="r1",
+        settings_for=lambda sample: {"encode_ratio": 0.8, **sample.settings},
+    )
+    return replace(context, **changes)
 
 
 def table_of(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Table:
@@ -56,7 +57,7 @@ def table_of(part: Part, context: FinishContext, *, threads: int = 1) -> pa.Tabl
 
 
 def invert(part: Part) -> Part:
-    """Stands for the three stages: inverts each image and masks a square off its middle.
+    """A stand-in for the three stages: inverts each image and masks an off-center square.
 
     An edit whose text equals the caption gets an empty mask and is unchanged.
     """
@@ -75,7 +76,7 @@ def invert(part: Part) -> Part:
 
 
 def prepared(part: Part, config: Config) -> Part:
-    """``prepare`` as the configuration says, at this file's size."""
+    """Calls ``prepare`` with the configuration's settings and this file's size."""
     return prepare(
         part,
         size=SIZE,
@@ -93,7 +94,7 @@ def run(
     edit: Callable[[Part], Part] = invert,
     order: Callable[[Iterable[Part]], Iterable[Part]] = list,
 ) -> None:
-    """The whole job over all shards of the config, with fingerprint and filters in ``_run/``."""
+    """Runs the whole job over all shards of the config; writes fingerprint and filters."""
     store.put_if_absent("_run/run.json", json.dumps({"fingerprint": "f00d"}).encode())
     in_force = FiltersInForce(config.filtering.texts)
     store.put_if_absent(FILTERS_FILE, in_force.to_json())
@@ -107,7 +108,7 @@ def run(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """The bytes of all files in a folder, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share, and the one table of tolerances."""
+"""Shared fixtures, and the table of tolerances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Before torch and the hub client are imported: tests reach for no network.
+# Set before torch and the hub client are imported, so that no test uses the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Ray's workers have a niceness of 15 by default: they would starve beside a test that computes.
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from pipeline.models.loading import LatentDiffusion
 
-# Tests compute on little: a second thread gains little, and where something else is on its CPU the
-# first spins until it comes back, at each of the small operations.
+# The tests' tensors are small, so a second thread gains little. On a busy CPU it even costs time:
+# the first thread spins at each small operation until the second is scheduled again.
 torch.set_num_threads(1)
 
-# Relative error that two ways of computing the same thing may show, by dtype.
+# Largest relative difference between two ways of computing the same thing, by dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
@@ -45,7 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 @pytest.fixture(scope="session")
 def tolerance() -> dict[torch.dtype, float]:
-    """Relative error allowed, by dtype."""
+    """The allowed relative error, by dtype."""
     return TOLERANCE
 
 
@@ -86,7 +86,7 @@ def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def family_model(family_folder: Path) -> LatentDiffusion:
-    """A model of each of those families, loaded on the CPU in float32."""
+    """The model in ``family_folder``, loaded on the CPU in float32."""
     from pipeline.config.config import Model
     from pipeline.config.stages import Stage
     from pipeline.models.loading import load_model

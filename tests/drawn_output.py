@@ -1,6 +1,6 @@
-"""A published output without a model: drawn images, made-up scores, real tars, rows, markers.
+"""Makes a published output without a model: fake images and scores; real tars, rows and markers.
 
-For tests and measurements of what reads an output. The same arguments give the same bytes.
+For tests and measurements of code that reads an output. Equal arguments give equal bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EDITS_OF_IMAGE = 4
 SECONDS = {"read": 0.2, "prepare": 1.0, "mask": 14.0, "encode": 29.0, "decode": 57.0}
 ANIMALS = ("dog", "cat", "fox", "horse", "cow", "sheep", "owl", "hare", "deer", "goat")
 PLACES = ("on grass", "in snow", "on a beach", "in a room", "by a lake", "on a road")
-Change = Callable[[dict[str, Any]], None]  # of a staged row, in place
+Change = Callable[[dict[str, Any]], None]  # changes a staged row in place
 
 
 def make_output(
@@ -46,16 +46,16 @@ def make_output(
     change: Change | None = None,
     **sections: Any,
 ) -> Store:
-    """Draws input shards below ``folder/in`` and a published output below ``folder/out``.
+    """Writes input shards to ``folder/in`` and a published output to ``folder/out``.
 
     Of every 20 edits one is unchanged and one failed; the others are edited.
 
     Args:
-        folder: a local one.
-        num_edits: rows in all.
-        shard_edits: rows in a shard.
-        size: pixels a side.
-        change: is called with every staged row before it is published.
+        folder: a local folder.
+        num_edits: total number of rows.
+        shard_edits: rows per shard.
+        size: side of the images in pixels.
+        change: called with every staged row before it is published.
         sections: of the config.
     """
     config = make_config(f"{folder}/in/*.tar", **{"output": {"format": "jpg"}} | sections)
@@ -73,7 +73,7 @@ def make_output(
 
 
 def _edit(number: int, size: int) -> dict[str, Any]:
-    """A staged row and, under names with an underscore, the sample it was made of."""
+    """A staged row, with the encoded input image as "_before"."""
     drawn = np.random.default_rng(number)
     sample = number // EDITS_OF_IMAGE
     animal, other = ANIMALS[sample % 10], ANIMALS[(sample + 1 + number % 4) % 10]
@@ -111,7 +111,7 @@ def _edit(number: int, size: int) -> dict[str, Any]:
 
 
 def _finish(row: dict[str, Any], number: int, size: int, drawn: np.random.Generator) -> None:
-    """Adds the members and scores of an edited row: a disc of one color is the edit."""
+    """Adds members and scores to an edited row. The edit is a disc of one color."""
     radius = size * float(np.sqrt(row["mask_area"] / np.pi))
     x, y = drawn.uniform(radius, max(size - radius, radius + 1), 2)
     disc = (x - radius, y - radius, x + radius, y + radius)
@@ -138,7 +138,7 @@ def _finish(row: dict[str, Any], number: int, size: int, drawn: np.random.Genera
 
 
 def textured(seed: int, size: int) -> np.ndarray:
-    """(size, size, 3) uint8: noise in octaves, about as many bytes in a file as a photograph."""
+    """(size, size, 3) uint8: noise in octaves, which compresses about like a photograph."""
     drawn = np.random.default_rng(seed)
     total = np.zeros((size, size, 3), np.float32)
     for cells, strength in ((4, 90.0), (16, 40.0), (64, 16.0)):
@@ -159,7 +159,7 @@ def _publish(
     change: Change | None,
     filtering: Filtering,
 ) -> None:
-    """Writes the input tar of the rows, stages them as one part, and publishes the shard."""
+    """Writes the input tar of the rows, stages the rows as one part, and publishes the shard."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
         row["shard"] = shard

@@ -1,4 +1,4 @@
-"""The plain loop over a real output with a method that inverts images in place of networks."""
+"""Runs the local loop on a real output, with an edit that inverts images instead of networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = ModelInfo(Path("nowhere"), "r1", "stable-diffusion", "epsilon", SIZE, 8,
 
 
 def fake_plan(shards: str, path: str, part_size: int = 2, **sections: Any) -> Plan:
-    """A plan over real shards and a real output, whose model is not looked for."""
+    """A plan for real shards and a real output, with a fake model."""
     tree = {"run": {"part_size": part_size}, "model": {"size": SIZE}, **sections}
     tree["output"] = {"path": path, **sections.get("output", {})}
     with mock.patch("pipeline.plan.plan.probe_model", return_value=MODEL):
@@ -35,13 +35,13 @@ def run_fake(
     *,
     beside: bool = True,
 ) -> Plan:
-    """The plain loop, then what ``overpaint edit`` does at its end.
+    """Runs the local loop, then the last steps of ``overpaint edit``.
 
     Args:
-        plan: of ``fake_plan``.
-        failing: edit texts that fail in ``stage``, as if a device had gone away.
+        plan: from ``fake_plan``.
+        failing: edit texts that fail in ``stage``, as if the device were lost.
         stage: mask, encode or decode.
-        edit: the method.
+        edit: the edit to apply to each part.
         beside: see ``run_loop``.
     """
 

@@ -1,23 +1,32 @@
-"""Makes parts of prepared images, ready for the mask stage, and runs stages over them."""
+"""Makes parts with prepared images, ready for the mask stage, and runs stages on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from pipeline.config.config import Config
+from pipeline.config.stages import STAGES
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Edit, Part, Sample
-from pipeline.stages.build import STAGES, build_stage
+from pipeline.stages.build import build_stage
+
+Value = TypeVar("Value")
+
+
+def required(value: Value | None) -> Value:
+    """A field of a sample or an edit that a stage must have set."""
+    assert value is not None
+    return value
 
 
 def make_prepared(number: int, *edit_texts: str, caption: str = "a dog", size: int = 32) -> Sample:
-    """An image of noise that its number alone decides; key ``k<number>``."""
+    """A prepared sample with key ``k<number>`` and an image of noise seeded by the number."""
     image = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
     edits = [Edit(index, text) for index, text in enumerate(edit_texts or ("a cat",))]
     return Sample(key=f"k{number}", caption=caption, image=image, edits=edits)
@@ -28,7 +37,7 @@ def make_part(*samples: Sample) -> Part:
 
 
 def make_config(**method: Any) -> Config:
-    """A configuration with the method given; few steps unless it says otherwise."""
+    """A configuration with these settings of the method; few steps by default."""
     tree = {"steps": 5, "mask": {"num_noises": 2}} | method
     return Config.model_validate(
         {"input": {"shards": "in"}, "output": {"path": "out"}, "method": tree}
@@ -38,33 +47,33 @@ def make_config(**method: Any) -> Config:
 def run_stages(
     model: LatentDiffusion, part: Part, config: Config, stages: Sequence[str] = STAGES
 ) -> Part:
-    """The part after these stages over the model."""
+    """Runs stages on a part and returns it."""
     for name in stages:
         part = build_stage(config, name, model)(part)
     return part
 
 
 def encoded_part(model: LatentDiffusion, config: Config, *samples: Sample) -> Part:
-    """A part of these images, masked and encoded."""
+    """A part of these samples, after the stages mask and encode."""
     return run_stages(model, make_part(*samples), config, ["mask", "encode"])
 
 
 def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch.Tensor:
-    """The decode stage's latents, caught on their way to the VAE: (N, C, h, w)."""
-    caught = []
+    """Runs the decode stage; returns the latents that it passes to the VAE: (N, C, h, w)."""
+    seen = []
 
-    class Catching:
+    class RecordingCoder:
         def decode_each(self, latents: torch.Tensor) -> list[np.ndarray | None]:
-            caught.append(latents)
+            seen.append(latents)
             return model.image_coder.decode_each(latents)
 
-    run_stages(replace(model, image_coder=Catching()), part, config, ["decode"])  # type: ignore[arg-type]
-    return torch.cat(caught)
+    run_stages(replace(model, image_coder=RecordingCoder()), part, config, ["decode"])  # type: ignore[arg-type]
+    return torch.cat(seen)
 
 
 @contextmanager
 def counted(model: LatentDiffusion) -> Iterator[list[int]]:
-    """The rows of every call of the network itself."""
+    """Records the number of rows of every call of the network."""
     rows: list[int] = []
     unet = model.unbatched.unet  # type: ignore[attr-defined]
     hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))

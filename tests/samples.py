@@ -1,4 +1,4 @@
-"""Makers of the images and shards that tests read: everything is drawn from a seed."""
+"""Makes the images and shards that tests read, from seeds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Sample = Mapping[str, Any]  # "__key__" and members by suffix: bytes, str, or a dict for JSON
+Sample = Mapping[str, Any]  # "__key__", and members by suffix: bytes, str, or a dict for JSON
 
 
 def pixels(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
-    """(height, width, 3) uint8: a smooth random image, so that a lossy format stays close."""
+    """(height, width, 3) uint8: a random image, smooth so that lossy formats change it little."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(image: np.ndarray, suffix: str = "png", **options: Any) -> bytes:
-    """The image as a file's bytes; ``options`` go to Pillow's save (``exif=``, ``quality=``)."""
+    """Encodes an image to a file's bytes; ``options`` are Pillow's (``exif=``, ``quality=``)."""
     sink = io.BytesIO()
     form = {"jpg": "jpeg"}.get(suffix, suffix)
     Image.fromarray(image).save(sink, form, **options)
@@ -39,23 +39,23 @@ def raw_sample(
     seed: int = 0,
     **members: Any,
 ) -> dict[str, Any]:
-    """One sample; ``members`` are further ones by suffix, with ``__`` for a dot (``mask__png``)."""
-    made: dict[str, Any] = {"__key__": key, suffix: encode(pixels(seed), suffix)}
+    """One sample. ``members`` are further ones by suffix, with ``__`` for a dot (``mask__png``)."""
+    sample: dict[str, Any] = {"__key__": key, suffix: encode(pixels(seed), suffix)}
     if caption is not None:
-        made["txt"] = caption
+        sample["txt"] = caption
     edit_texts = list(edit_texts)
     if edit_texts:
-        made["edit.txt"] = "\n".join(edit_texts)
-    return made | {name.replace("__", "."): value for name, value in members.items()}
+        sample["edit.txt"] = "\n".join(edit_texts)
+    return sample | {name.replace("__", "."): value for name, value in members.items()}
 
 
 def shard_bytes(samples: Iterable[Sample]) -> bytes:
-    """A tar of the samples, byte-stable. A sample without ``__key__`` names its members in full."""
+    """A byte-stable tar of samples. Without ``__key__``, a sample's names are whole file names."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for one in samples:
-            prefix = f"{one['__key__']}." if "__key__" in one else ""
-            for name, value in one.items():
+        for sample in samples:
+            prefix = f"{sample['__key__']}." if "__key__" in sample else ""
+            for name, value in sample.items():
                 if name == "__key__":
                     continue
                 if isinstance(value, dict | list):
@@ -68,7 +68,7 @@ def shard_bytes(samples: Iterable[Sample]) -> bytes:
 
 
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> Path:
-    """Writes ``shard_bytes(samples)`` to a local path, making its folder."""
+    """Writes ``shard_bytes(samples)`` to a local path; creates its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(shard_bytes(samples))
@@ -76,7 +76,7 @@ def write_shard(path: str | Path, samples: Iterable[Sample]) -> Path:
 
 
 def declared_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header declares any size: a decompression bomb in miniature."""
+    """A PNG of a few bytes whose header declares any size, like a small decompression bomb."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data).to_bytes(4, "big")

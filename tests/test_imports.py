@@ -1,4 +1,4 @@
-"""The directions of import between packages (the drawing in pipeline/README.md), and no circles."""
+"""Imports between packages have one direction (drawn in pipeline/README.md) and no cycles."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each package may import: packages of this project, and the libraries that the design rations.
-# A package may always import itself, and ``pipeline`` (the version).
+# What each package may import: packages of this project, and the restricted libraries. A package
+# may always import itself, and ``pipeline`` (the version).
 ALLOWED: dict[str, set[str]] = {
     "pipeline": set(),
     "pipeline.process": set(),
@@ -53,8 +53,8 @@ ALLOWED: dict[str, set[str]] = {
         *("sizing", "republish", "report"),
     },
 }
-RATIONED = ("torch", "diffusers", "transformers", "ray")
-# Reading, writing and committing start without torch, and nothing of it comes in sideways.
+RESTRICTED = ("torch", "diffusers", "transformers", "ray")
+# Packages for reading, writing and committing, which must load without torch, even indirectly.
 WITHOUT_TORCH = (
     *("process", "records", "config", "storage", "scores", "images", "steps", "report", "mix"),
     *("republish", "plan", "sizing"),
@@ -74,7 +74,7 @@ FILES = {
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in the file."""
+    """Every module that a file imports, at the top or inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -84,14 +84,14 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def file_of(imported: str) -> str | None:
-    """The module of this project that an imported name is, or is in."""
+    """The module of this project that an imported name is or belongs to."""
     while imported and imported not in FILES:
         imported = imported.rpartition(".")[0]
     return imported or None
 
 
 def package_of(module: str) -> str:
-    """The room that a module is in: ``pipeline.steps.read`` is in ``pipeline.steps``."""
+    """The package that a module is in: ``pipeline.steps.read`` is in ``pipeline.steps``."""
     package = ".".join(module.split(".")[:2])
     is_folder = (ROOT / package.replace(".", "/")).is_dir()
     return package if is_folder else package.split(".")[0]
@@ -101,39 +101,43 @@ def package_of(module: str) -> str:
     "module", [name for name in FILES if package_of(name) in ALLOWED], ids=lambda name: name
 )
 def test_imports_go_one_way(module: str) -> None:
-    """No file imports what its package's place in the order forbids, Ray above all."""
+    """No file imports what the table above forbids for its package, such as Ray."""
     package = package_of(module)
     allowed = ALLOWED[package] | {package, "pipeline"}
     for imported in imports_of(FILES[module]):
         top = imported.split(".")[0]
-        if top in RATIONED:
+        if top in RESTRICTED:
             assert top in allowed, f"{module} imports {imported}"
         target = file_of(imported)
         if target is not None:
-            room = package_of(target)
-            assert {room, room.removeprefix("pipeline.")} & allowed, f"{module} imports {imported}"
+            name = package_of(target)
+            assert {name, name.removeprefix("pipeline.")} & allowed, f"{module} imports {imported}"
 
 
-def test_every_package_is_ruled() -> None:
+def test_every_package_is_in_the_table() -> None:
     """A new package of the library needs a row in the table above."""
     assert {package_of(name) for name in FILES if name.startswith("pipeline")} == {
         name for name in ALLOWED if name.startswith("pipeline")
     }
 
 
-def test_no_file_imports_itself_in_a_circle() -> None:
-    """Not even inside functions, or for types alone: whoever reads one file need not read both."""
+def test_no_import_cycles() -> None:
+    """There are no cycles, not even by imports inside functions or for types only."""
     graph = {
-        name: {target for one in imports_of(path) if (target := file_of(one)) not in (None, name)}
+        name: {
+            target
+            for imported in imports_of(path)
+            if (target := file_of(imported)) is not None and target != name
+        }
         for name, path in FILES.items()
     }
     done: set[str] = set()
 
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
         if name not in done:
             for target in sorted(graph[name]):
-                visit(target, (*way, name))
+                visit(target, (*path, name))
             done.add(name)
 
     for name in graph:
@@ -141,7 +145,7 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 
 
 def test_files_of_the_graph_load_without_torch() -> None:
-    """Workers that read, write and publish start fast; only the actors of a stage load torch."""
+    """Workers that read, write and publish do not load torch; only a stage's actors do."""
     names = [name for name in FILES if name.split(".")[1:2] and name.split(".")[1] in WITHOUT_TORCH]
     assert names
     code = (
@@ -151,7 +155,7 @@ def test_files_of_the_graph_load_without_torch() -> None:
 
 
 def test_the_library_needs_no_ray() -> None:
-    """The maths, the stages and the plain loop run where Ray is not installed."""
+    """Every module of the library can be imported without Ray."""
     code = (
         "import sys; sys.modules['ray'] = None\n"
         f"import {', '.join(name for name in FILES if name.startswith('pipeline'))}"

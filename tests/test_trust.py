@@ -23,7 +23,7 @@ from tests.samples import raw_sample, shard_bytes, write_shard
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,13 +38,13 @@ def members_of(tar: bytes) -> dict[str, bytes]:
     return dict(members)
 
 
-def test_pickles_in_a_shard_pass_through_and_are_never_loaded(
+def test_pickles_in_a_shard_are_never_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under every suffix that webdataset or torch would load: the bytes go out as they came in."""
+    """Under every suffix that webdataset or torch would load, the bytes pass through unchanged."""
     evil = pickle.dumps(Bomb(tmp_path / "ran"))
     suffixes = ("pkl", "pyd", "pickle", "pth", "pt", "npy", "npz", "ten", "tb", "bin")
-    extra = dict.fromkeys(suffixes, evil)
+    extra: dict[str, Any] = dict.fromkeys(suffixes, evil)
     write_shard(
         tmp_path / "in/0.tar",
         [raw_sample("a", **extra), raw_sample("b", png=evil), raw_sample("c")],
@@ -56,30 +56,30 @@ def test_pickles_in_a_shard_pass_through_and_are_never_loaded(
     assert not (tmp_path / "ran").exists()
     assert verify(Store(f"{tmp_path}/out")).problems == []
     pickle.loads(evil)
-    assert (tmp_path / "ran").exists()  # it would have shown
+    assert (tmp_path / "ran").exists()  # so the test would notice a loaded pickle
 
 
 @pytest.mark.parametrize("key", ["input.shards", "output.path"])
 @pytest.mark.parametrize("url", ["pipe:touch {}", "simplecache::pipe:touch {}"])
 def test_no_url_runs_a_command(key: str, url: str, tmp_path: Path) -> None:
-    """Refused with the url's name, before anything is read."""
+    """Such a url is refused by name, before anything is read."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
-    places = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
-    places[key] = url.format(tmp_path / "ran")
+    paths = {"input.shards": f"{tmp_path}/in", "output.path": f"{tmp_path}/out"}
+    paths[key] = url.format(tmp_path / "ran")
     with pytest.raises(ConfigError, match="refused"):
-        fake_plan(places["input.shards"], places["output.path"])
+        fake_plan(paths["input.shards"], paths["output.path"])
     assert not (tmp_path / "ran").exists()
 
 
-def test_no_key_leaves_the_folder_that_a_tar_is_unpacked_to(tmp_path: Path) -> None:
-    """Keys that climb, or begin at a root: their files lie below, even for a careless reader."""
+def test_no_key_leaves_the_folder_into_which_a_tar_is_unpacked(tmp_path: Path) -> None:
+    """Keys with .. or absolute paths unpack below the folder, even with a careless reader."""
     keys = ["../up", "a/../../up", "/abs", "//abs", "a\\..\\..\\up", "..", "~/x", "C:\\x", "a/./b"]
     write_shard(tmp_path / "in/0.tar", [raw_sample(key, seed=n) for n, key in enumerate(keys)])
     run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out", input={"key_split": "suffix"}))
     inside = tmp_path / "a/b/inside"
     with tarfile.open(tmp_path / "out/0.tar") as tar:
         names = tar.getnames()
-        tar.extractall(inside, filter="fully_trusted")  # what careless readers do
+        tar.extractall(inside, filter="fully_trusted")  # as careless readers do
     assert len(names) >= 4 * (len(keys) - 1)
     below = {str(path.relative_to(inside)) for path in inside.rglob("*") if path.is_file()}
     assert {name.removeprefix("./") for name in names} == below
@@ -88,8 +88,8 @@ def test_no_key_leaves_the_folder_that_a_tar_is_unpacked_to(tmp_path: Path) -> N
     }
 
 
-def test_links_and_devices_in_a_shard_are_no_members() -> None:
-    """Nothing is followed: the name of a file here is not its content there."""
+def test_links_and_devices_in_a_shard_are_ignored() -> None:
+    """The content of a local file cannot get into the output."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
@@ -99,8 +99,8 @@ def test_links_and_devices_in_a_shard_are_no_members() -> None:
     assert read_members(sink.getvalue()) == ([], None)
 
 
-def test_sparse_members_do_not_multiply() -> None:
-    """512 bytes that stand for a megabyte, a thousand times: not read, and the shard says so."""
+def test_sparse_members_are_not_expanded() -> None:
+    """A thousand headers that each claim a megabyte are not read; the shard has a problem."""
     size = 2**20
     whole = shard_bytes([raw_sample("a")]).rstrip(b"\0")
     whole += bytes(-len(whole) % 512)
@@ -116,11 +116,11 @@ def test_sparse_members_do_not_multiply() -> None:
 
 
 def sparse_header(size: int) -> bytes:
-    """The header of a GNU sparse member without any data, of that many zeros."""
+    """The header of a GNU sparse member without data, which stands for that many zeros."""
     info = tarfile.TarInfo("bomb.bin")
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     header[156:157] = tarfile.GNUTYPE_SPARSE
-    header[386:482] = bytes(96)  # the map of what is no hole: nothing
+    header[386:482] = bytes(96)  # the map of data segments, which is empty
     header[483:495] = b"%011o\0" % size
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)

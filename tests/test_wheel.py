@@ -1,4 +1,4 @@
-"""The wheel: what a user installs has model and configs, and runs outside of the checkout."""
+"""The wheel contains model and configs, and works outside the checkout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_carries_model_configs_and_no_tests(wheel: Path) -> None:
-    """Model, configs and the report's parts travel; tests and training images don't."""
+    """The wheel has the model, the configs and the report's files, but no tests."""
     names = zipfile.ZipFile(wheel).namelist()
     assert "pipeline/demo/model/unet/diffusion_pytorch_model.safetensors" in names
     assert "pipeline/configs/demo.yaml" in names
@@ -41,10 +41,10 @@ def test_wheel_carries_model_configs_and_no_tests(wheel: Path) -> None:
 
 
 def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    """In an empty environment outside of the checkout, `overpaint demo` edits images.
+    """In a new environment outside the checkout, `overpaint demo` edits images.
 
-    The environment borrows the libraries of this one by path, since they need no second download;
-    the project itself is not on that path.
+    The environment uses the libraries of this one by path, to save a second download. The project
+    itself is not on that path.
     """
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
@@ -64,9 +64,9 @@ def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     site = next((home / "lib").glob("python*")) / "site-packages"
     (site / "libraries.pth").write_text(libraries + "\n")
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    # Ray starts its workers with this interpreter, so they too see the installed project alone.
+    # Ray starts its workers with this interpreter, so they use the installed project too.
     small = ["input.limit=8", "method.steps=5", "run.layout=fused"]
-    done = subprocess.run(
+    result = subprocess.run(
         [str(home / "bin/overpaint"), "demo", *small],
         cwd=tmp_path,
         env=env,
@@ -74,9 +74,9 @@ def test_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert result.returncode == 0, result.stderr + result.stdout
     assert (tmp_path / "runs/demo/contact_sheet.png").is_file()
-    assert "report: runs/demo/out/_run/report.html" in done.stdout
+    assert "report: runs/demo/out/_run/report.html" in result.stdout
     assert (tmp_path / "runs/demo/out/_run/report.html").is_file()
     assert (tmp_path / "runs/demo/out/00000.parquet").is_file()
     where = "import pipeline; print(pipeline.__file__)"

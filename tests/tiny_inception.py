@@ -1,4 +1,4 @@
-"""Random weights of FID's Inception-v3, at its own width or narrow."""
+"""Random weights of FID's Inception-v3, at its real width or narrower."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ INNER = {"Mixed_6b": 128, "Mixed_6c": 160, "Mixed_6d": 160, "Mixed_6e": 192}
 
 
 def outputs(narrower: int = 1) -> dict[str, int]:
-    """Channels that each layer gives."""
+    """The number of output channels of each layer."""
     found = dict(zip(list(LAYERS)[:5], CHANNELS[""], strict=True))
+    row: tuple[int, ...]
     for block, layers in BLOCKS.items():
         if block in INNER:
             inner = INNER[block]
@@ -36,16 +37,16 @@ def outputs(narrower: int = 1) -> dict[str, int]:
 
 
 def inception_weights(seed: int = 0, narrower: int = 1) -> dict[str, Tensor]:
-    """Weights drawn by numpy in the order of their names; layers keep the size of what they get.
+    """Weights drawn by numpy in the order of their names, scaled to keep the activations' size.
 
     Args:
-        narrower: divides the channels of every layer; 8 or 16 make a small network.
+        narrower: divides the channels of every layer; 8 or 16 give a small network.
     """
     generator = np.random.default_rng(seed)
     out = outputs(narrower)
     weights: dict[str, np.ndarray] = {}
     for layer, kernel in sorted(LAYERS.items()):
-        fan_in = _taken(layer, out)
+        fan_in = _input_channels(layer, out)
         shape = (out[layer], fan_in, *kernel)
         values = generator.standard_normal(shape, dtype=np.float32)
         weights[f"{layer}.conv.weight"] = values * np.float32(np.sqrt(2 / np.prod(shape[1:])))
@@ -58,12 +59,12 @@ def inception_weights(seed: int = 0, narrower: int = 1) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values) for name, values in weights.items()}
 
 
-def _taken(layer: str, out: dict[str, int]) -> int:
-    """Channels that a layer takes: of the one before it in its branch, or of the block before."""
+def _input_channels(layer: str, out: dict[str, int]) -> int:
+    """The input channels of a layer: those of the previous layer in its branch, or its block's."""
     names = list(LAYERS)
     if "." not in layer:
-        place = names.index(layer)
-        return out[names[place - 1]] if place else 3
+        index = names.index(layer)
+        return out[names[index - 1]] if index else 3
     block, name = layer.split(".")
     stem, _, number = name.rpartition("_")
     if number in ("2", "2a", "2b"):
@@ -72,24 +73,24 @@ def _taken(layer: str, out: dict[str, int]) -> int:
         return out[f"{block}.{stem}_2"]
     if number in ("3", "4", "5"):
         return out[f"{block}.{stem}_{int(number) - 1}"]
-    return _joined(block, out)
+    return _block_input_channels(block, out)
 
 
-def _joined(block: str, out: dict[str, int]) -> int:
-    """Channels that a block takes: what the one before it joins."""
+def _block_input_channels(block: str, out: dict[str, int]) -> int:
+    """The input channels of a block: the concatenated outputs of the previous block's branches."""
     blocks = list(BLOCKS)
-    place = blocks.index(block)
-    if not place:
+    index = blocks.index(block)
+    if not index:
         return out["Conv2d_4a_3x3"]
-    before = blocks[place - 1]
+    before = blocks[index - 1]
 
     def of(*names: str) -> int:
         return sum(out[f"{before}.{name}"] for name in names)
 
     if before == "Mixed_6a":
-        return of("branch3x3", "branch3x3dbl_3") + _joined(before, out)
+        return of("branch3x3", "branch3x3dbl_3") + _block_input_channels(before, out)
     if before == "Mixed_7a":
-        return of("branch3x3_2", "branch7x7x3_4") + _joined(before, out)
+        return of("branch3x3_2", "branch7x7x3_4") + _block_input_channels(before, out)
     if before.startswith("Mixed_5"):
         return of("branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool")
     if before.startswith("Mixed_6"):

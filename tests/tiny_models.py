@@ -1,4 +1,4 @@
-"""Makes small random models in the format of the big ones: a test needs no download."""
+"""Makes small models with random weights in the real models' format, so tests download nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -44,12 +45,12 @@ def make_tiny_stable_diffusion(
 ) -> Path:
     """Writes a Stable Diffusion folder (safetensors) with random weights, in about a second.
 
-    Images of 32 x 32, latents of 4 x 8 x 8, texts of at most 77 tokens: any text can be read, a
-    word of ``WORDS`` is one token and other characters are one token each. The text's influence on
-    the predicted noise is made strong, so that two texts that differ give a mask.
+    Images are 32 x 32, latents 4 x 8 x 8, texts at most 77 tokens. The tokenizer accepts any text:
+    a word of ``WORDS`` is one token, any other character is one token. The text's influence on
+    the predicted noise is scaled up, so that two different texts give a mask.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         prediction_type: epsilon, v_prediction or sample.
         seed: of the weights.
 
@@ -86,7 +87,7 @@ def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True
     Images, latents and texts are those of ``make_tiny_stable_diffusion``.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         seed: of the weights.
         zero_empty: the model's ``force_zeros_for_empty_prompt``.
 
@@ -122,12 +123,12 @@ def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True
 def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path:
     """Writes a Stable Diffusion 3 folder with random weights: a transformer, 16 latent channels.
 
-    Images of 32 x 32, latents of 16 x 8 x 8; a shifted VAE and a shifted schedule.
+    Images are 32 x 32, latents 16 x 8 x 8; VAE and schedule have a shift.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         seed: of the weights.
-        t5: without it the third text encoder is left out, as users do to save memory.
+        t5: False leaves out the third text encoder, as users do to save memory.
 
     Returns:
         The folder.
@@ -186,7 +187,7 @@ def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path
 
 
 def load_pipeline(kind: Any, folder: Path) -> Any:
-    """A diffusers pipeline over a folder of these; what the folder leaves out is None."""
+    """Loads a diffusers pipeline from such a folder; components that it lacks are None."""
     absent = {
         name: None
         for name in ("text_encoder_3", "tokenizer_3")
@@ -211,7 +212,7 @@ def _unet(**settings: Any) -> UNet2DConditionModel:
 
 
 def _vae(**settings: Any) -> AutoencoderKL:
-    """Its scaling factor, 4, gives latents of about unit variance; not 0.18215."""
+    """A VAE. Callers pass a scaling factor of 4 instead of 0.18215, for about unit variance."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -223,7 +224,7 @@ def _vae(**settings: Any) -> AutoencoderKL:
 
 
 def tiny_tokenizer(**settings: str) -> CLIPTokenizer:
-    """A byte-level vocabulary with the merges that make each of ``WORDS`` one token."""
+    """A byte-level vocabulary with merges that make each of ``WORDS`` one token."""
     letters = sorted(_byte_letters())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
@@ -245,7 +246,7 @@ def tiny_tokenizer(**settings: str) -> CLIPTokenizer:
 
 
 def _t5_tokenizer() -> T5Tokenizer:
-    """Pieces of one letter, and each of ``WORDS`` whole."""
+    """A vocabulary of single letters and the ``WORDS``."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     letters = [(chr(code), -6.0) for code in range(33, 127)]
     words = [(f"\u2581{word}", -3.0) for word in WORDS.split() if len(word) > 1]
@@ -253,7 +254,7 @@ def _t5_tokenizer() -> T5Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """The 256 printable letters that byte-level BPE writes bytes with (GPT-2's table)."""
+    """The 256 printable letters that represent bytes in byte-level BPE (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
@@ -273,8 +274,8 @@ def _text_config(vocab_size: int, **settings: int) -> CLIPTextConfig:
     )
 
 
-def _strengthen_texts(network: nn.Module, *text_encoders: nn.Module) -> None:
-    """Scales the token embeddings and what reads them, which random weights leave faint."""
+def _strengthen_texts(network: nn.Module, *text_encoders: PreTrainedModel) -> None:
+    """Scales up the token embeddings and the layers that read them, which are weak at random."""
     readers = ("attn2.to_", "context_embedder", "text_embedder", "norm1.linear")
     with torch.no_grad():
         for encoder in text_encoders:

@@ -1,4 +1,4 @@
-"""Makes the scorers' weights small and random, in the format of the big ones."""
+"""Makes small random weights for the scorers, in the real weights' format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from pipeline.models.lpips import shapes_of
 from tests.tiny_models import tiny_tokenizer
 
-SIZE = 32  # pixels a side of what the networks take
+SIZE = 32  # side of the networks' input in pixels
 WIDTH = 24  # of CLIP's features
 LAYERS: dict[str, Any] = {
     "hidden_size": 32,
@@ -38,7 +38,7 @@ VISION: dict[str, Any] = {**LAYERS, "image_size": SIZE, "patch_size": 8}
 
 
 def make_tiny_scorers(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Writes all six. Returns the section ``scores`` that asks for them."""
+    """Writes the weights of all six scorers; returns the config section ``scores`` for them."""
     tokenizer = tiny_tokenizer()
     ends = {"eos_token_id": len(tokenizer) - 1, "bos_token_id": len(tokenizer) - 2}
     text = {**LAYERS, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **ends}
@@ -75,12 +75,13 @@ def make_tiny_scorers(folder: Path, seed: int = 0) -> dict[str, Any]:
 def lpips_weights(net: str, seed: int = 0) -> dict[str, Tensor]:
     """Weights of a backbone and its heads, drawn by numpy in the order of their names.
 
-    Convolutions keep the size of what goes through them; heads are not negative, like trained ones.
+    Convolutions are scaled to keep the activations' size. Heads are not negative, like trained
+    ones.
     """
     generator = np.random.default_rng(seed)
     weights = {}
     for name, shape in sorted(shapes_of(net).items()):
-        values = generator.standard_normal(shape).astype(np.float32)
+        values: np.ndarray = generator.standard_normal(shape).astype(np.float32)
         if name.startswith("lin"):
             values = np.abs(values) / shape[1]
         elif len(shape) == 4:
@@ -92,7 +93,7 @@ def lpips_weights(net: str, seed: int = 0) -> dict[str, Tensor]:
 
 
 def aesthetic_weights(seed: int = 0) -> dict[str, Tensor]:
-    """Two linear layers, numbered with a gap as in LAION's head with dropout between."""
+    """Two linear layers whose numbers have a gap, as in LAION's head with dropout between."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -107,7 +108,7 @@ def aesthetic_weights(seed: int = 0) -> dict[str, Tensor]:
 
 
 def _strengthen(network: PreTrainedModel) -> None:
-    """Scales what random weights leave faint, so that images and texts that differ score so."""
+    """Scales weights up, so that different images and texts get clearly different scores."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:

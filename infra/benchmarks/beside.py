@@ -1,11 +1,11 @@
-"""What threads beside the stages gain in the plain loop, with images of a megapixel.
+"""Measures the gain of prefetch and write-behind threads in the local loop, at a megapixel.
 
     python -m infra.benchmarks.beside --out infra/benchmarks/beside.json
 
-One shard of 1024 px JPEGs is edited into PNGs by the plain loop, with and without its threads, in
-turn. The stages invert the image and wait as long as a GPU would compute, with the interpreter's
-lock let go of; the rest is the real work: reading, decoding, composite, scores, encoding,
-publishing. Both forms must write the same tar.
+The local loop edits one shard of 1024 px JPEGs into PNGs, in turn with and without its threads. The
+stages invert the image and sleep as long as a GPU would compute, without Python's lock. Everything
+else is the real work: reading, decoding, composite, scores, encoding, publishing. Both forms must
+write the same tar.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ FORMS = {"one thread": False, "threads beside": True}
 
 
 def main() -> None:
-    """Draw the shard, time both forms for each wait, print, write the JSON."""
+    """Draws the shard, times both forms for each wait, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--edits", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--waits", type=float, nargs="+", default=[0.0, 0.25], help="s an edit")
+    parser.add_argument(
+        "--waits", type=float, nargs="+", default=[0.0, 0.25], help="seconds per edit"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {
@@ -74,7 +76,7 @@ def compare(home: str, edits: int, wait_s: float, repeats: int) -> dict[str, Any
 
 
 def run_once(home: str, output: str, wait_s: float, *, beside: bool) -> float:
-    """Seconds from the shard to the published shard."""
+    """Edits the shard; returns the seconds until it is published."""
     tree = {
         "input": {"shards": f"{home}/*.tar"},
         "output": {"path": output, "format": "png"},
@@ -97,14 +99,14 @@ def run_once(home: str, output: str, wait_s: float, *, beside: bool) -> float:
 
 
 def half_mask() -> np.ndarray:
-    """(h, w) float32: the middle of the grid is edited."""
+    """An edit mask, (h, w) float32, of a square near the middle of the grid."""
     mask = np.zeros((SIZE // 8, SIZE // 8), np.float32)
     mask[SIZE // 32 : SIZE // 12, SIZE // 32 : SIZE // 12] = 1
     return mask
 
 
 def noisy_samples(number: int) -> list[Any]:
-    """Scenes of the demo world under fine noise, so that they compress as photographs do."""
+    """Scenes of the demo world with fine noise, so that they compress like photographs."""
     samples = []
     for seed, sample in enumerate(draw_samples(number, 1, SIZE)):
         noise = np.random.default_rng(seed).integers(-6, 7, sample.image.shape)

@@ -1,10 +1,10 @@
-"""The driver's resident memory over a long run: parts through no-op stages, in several waves.
+"""Measures the driver's resident memory over a long run of no-op stages, in several waves.
 
     python -m infra.benchmarks.driver_memory --waves 5 --out infra/benchmarks/driver_memory
 
-The graph is that of a run (``infra/benchmarks/simulate.py``): reader, fused pool, writer, a block a
-part, waves of shards; stages do nothing and parts are empty. The figure is what the driver holds at
-the end over what it held when a tenth of the parts had come.
+The graph is that of a run (``infra/benchmarks/simulate.py``): reader, fused pool, writer, one block
+per part, waves of shards. Stages do nothing and parts are empty. The result is the driver's memory
+at the end, divided by its memory after a tenth of the parts.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.config.config import Config
 from pipeline.config.load import parse_config
 
 WANTED = 1.2
-PARTS = 50  # of a shard
+PARTS = 50  # per shard
 SAMPLES = 200
 
 
 def main() -> None:
-    """Run, print, write JSON and image."""
+    """Runs the measurement; prints the result, writes JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", type=int, default=10_000)
     parser.add_argument("--waves", type=int, default=5)
-    parser.add_argument("--actors", type=int, default=1, help="more take less time")
-    parser.add_argument("--out", type=Path, help="without its ending: .json and .png are written")
+    parser.add_argument("--actors", type=int, default=1, help="more actors take less time")
+    parser.add_argument("--out", type=Path, help="path without suffix; writes .json and .png")
     arguments = parser.parse_args()
     report = measure(arguments.parts, arguments.waves, arguments.actors)
     text = json.dumps(
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(num_parts: int, num_waves: int, actors: int) -> dict[str, Any]:
-    """Runs the waves on a Ray of its own, and looks at this process as parts come in."""
+    """Runs the waves on a local Ray, and samples this process's memory as parts come in."""
     shards = num_parts // PARTS
     config = simulated_config(shards // num_waves, actors)
     set_ray_environment(config)
@@ -61,13 +61,13 @@ def measure(num_parts: int, num_waves: int, actors: int) -> dict[str, Any]:
     samples: list[dict[str, float]] = []
     waves: list[int] = []
 
-    def look(parts: int) -> None:
+    def sample(parts: int) -> None:
         if parts % every == 0:
             memory = process.memory_info().rss
             took = round(time.monotonic() - start, 1)
             samples.append({"parts": parts, "rss_bytes": memory, "seconds": took})
 
-    run_simulation(Simulation(shards, PARTS), config, look, waves.append)
+    run_simulation(Simulation(shards, PARTS), config, sample, waves.append)
     took, cpu = time.monotonic() - start, process.cpu_times()
     early = next(one["rss_bytes"] for one in samples if one["parts"] >= num_parts // 10)
     ratio = samples[-1]["rss_bytes"] / early
@@ -89,7 +89,7 @@ def measure(num_parts: int, num_waves: int, actors: int) -> dict[str, Any]:
 
 
 def simulated_config(shards_per_wave: int, actors: int) -> Config:
-    """Fused actors on two CPUs."""
+    """A configuration with fused actors on two CPUs."""
     return parse_config(
         {
             "input": {"shards": "simulated"},
@@ -106,7 +106,7 @@ def simulated_config(shards_per_wave: int, actors: int) -> Config:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Memory over parts, with the ends of the waves and the limit."""
+    """Plots memory over parts, with the ends of the waves and the limit."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")
@@ -118,7 +118,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         label="driver, resident",
     )
     limit = report["wanted_at_most"] * report["rss_bytes_at_a_tenth"] / 1e6
-    axes.axhline(limit, linestyle="--", color="#b03030", label="1.2 times that at a tenth")
+    axes.axhline(limit, linestyle="--", color="#b03030", label="1.2 times the memory at a tenth")
     for number, parts in enumerate(report["parts_when_waves_ended"]):
         axes.axvline(
             parts, color="#cccccc", linewidth=0.8, label=None if number else "end of a wave"

@@ -1,18 +1,18 @@
-"""Images/s of the job under Ray over images/s of the bare loop, two wave boundaries included.
+"""Measures images/s of the job on Ray over images/s of the bare loop, with two wave boundaries.
 
     for RUN in bare fused pools bare_1thread fused_1thread; do
         python -m infra.benchmarks.efficiency --only $RUN --out infra/benchmarks/efficiency
     done
 
-All edit the demo's shards with the bundled model on two cores, from the tar to the published shard.
-*bare* is the plain loop (``pipeline/execution/local_loop.py``) with two threads of torch; *fused*
-is one actor with two threads, *pools* a mask, an encode and two decode actors with one thread each.
-There the networks want every core, and what Ray needs is taken from them. *bare_1thread* and
-*fused_1thread* have one thread, as an actor has by default, and leave the other core to the rest.
+All runs edit the demo's shards with the bundled model on two cores, from the tar to the published
+shard. *bare* is the local loop (``pipeline/execution/local_loop.py``) with two threads of torch;
+*fused* is one actor with two threads; *pools* is one mask, one encode and two decode actors with
+one thread each. In these the networks use both cores, so Ray takes time from them. *bare_1thread*
+and *fused_1thread* have one thread, an actor's default, and leave the other core to Ray.
 
-Rates are from the first part's end to the last one's, so that starting up is in none of them; the
-boundaries of the job's three waves, where its actors start anew, are. Each is measured in an
-invocation of its own, and the report keeps the latest of each.
+Rates are measured from the end of the first part to the end of the last one. So they do not include
+the start, but they include the boundaries of the job's three waves, where its actors start again.
+Each invocation measures one run; the report keeps the latest result of each run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from jobs.benchmark.machine import describe_machine
 from jobs.ray_environment import set_ray_environment
@@ -48,15 +49,15 @@ LAYOUTS = {
 }
 
 
-Part = tuple[float, int]  # when it was done, by the machine's monotonic clock; its edits
+Part = tuple[float, int]  # time when it was done (time.monotonic), number of edits
 
 
 def main() -> None:
-    """One of the runs; then the report of what there is."""
+    """Measures one run and updates the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=LAYOUTS, required=True)
-    parser.add_argument("--samples", type=int, default=96, help="of each of six shards")
-    parser.add_argument("--out", type=Path, required=True, help="without its ending")
+    parser.add_argument("--samples", type=int, default=96, help="in each of six shards")
+    parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     arguments = parser.parse_args()
     path = arguments.out.with_suffix(".json")
     runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
@@ -85,32 +86,35 @@ def run_bare(config: Config) -> list[Part]:
     from pipeline.plan.plan import make_plan
 
     parts: list[Part] = []
-    hear = lambda result: parts.append((time.monotonic(), result.num_edits))  # noqa: E731
-    assert not run_loop(make_plan(config, "cpu"), hear).work
+
+    def record(result: PartResult) -> None:
+        parts.append((time.monotonic(), result.num_edits))
+
+    assert not run_loop(make_plan(config, "cpu"), record).work
     return parts
 
 
 def run_job(config: Config) -> list[Part]:
-    """``overpaint edit``, with an ear at its progress."""
+    """``overpaint edit``, with a progress object that records the time of each part."""
     set_ray_environment(config)
-    import jobs.edit.driver
+    from jobs.edit.driver import edit
     from jobs.edit.progress import RunProgress
 
     parts: list[Part] = []
 
-    class Heard(RunProgress):
+    class RecordedProgress(RunProgress):
         def update(self, result: PartResult) -> None:
             super().update(result)
             parts.append((time.monotonic(), result.num_edits))
 
-    jobs.edit.driver.RunProgress = Heard  # type: ignore[misc]
-    code, _ = jobs.edit.driver.edit(config)
+    with mock.patch("jobs.edit.driver.RunProgress", RecordedProgress):
+        code, _ = edit(config)
     assert code == 0
     return parts
 
 
 def summary(parts: list[Part]) -> dict[str, Any]:
-    """Rate from the first part's end on, and the longest times without a part."""
+    """The rate after the first part, and the longest pauses between parts."""
     start, end = parts[0][0], parts[-1][0]
     times = [when for when, _ in parts]
     pauses = sorted(after - before for before, after in itertools.pairwise(times))
@@ -122,13 +126,13 @@ def summary(parts: list[Part]) -> dict[str, Any]:
             "median": round(pauses[len(pauses) // 2], 2),
             "longest": [round(pause, 2) for pause in pauses[:-4:-1]],
         },
-        "load_average": [round(load, 1) for load in os.getloadavg()],  # 1, 5, 15 min; at the end
+        "load_average": [round(load, 1) for load in os.getloadavg()],  # 1, 5, 15 min, at the end
         "at": [[round(when - start, 2), edits] for when, edits in parts],
     }
 
 
 def report_of(runs: dict[str, Any]) -> dict[str, Any]:
-    """The runs, and each layout's rate over that of the bare loop."""
+    """The report: the runs, and each layout's rate divided by that of its bare loop."""
     efficiency = {
         name: round(runs[name]["images_per_s"] / runs[bare]["images_per_s"], 4)
         for name, bare in BARE.items()
@@ -146,7 +150,7 @@ def report_of(runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Edits over time, from the first part on."""
+    """Plots edits over time, from the first part on."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")

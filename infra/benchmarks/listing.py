@@ -1,13 +1,13 @@
-"""What a run of very many shards takes before its first part, half of them done: seconds, memory.
+"""Measures seconds and memory of a run with very many shards before its first part.
 
     python -m infra.benchmarks.listing --shards 1000000 --out infra/benchmarks/listing_1m.json
     python -m infra.benchmarks.listing --store local --shards 100000
 
-Two invocations of the driver, each in a process of its own: *first* lists all input shards
-and freezes them into ``_run/inputs.json``; *resumed* finds half of them published, compares the
-inputs with the frozen ones, and has the other half to do. The driver's own code is timed up to
-where it would start Ray. The bucket is ``tests/stores/listed_bucket.py``, a server on this machine
-that makes up the pages of its listings: s3fs and botocore do their full work, a network does not.
+It measures two invocations of the driver, each in its own process: *first* lists all input shards
+and records them in ``_run/inputs.json``; *resumed* finds half of them published, compares the
+inputs with the recorded ones, and has the other half to do. The driver is timed until it would
+start Ray. The bucket is ``tests/stores/listed_bucket.py``, a server on this machine that generates
+its listings: s3fs and botocore do their full work, but there is no network.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ OUTPUTS = (".tar", ".parquet", "_stats.json")
 
 
 def main() -> None:
-    """Both invocations, their figures, the JSON."""
+    """Measures both invocations and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--store", choices=STORES, default="bucket")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--driver", help=argparse.SUPPRESS)  # one invocation: its places as JSON
+    parser.add_argument(
+        "--driver", help=argparse.SUPPRESS
+    )  # run one invocation; its config as JSON
     arguments = parser.parse_args()
     if arguments.driver:
         print(json.dumps(drive(json.loads(arguments.driver))))
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def measure(num_shards: int, store: str) -> dict[str, Any]:
-    """A first invocation, half of the shards published, a second one."""
+    """Measures a first invocation, publishes half of the shards, measures a second one."""
     with STORES[store](num_shards) as (places, publish):
         runs = {"first": _invoke(places)}
         publish(num_shards // 2)
@@ -77,9 +79,9 @@ def _invoke(places: dict[str, Any]) -> dict[str, Any]:
 
 
 def drive(places: dict[str, Any]) -> dict[str, Any]:
-    """What ``overpaint edit`` does before it starts Ray, step by step."""
+    """Does what ``overpaint edit`` does before it starts Ray, and times each step."""
     start = time.perf_counter()
-    import jobs.edit.driver  # noqa: F401 - the driver holds Ray and pandas too
+    import jobs.edit.driver  # noqa: F401 - the driver's memory includes Ray and pandas
     from pipeline.config.load import parse_config
     from pipeline.plan.inputs import changed_inputs
     from pipeline.plan.plan import make_plan
@@ -112,12 +114,12 @@ def drive(places: dict[str, Any]) -> dict[str, Any]:
 
 
 def _memory_peak() -> int:
-    """Of this process alone: what getrusage says begins with what its parent held."""
+    """The peak memory of this process; getrusage would include its parent's memory."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1]) * 1024
 
 
-Opened = tuple[dict[str, Any], Callable[[int], None]]  # places, and what publishes so many shards
+Opened = tuple[dict[str, Any], Callable[[int], None]]  # config; publishes this many shards
 
 
 @contextmanager

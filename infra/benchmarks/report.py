@@ -1,11 +1,12 @@
-"""How the report of a large output opens: time to the first gallery, memory of its page.
+"""Measures how the report of a large output opens: time to the first gallery, memory of the page.
 
     python -m infra.benchmarks.report --out infra/benchmarks/report.json
 
-Draws an output of 10,000 edits (no model), writes its report, and opens it in a fresh headless
-Chromium several times, from disk. Times are the page's own: from the start of navigation until
-the first cards are there and the images in the window are decoded. Memory is that of the process
-that renders the page, after the gallery was scrolled to its end, searched and sorted.
+Draws an output of 10,000 edits (without a model), writes its report, and opens it several times
+from disk, each time in a new headless Chromium. The page measures the time itself: from the start
+of navigation until the first cards exist and the images in the window are decoded. Memory is that
+of the process that renders the page, after the gallery was scrolled to its end, searched and
+sorted.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ MARK = "performance.getEntriesByName('gallery')[0].startTime"
 
 
 def main() -> None:
-    """Draw, write, open, print, write the JSON."""
+    """Draws the output, measures its report, and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--edits", type=int, default=10_000)
-    parser.add_argument("--size", type=int, default=256, help="pixels a side of the images")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="keeps the output, and uses one that is there")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the output here, and reuse it if it exists"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     binary = find_browser()
@@ -60,7 +63,7 @@ def main() -> None:
 
 
 def measure(store: Store, binary: str, repeats: int) -> dict[str, Any]:
-    """Writes the report and opens it so many times; medians and the worst."""
+    """Writes the report and opens it ``repeats`` times; returns medians and maxima."""
     start = time.perf_counter()
     written = write_report(store)
     write_s = time.perf_counter() - start
@@ -90,7 +93,7 @@ def measure(store: Store, binary: str, repeats: int) -> dict[str, Any]:
 
 
 def open_once(path: Path, binary: str) -> dict[str, Any]:
-    """Opens the page in a browser of its own and uses it."""
+    """Opens the page in a new browser and uses it."""
     with chromium(binary) as page:
         page.open(path)
         page.wait_for_gallery()
@@ -112,7 +115,7 @@ def open_once(path: Path, binary: str) -> dict[str, Any]:
 
 
 def use(page: Page) -> dict[str, float]:
-    """Scrolls through the whole gallery, searches and sorts; seconds that search and sort took."""
+    """Scrolls through the whole gallery, sorts and searches; returns the seconds of sorting."""
     page.run("all = document.getElementById('count').textContent.split(' ')[0]")
     frame = "new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
     for number in range(SCROLLS + 1):
@@ -143,7 +146,7 @@ def renderer_memory(pid: int) -> dict[str, int]:
 
 
 def version(binary: str) -> str:
-    """What the browser calls itself."""
+    """The browser's version."""
     command = [binary, "--version", "--no-sandbox"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

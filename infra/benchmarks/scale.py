@@ -1,22 +1,23 @@
-"""How the graph scales, by simulation: three pools of sleeping actors on logical GPUs.
+"""Simulates how the graph scales: three pools of sleeping actors on logical GPUs.
 
     python -m infra.benchmarks.scale --gpus 8 32 64 --out infra/benchmarks/scale
 
-The graph is that of a run (``jobs/edit/graph.py``), on a Ray that is told it has so many GPUs.
-Stages sleep for what Stable Diffusion 1.5 was measured to take on a GPU, 0.3 s an image, of which
-mask, encode and decode take 0.14, 0.29 and 0.57; parts are of 64 images. Pools are sized as those
-of a run are (``pipeline/sizing/pools.py``). The figure is the share of time in which the actors of
-the slowest pool work, from the moment when every actor has begun its first part until no further
-part comes to the slowest pool.
+The graph is that of a run (``jobs/edit/graph.py``), on a Ray that is told how many GPUs it has.
+Stages sleep as long as Stable Diffusion 1.5 takes on a GPU: 0.3 s per image, of which mask, encode
+and decode take the shares 0.14, 0.29 and 0.57. Parts have 64 images. Pools are sized as in a run
+(``pipeline/sizing/pools.py``). The result is the share of time in which the actors of the slowest
+pool work, from the moment when every actor has begun its first part until the slowest pool receives
+no further part.
 
-What is simulated is scheduling: actors are processes of this machine, parts are empty, so neither
-networks nor the object store carry images.
+Only scheduling is simulated: actors are processes on this machine and parts are empty, so neither
+the network nor the object store carries images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import tempfile
 import time
@@ -36,20 +37,20 @@ WANTED = 0.95
 IMAGE_S = 0.3
 SHARES = {"mask": 0.14, "encode": 0.29, "decode": 0.57}
 PART_SIZE = 64
-SHARD_PARTS = 16  # a thousand images a shard
+SHARD_PARTS = 16  # about a thousand images per shard
 ACTOR_CPUS = 0.25
-TASK_CPUS = 2.0  # beside the pools: eight readers and writers at a time
+TASK_CPUS = 2.0  # for eight readers and writers at a time
 Span = tuple[float, float]  # seconds
 Spans = dict[str, dict[str, list[Span]]]  # by stage and process
 
 
 def main() -> None:
-    """A run for each number of GPUs; JSON and image."""
+    """Simulates a run for each number of GPUs; writes JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 64])
-    parser.add_argument("--parts-each", type=int, default=6, help="parts for each GPU")
-    parser.add_argument("--stretch", type=float, default=1.0, help="sleep so many times longer")
-    parser.add_argument("--out", type=Path, help="without its ending: .json and .png are written")
+    parser.add_argument("--parts-each", type=int, default=6, help="parts per GPU")
+    parser.add_argument("--stretch", type=float, default=1.0, help="factor on all sleeping times")
+    parser.add_argument("--out", type=Path, help="path without suffix; writes .json and .png")
     arguments = parser.parse_args()
     runs = []
     if arguments.out is not None and arguments.out.with_suffix(".json").exists():
@@ -60,12 +61,12 @@ def main() -> None:
         runs = sorted(
             [*(one for one in runs if one["gpus"] != gpus), run], key=lambda one: one["gpus"]
         )
-        if arguments.out is not None:  # after each, so that numbers of GPUs may be measured apart
+        if arguments.out is not None:  # after each run; a later invocation may add to the report
             write(runs, arguments.out)
 
 
 def write(runs: list[dict[str, Any]], out: Path) -> None:
-    """The report and its image."""
+    """Writes the report and its plot."""
     report = {
         "picture_s": IMAGE_S,
         "shares": SHARES,
@@ -80,14 +81,14 @@ def write(runs: list[dict[str, Any]], out: Path) -> None:
 
 
 def sized_by_cost(gpus: int) -> dict[str, int]:
-    """Actors of each pool, as the planner sizes them: the best rate of whole GPUs."""
+    """Actors of each pool, sized as by the planner, with one GPU each."""
     pools = [Pool(name, SHARES[name] * IMAGE_S, gpus=1.0) for name in STAGES]
     sizes = best_sizes(pools, [Node(cpus=gpus, gpus=gpus)])
     return {name: sizes[name] for name in STAGES}
 
 
 def measure(gpus: int, parts_each: int, stretch: float) -> dict[str, Any]:
-    """One run on a Ray of its own."""
+    """Simulates one run on a local Ray."""
     actors = sized_by_cost(gpus)
     config = simulated_config(actors)
     set_ray_environment(config)
@@ -103,7 +104,7 @@ def measure(gpus: int, parts_each: int, stretch: float) -> dict[str, Any]:
         num_gpus=gpus,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     configure_context()
     part_s = {name: share * IMAGE_S * PART_SIZE * stretch for name, share in SHARES.items()}
@@ -128,7 +129,7 @@ def measure(gpus: int, parts_each: int, stretch: float) -> dict[str, Any]:
 
 
 def simulated_config(actors: dict[str, int]) -> Config:
-    """The whole run is one wave, so that the measured stretch has no boundary in it."""
+    """A configuration in which the whole run is one wave, so that no boundary is measured."""
     pools = {
         name: {"actors": number, "gpus": 1.0, "cpus": ACTOR_CPUS} for name, number in actors.items()
     }
@@ -143,7 +144,7 @@ def simulated_config(actors: dict[str, int]) -> Config:
 
 
 def read_spans(folder: Path) -> Spans:
-    """When each actor of each stage was at work, in order."""
+    """The times at which each actor of each stage worked, in order."""
     spans: Spans = defaultdict(dict)
     for file in folder.iterdir():
         stage, _, process = file.name.partition("-")
@@ -153,10 +154,10 @@ def read_spans(folder: Path) -> Spans:
 
 
 def steady_state(spans: Spans, actors: dict[str, int], part_s: dict[str, float]) -> dict[str, Any]:
-    """The slowest pool, utilisation and gaps of all, and images/s, while all are at work.
+    """The slowest pool, the utilization and gaps of all pools, and images/s, while all work.
 
-    The end is that of the last part in the stage before the slowest pool, or, if that is sooner,
-    the beginning of that pool's last part: from then on it only empties its queues.
+    The measured time ends with the last part of the stage before the slowest pool, or, if that is
+    earlier, with the start of that pool's last part: from then on the pool only empties its queues.
     """
     slowest = max(STAGES, key=lambda name: part_s[name] / actors[name])
     place = STAGES.index(slowest)
@@ -181,7 +182,7 @@ def steady_state(spans: Spans, actors: dict[str, int], part_s: dict[str, float])
 
 
 def seconds_between(spans: dict[str, list[Span]], start: float, end: float) -> float:
-    """For how long the actors of a pool worked between two times, summed."""
+    """The summed working time of a pool's actors between two times."""
     return sum(
         max(0.0, min(stop, end) - max(begin, start))
         for each in spans.values()
@@ -190,7 +191,7 @@ def seconds_between(spans: dict[str, list[Span]], start: float, end: float) -> f
 
 
 def median_gap(spans: dict[str, list[Span]], start: float, end: float) -> float:
-    """Seconds between two parts of an actor: what its calls cost where it never waits."""
+    """The median time between two parts of an actor: its overhead per call, if it never waits."""
     gaps = [
         after[0] - before[1]
         for each in spans.values()
@@ -201,7 +202,7 @@ def median_gap(spans: dict[str, list[Span]], start: float, end: float) -> float:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Images per second and utilisation over GPUs."""
+    """Plots images per second and utilization over GPUs."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")
@@ -212,7 +213,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     perfect = [count / report["picture_s"] for count in gpus]
     left.plot(gpus, perfect, "--", color="#999999", label="GPUs / 0.3 s")
     ideal = [run["ideal_images_per_s"] for run in runs]
-    left.plot(gpus, ideal, ":", color="#2a6fbb", label="whole GPUs a pool, always busy")
+    left.plot(gpus, ideal, ":", color="#2a6fbb", label="whole GPUs per pool, always busy")
     left.set_ylabel("images/s")
     left.set_ylim(bottom=0)
     for name in report["shares"]:
@@ -221,7 +222,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         report["wanted_at_least"], linestyle="--", color="#b03030", label="wanted: slowest pool"
     )
     right.set_ylim(0, 1.05)
-    right.set_ylabel("share of time at work")
+    right.set_ylabel("share of time working")
     for axes in (left, right):
         axes.set_xlabel("logical GPUs")
         axes.set_xticks(gpus)

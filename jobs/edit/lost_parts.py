@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs.edit.part_runner import Failure, NodeLostError, Runner, RunnerLostError
+from jobs.edit.part_runner import Failure, NodeLostError, NotStoredError, Runner, RunnerLostError
 from jobs.edit.progress import RunProgress
 from jobs.logs import tell
 from jobs.supervise.journal import Journal
@@ -103,7 +103,8 @@ def _run_shard(
     A part whose node was lost is retried.
 
     Raises:
-        RunnerLostError: the shard cannot be read, or even the failed rows cannot be staged.
+        RunnerLostError: the shard cannot be read, a part not be stored, or even the failed rows
+            not be staged. The shard stays unpublished.
         CannotLoadError: see there.
     """
     failures: dict[int, Failure] = {}
@@ -133,6 +134,9 @@ def _run_shard(
         except NodeLostError:
             opened = False
             continue
+        except NotStoredError as error:
+            # Its rows would be small enough to be stored, and would stay for good.
+            raise RunnerLostError(f"storing part {index} {error}") from error
         except RunnerLostError as error:
             if index in failures:
                 raise RunnerLostError(f"staging part {index} {error}") from error

@@ -76,6 +76,10 @@ class NodeLostError(RunnerLostError):
     """The retry worker's node died or was taken away: not the fault of a part."""
 
 
+class NotStoredError(RunnerLostError):
+    """The store did not take a part. The part is not at fault, so it has no failed rows."""
+
+
 def _death(error: ray.exceptions.RayError) -> str:
     """How a process ended, as far as Ray knows."""
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in str(error):
@@ -97,13 +101,17 @@ class Runner:
         Raises:
             RunnerLostError: it raised or died; its process is gone afterwards.
             NodeLostError: its node died.
+            NotStoredError: it raised what a store raises.
         """
         try:
             return ray.get(getattr(self.actor, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             self.end()
             cause = error.cause
-            raise RunnerLostError(f"raised {type(cause).__name__}: {cause}") from error
+            # What computes turns its errors into failed edits, so this one is a store's (or a
+            # file's of the model, in ``load``).
+            kind = NotStoredError if isinstance(cause, OSError) else RunnerLostError
+            raise kind(f"raised {type(cause).__name__}: {cause}") from error
         except ray.exceptions.RayError as error:
             verdict = self._verdict(error)
             self.end()

@@ -1,1 +1,1 @@
-"""Originals and their edits as training shards, in splits that no source image crosses."""
+"""Mixes originals and their edits into training shards, with each source image in one split."""

@@ -1,6 +1,6 @@
-"""Which split an image is in, and which edits are taken: decided by hashes, never by an order.
+"""Chooses the split of an image and the edits to take. Decided by hashes, not by any order.
 
-Nothing here touches a file.
+Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from itertools import accumulate, pairwise
 from pipeline.records.seeds import hash_words
 from pipeline.steps.texts import whole_word
 
-UNLABELLED = "no word of labels in the edit text"
+UNLABELED = "no word of labels in the edit text"
 AMBIGUOUS = "words of several labels in the edit text"
 
 
 @dataclass(frozen=True, order=True)
 class EditId:
-    """One edit of a shard: the number of its output, its sample's key, its index there."""
+    """Identifies an edit in a shard: index of its output, key of its sample, edit index."""
 
     output: int
     key: str
@@ -26,41 +26,41 @@ class EditId:
 
 
 def split_of(source_sha256: str, splits: Mapping[str, float], seed: int) -> str:
-    """The split of a source image, the same for all samples that hold these bytes.
+    """The split of a source image, the same for all samples with these bytes.
 
     Args:
-        source_sha256: of the encoded image, so that an image that is there under two keys, or
-            in two shards, is in one split.
-        splits: the share of each, 1 in all.
+        source_sha256: of the encoded image. So an image that occurs under two keys, or in two
+            shards, is in one split.
+        splits: the share of each split; they sum to 1.
         seed: of the mix.
     """
-    place = unit_hash(seed, "split", source_sha256)
+    position = unit_hash(seed, "split", source_sha256)
     for name, end in zip(splits, accumulate(splits.values()), strict=True):
-        if place < end:
+        if position < end:
             return name
-    return list(splits)[-1]  # the shares' sum was rounded down
+    return list(splits)[-1]  # reached if rounding made the shares' sum less than 1
 
 
 def label_of(edit_text: str, labels: Mapping[str, int | str]) -> int | str:
-    """The class that an edit text asks for: of the only word of ``labels`` that it has.
+    """The class of an edit text, from the words of ``labels`` that it contains.
 
-    Whole words, whatever their case. Two words of one class agree.
+    Whole words count, case is ignored. Several words of the same class are allowed.
 
     Raises:
-        ValueError: no word or words of several classes; the message is ``UNLABELLED`` or
-            ``AMBIGUOUS``.
+        ValueError: there is no such word, or words of several classes; the message is
+            ``UNLABELED`` or ``AMBIGUOUS``.
     """
     found = {label for word, label in labels.items() if whole_word(word).search(edit_text)}
     if len(found) != 1:
-        raise ValueError(AMBIGUOUS if found else UNLABELLED)
+        raise ValueError(AMBIGUOUS if found else UNLABELED)
     return found.pop()
 
 
 def quotas(available: Sequence[int], wanted: int) -> list[int]:
-    """How many edits each shard gives, in proportion to what it has; ``wanted`` in all.
+    """How many edits to take of each shard, in proportion to what it has; ``wanted`` in total.
 
     Returns:
-        At most what is available of each; if ``wanted`` is more than there are, all of them.
+        At most the available number for each shard; all of them if ``wanted`` exceeds their sum.
     """
     total = sum(available)
     wanted = min(wanted, total)
@@ -69,22 +69,22 @@ def quotas(available: Sequence[int], wanted: int) -> list[int]:
 
 
 def choose_edits(edits: Sequence[EditId], count: int, *, shard: str, seed: int) -> list[EditId]:
-    """``count`` of a shard's edits, as evenly over its images as can be.
+    """Chooses ``count`` of a shard's edits, spread as evenly as possible over its images.
 
-    A second edit of an image is taken only when every image that has one has given its first.
+    A second edit of an image is chosen only after a first edit of every image that has any.
     """
     by_key: dict[str, list[tuple[float, EditId]]] = {}
     for edit in edits:
-        place = unit_hash(seed, "edit", shard, edit.key, str(edit.output), str(edit.index))
-        by_key.setdefault(edit.key, []).append((place, edit))
-    turns = [
-        (turn, place, edit)
+        position = unit_hash(seed, "edit", shard, edit.key, str(edit.output), str(edit.index))
+        by_key.setdefault(edit.key, []).append((position, edit))
+    ranked = [
+        (rank, position, edit)
         for of_image in by_key.values()
-        for turn, (place, edit) in enumerate(sorted(of_image))
+        for rank, (position, edit) in enumerate(sorted(of_image))
     ]
-    return [edit for _, _, edit in sorted(turns)[:count]]
+    return [edit for _, _, edit in sorted(ranked)[:count]]
 
 
 def unit_hash(seed: int, *words: str) -> float:
-    """A number in [0, 1) that depends on its arguments alone."""
+    """A number in [0, 1) that depends only on the arguments."""
     return (hash_words(str(seed), *words) >> 11) / 2**53

@@ -1,4 +1,4 @@
-"""A whole mix: shard by shard, each written whole, then the manifest."""
+"""Runs a mix: writes it shard by shard, then the manifest."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from pipeline.config.mix import Mix
 from pipeline.mix.plan import MixPlan
-from pipeline.mix.write import MixedShard, begin, mix_shard, to_json
+from pipeline.mix.write import MixedShard, mix_shard, record_plan, to_json
 from pipeline.storage.readers import in_threads
 
 MANIFEST = "manifest.json"
 
 
 def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None) -> dict[str, Any]:
-    """Writes what is not written yet; killed at any point, the same call goes on.
+    """Writes the shards that are not written yet. After a kill, the same call resumes.
 
-    Memory holds ``mix.workers`` shards at a time, and a few numbers of every other.
+    Memory holds ``mix.workers`` shards at a time, and a few numbers for each other shard.
 
     Args:
-        plan: as ``make_mix_plan`` made it.
-        on_shard: hears of every shard, also of those that were there.
+        plan: from ``make_mix_plan``.
+        on_shard: called for every shard, including those written before.
 
     Returns:
         The manifest, as written.
@@ -31,7 +31,7 @@ def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None)
         MixError: the input or an output has changed since the plan was made.
         OSError: a store cannot be read or written.
     """
-    begin(plan)
+    record_plan(plan)
     manifest = _Manifest(plan)
     workers = plan.mix.workers
     for _, mixed in in_threads(
@@ -46,7 +46,7 @@ def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None)
 
 
 class _Manifest:
-    """The sums of the markers, in the order of the shards."""
+    """Adds up the markers, in the order of the shards."""
 
     def __init__(self, plan: MixPlan) -> None:
         self.plan = plan

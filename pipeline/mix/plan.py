@@ -1,4 +1,4 @@
-"""What a mix will write, counted before anything is written: images and edits of every shard."""
+"""Plans a mix: counts the images and edits of every shard before anything is written."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
 
 PLAN_FILE = "_mix/plan.json"
-VERSION = 1  # of what is written for the same plan
+VERSION = 1  # changes when the same plan would give other bytes
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """An input shard, and how much of it goes where."""
+    """An input shard, and how many of its images and edits go to each split."""
 
     shard: InputShard
     parquet_sha256: list[str]  # of each output
-    images: dict[str, int]  # by split, all of them taken
+    images: dict[str, int]  # by split; all of them are used
     available: dict[str, int]  # accepted edits, by split that takes edits
-    take: dict[str, int]  # likewise: so many of them
+    take: dict[str, int]  # the number of edits to use, by split that takes edits
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MixPlan:
 
     mix: Mix
     shards: list[PlannedShard]
-    num_without_edits: int = 0  # input shards that the runs did not take: input.limit
+    num_without_edits: int = 0  # input shards that the runs left out because of input.limit
 
     @property
     def output(self) -> Store:
@@ -51,7 +51,7 @@ class MixPlan:
         return [Store(path, options) for path in self.mix.edited.paths]
 
     def total(self, what: str, split: str) -> int:
-        """The sum of a shard's ``images``, ``available`` or ``take`` in a split."""
+        """The sum over the shards of ``images``, ``available`` or ``take`` in a split."""
         return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
 
     def wanted(self, split: str) -> int:
@@ -59,12 +59,12 @@ class MixPlan:
         return round_half_up(self.mix.ratio * self.total("images", split))
 
     def weight(self, split: str) -> float:
-        """What an edit of a split has to count, so that the ratio holds where edits run short."""
+        """The weight of an edit in a split that keeps the ratio if there are too few edits."""
         wanted, taken = self.wanted(split), self.total("take", split)
         return 1.0 if taken in (0, wanted) else round(wanted / taken, 6)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the written bytes depend on; where it lies is no part of it."""
+        """Everything that the written bytes depend on; locations do not belong to it."""
         mix = self.mix.model_dump(mode="json", exclude={"output", "edited", "workers"})
         for name in ("shards", "storage_options"):
             del mix["input"][name]
@@ -76,24 +76,24 @@ class MixPlan:
 
 
 def make_mix_plan(mix: Mix) -> MixPlan:
-    """Lists originals and outputs, reads all rows once, and decides how many edits a shard gives.
+    """Lists originals and outputs, reads all rows once, and decides how many edits to take.
 
     Raises:
-        MixError: the outputs are not of these shards, not finished, or changed since the mix in
-            ``output.path`` was begun; ``output.path`` holds something else.
-        ValueError, OSError: a place is refused, or cannot be read.
+        MixError: the outputs are not of these shards, or not finished, or have changed since the
+            mix in ``output.path`` was started; or ``output.path`` holds something else.
+        ValueError, OSError: a path is refused or cannot be read.
     """
     listed = expand_shards(mix.input.shards, mix.input.storage_options)
     check_output(mix.output.path, listed, mix.input.shards)
     plan = MixPlan(mix, [])
-    _check_places(plan)
+    _check_paths(plan)
     shards = _published(plan, listed)
     plan = replace(plan, num_without_edits=len(listed) - len(shards))
     counted = in_threads(partial(_counted, plan), shards, threads=mix.workers, window=mix.workers)
     plan.shards.extend(planned for _, planned in counted)
     for split in mix.edited_splits:
-        given = quotas([shard.available[split] for shard in plan.shards], plan.wanted(split))
-        for shard, take in zip(plan.shards, given, strict=True):
+        takes = quotas([shard.available[split] for shard in plan.shards], plan.wanted(split))
+        for shard, take in zip(plan.shards, takes, strict=True):
             shard.take[split] = take
     _check_same_mix(plan)
     return plan
@@ -104,7 +104,7 @@ def round_half_up(value: float) -> int:
 
 
 def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:
-    """A shard's survey as numbers, which is what is kept of every shard."""
+    """The counts of a shard's survey. Only these are kept in memory for every shard."""
     survey = survey_shard(plan.edited, shard.name, plan.mix)
     images = Counter(survey.splits.values())
     return PlannedShard(
@@ -116,14 +116,14 @@ def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:
     )
 
 
-def _check_places(plan: MixPlan) -> None:
-    """No output of a run is mixed with itself, into itself, or with nothing published in it."""
+def _check_paths(plan: MixPlan) -> None:
+    """Checks that no edited output is named twice, or contains or is inside the mix's output."""
     for output in plan.edited:
-        for one, other in ((output.url, plan.output.url), (plan.output.url, output.url)):
-            if f"{one}/".startswith(f"{other}/"):
+        for inner, outer in ((output.url, plan.output.url), (plan.output.url, output.url)):
+            if f"{inner}/".startswith(f"{outer}/"):
                 raise MixError(
-                    f"output.path={plan.output.url!r} and the edited output {output.url!r} are one "
-                    "within the other; choose a folder of its own"
+                    f"output.path={plan.output.url!r} and the edited output {output.url!r} must "
+                    "not contain each other; choose another folder for the mix"
                 )
     urls = [output.url for output in plan.edited]
     if len(set(urls)) < len(urls):
@@ -131,7 +131,7 @@ def _check_places(plan: MixPlan) -> None:
 
 
 def _published(plan: MixPlan, listed: Sequence[InputShard]) -> list[InputShard]:
-    """The shards to mix: all that are listed, unless the runs took the first ones only."""
+    """The shards to mix: all listed shards, or the published ones if input.limit is set."""
     published = set()
     for output in plan.edited:
         names = {name for item in output.list() if (name := marked_shard(item)) is not None}
@@ -141,33 +141,33 @@ def _published(plan: MixPlan, listed: Sequence[InputShard]) -> list[InputShard]:
         if unknown:
             raise MixError(
                 f"{output.url}: {len(unknown)} shards are published that input.shards does not "
-                f"name, e.g. {unknown[0]}; input.shards must name the originals of the edits"
+                f"include, e.g. {unknown[0]}; input.shards must name the originals of the edits"
             )
         published |= names
     missing = [shard.name for shard in listed if shard.name not in published]
     if missing and not plan.mix.input.limit:
         raise MixError(
             f"{len(missing)} of {len(listed)} input shards have no edits yet, e.g. {missing[0]}; "
-            "finish the run, or name fewer in input.shards"
+            "finish the run, or name fewer shards in input.shards"
         )
     return [shard for shard in listed if shard.name in published]
 
 
 def _check_same_mix(plan: MixPlan) -> None:
-    """One output holds one mix."""
+    """Checks that the output is empty or holds this same mix: one output holds one mix."""
     names = plan.output.list()
     if PLAN_FILE not in names:
         if names:
             raise MixError(
-                f"output.path={plan.output.url!r} holds something that is no mix, e.g. "
-                f"{next(iter(names))}; name another folder"
+                f"output.path={plan.output.url!r} holds something other than a mix, e.g. "
+                f"{next(iter(names))}; choose another folder"
             )
         return
     saved = json.loads(plan.output.get(PLAN_FILE))
     if saved != (wanted := plan.identity()):
         changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
-        what = ", ".join(changed) or "the edited outputs have changed since, or others are named"
+        what = ", ".join(changed) or "the edited outputs have changed, or other ones are named"
         raise MixError(
-            f"output.path={plan.output.url!r} holds another mix ({what}); set that back, or name "
-            "another folder"
+            f"output.path={plan.output.url!r} holds another mix ({what}); restore this setting, or "
+            "choose another folder"
         )

@@ -1,7 +1,7 @@
-"""What the rows of the edited outputs say of a shard: usable images, accepted edits, the rest.
+"""Surveys a shard by the rows of the edited outputs: usable images, accepted edits, the rest.
 
-Reads Parquet files, no image. It is done twice for each shard, once to count and once to mix, so
-that no run keeps the rows of all shards.
+Reads Parquet files but no images. Each shard is surveyed twice, once to count and once to mix, so
+that the rows of all shards are never in memory together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 class MixError(ValueError):
-    """Originals and outputs do not belong together, or have changed; says which and what to do."""
+    """Originals and outputs do not belong together, or have changed; says what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AcceptedEdit:
 
     id: EditId
     output_key: str
-    label: int | str | None  # None: the class of its source
+    label: int | str | None  # None: it keeps its source's class
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Survey:
 
     name: str
     markers: list[ShardStats]  # of each output
-    images: dict[str, str] = field(default_factory=dict)  # key of each usable one: its sha256
-    splits: dict[str, str] = field(default_factory=dict)  # key of each usable one: its split
+    images: dict[str, str] = field(default_factory=dict)  # sha256 of each usable image, by key
+    splits: dict[str, str] = field(default_factory=dict)  # split of each usable image, by key
     edits: dict[str, list[AcceptedEdit]] = field(default_factory=dict)  # by split
     images_left_out: Counter[str] = field(default_factory=Counter)  # by reason
     edits_left_out: Counter[str] = field(default_factory=Counter)  # by reason
@@ -55,8 +55,8 @@ def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
     """Reads the rows of a shard in every output.
 
     Raises:
-        MixError: an output has not published it, or was made from other images.
-        NotTheSameError: a Parquet file is not what its marker says.
+        MixError: an output has not published the shard, or was made from other images.
+        NotTheSameError: a Parquet file does not match its marker.
     """
     survey = Survey(name, [_marker(output, name) for output in outputs])
     survey.edits = {split: [] for split in mix.edited_splits}
@@ -68,7 +68,7 @@ def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
     for number, of_output in enumerate(rows):
         survey.num_rows += len(of_output)
         for row in of_output:
-            _sort_in(survey, number, row, mix)
+            _classify(survey, number, row, mix)
     return survey
 
 
@@ -82,19 +82,19 @@ def _marker(output: Store, name: str) -> ShardStats:
 def _find_images(
     survey: Survey, rows: Sequence[list[dict[str, Any]]], outputs: Sequence[Store], mix: Mix
 ) -> None:
-    """Notes which samples have an image that can be read, as the runs have found out."""
+    """Records which samples have a readable image, according to the runs."""
     unusable: dict[str, str] = {}
     for output, of_output in zip(outputs, rows, strict=True):
         for row in of_output:
             key, digest = row["key"], row["source_sha256"]
-            # of what no run has decoded, nobody knows whether it can be
+            # an image that no run has decoded may be unreadable
             never_decoded = row["stage"] in ("read", "prepare") and row["source_width"] is None
             if digest is None or never_decoded:
                 unusable[key] = f"{row['stage']}: {row['error']}"
             elif survey.images.setdefault(key, digest) != digest:
                 raise MixError(
-                    f"{output.url}: shard {survey.name}: the image of {key!r} is another one "
-                    f"than in {outputs[0].url}; mix outputs of the same input"
+                    f"{output.url}: shard {survey.name}: the image of {key!r} differs from the one "
+                    f"in {outputs[0].url}; mix outputs of the same input"
                 )
     survey.images_left_out.update(
         reason for key, reason in unusable.items() if key not in survey.images
@@ -104,8 +104,8 @@ def _find_images(
     }
 
 
-def _sort_in(survey: Survey, output: int, row: dict[str, Any], mix: Mix) -> None:
-    """Accepts the edit of a row, or counts why not."""
+def _classify(survey: Survey, output: int, row: dict[str, Any], mix: Mix) -> None:
+    """Accepts the edit of a row, or counts the reason why it is left out."""
     if row["status"] != Status.EDITED:
         survey.edits_left_out[row["status"]] += 1
         return

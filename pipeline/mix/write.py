@@ -1,10 +1,10 @@
-"""A shard of a mix: read the originals and the chosen edits, write a tar for each split.
+"""Writes a shard of a mix: reads originals and chosen edits, and writes a tar for each split.
 
-Whole objects only. The marker is put last, and ``manifest.json`` after all markers.
+Objects are written whole. A shard's marker is written last, ``manifest.json`` after all markers.
 
     OUT/train/00042.tar      <key>_original.* and <key>_edited<output>_<edit index>.*
     OUT/val/00042.tar
-    OUT/_mix/plan.json       what the bytes depend on
+    OUT/_mix/plan.json       everything that the bytes depend on
     OUT/_mix/shards/00042.json    the marker: counts, sizes, sha256
     OUT/manifest.json        the sums, and the shards of each split
 """
@@ -36,7 +36,7 @@ Members = dict[str, bytes]
 
 @dataclass
 class MixedShard:
-    """The marker: what became of every image and every row of a shard."""
+    """The marker of a shard: how many images and edits were used or left out, and why."""
 
     shard: str
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # original, edited, tar, ...
@@ -45,11 +45,11 @@ class MixedShard:
     num_images: int = 0
     num_rows: int = 0
     class_of_source: int = 0  # edits that keep their source's class
-    problem: str | None = None  # why the input shard could not be read to its end, if so
+    problem: str | None = None  # why the input shard could not be read to its end
 
 
 def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
-    """Writes a shard of the mix, unless its marker is there.
+    """Writes a shard of the mix, unless its marker exists.
 
     Raises:
         MixError: the input or an output has changed since the plan was made.
@@ -62,7 +62,7 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
         pass
     survey = survey_shard(plan.edited, name, plan.mix)
     if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
-        raise MixError(f"shard {name}: the edited output has changed meanwhile; run again")
+        raise MixError(f"shard {name}: the edited output has changed during the mix; run it again")
     chosen = _chosen(plan, planned, survey)
     mixed = _account(survey, chosen)
     samples = [*_originals(plan, planned, survey, mixed), *_edits(plan, survey, chosen, mixed)]
@@ -78,8 +78,8 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
     return mixed
 
 
-def begin(plan: MixPlan) -> None:
-    """Records what the output is, if nobody has yet."""
+def record_plan(plan: MixPlan) -> None:
+    """Writes the plan's identity to the output, unless an earlier run has."""
     plan.output.put_if_absent(PLAN_FILE, to_json(plan.identity()))
 
 
@@ -88,7 +88,7 @@ def to_json(value: Any) -> bytes:
 
 
 def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, list[AcceptedEdit]]:
-    """The edits to take, by split."""
+    """The chosen edits, by split."""
     chosen = {}
     for split, edits in survey.edits.items():
         by_id = {edit.id: edit for edit in edits}
@@ -99,7 +99,7 @@ def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, l
 
 
 def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShard:
-    """The counts of a shard; what is taken and what is left out add up to what is there."""
+    """The counts of a shard. The numbers used and left out must add up to the number of rows."""
     left_out = Counter(survey.edits_left_out)
     for split, edits in survey.edits.items():
         left_out[NOT_CHOSEN] += len(edits) - len(chosen[split])
@@ -134,7 +134,7 @@ def _originals(
         if sample is None or sample.source_sha256 != digest:
             raise MixError(
                 f"shard {survey.name}: {key!r} is not the image that was edited; the input has "
-                "changed, or input.shards names another one"
+                "changed, or input.shards names other images"
             )
         assert sample.suffix is not None
         record = {
@@ -145,7 +145,7 @@ def _originals(
 
 
 def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
-    """Image, caption and JSON; other members as they are passed through to edits."""
+    """Image, caption and JSON, and the members that are passed through to edits."""
     assert sample.suffix is not None
     assert sample.encoded is not None
     members = {sample.suffix: sample.encoded, "json": _provenance(record)}
@@ -158,7 +158,7 @@ def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
 def _edits(
     plan: MixPlan, survey: Survey, chosen: dict[str, list[AcceptedEdit]], mixed: MixedShard
 ) -> Iterator[tuple[str, str, Members]]:
-    """(split, key, members) of every chosen edit; of the outputs one after the other."""
+    """(split, key, members) of every chosen edit, output by output."""
     label_member = plan.mix.label_member
     for number, store in enumerate(plan.edited):
         wanted = {
@@ -189,7 +189,7 @@ def _read_samples(
         return
     data = store.get(tar_name(survey.name))
     if hashlib.sha256(data).hexdigest() != survey.markers[number].tar_sha256:
-        raise MixError(f"{store.url}: {tar_name(survey.name)} is not what its marker says")
+        raise MixError(f"{store.url}: {tar_name(survey.name)} does not match its marker")
     samples: dict[str, Members] = {}
     for name, content in read_members(data)[0]:
         key, _, suffix = name.partition(".")
@@ -199,24 +199,24 @@ def _read_samples(
 
 
 def _record(survey: Survey, key: str, split: str, details: dict[str, Any]) -> dict[str, Any]:
-    """What the JSON of every sample says under "mix"."""
+    """The value of "mix" in a sample's JSON."""
     source = {"shard": survey.name, "key": key, "source_sha256": survey.images[key]}
     return source | {"split": split} | details
 
 
 def _provenance(record: dict[str, Any]) -> bytes:
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1)
-    # Half a surrogate pair in a sample's JSON goes out as it came in: as an escape.
+    # A lone surrogate in a sample's JSON is written as it was read: as an escape.
     return text.encode("utf-8", "backslashreplace")
 
 
 def _encoded(key: str) -> str:
-    """A sample's key without dots, as in the outputs."""
+    """A sample's key with dots encoded, as in the outputs."""
     return output_key(key, 0).removesuffix("_0")
 
 
 def _edit_key(edit: EditId) -> str:
-    """What no other sample of the shard is called: its kind is the end of its name."""
+    """The key of an edit in the mix, unique in its shard."""
     return f"{_encoded(edit.key)}_edited{edit.output}_{edit.index}"
 
 

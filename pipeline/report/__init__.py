@@ -1,1 +1,1 @@
-"""The report: one HTML page of an output that needs nothing else to be looked at."""
+"""The report: one self-contained HTML page about an output."""

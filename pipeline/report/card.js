@@ -1,6 +1,6 @@
-// One edit: the images with their slider, the card in the gallery, the dialog with everything.
+// One edit: the images with their slider, the card in the gallery, and the dialog with all details.
 
-const SMALL = 128; // pixels: images below are shown as blocks, not blurred
+const SMALL = 128; // pixels: smaller images are shown as sharp blocks, not blurred
 
 function imageOf(kind, number, alt) {
   const image = make("img", { class: kind, alt, decoding: "async", draggable: "false" });
@@ -11,7 +11,7 @@ function imageOf(kind, number, alt) {
   return image;
 }
 
-// Before and after on top of each other, cut where the slider stands, and the mask over both.
+// Before and after on top of each other, cut at the slider's position, and the mask over both.
 function buildCompare(row) {
   const box = make("div", { class: "compare" });
   if (!row.hasImages) {
@@ -43,7 +43,7 @@ function buildCompare(row) {
   return box;
 }
 
-// A button that lays the mask over the images; it stands as the gallery's own box does.
+// A button that shows the mask over the images. Its initial state is that of the checkbox for all.
 function maskButton(row, box) {
   if (row.mask === null) return null;
   const button = make("button", { type: "button", class: "show-mask" }, "Mask");
@@ -74,7 +74,7 @@ function buildScores(row, sorted) {
   return list;
 }
 
-// sorted: the number of the score that the gallery is sorted by, or null.
+// sorted: the index of the score that the gallery is sorted by, or null.
 function buildCard(row, place, total, sorted, open) {
   const box = buildCompare(row);
   const details = make("button", { type: "button", class: "details" }, "Details");
@@ -94,7 +94,7 @@ function buildCard(row, place, total, sorted, open) {
     make("div", { class: "buttons" }, maskButton(row, box), details));
 }
 
-// The dialog's content for one row; move(step) shows a neighbour, close() ends it.
+// The dialog's content for one row; move(step) shows a neighboring row, close() closes the dialog.
 function buildDetail(row, place, total, move, close) {
   const box = buildCompare(row);
   const facts = make("dl", { class: "facts" });
@@ -113,9 +113,9 @@ function buildDetail(row, place, total, move, close) {
   if (row.width !== null) add("size", `${row.width} × ${row.height} pixels as written`);
   data.scores.forEach((score, number) => add(score.name, shownNumber(row.scores[number])));
   const button = (text, act, disabled) => {
-    const made = make("button", { type: "button", disabled }, text);
-    made.addEventListener("click", act);
-    return made;
+    const element = make("button", { type: "button", disabled }, text);
+    element.addEventListener("click", act);
+    return element;
   };
   return [
     make("h3", { id: "detail-title", dir: "auto" }, `Edit ${row.index} of ${row.key}`),

@@ -1,4 +1,4 @@
-"""One PNG to look at: before, difference map, mask and after of some edits, with both texts."""
+"""A PNG that shows some edits: before, difference map, mask and after, with both texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.steps.read import read_parts
 from pipeline.storage.archive import read_members
 from pipeline.storage.shards import expand_shards
 
-TILE = 144  # pixels a side
+TILE = 144  # side in pixels
 GAP = 6
 TEXT_HEIGHT = 40
 SHEET_COLUMNS = 2
@@ -33,14 +33,14 @@ class _Entry:
 
 
 def contact_sheet(plan: Plan, num_edits: int = 16) -> bytes | None:
-    """Draws edits spread evenly over the published shards of a run.
+    """Draws edits, evenly spaced over the published shards of a run.
 
     Args:
         plan: the run; its input shards are read again for the images before the edit.
-        num_edits: how many edits to show at most.
+        num_edits: the largest number of edits to show.
 
     Returns:
-        The bytes of a PNG, or None where the run edited nothing.
+        The bytes of a PNG, or None if the run edited nothing.
     """
     chosen = _choose(plan, num_edits)
     entries = []
@@ -50,7 +50,7 @@ def contact_sheet(plan: Plan, num_edits: int = 16) -> bytes | None:
 
 
 def _choose(plan: Plan, num_edits: int) -> dict[str, list[dict[str, Any]]]:
-    """Edited rows by shard, evenly spaced over all of them."""
+    """Edited rows by shard, evenly spaced over all edited rows."""
     output = plan.output
     edited = []
     for shard in plan.published:
@@ -58,10 +58,10 @@ def _choose(plan: Plan, num_edits: int) -> dict[str, list[dict[str, Any]]]:
         edited += [row for row in table.to_pylist() if row["status"] == Status.EDITED]
     if not edited:
         return {}
-    places = np.linspace(0, len(edited) - 1, min(num_edits, len(edited))).round().astype(int)
+    indices = np.linspace(0, len(edited) - 1, min(num_edits, len(edited))).round().astype(int)
     chosen: dict[str, list[dict[str, Any]]] = {}
-    for place in places:
-        chosen.setdefault(edited[place]["shard"], []).append(edited[place])
+    for index in indices:
+        chosen.setdefault(edited[index]["shard"], []).append(edited[index])
     return chosen
 
 
@@ -128,9 +128,9 @@ def _draw(entries: list[_Entry]) -> bytes:
     for column in range(columns):
         for number, title in enumerate(TITLES):
             draw.text((column * width + GAP + number * (TILE + GAP), 6), title, FAINT, font)
-    for place, entry in enumerate(entries):
-        left = (place % columns) * width + GAP
-        top = (place // columns) * height + header
+    for index, entry in enumerate(entries):
+        left = (index % columns) * width + GAP
+        top = (index // columns) * height + header
         for number, tile in enumerate(entry.tiles):
             corner = (left + number * (TILE + GAP), top)
             if tile is None:
@@ -145,7 +145,7 @@ def _draw(entries: list[_Entry]) -> bytes:
 
 
 def _fit(text: str, font: Any, width: int) -> str:
-    """The text, cut with an ellipsis so that it fits the width in pixels."""
+    """The text, truncated with an ellipsis to fit the width in pixels."""
     if font.getlength(text) <= width - 2 * GAP:
         return text
     while text and font.getlength(text + "…") > width - 2 * GAP:

@@ -1,4 +1,4 @@
-// Search, filters and order: from the form to the rows that the list shows.
+// Search, filters and order: applies the form to the rows, and shows the result in the list.
 
 const controls = control("controls");
 
@@ -20,7 +20,7 @@ function fillControls() {
   control("with-images").closest("label").hidden = rows.every((row) => row.hasImages);
 }
 
-// A function that says whether a row passes everything that the form asks for.
+// Returns a function that tells whether a row matches all filters of the form.
 function wanted() {
   const words = control("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const statuses = new Set([...controls.querySelectorAll("[name=status]:checked")].map((box) => box.value));
@@ -38,7 +38,7 @@ function wanted() {
     words.every((word) => row.searched.includes(word));
 }
 
-// Rows without the score come last, in either order; equal ones stay as the output has them.
+// Rows without the score come last in both orders; rows with equal scores keep the output's order.
 function ordered(shown) {
   const sort = control("sort").value;
   if (sort === "") return control("order").value === "up" ? shown : shown.reverse();
@@ -62,7 +62,7 @@ function update() {
 let timer = 0;
 control("search").addEventListener("input", () => {
   clearTimeout(timer);
-  timer = setTimeout(update, 120); // while somebody types
+  timer = setTimeout(update, 120); // waits for a pause in typing
 });
 controls.addEventListener("change", (event) => {
   if (event.target.id !== "masks") return update();
@@ -71,10 +71,10 @@ controls.addEventListener("change", (event) => {
   }
 });
 controls.addEventListener("submit", (event) => event.preventDefault());
-controls.addEventListener("reset", () => setTimeout(update)); // once the form has its old values
+controls.addEventListener("reset", () => setTimeout(update)); // after the form has been reset
 for (const button of document.querySelectorAll(".show-reason")) {
   button.addEventListener("click", () => {
-    controls.reset(); // which updates in a task of its own, before the next one
+    controls.reset(); // this queues an update, which runs before the next timeout
     setTimeout(() => {
       control("reason").value = button.dataset.reason;
       update();

@@ -1,4 +1,4 @@
-// The rows and images that the page carries, as the other parts see them.
+// Decodes the page's embedded rows and images for the other scripts.
 
 const control = (id) => document.getElementById(id);
 
@@ -33,17 +33,17 @@ function toRow(packed, place) {
 }
 
 const rows = data.rows.map(toRow);
-data.rows = null; // the packed form has served
+data.rows = null; // frees the packed form
 
 const imageChunks = new Map();
 
-// The url of an image; undefined while the part of the page that holds it is still being read.
+// The URL of an image; undefined while the browser is still loading the element that holds it.
 function imageUrl(number) {
   const chunk = Math.floor(number / data.images_in_chunk);
   if (!imageChunks.has(chunk)) {
     const element = document.getElementById(`images-${chunk}`);
-    const whole = element && (element.nextElementSibling || document.readyState !== "loading");
-    if (!whole) return undefined;
+    const complete = element && (element.nextElementSibling || document.readyState !== "loading");
+    if (!complete) return undefined;
     imageChunks.set(chunk, element.textContent.split("\n"));
   }
   const line = imageChunks.get(chunk)[number % data.images_in_chunk];
@@ -53,7 +53,7 @@ function imageUrl(number) {
 
 const waiting = [];
 
-// Gives an <img> its pixels, now or as soon as the page has been read to it.
+// Sets an <img>'s source, now or when the page has loaded.
 function setImage(image, number) {
   const url = imageUrl(number);
   if (url === undefined) waiting.push([image, number]);
@@ -64,7 +64,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const [image, number] of waiting.splice(0)) setImage(image, number);
 });
 
-// An element with attributes and children; a text is always a text node, never markup.
+// Makes an element with attributes and children; text becomes text nodes, never markup.
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [attribute, value] of Object.entries(attributes)) {
@@ -74,7 +74,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-// A column's name that may break after its underscores.
+// A column's name with line-break opportunities after its underscores.
 function breakable(name) {
   return name.split("_").flatMap((word, place) => (place ? ["_", make("wbr"), word] : [word]));
 }

@@ -1,4 +1,4 @@
-"""Counts, histograms, stage times, cost and failures of an output, ready for the template."""
+"""Counts, histograms, stage times, cost and failures of an output, for the page's template."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.config import Config
@@ -18,13 +19,13 @@ from pipeline.report.packing import Row, reason_of
 from pipeline.steps.filter import STAGE as FILTER_STAGE
 
 NUM_BINS = 30
-NUM_EXAMPLES = 4  # of a kind of failure
+NUM_EXAMPLES = 4  # of each reason
 MAX_REASONS = 50
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bin of a histogram: its range, and how many edited and other rows lie in it."""
+    """One bin of a histogram: its range, and the number of edited and other rows in it."""
 
     low: float
     high: float
@@ -61,7 +62,7 @@ class Reason:
 
 
 def counts(found: Output) -> dict[str, int]:
-    """Edits by status, of all published shards."""
+    """The number of edits by status, over all published shards."""
     total: Counter[str] = Counter({str(status): 0 for status in Status})
     for marker in found.markers.values():
         total.update(marker.counts)
@@ -69,7 +70,7 @@ def counts(found: Output) -> dict[str, int]:
 
 
 def stage_table(found: Output) -> list[dict[str, Any]]:
-    """Seconds and network evaluations by step, summed over all published shards, in flow order."""
+    """Seconds and network evaluations by step in order, summed over all published shards."""
     seconds: Counter[str] = Counter()
     evals: Counter[str] = Counter()
     for marker in found.markers.values():
@@ -89,10 +90,10 @@ def stage_table(found: Output) -> list[dict[str, Any]]:
 
 
 def cost(found: Output, settings: Report) -> dict[str, Any]:
-    """Device-hours of the stages' actors while they worked, and what they cost.
+    """Busy device-hours of the stages' actors, and their cost.
 
-    An actor's seconds count as the share of a GPU that it reserves. Time in which an actor waits
-    is not in the markers, and so not in here.
+    An actor's seconds are multiplied by the share of a GPU that it reserves. Idle time of actors
+    is not in the markers, so it is not included.
     """
     devices = sorted({device for marker in found.markers.values() for device in marker.devices})
     hours = 0.0
@@ -121,8 +122,9 @@ def _gpus(config: Config | None, stage: str) -> float:
 
 
 def histograms(found: Output) -> list[Histogram]:
-    """One for every score that any row has."""
-    edited = np.asarray(pc.equal(found.rows.column("status"), Status.EDITED).to_numpy(), bool)
+    """One histogram for every score that any row has."""
+    is_edited = pc.equal(found.rows.column("status"), pa.scalar(str(Status.EDITED)))
+    edited = np.asarray(is_edited.to_numpy(), np.bool_)
     made = []
     for score in found.scores:
         values = np.asarray(found.rows.column(score.name).to_pandas(), dtype=np.float64)
@@ -133,28 +135,28 @@ def histograms(found: Output) -> list[Histogram]:
 
 
 def _histogram(score: Score, values: np.ndarray, edited: np.ndarray) -> Histogram | None:
-    finite = np.isfinite(values)
-    inside = values[finite]
-    if not inside.size:
+    is_finite = np.isfinite(values)
+    finite = values[is_finite]
+    if not finite.size:
         return None
-    low, high = float(inside.min()), float(inside.max())
+    low, high = float(finite.min()), float(finite.max())
     edges = np.linspace(low, high, NUM_BINS + 1) if high > low else np.array([low, high])
-    of_edited = _binned(values[finite & edited], edges)
-    of_other = _binned(values[finite & ~edited], edges)
+    edited_counts = _binned(values[is_finite & edited], edges)
+    other_counts = _binned(values[is_finite & ~edited], edges)
     bars = [
-        Bar(float(left), float(right), int(first), int(second))
-        for left, right, first, second in zip(
-            edges[:-1], edges[1:], of_edited, of_other, strict=True
+        Bar(float(left), float(right), int(num_edited), int(num_other))
+        for left, right, num_edited, num_other in zip(
+            edges[:-1], edges[1:], edited_counts, other_counts, strict=True
         )
     ]
     return Histogram(
         score=score,
         bars=bars,
-        num_values=int(inside.size),
+        num_values=int(finite.size),
         num_infinite=int(np.isinf(values).sum()),
         low=low,
-        median=float(np.median(inside)),
-        mean=float(inside.mean()),
+        median=float(np.median(finite)),
+        mean=float(finite.mean()),
         high=high,
     )
 
@@ -168,7 +170,8 @@ def _binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def reasons(found: Output) -> list[Reason]:
     """Failed and rejected edits by reason, most frequent first, with examples.
 
-    They are counted in the markers, so in all shards; examples come from the rows that were read.
+    Counts come from the markers, so they include all shards. Examples come from the rows that were
+    read.
     """
     counted: Counter[tuple[str, str]] = Counter()
     for marker in found.markers.values():
@@ -176,20 +179,20 @@ def reasons(found: Output) -> list[Reason]:
             counted[str(Status.FAILED), kind] += count
         for name, count in marker.rejections.items():
             counted[str(Status.REJECTED), f"{FILTER_STAGE}: {name}"] += count
-    places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    columns = (found.rows.column(name).to_pylist() for name in ("status", "stage", "error"))
-    for place, (status, stage, error) in enumerate(zip(*columns, strict=True)):
+    indices: dict[tuple[str, str], list[int]] = defaultdict(list)
+    columns = (found.column(name) for name in ("status", "stage", "error"))
+    for index, (status, stage, error) in enumerate(zip(*columns, strict=True)):
         reason = reason_of({"status": status, "stage": stage, "error": error})
         if reason is not None:
-            places[status, reason].append(place)
+            indices[status, reason].append(index)
     groups = [
         Reason(
             status=status,
             reason=reason,
-            count=max(counted[status, reason], len(places[status, reason])),
-            examples=found.rows.take(places[status, reason][:NUM_EXAMPLES]).to_pylist(),
+            count=max(counted[status, reason], len(indices[status, reason])),
+            examples=found.rows.take(indices[status, reason][:NUM_EXAMPLES]).to_pylist(),
         )
-        for status, reason in {**counted, **places}
+        for status, reason in {**counted, **indices}
     ]
     return sorted(groups, key=lambda group: (-group.count, group.status, group.reason))[
         :MAX_REASONS

@@ -1,4 +1,4 @@
-"""The gallery's data: rows and images as the page carries them, within a number of bytes."""
+"""The gallery's data: chooses rows and images for the page, within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.report.packing import Packed, Row, number_of, row_tree
 from pipeline.report.sample import extremes, stratified
 from pipeline.storage.shards import InputShard
 
-PROBED = 32  # edits whose images are made to learn how many bytes one takes
-SAFETY = 0.97  # of the bytes left, for what the probe did not see
+PROBED = 32  # edits whose images are made to estimate the bytes per edit
+SAFETY = 0.97  # share of the remaining bytes to plan for, because the estimate is not exact
 
 
 @dataclass
 class Gallery:
-    """What the page's script reads, and how much of the output it is."""
+    """The data for the page's script, and how much of the output it covers."""
 
     tree: dict[str, Any]  # JSON-able: columns, rows
-    chunks: list[str]  # lines of base64, in chunks of packing.py's size
+    chunks: list[str]  # lines of base64, ``IMAGES_IN_CHUNK`` in each
     num_rows: int = 0
     num_with_images: int = 0
     num_images: int = 0
@@ -37,23 +37,23 @@ def make_gallery(found: Output, reader: ShardImages, settings: Report, room: int
     """Chooses edits, reads their images and packs both.
 
     Args:
-        found: of ``read_output``.
-        reader: of the images.
-        settings: how many edits, how many bytes to read.
-        room: bytes that the gallery may take in the page.
+        found: from ``read_output``.
+        reader: reads the images.
+        settings: the largest number of edits, and of bytes to read.
+        room: the bytes that the gallery may use in the page.
     """
     shards = image_shards(found, reader.inputs, settings.read_bytes)
     rows = chosen_rows(found, shards, settings.max_edits)
     tree, size = row_tree(found, rows)
     while size > room // 2 and len(rows) > 1:
-        rows = [rows[place] for place in stratified(_strata(rows), len(rows) // 2)]
+        rows = [rows[index] for index in stratified(_strata(rows), len(rows) // 2)]
         tree, size = row_tree(found, rows)
     packed = Packed(room - size)
-    wanted = [place for place, row in enumerate(rows) if row["shard"] in shards]
+    wanted = [index for index, row in enumerate(rows) if row["shard"] in shards]
     _fill(packed, rows, wanted, found, reader)
-    for place, of_row in packed.of_row.items():
-        tree["rows"][place][-3:] = of_row
-    shown = {rows[place]["shard"] for place in packed.of_row}
+    for index, image_numbers in packed.of_row.items():
+        tree["rows"][index][-3:] = image_numbers
+    shown = {rows[index]["shard"] for index in packed.of_row}
     return Gallery(
         tree=tree,
         chunks=packed.chunks(),
@@ -67,7 +67,7 @@ def make_gallery(found: Output, reader: ShardImages, settings: Report, room: int
 
 def image_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int) -> set[str]:
     """The shards whose images are read: all, or evenly spaced ones within ``read_bytes``."""
-    names = sorted(set(found.rows.column("shard").to_pylist()))
+    names = sorted(set(found.texts("shard")))
     sizes = {
         name: found.markers[name].tar_bytes
         + found.markers[name].rejected_bytes
@@ -78,35 +78,33 @@ def image_shards(found: Output, inputs: dict[str, InputShard], read_bytes: int) 
         return set(names)
     mean = sum(sizes.values()) / len(names)
     count = max(1, int(read_bytes / mean))
-    places = [int((2 * number + 1) * len(names) / (2 * count)) for number in range(count)]
+    indices = [int((2 * number + 1) * len(names) / (2 * count)) for number in range(count)]
     chosen: set[str] = set()
-    left = float(read_bytes)
-    for place in places:
-        left -= sizes[names[place]]
-        if left < 0 and chosen:
+    remaining = float(read_bytes)
+    for index in indices:
+        remaining -= sizes[names[index]]
+        if remaining < 0 and chosen:
             break
-        chosen.add(names[place])
+        chosen.add(names[index])
     return chosen
 
 
 def chosen_rows(found: Output, shards: set[str], limit: int) -> list[Row]:
     """The rows of the gallery, in the output's order.
 
-    Rows with an image are taken from the shards whose images are read; failed ones from all.
+    They come from the shards whose images are read; failed rows come from all shards.
     """
-    table = found.rows
-    statuses = table.column("status").to_pylist()
-    of_shard = table.column("shard").to_pylist()
-    places = [
-        place
-        for place, (status, shard) in enumerate(zip(statuses, of_shard, strict=True))
+    statuses = found.texts("status")
+    indices = [
+        index
+        for index, (status, shard) in enumerate(zip(statuses, found.texts("shard"), strict=True))
         if shard in shards or status == Status.FAILED
     ]
-    stages, errors = (table.column(name).to_pylist() for name in ("stage", "error"))
-    strata = [(statuses[place], stages[place], errors[place]) for place in places]
-    scores = [_values(found, score.name)[places] for score in found.scores]
+    stages, errors = found.column("stage"), found.column("error")
+    strata = [(statuses[index], stages[index], errors[index]) for index in indices]
+    scores = [_values(found, score.name)[indices] for score in found.scores]
     chosen = stratified(strata, limit, extremes(scores))
-    rows: list[Row] = table.take([places[number] for number in chosen]).to_pylist()
+    rows: list[Row] = found.rows.take([indices[number] for number in chosen]).to_pylist()
     return rows
 
 
@@ -121,36 +119,36 @@ def _strata(rows: list[Row]) -> list[tuple[str, str | None, str | None]]:
 def _fill(
     packed: Packed, rows: list[Row], wanted: list[int], found: Output, reader: ShardImages
 ) -> None:
-    """Packs the images of the wanted rows; of a stratified sample where not all have room."""
+    """Packs the images of the wanted rows, or of a stratified sample if not all of them fit."""
     by_shard = _by_shard(rows, wanted)
     if len(wanted) > PROBED:
         probe = Packed(packed.room)
-        shard, places = max(by_shard.items(), key=lambda item: (len(item[1]), item[0]))
-        _pack(probe, rows, shard, places[:PROBED], reader)
-        used = (packed.room - probe.room) / min(PROBED, len(places))
-        fitting = int(SAFETY * packed.room / max(used, 1.0))
-        if fitting < len(wanted):
+        shard, indices = max(by_shard.items(), key=lambda item: (len(item[1]), item[0]))
+        _pack(probe, rows, shard, indices[:PROBED], reader)
+        bytes_per_edit = (packed.room - probe.room) / min(PROBED, len(indices))
+        num_fitting = int(SAFETY * packed.room / max(bytes_per_edit, 1.0))
+        if num_fitting < len(wanted):
             scores = [
-                np.array([number_of(rows[place][score.name]) for place in wanted], np.float64)
+                np.array([number_of(rows[index][score.name]) for index in wanted], np.float64)
                 for score in found.scores
             ]
-            strata = _strata([rows[place] for place in wanted])
-            chosen = stratified(strata, fitting, extremes(scores))
+            strata = _strata([rows[index] for index in wanted])
+            chosen = stratified(strata, num_fitting, extremes(scores))
             by_shard = _by_shard(rows, [wanted[number] for number in chosen])
-    for shard, places in sorted(by_shard.items()):
-        _pack(packed, rows, shard, places, reader)
+    for shard, indices in sorted(by_shard.items()):
+        _pack(packed, rows, shard, indices, reader)
 
 
-def _by_shard(rows: list[Row], places: list[int]) -> dict[str, list[int]]:
+def _by_shard(rows: list[Row], indices: list[int]) -> dict[str, list[int]]:
     by_shard: dict[str, list[int]] = defaultdict(list)
-    for place in places:
-        by_shard[rows[place]["shard"]].append(place)
+    for index in indices:
+        by_shard[rows[index]["shard"]].append(index)
     return by_shard
 
 
 def _pack(
-    packed: Packed, rows: list[Row], shard: str, places: list[int], reader: ShardImages
+    packed: Packed, rows: list[Row], shard: str, indices: list[int], reader: ShardImages
 ) -> None:
-    shown = reader.read(shard, [rows[place] for place in places])
-    for place in places:
-        packed.add(place, shown[rows[place]["key"], rows[place]["edit_index"]])
+    images = reader.read(shard, [rows[index] for index in indices])
+    for index in indices:
+        packed.add(index, images[rows[index]["key"], rows[index]["edit_index"]])

@@ -1,4 +1,4 @@
-"""The images of a page: before from the input, after and mask from the output, made small."""
+"""The page's images, scaled down: before from the input, after and mask from the output."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 
 WEBP_QUALITY = 80
-WEBP_METHOD = 2  # 0 to 6, speed against size
+WEBP_METHOD = 2  # 0 (fast) to 6 (small files)
 MASK_SIDE = 128  # pixels
 MASK_LEVELS = 4
-MASK_COLOUR = (255, 0, 140)
+MASK_COLOR = (255, 0, 140)
 MASK_ALPHA = 150  # of 255, where the mask is 1
 OUTPUT_SUFFIXES = ("jpg", "png", "webp")
-THREADS = min(8, os.cpu_count() or 1)  # Pillow leaves the interpreter's lock while it works
-MAX_PIXELS = 100_000_000  # of a written image, where no config says otherwise
+THREADS = min(8, os.cpu_count() or 1)  # threads help because Pillow releases the GIL
+MAX_PIXELS = 100_000_000  # of an output image
 
 Row = dict[str, Any]  # of the Parquet file
-Place = tuple[str, int]  # key and edit index within a shard
+RowId = tuple[str, int]  # key and edit index, unique in a shard
 
 
 @dataclass
-class Shown:
-    """The small images of one edit, as files (WebP; the mask a PNG), where there are any."""
+class SmallImages:
+    """The small images of one edit as files: WebP, and PNG for the mask. None: missing."""
 
     before: bytes | None = None
     after: bytes | None = None
@@ -47,7 +47,7 @@ class Shown:
 
 
 class ShardImages:
-    """Reads the images of a shard's rows: its tar, its tar of rejected ones, its input."""
+    """Reads the images of a shard's rows from its tar, its tar of rejected edits and its input."""
 
     def __init__(
         self,
@@ -59,31 +59,31 @@ class ShardImages:
         """
         Args:
             output: of the run.
-            config: of the run; without one nothing is known of the input.
-            inputs: of ``_run/inputs.json``, by shard.
-            side: pixels, the longer side of a small image.
+            config: of the run; without it the input cannot be read.
+            inputs: the entries of ``_run/inputs.json``, by shard.
+            side: the longer side of a small image in pixels.
         """
         self.output, self.config, self.inputs, self.side = output, config, inputs, side
         self.missing_inputs: dict[str, str] = {}  # shard -> why its input cannot be shown
 
-    def read(self, shard: str, rows: list[Row]) -> dict[Place, Shown]:
+    def read(self, shard: str, rows: list[Row]) -> dict[RowId, SmallImages]:
         """The images of these rows of one shard, by key and edit index."""
-        shown = {(row["key"], row["edit_index"]): Shown() for row in rows}
+        images = {(row["key"], row["edit_index"]): SmallImages() for row in rows}
         before = self._before(shard, rows)
         members = self._members(shard, rows)
         suffixes = OUTPUT_SUFFIXES
 
-        def one(row: Row) -> None:
-            of_row = shown[row["key"], row["edit_index"]]
-            of_row.before = before.get(row["key"])
+        def fill(row: Row) -> None:
+            small = images[row["key"], row["edit_index"]]
+            small.before = before.get(row["key"])
             own = members.get(output_key(row["key"], row["edit_index"]), {})
             after = next((own[suffix] for suffix in suffixes if suffix in own), None)
-            of_row.after = None if after is None else _small_file(after, self.side)
-            of_row.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
+            small.after = None if after is None else _small_file(after, self.side)
+            small.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
 
-        for _ in in_threads(one, rows, threads=THREADS):
+        for _ in in_threads(fill, rows, threads=THREADS):
             pass
-        return shown
+        return images
 
     def _members(self, shard: str, rows: list[Row]) -> dict[str, dict[str, bytes]]:
         """The members of the rows' output keys, by suffix."""
@@ -100,7 +100,7 @@ class ShardImages:
             try:
                 listed, _ = read_members(self.output.get(name))
             except (FileNotFoundError, StorageError):
-                continue  # rejected images need not be kept
+                continue  # for example because rejected images are not kept
             for member, data in listed:
                 key, _, suffix = member.partition(".")
                 if key in keys and suffix in (*OUTPUT_SUFFIXES, "mask.png"):
@@ -108,16 +108,16 @@ class ShardImages:
         return members
 
     def _before(self, shard: str, rows: list[Row]) -> dict[str, bytes]:
-        """The images before, by key: only where the bytes are those that were edited."""
-        rows = sorted(rows, key=lambda row: row["width"] is not None)  # that with a width wins
+        """The images before the edit, by key; only those whose bytes are the edited ones."""
+        rows = sorted(rows, key=lambda row: row["width"] is not None)  # the last row per key counts
         wanted = {row["key"]: row for row in rows if row["source_sha256"] is not None}
         if not wanted:
             return {}
         entry = self.inputs.get(shard)
         if self.config is None or entry is None:
-            self.missing_inputs[shard] = "the output does not say where its input lies"
+            self.missing_inputs[shard] = "the output does not say where its input is"
             return {}
-        try:  # an image is checked by its own sha256, below: the tar may have been copied since
+        try:  # not as_listed: the tar may have been copied. Each image's sha256 is checked below
             data = entry.read(self.config.input.storage_options, as_listed=False)
         except (OSError, StorageError, ValueError, ImportError) as error:
             self.missing_inputs[shard] = type(error).__name__
@@ -132,14 +132,14 @@ class ShardImages:
         if not samples:
             self.missing_inputs[shard] = "the input holds other images now"
 
-        def one(sample: Sample) -> bytes | None:
+        def small_before(sample: Sample) -> bytes | None:
             return self._small_before(sample, wanted[sample.key]["width"])
 
-        made = in_threads(one, samples, threads=THREADS)
+        made = in_threads(small_before, samples, threads=THREADS)
         return {sample.key: small for sample, small in made if small is not None}
 
     def _small_before(self, sample: Sample, width: int | None) -> bytes | None:
-        """As the model saw it where the output shows the model's image, else as it is."""
+        """The input image: prepared if the output is at the model's size, else the original."""
         assert self.config is not None
         config = self.config
         as_prepared = config.output.resolution == "model" and width is not None
@@ -174,16 +174,16 @@ def _small_file(data: bytes, side: int) -> bytes | None:
     return _small(decoded, side)
 
 
-def _small(sample: Image.Image, side: int) -> bytes:
-    """A WebP file of the image, its longer side at most ``side`` pixels."""
-    sample.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+def _small(image: Image.Image, side: int) -> bytes:
+    """A WebP file of the image, scaled down to at most ``side`` pixels on its longer side."""
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     sink = io.BytesIO()
-    sample.save(sink, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
+    image.save(sink, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return sink.getvalue()
 
 
 def _overlay(data: bytes) -> bytes | None:
-    """A mask as a PNG to lay over an image: one color, more opaque where the mask is higher."""
+    """A mask as a PNG overlay: one color, more opaque where the mask is higher."""
     try:
         mask = decode_mask(data, max_pixels=MAX_PIXELS)
     except ImageError:
@@ -193,7 +193,7 @@ def _overlay(data: bytes) -> bytes | None:
     overlay = Image.fromarray(levels)
     overlay = overlay.convert("P") if overlay.mode != "P" else overlay
     overlay.putdata(levels.ravel().tolist())
-    overlay.putpalette(list(MASK_COLOUR) * (MASK_LEVELS + 1))
+    overlay.putpalette(list(MASK_COLOR) * (MASK_LEVELS + 1))
     alphas = bytes(MASK_ALPHA * level // MASK_LEVELS for level in range(MASK_LEVELS + 1))
     sink = io.BytesIO()
     overlay.save(sink, "PNG", transparency=alphas, bits=4, optimize=True)

@@ -1,4 +1,4 @@
-// The list of cards: pages of cards that exist only while they are near the window.
+// The list of cards: pages whose cards exist only while they are near the window.
 
 const CARDS_IN_PAGE = 24;
 const NEAR = "1200px"; // above and below the window
@@ -14,7 +14,7 @@ const observer = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: `${NEAR} 0px` });
 
-// Shows these rows in this order; a page is a placeholder until it comes near.
+// Shows these rows in this order; a page is an empty placeholder until it comes near the window.
 function showRows(shown, sorted) {
   observer.disconnect();
   list.rows = shown;
@@ -31,7 +31,7 @@ function showRows(shown, sorted) {
   for (const page of cards.children) observer.observe(page);
 }
 
-// Pages that are not built yet take the first one's height, so that the scroll bar tells the truth.
+// Pages that are not built yet get the first page's height, so that the scroll bar is right.
 function reserve(height) {
   for (const page of cards.children) {
     if (page.childElementCount) continue;
@@ -66,12 +66,12 @@ function openDetail(place) {
 }
 
 detail.addEventListener("keydown", (event) => {
-  if (event.target.type === "range") return; // there the arrows move the slider
+  if (event.target.type === "range") return; // arrow keys move the slider
   const place = Number(detail.dataset.place) + { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (place >= 0 && place < list.rows.length) openDetail(place);
 });
 
-// The gallery is there when the first cards are, and the images in the window are decoded.
+// Marks the gallery as ready once the images of the first cards in the window are decoded.
 async function firstGallery() {
   const inWindow = [...cards.querySelectorAll("img[src]")]
     .filter((image) => image.getBoundingClientRect().top < Math.max(innerHeight, 900) + cards.offsetTop);

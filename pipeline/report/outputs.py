@@ -1,4 +1,4 @@
-"""What an output says of itself: run, markers, and the rows of as many shards as are bounded."""
+"""Reads an output for its report: run, markers, and the rows of a bounded number of shards."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
 
-MAX_ROWS_READ = 100_000  # of all statuses; more are in the markers' counts alone
-# Numbers of a row that tell where it comes from or what it took, not how good it is.
+MAX_ROWS_READ = 100_000  # of all statuses; further rows are only in the markers' counts
+# Numeric columns that do not measure the quality of an edit.
 NOT_SCORES = {
     *("edit_index", "source_width", "source_height", "width", "height", "seed"),
     *("num_evals_mask", "num_evals_encode", "num_evals_decode"),
@@ -39,21 +39,29 @@ class Score:
 
     name: str
     meaning: str
-    better: str  # "higher" or "lower"; "" where neither is, or nobody says
+    better: str  # "higher" or "lower"; "" if neither or unknown
 
 
 @dataclass(frozen=True)
 class Output:
-    """Everything that the page says in words and numbers."""
+    """The texts and numbers of an output."""
 
-    config: Config | None  # None: of another version, or not there
+    config: Config | None  # None: missing, or written by another version
     run: dict[str, Any]  # _run/run.json
     environment: dict[str, Any]
-    summary: dict[str, Any]  # of the last invocation; empty where there is none
-    markers: dict[str, ShardStats]  # every published shard, by name
+    summary: dict[str, Any]  # of the last invocation; empty if there is none
+    markers: dict[str, ShardStats]  # of every published shard, by name
     unreadable: list[str]  # shards whose marker or Parquet file cannot be read
     rows: pa.Table  # of the shards that were read, in their order
-    scores: list[Score]  # columns of ``rows`` that are scores and that any row has
+    scores: list[Score]  # columns of ``rows`` that are scores and not all null
+
+    def column(self, name: str) -> list[Any]:
+        """A column of the rows that were read; None for null."""
+        return self.rows.column(name).to_pylist()
+
+    def texts(self, name: str) -> list[str]:
+        """A text column of the rows that is never null: shard, key or status."""
+        return self.column(name)
 
 
 def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
@@ -61,7 +69,7 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
 
     Args:
         output: of a run.
-        overrides: "key=value" of ``report`` and ``input.storage_options``.
+        overrides: "key=value" for ``report`` and ``input.storage_options``.
 
     Raises:
         FileNotFoundError: nothing is published here.
@@ -96,18 +104,21 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
 
 
 def shards_to_read(markers: dict[str, ShardStats], max_rows: int = MAX_ROWS_READ) -> list[str]:
-    """All shards; of too many, evenly spaced ones, and one with each kind of failure or rejection.
+    """The shards whose rows are read: all, or a sample if there are more than ``max_rows`` rows.
+
+    The sample has evenly spaced shards, and one shard more for each kind of failure or rejection
+    that these do not have.
 
     Returns:
-        Names, sorted. Their rows are at most ``max_rows`` and those of a shard for each kind.
+        Sorted names. The evenly spaced shards have at most ``max_rows`` rows.
     """
     names = sorted(markers)
     total = sum(marker.num_rows for marker in markers.values())
     if total <= max_rows:
         return names
     largest = max(marker.num_rows for marker in markers.values())
-    places = np.linspace(0, len(names) - 1, max(1, max_rows // largest)).round().astype(int)
-    chosen = {names[place] for place in places}
+    indices = np.linspace(0, len(names) - 1, max(1, max_rows // largest)).round().astype(int)
+    chosen = {names[index] for index in indices}
     kinds = {name: {*markers[name].failures, *markers[name].rejections} for name in names}
     seen = set().union(*(kinds[name] for name in chosen))
     for name in names:
@@ -118,13 +129,13 @@ def shards_to_read(markers: dict[str, ShardStats], max_rows: int = MAX_ROWS_READ
 
 
 def score_columns(schema: pa.Schema) -> list[Score]:
-    """Every numeric column that measures an edit, with what its field says of itself."""
+    """Every numeric column that measures an edit, with the description in its field's metadata."""
     found = []
     for field in schema:
         numeric = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         if numeric and field.name not in NOT_SCORES:
-            said = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
-            found.append(Score(field.name, said.get("meaning", ""), said.get("better", "")))
+            metadata = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+            found.append(Score(field.name, metadata.get("meaning", ""), metadata.get("better", "")))
     return found
 
 
@@ -136,7 +147,7 @@ def _marker(output: Store, name: str) -> ShardStats | None:
 
 
 def _rows(output: Store, name: str) -> pa.Table | None:
-    """The columns that the page needs; None where the file cannot be read."""
+    """The columns that the page needs; None if the file cannot be read."""
     try:
         file = pq.ParquetFile(io.BytesIO(output.get(parquet_name(name))))
         schema = file.schema_arrow
@@ -147,12 +158,12 @@ def _rows(output: Store, name: str) -> pa.Table | None:
 
 
 def _config(output: Store, overrides: Sequence[str]) -> Config | None:
-    """The run's own config with overrides; None where this version does not understand it."""
+    """The run's config with overrides; None if it is missing or this version cannot read it."""
     for override in overrides:
         if not override.startswith(OVERRIDABLE):
             raise ConfigError(
-                f"{override}: a report takes {' and '.join(OVERRIDABLE)}*, since the rest is what "
-                "the output was made with"
+                f"{override}: allowed for a report are {' and '.join(OVERRIDABLE)}*; the other "
+                "settings were fixed when the output was made"
             )
     try:
         tree = yaml.safe_load(output.get(f"{RUN}config.yaml"))
@@ -161,7 +172,9 @@ def _config(output: Store, overrides: Sequence[str]) -> Config | None:
         tree = None
     if not isinstance(tree, dict):
         if overrides:
-            raise ConfigError(f"{overrides[0]}: {RUN}config.yaml is absent or of another version")
+            raise ConfigError(
+                f"{overrides[0]}: {RUN}config.yaml is missing or was written by another version"
+            )
         return None
     for override in overrides:
         apply_override(tree, override)

@@ -1,4 +1,4 @@
-"""Rows and images in the form in which the page carries them and its script reads them."""
+"""Packs rows and images into the form that the page embeds and its script reads."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.records.part import Status
-from pipeline.report.images import Shown
+from pipeline.report.images import SmallImages
 from pipeline.report.outputs import Output
 
-IMAGES_IN_CHUNK = 96  # in one script element
-MAX_TEXT = 400  # characters of a caption, an edit text or a message; the Parquet file has it all
+IMAGES_IN_CHUNK = 96  # images in one script element
+MAX_TEXT = 400  # characters of a caption, edit text or message; the Parquet file has all of it
 
 Row = dict[str, Any]  # of the Parquet file
 
 
 @dataclass
 class Packed:
-    """The images so far: each once, as lines, within a number of bytes."""
+    """The images added so far, each distinct one once as a base64 line, within a limit of bytes."""
 
-    room: int
+    room: int  # bytes left
     lines: list[str] = field(default_factory=list)
-    of_row: dict[int, list[int | None]] = field(default_factory=dict)  # before, after, mask
+    # by row index: line numbers of before, after, mask
+    of_row: dict[int, list[int | None]] = field(default_factory=dict)
     numbers: dict[bytes, int] = field(default_factory=dict)
 
-    def add(self, place: int, shown: Shown) -> bool:
-        """Takes the images of a row if there is room for all of them."""
-        files = [shown.before, shown.after, shown.mask]
+    def add(self, row_index: int, images: SmallImages) -> bool:
+        """Adds the images of a row if there is room for all of them; returns whether there was."""
+        files = [images.before, images.after, images.mask]
         new = {file for file in files if file is not None and file not in self.numbers}
         size = sum(4 * math.ceil(len(file) / 3) + 1 for file in new)
         if size > self.room:
@@ -40,8 +41,9 @@ class Packed:
                 self.numbers[file] = len(self.lines)
                 self.lines.append(base64.b64encode(file).decode("ascii"))
                 new.remove(file)
-        if shown.before is not None or shown.after is not None:
-            self.of_row[place] = [None if file is None else self.numbers[file] for file in files]
+        if images.before is not None or images.after is not None:
+            numbers = [None if file is None else self.numbers[file] for file in files]
+            self.of_row[row_index] = numbers
         return True
 
     def chunks(self) -> list[str]:
@@ -50,7 +52,7 @@ class Packed:
 
 
 def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
-    """The rows as the script reads them, without images, and their size in bytes."""
+    """The rows in the script's format, without images, and their size in bytes."""
     shards = sorted({row["shard"] for row in rows})
     shard_numbers = {name: number for number, name in enumerate(shards)}
     reasons = sorted({reason for row in rows if (reason := reason_of(row)) is not None})
@@ -88,14 +90,14 @@ def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
 
 
 def reason_of(row: Row) -> str | None:
-    """Why a row is no image, as failures are grouped: "stage: kind of error"."""
+    """Why an edit failed or was rejected: "stage: kind of error"; None if it was not."""
     if row["status"] in (Status.EDITED, Status.UNCHANGED) or not row["error"]:
         return None
     return f"{row['stage']}: {row['error']}" if row["stage"] else str(row["error"])
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element."""
+    """JSON that is safe inside a script element: nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -113,7 +115,7 @@ def number_of(value: float | None) -> float:
 
 
 def _rounded(value: float | None) -> float | str | None:
-    """Five digits are what a person compares; an infinity (equal images) goes by its name."""
+    """The value to five significant digits; infinity (PSNR of equal images) as a text."""
     if value is None or math.isnan(value):
         return None
     if math.isinf(value):

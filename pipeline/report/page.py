@@ -1,4 +1,4 @@
-"""``_run/report.html``: one page that opens from disk, fetches nothing, and trusts no text."""
+"""Writes ``_run/report.html``: a page that opens from disk, loads nothing and escapes all texts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pipeline.storage.store import Store
 
 REPORT_FILE = "_run/report.html"
 FOLDER = Path(__file__).parent
-SCRIPTS = ("data.js", "card.js", "list.js", "controls.js")  # one after the other, in one scope
-SPARE_BYTES = 16_384  # of the page, for what the chunks are wrapped in
+SCRIPTS = ("data.js", "card.js", "list.js", "controls.js")  # concatenated into one scope
+SPARE_BYTES = 16_384  # reserved for the elements around the image chunks
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, in words for a person."""
+    """What ``write_report`` has written, for the message to the user."""
 
     name: str  # in the output
     size_bytes: int
@@ -43,9 +43,9 @@ def write_report(
     """Reads an output and writes its report, replacing an earlier one.
 
     Args:
-        output: of a run, finished or not; what is published is shown.
-        config: of the run where it is at hand; it has the credentials of the input.
-        overrides: "key=value" of ``report`` and ``input.storage_options``, where it is not.
+        output: of a run, finished or not; published shards are shown.
+        config: of the run, with the credentials of the input; None reads the output's own.
+        overrides: "key=value" for ``report`` and ``input.storage_options``, if config is None.
 
     Raises:
         FileNotFoundError: nothing is published there.
@@ -65,7 +65,7 @@ def write_report(
 
 
 def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:
-    """Everything of the page but its gallery."""
+    """The template's variables, except for the gallery's."""
     by_status = counts(found)
     return {
         "url": url,
@@ -77,7 +77,7 @@ def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:
         "num_edits": sum(by_status.values()),
         "num_shards": len(found.markers),
         "num_read": found.rows.num_rows,
-        "shards_read": len(set(found.rows.column("shard").to_pylist())),
+        "shards_read": len(set(found.texts("shard"))),
         "unreadable": found.unreadable,
         "problems": {
             name: marker.problem for name, marker in found.markers.items() if marker.problem
@@ -91,7 +91,7 @@ def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:
 
 
 def _render(context: dict[str, Any], gallery: Gallery) -> str:
-    """The page; every text goes through the template's escaping, the data through JSON's."""
+    """Renders the page. The template escapes all texts; ``script_json`` escapes the data."""
     style = _text("page.css")
     script = "\n".join(['"use strict";\n(() => {', *(_text(name) for name in SCRIPTS), "})();"])
     loader = jinja2.FileSystemLoader(FOLDER)
@@ -107,7 +107,7 @@ def _render(context: dict[str, Any], gallery: Gallery) -> str:
     return environment.get_template("page.html.j2").render(
         context,
         gallery=gallery,
-        style=Markup(style),  # ours, and read from the package
+        style=Markup(style),  # safe: read from this package
         script=Markup(script),
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
@@ -121,19 +121,19 @@ def _text(name: str) -> str:
 
 
 def _csp_hash(text: str) -> str:
-    """What the page's policy calls this script or style by; no other one may run."""
+    """The hash of a script or style for the page's content security policy."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number to read: whole ones with thousands apart, others with so many digits."""
+    """Formats a number: integers with thousands separators, others with ``digits`` digits."""
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:.{digits}g}"
 
 
 def clock(seconds: float) -> str:
-    """A duration to read."""
+    """Formats a duration."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Which edits are shown where not all can be: a stratified sample that nothing random decides."""
+"""Chooses the edits to show if there are too many: a stratified, deterministic sample."""
 
 from __future__ import annotations
 
@@ -7,63 +7,64 @@ from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 
-LEAST = 50  # of a stratum, before the rest is shared in proportion
-NUM_EXTREMES = 10  # lowest and highest of every score, which are always shown
+MIN_PER_STRATUM = 50  # taken of each stratum, before the rest is shared in proportion
+NUM_EXTREMES = 10  # lowest and highest values of every score, which are always shown
 
 
 def stratified(strata: Sequence[Hashable], limit: int, always: Collection[int] = ()) -> list[int]:
-    """At most ``limit`` places of a sequence, so that no stratum is left out.
+    """Chooses at most ``limit`` indices of a sequence, so that rare strata are kept.
 
-    Every stratum gives ``LEAST`` (or all, or its share of the limit where strata are many), the
-    rest is shared in proportion to what each has left; within a stratum places are evenly spaced.
+    Each stratum gives ``MIN_PER_STRATUM`` indices (or all of them; or an equal share of the limit
+    if there are many strata). The rest of the limit is shared in proportion to what each stratum
+    has left. Indices within a stratum are evenly spaced.
 
     Args:
-        strata: the stratum of each place.
-        limit: how many places at most.
-        always: places that are taken first, as far as half of the limit goes.
+        strata: the stratum of each index.
+        limit: the largest number of indices.
+        always: indices that are chosen first, for at most half of the limit.
 
     Returns:
-        Places in ascending order; all of them where the limit allows.
+        Indices in ascending order; all of them if the limit allows.
     """
     if len(strata) <= limit:
         return list(range(len(strata)))
-    first = sorted(set(always))
-    first = [first[place] for place in _even(len(first), limit // 2)]
-    left: dict[Hashable, list[int]] = defaultdict(list)
-    taken = set(first)
-    for place, stratum in enumerate(strata):
-        if place not in taken:
-            left[stratum].append(place)
-    counts = _shared([len(places) for places in left.values()], limit - len(first))
-    for places, count in zip(left.values(), counts, strict=True):
-        first += [places[number] for number in _even(len(places), count)]
-    return sorted(first)
+    chosen = sorted(set(always))
+    chosen = [chosen[index] for index in _even(len(chosen), limit // 2)]
+    remaining: dict[Hashable, list[int]] = defaultdict(list)
+    taken = set(chosen)
+    for index, stratum in enumerate(strata):
+        if index not in taken:
+            remaining[stratum].append(index)
+    counts = _shared([len(indices) for indices in remaining.values()], limit - len(chosen))
+    for indices, count in zip(remaining.values(), counts, strict=True):
+        chosen += [indices[number] for number in _even(len(indices), count)]
+    return sorted(chosen)
 
 
 def extremes(scores: Sequence[np.ndarray], number: int = NUM_EXTREMES) -> set[int]:
-    """The places of the lowest and highest values of each score; NaN is no value."""
+    """The indices of the lowest and highest finite values of each score."""
     found: set[int] = set()
     for values in scores:
         finite = np.flatnonzero(np.isfinite(values))
         order = finite[np.argsort(values[finite], kind="stable")]
-        found |= {int(place) for place in (*order[:number], *order[-number:])}
+        found |= {int(index) for index in (*order[:number], *order[-number:])}
     return found
 
 
 def _shared(sizes: list[int], limit: int) -> list[int]:
-    """How many of each size, their sum at most the limit and no count above its size."""
-    least = min(LEAST, limit // len(sizes)) if sizes else 0
-    counts = [min(size, least) for size in sizes]
-    left = sum(sizes) - sum(counts)
+    """How many to take of each size; their sum is at most the limit, and none exceeds its size."""
+    minimum = min(MIN_PER_STRATUM, limit // len(sizes)) if sizes else 0
+    counts = [min(size, minimum) for size in sizes]
+    num_left = sum(sizes) - sum(counts)
     rest = limit - sum(counts)
-    if left <= 0 or rest <= 0:
+    if num_left <= 0 or rest <= 0:
         return counts
-    share = min(1.0, rest / left)
+    share = min(1.0, rest / num_left)
     return [count + int((size - count) * share) for size, count in zip(sizes, counts, strict=True)]
 
 
 def _even(size: int, count: int) -> list[int]:
-    """``count`` of ``size`` places, evenly spaced, or all."""
+    """``count`` evenly spaced indices below ``size``, or all of them."""
     if count >= size:
         return list(range(size))
     return [int((2 * number + 1) * size / (2 * count)) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Networks whose every answer is known, for the solvers' tests."""
+"""Analytic networks for the tests of the solvers."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pipeline.diffusion.schedule import Level, Schedule
 from tests.diffusion.test_schedule import STABLE_DIFFUSION
 
 SCHEDULE = Schedule.from_config(STABLE_DIFFUSION)
-VARIANCE = 0.25  # of the normal data whose eps is known
+VARIANCE = 0.25  # of normally distributed data, whose eps is known
 
 
 def network(latent: Tensor, level: Level) -> Tensor:
-    """Some smooth function of latent and level."""
+    """An arbitrary smooth function of latent and level."""
     return tanh(latent * 0.7 + 0.1 * level.index) + 0.2 * latent.flip(-1)
 
 
 def network_float64(x: np.ndarray, index: int) -> np.ndarray:
-    """The same in numpy."""
+    """The same function in float64 numpy."""
     return np.tanh(x * 0.7 + 0.1 * index) + 0.2 * x[..., ::-1]
 
 
 def gaussian_eps(latent: Tensor, level: Level) -> Tensor:
-    """The true eps of data that is normal with ``VARIANCE``."""
+    """The exact eps for normally distributed data with ``VARIANCE``."""
     return level.sigma * latent / (level.alpha**2 * VARIANCE + level.sigma**2)
 
 
 def gaussian_flow(latent: Tensor, level: Level, reached: Level) -> Tensor:
-    """Where the ODE with ``gaussian_eps`` takes a latent: its closed solution."""
+    """The closed-form solution of the ODE with ``gaussian_eps``, from one level to another."""
     start, end = (math.sqrt(lv.alpha**2 * VARIANCE + lv.sigma**2) for lv in (level, reached))
     return latent * (end / start)
 
 
 def cumulative_alphas(levels: list[Level]) -> np.ndarray:
-    """What the references take in place of levels."""
+    """The levels in the form that the reference implementations take."""
     return np.array([level.alpha**2 for level in levels])
 
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): against the paper, against diffusers, and beside the background blend."""
+"""DPM-Solver++(2M) compared with the paper and with diffusers, and with the background blend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.reference import solvers as reference
 def test_both_directions_agree_with_the_paper(
     downwards: bool, generator: torch.Generator, tolerance: dict
 ) -> None:
-    """Every level of 40 steps, up or down, equals the float64 transcription."""
+    """Every level of 40 steps, in either direction, equals the float64 reference."""
     levels = SCHEDULE.levels(50, 0.8)
     if downwards:
         levels = levels[::-1]
@@ -42,21 +42,21 @@ def test_both_directions_agree_with_the_paper(
         ours.append(latent)
         return latent
 
-    def asked(x, k):  # type: ignore[no-untyped-def]
+    def denoise(x: np.ndarray, k: int) -> np.ndarray:
         return network_float64(x, levels[k].index)
 
     dpmpp_2m(network, latent, levels, keep)
-    theirs = reference.dpmpp_2m(asked, latent.double().numpy(), cumulative_alphas(levels))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert relative_error(mine, other) < tolerance[torch.float32]
+    theirs = reference.dpmpp_2m(denoise, latent.double().numpy(), cumulative_alphas(levels))
+    for our_latent, their_latent in zip(ours, theirs, strict=True):
+        assert relative_error(our_latent, their_latent) < tolerance[torch.float32]
 
 
 @pytest.mark.parametrize("num_steps", [10, 40])
 def test_decoding_equals_diffusers(num_steps: int, generator: torch.Generator) -> None:
-    """Its multistep scheduler on the same timesteps gives the same latent to 1e-4.
+    """diffusers' multistep scheduler on the same timesteps gives the same latent to 1e-4.
 
-    dpmsolver++, order 2, midpoint; final sigma that of timestep 0, as Stable Diffusion's own DDIM
-    config has it (set_alpha_to_one: false); its last step is of first order below 15 steps.
+    Settings: dpmsolver++, order 2, midpoint; the final sigma is that of timestep 0, as in Stable
+    Diffusion's DDIM config (set_alpha_to_one: false). Its last step is first order below 15 steps.
     """
     levels = SCHEDULE.levels(num_steps)[::-1]
     scheduler = DPMSolverMultistepScheduler.from_config(
@@ -75,8 +75,8 @@ def test_decoding_equals_diffusers(num_steps: int, generator: torch.Generator) -
 
 
 @pytest.mark.parametrize("upwards", [True, False])
-def test_error_falls_with_the_square_of_the_steps(upwards: bool) -> None:
-    """On normal data, whose solution is known, twice the steps divide the error by about four."""
+def test_error_decreases_quadratically_with_steps(upwards: bool) -> None:
+    """For normal data, whose solution is known, twice the steps divide the error by about four."""
     latent = torch.linspace(-1, 1, 16, dtype=torch.float64)
     errors = []
     for num_steps in (40, 80, 160):  # evenly spaced in log(alpha / sigma), from 2 to -2
@@ -93,8 +93,8 @@ def test_error_falls_with_the_square_of_the_steps(upwards: bool) -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 20])
-def test_exactly_clean_level_is_left_and_reached(num_steps: int) -> None:
-    """tau = 0 at the clean end (set_alpha_to_one) gives finite latents in both directions."""
+def test_exactly_clean_level_gives_finite_latents(num_steps: int) -> None:
+    """With tau = 0 at the clean end (set_alpha_to_one), both directions give finite latents."""
     config = {key: value for key, value in STABLE_DIFFUSION.items() if key != "set_alpha_to_one"}
     levels = Schedule.from_config(config).levels(num_steps)
     latent = torch.linspace(-1, 1, 16)
@@ -103,8 +103,8 @@ def test_exactly_clean_level_is_left_and_reached(num_steps: int) -> None:
     assert dpmpp_2m(gaussian_eps, noisy, levels[::-1]).isfinite().all()
 
 
-def test_levels_that_coincide_are_stepped_over() -> None:
-    """Where level 1 is timestep 0 it equals the clean level: a step of nothing changes nothing."""
+def test_step_between_equal_levels_changes_nothing() -> None:
+    """If level 1 is timestep 0, it equals the clean level, and the step between them is a no-op."""
     levels = Schedule.from_config(STABLE_DIFFUSION | {"steps_offset": 0}).levels(20)
     assert levels[0].tau == levels[1].tau
     latent = torch.linspace(-1, 1, 16)
@@ -116,11 +116,11 @@ def test_levels_that_coincide_are_stepped_over() -> None:
     )
 
 
-def test_memory_coexists_with_the_blend(generator: torch.Generator) -> None:
-    """Masked decoding keeps the background's bits, and the edit sees it at every step.
+def test_previous_x0_is_correct_with_the_background_blend(generator: torch.Generator) -> None:
+    """Masked decoding keeps the background exactly, and does not disturb the edited cells.
 
-    The remembered x0 is that of the blended latent: under a network that acts cell by cell, the
-    edited cells come out as if nothing had been blended elsewhere.
+    The previous x0 is predicted from the blended latent. With a network that acts on each cell
+    separately, the edited cells are the same as without any blending.
     """
     levels = SCHEDULE.levels(20, 0.8)
     latent = torch.randn(1, 4, 8, 8, generator=generator)

@@ -1,4 +1,4 @@
-"""Flow matching's levels: the sampler's own grid, and the same ODE in other coordinates."""
+"""Levels of flow matching: they match diffusers' sampler, and DDIM on them is Euler in s."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA, FlowSchedule
 from pipeline.diffusion.schedule import Level
-from pipeline.diffusion.solvers import ddim, encode_trajectory
+from pipeline.diffusion.solvers import encode_trajectory
 from pipeline.models.network import eps_from_velocity
 
 
@@ -27,8 +28,8 @@ from pipeline.models.network import eps_from_velocity
         {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 3.0},
     ],
 )
-def test_levels_are_the_samplers(settings: dict, num_steps: int) -> None:
-    """Every s and timestep is that of diffusers' scheduler, whose pipeline counts 1024 tokens."""
+def test_levels_equal_those_of_diffusers(settings: dict, num_steps: int) -> None:
+    """Every s and timestep equals that of diffusers' scheduler, for an image of 1024 tokens."""
     scheduler = FlowMatchEulerDiscreteScheduler(**settings)
     config = dict(scheduler.config)
     few, many = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -45,8 +46,8 @@ def test_levels_are_the_samplers(settings: dict, num_steps: int) -> None:
     assert [level.index for level in levels] == list(range(num_steps + 1))
 
 
-def test_levels_begin_clean_and_end_short_of_pure_noise() -> None:
-    """Level 0 is the image itself; at ratio 1 tau is finite, and the network hears of s = 1."""
+def test_levels_start_clean_and_end_just_below_pure_noise() -> None:
+    """Level 0 is the clean image; at ratio 1 tau is finite, and the network's timestep is s = 1."""
     schedule = FlowSchedule.from_config({"shift": 3.0}, 64)
     levels = schedule.levels(50)
     assert (levels[0].alpha, levels[0].sigma, levels[0].timestep) == (1.0, 0.0, 0.0)
@@ -58,8 +59,8 @@ def test_levels_begin_clean_and_end_short_of_pure_noise() -> None:
     assert taus == sorted(taus)
 
 
-def test_half_of_the_schedule_is_shifted_as_the_sampler_is() -> None:
-    """By hand: 3 * 0.5 / (1 + 2 * 0.5) = 0.75 at shift 3, and 0.5 without a shift."""
+def test_middle_of_the_schedule_is_shifted_like_the_grid() -> None:
+    """Solved by hand: 3 * 0.5 / (1 + 2 * 0.5) = 0.75 with shift 3, and 0.5 without a shift."""
     level = FlowSchedule.from_config({"shift": 3.0}, 64).level_at(0.5)
     assert (level.sigma, level.alpha, level.timestep) == (0.75, 0.25, 750.0)
     assert FlowSchedule.from_config({}, 64).level_at(0.5).sigma == 0.5
@@ -67,20 +68,20 @@ def test_half_of_the_schedule_is_shifted_as_the_sampler_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas", "shift_terminal"])
-def test_an_unknown_grid_is_refused(name: str) -> None:
-    """What would bend the grid is an error that names the key."""
+def test_unsupported_grid_option_is_an_error(name: str) -> None:
+    """A scheduler option that is not implemented and would change the grid is named."""
     with pytest.raises(ValueError, match=f"{name}=0.1 in the scheduler's config"):
         FlowSchedule.from_config({name: 0.1}, 64)
 
 
-def test_steps_have_a_range() -> None:
-    """No more steps than the model has timesteps."""
+def test_more_steps_than_timesteps_are_an_error() -> None:
+    """The error names the key, the value and the allowed range."""
     with pytest.raises(ValueError, match=r"method\.steps=1001: the model allows 1 to 1000"):
         FlowSchedule().levels(1001)
 
 
 def velocity(x: Tensor, s: float) -> Tensor:
-    """Stands for a network: smooth, and not linear in x or s."""
+    """A stand-in for a network: smooth, and linear in neither x nor s."""
     return torch.sin(3.0 * x) + (1.0 + s) * x.roll(1, dims=-1) - 0.3
 
 
@@ -89,7 +90,7 @@ def flow_eps(latent: Tensor, level: Level) -> Tensor:
 
 
 def test_ddim_is_an_euler_step_in_s(generator: torch.Generator) -> None:
-    """Over a whole decode and a whole encode, x moves as x + (s' - s) * v moves it, in float64."""
+    """Encoding and decoding take the same steps as x + (s' - s) * v, in float64."""
     levels = FlowSchedule(shift=3.0, lowest=0.003).levels(50, 0.8)
     start = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
     for path in (levels, levels[::-1]):
@@ -101,10 +102,10 @@ def test_ddim_is_an_euler_step_in_s(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 0.98])
-def test_encoding_is_undone_by_decoding_the_finer_the_steps(
+def test_round_trip_error_halves_with_twice_the_steps(
     generator: torch.Generator, ratio: float
 ) -> None:
-    """The error of going there and back falls with the steps, as of an integrator of order one."""
+    """The error of encoding and decoding decreases as for a first-order integrator."""
     schedule = FlowSchedule(shift=3.0, lowest=0.003)
     clean = torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
     errors = []
@@ -116,8 +117,10 @@ def test_encoding_is_undone_by_decoding_the_finer_the_steps(
     assert errors[1] / errors[2] > 1.6
 
 
-def test_noise_from_a_velocity(generator: torch.Generator, tolerance: dict) -> None:
-    """From x = (1 - s) x0 + s eps and v = eps - x0 the very eps comes back."""
+def test_eps_from_velocity_inverts_the_definition(
+    generator: torch.Generator, tolerance: dict
+) -> None:
+    """Given x = (1 - s) x0 + s eps and v = eps - x0, eps is recovered."""
     x0, eps = torch.randn(2, 3, 4, 8, 8, generator=generator, dtype=torch.float64)
     level = FlowSchedule().level_at(0.7)
     back = eps_from_velocity(eps - x0, 0.3 * x0 + 0.7 * eps, level)

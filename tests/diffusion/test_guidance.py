@@ -1,4 +1,4 @@
-"""Guidance: the formula, and how often the network is asked."""
+"""Guidance: the formula, and the number of network evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = Level(1, 1, 0.8, 0.6)
 
 
 class Counting:
-    """A denoiser that notes how many rows each of its calls has."""
+    """A denoiser that records the number of rows of each call."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -31,7 +31,7 @@ def conditions(generator: torch.Generator, num_rows: int = 3) -> tuple[Condition
 
 
 def test_guidance_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
-    """Each row is extrapolated by its own scale, as in the float64 transcription."""
+    """Each row is extrapolated by its own scale, as in the float64 reference."""
     text, negative = conditions(generator)
     latent = torch.randn(3, 4, 8, 8, generator=generator)
     scale = torch.tensor([1.5, 7.5, 3.0])
@@ -48,7 +48,7 @@ def test_guidance_agrees_with_the_paper(generator: torch.Generator, tolerance: d
 def test_both_halves_are_one_call(
     scale: float, rows: list[int], generator: torch.Generator
 ) -> None:
-    """Guidance asks for 2 N rows at once; without it the negative half is not asked for."""
+    """With guidance one call has 2 N rows; without it the negative half is not computed."""
     network = Counting()
     text, negative = conditions(generator)
     latent = torch.randn(3, 4, 8, 8, generator=generator)

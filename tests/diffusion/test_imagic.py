@@ -1,4 +1,4 @@
-"""Imagic's loss, its minimisation and its interpolation, against the float64 transcription."""
+"""Imagic's loss, its minimization and its interpolation, compared with the float64 reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def test_loss_is_that_of_the_networks_own_prediction(
     tmp_path: Path, kind: str, generator: torch.Generator
 ) -> None:
-    """Whatever the network predicts, through its eps, from clean to noisy: the paper's loss."""
+    """For each prediction type, at clean and noisy levels, the loss is that of the raw output."""
     model = load_model(Model(path=str(make_tiny_stable_diffusion(tmp_path, kind))), "cpu", Stage())
     levels = [model.schedule.level_at(share) for share in (0.0, 0.1, 0.5, 1.0)]
     clean, noise = torch.randn(2, 4, 4, 8, 8, generator=generator)
@@ -39,18 +39,20 @@ def test_loss_is_that_of_the_networks_own_prediction(
         noisy = add_noise(clean, noise, rows)
         raw = model.unbatched.network(noisy, rows.timestep, text.tokens).sample
     for n, level in enumerate(levels):
-        one = [tensor[n].double().numpy() for tensor in (raw, clean, noise)]
-        theirs = reference.loss(*one, level.alpha, level.sigma, kind)
+        prediction, x0, eps = (tensor[n].double().numpy() for tensor in (raw, clean, noise))
+        theirs = reference.loss(prediction, x0, eps, level.alpha, level.sigma, kind)
         assert float(ours[n]) == pytest.approx(theirs, rel=1e-5)
 
 
 def test_loss_of_a_flow_is_that_of_its_velocity(generator: torch.Generator) -> None:
-    """In flow coordinates eps = latent + alpha * velocity; the loss is the velocity's."""
+    """For flow matching, eps = latent + alpha * velocity, and the loss is that of the velocity."""
 
     class Flow:
         network = nn.Identity()
 
-        def __call__(self, latent: Tensor, level: Level | RowLevels, text: Condition) -> Tensor:
+        def __call__(
+            self, latent: Tensor, level: Level | RowLevels, condition: Condition
+        ) -> Tensor:
             return latent + level.alpha * torch.sin(latent)
 
     clean, noise = torch.randn(2, 3, 4, 8, 8, generator=generator)
@@ -67,7 +69,7 @@ def test_loss_of_a_flow_is_that_of_its_velocity(generator: torch.Generator) -> N
 
 
 def test_unknown_prediction_type_is_an_error() -> None:
-    """A family without a rule is refused and not fitted by a guess."""
+    """A prediction type without a loss is refused."""
     zeros = torch.zeros(1, 1, 1, 1)
     levels = RowLevels.of([Level(-1, 0, 0.5, 0.5)], CPU)
     with pytest.raises(ValueError, match="score"):
@@ -76,26 +78,26 @@ def test_unknown_prediction_type_is_an_error() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_interpolation_is_the_papers(eta: float, generator: torch.Generator) -> None:
-    """0 is the fitted embedding and 1 the edit text's, exactly; the summary stays the text's."""
-    tokens, optimised = torch.randn(2, 2, 7, 5, generator=generator)
+    """0 gives exactly the fitted embedding, 1 the edit text's; the pooled embedding is kept."""
+    tokens, optimized = torch.randn(2, 2, 7, 5, generator=generator)
     pooled = torch.randn(2, 5, generator=generator)
-    mixed = interpolated(Condition(tokens, pooled), optimised, eta)
-    theirs = reference.interpolation(tokens.double().numpy(), optimised.double().numpy(), eta)
+    mixed = interpolated(Condition(tokens, pooled), optimized, eta)
+    theirs = reference.interpolation(tokens.double().numpy(), optimized.double().numpy(), eta)
     np.testing.assert_allclose(mixed.tokens, theirs, rtol=1e-5, atol=1e-6)
     assert mixed.pooled is pooled
     if eta in (0.0, 1.0):
-        assert torch.equal(mixed.tokens, tokens if eta else optimised)
+        assert torch.equal(mixed.tokens, tokens if eta else optimized)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.2])
 def test_interpolation_never_extrapolates(eta: float) -> None:
-    """Outside of [0, 1] is an error that names the range."""
+    """A value outside [0, 1] is an error that names the range."""
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         interpolated(Condition(torch.zeros(1, 1, 1)), torch.zeros(1, 1, 1), eta)
 
 
-def test_rows_of_a_minimisation_do_not_meet(generator: torch.Generator) -> None:
-    """A row beside others, one of them not finite, ends at the very values it ends at alone."""
+def test_minimization_ignores_batch_neighbors(generator: torch.Generator) -> None:
+    """A row ends at exactly the same values with neighbors, one of them not finite, as alone."""
     start, goal = torch.randn(2, 3, 6, generator=generator)
     goal[2] = torch.nan
 
@@ -111,8 +113,8 @@ def test_rows_of_a_minimisation_do_not_meet(generator: torch.Generator) -> None:
     assert float((together[:2] - goal[:2]).abs().max()) < float((start - goal)[:2].abs().max())
 
 
-def test_a_fits_draws_are_its_seeds_own() -> None:
-    """Shares fill their range, noises are normal, and the global generator has no say."""
+def test_draws_of_a_fit_depend_on_its_seed_only() -> None:
+    """Shares are uniform in their range, noises are normal, the global generator has no effect."""
     torch.manual_seed(1)
     once = list(islice(draw_fit(7, (4, 2, 3, 3), (0.25, 0.5)), 200))
     torch.manual_seed(2)

@@ -1,4 +1,4 @@
-"""DiffEdit's mask: against float64, by hand, and what must always hold."""
+"""DiffEdit's mask: compared with float64, solved by hand, and properties that always hold."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ RULES = ["minmax", "mean_ratio", "otsu"]
 
 
 def spot(generator: torch.Generator, size: int = 16) -> Tensor:
-    """A map with a strong square in its middle over a faint background."""
+    """A map with a strong square in the middle of a faint background."""
     values = torch.rand(size, size, generator=generator) * 0.05
     values[6:10, 6:10] += 0.4
     return values
 
 
 def test_difference_agrees_with_float64(generator: torch.Generator, tolerance: dict) -> None:
-    """The map over 10 draws and 4 channels equals the transcription."""
+    """The map over 10 draws and 4 channels equals the reference."""
     source, target = torch.randn(2, 10, 4, 8, 8, generator=generator)
     theirs = reference.relative_difference(source.double().numpy(), target.double().numpy())
     ours = relative_difference(source, target).double().numpy()
     assert np.abs(ours - theirs).max() / theirs.max() < tolerance[torch.float32]
 
 
-def test_difference_by_hand() -> None:
+def test_difference_of_a_case_solved_by_hand() -> None:
     """Source 2 everywhere, target 3 in one of two channels of one cell: 0.5 / 2."""
     source = torch.full((3, 2, 2, 2), 2.0)
     target = source.clone()
@@ -43,8 +43,8 @@ def test_difference_by_hand() -> None:
     assert relative_difference(source, target).tolist() == [[0.0, 0.0], [0.0, 0.25]]
 
 
-def test_difference_does_not_depend_on_the_noises_order(generator: torch.Generator) -> None:
-    """Permuting the draws leaves the map as it is, to float32's error."""
+def test_difference_does_not_depend_on_the_order_of_noises(generator: torch.Generator) -> None:
+    """Permuting the draws does not change the map, up to float32's rounding."""
     source, target = torch.randn(2, 10, 4, 8, 8, generator=generator)
     order = torch.randperm(10, generator=generator)
     torch.testing.assert_close(
@@ -54,7 +54,7 @@ def test_difference_does_not_depend_on_the_noises_order(generator: torch.Generat
 
 @pytest.mark.parametrize(("left", "right"), [((2, 4, 8, 8), (3, 4, 8, 8)), ((0, 4, 8, 8),) * 2])
 def test_difference_of_unlike_shapes_is_an_error(left: tuple, right: tuple) -> None:
-    """Shapes that differ, and no draws at all, are refused."""
+    """Different shapes, and zero draws, are refused."""
     with pytest.raises(ValueError, match="shapes"):
         relative_difference(torch.zeros(left), torch.zeros(right))
 
@@ -63,7 +63,7 @@ def test_difference_of_unlike_shapes_is_an_error(left: tuple, right: tuple) -> N
 def test_rescaled_map_agrees_with_float64(
     rule: str, generator: torch.Generator, tolerance: dict
 ) -> None:
-    """Clamped and rescaled as in the transcription, in [0, 1]."""
+    """The map is clamped and rescaled as in the reference, to [0, 1]."""
     values = spot(generator)
     numbers = values.double().numpy()
     if rule == "mean_ratio":
@@ -77,7 +77,7 @@ def test_rescaled_map_agrees_with_float64(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_finds_the_spot(rule: str, generator: torch.Generator) -> None:
-    """The strong square is the mask, and nothing else is."""
+    """The mask is exactly the strong square."""
     mask, values = cut_mask(spot(generator), rule=rule)
     expected = torch.zeros(16, 16)
     expected[6:10, 6:10] = 1.0
@@ -87,23 +87,23 @@ def test_every_rule_finds_the_spot(rule: str, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("options", [{}, {"smooth_sigma": 1.0}, {"dilate": 2}, {"soft": True}])
-def test_no_difference_masks_nothing(rule: str, options: dict) -> None:
-    """A map of zeros gives an empty mask, even without a floor; diffusers' rule gives all ones."""
+def test_zero_difference_gives_an_empty_mask(rule: str, options: dict) -> None:
+    """A map of zeros gives an empty mask even without a floor (diffusers gives all ones)."""
     mask, values = cut_mask(torch.zeros(8, 8), rule=rule, floor=0.0, **options)
     assert not mask.any()
     assert torch.equal(values, torch.zeros(8, 8))
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_floor_refuses_faint_differences(rule: str, generator: torch.Generator) -> None:
-    """The same map a thousand times fainter is below the floor, and above it without one."""
+def test_floor_removes_faint_differences(rule: str, generator: torch.Generator) -> None:
+    """A map a thousand times weaker gives an empty mask, and the whole spot without a floor."""
     faint = spot(generator) / 1000.0
     assert not cut_mask(faint, rule=rule)[0].any()
     assert cut_mask(faint, rule=rule, floor=0.0)[0].sum() == 16
 
 
 def test_mask_does_not_depend_on_the_maps_scale(generator: torch.Generator) -> None:
-    """Each map is scaled by itself: a factor of 2 changes nothing (no floor)."""
+    """Each map is scaled by its own statistics: a factor of 2 changes nothing (no floor)."""
     values = spot(generator)
     for rule in RULES:
         once, twice = (cut_mask(v, rule=rule, floor=0.0)[0] for v in (values, values * 2.0))
@@ -111,15 +111,15 @@ def test_mask_does_not_depend_on_the_maps_scale(generator: torch.Generator) -> N
 
 
 def test_extreme_values_do_not_hide_the_rest(generator: torch.Generator) -> None:
-    """One absurd cell in 256 is clamped by the percentile; without the clamp it is all there is."""
+    """The percentile clamps one extreme cell of 256; without the clamp it is the whole mask."""
     values = spot(generator)
     values[0, 0] = 100.0
     assert cut_mask(values)[0].sum() == 17
     assert cut_mask(values, clamp_percentile=100.0)[0].sum() == 1
 
 
-def test_otsu_agrees_with_the_best_cut_of_all(generator: torch.Generator) -> None:
-    """The histogram's cut separates the same cells as trying every cut in float64."""
+def test_otsu_agrees_with_exhaustive_search(generator: torch.Generator) -> None:
+    """The histogram's threshold separates the same cells as trying every threshold in float64."""
     for _ in range(5):
         faint = torch.rand(192, generator=generator) * 0.3
         strong = 0.6 + torch.rand(64, generator=generator) * 0.4
@@ -129,14 +129,14 @@ def test_otsu_agrees_with_the_best_cut_of_all(generator: torch.Generator) -> Non
 
 
 def test_dilation_grows_by_cells(generator: torch.Generator) -> None:
-    """A square of 4 dilated by 1 is a square of 6; at the border it is cut."""
+    """A square with side 4 dilated by 1 becomes a square with side 6."""
     mask, _ = cut_mask(spot(generator), dilate=1)
     assert mask.sum() == 36
     assert mask[5:11, 5:11].all()
 
 
 def test_soft_mask_keeps_the_maps_values(generator: torch.Generator) -> None:
-    """Inside the mask stands the rescaled map, outside 0."""
+    """A soft mask holds the rescaled map's values inside, and 0 outside."""
     values = spot(generator)
     hard, rescaled = cut_mask(values)
     soft, _ = cut_mask(values, soft=True)
@@ -145,7 +145,7 @@ def test_soft_mask_keeps_the_maps_values(generator: torch.Generator) -> None:
 
 
 def test_smoothing_keeps_a_constant_and_the_sum(generator: torch.Generator) -> None:
-    """A Gaussian leaves a flat map flat, spreads a point without loss, and 0 does nothing."""
+    """A Gaussian keeps a flat map and the sum of a point, and sigma 0 does nothing."""
     torch.testing.assert_close(smooth(torch.full((8, 8), 0.3), 1.5), torch.full((8, 8), 0.3))
     point = torch.zeros(17, 17)
     point[8, 8] = 1.0
@@ -156,8 +156,8 @@ def test_smoothing_keeps_a_constant_and_the_sum(generator: torch.Generator) -> N
     assert smooth(point, 0.0) is point
 
 
-def test_supplied_mask_overshoots() -> None:
-    """A cell counts where a quarter of it or more is covered; soft, it holds its share."""
+def test_supplied_mask_edits_cells_covered_by_a_quarter() -> None:
+    """A cell is edited if at least a quarter of it is covered; a soft mask holds the share."""
     pixels = torch.zeros(8, 8, dtype=torch.uint8)
     pixels[:4, :4] = 255  # all of cell (0, 0)
     pixels[0, 4:8] = 255  # a quarter of cell (0, 1)

@@ -1,4 +1,4 @@
-"""Noise comes from its seed alone; latents survive the way through numpy."""
+"""Noise depends on its seed only, and latents are unchanged by conversion to numpy and back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipeline.diffusion.schedule import Level
 from tests.reference.ddim import noised
 
 
-def test_noise_depends_on_its_seed_alone() -> None:
-    """Equal seeds draw equal noise whatever was drawn between, and touch no global generator."""
+def test_noise_depends_on_its_seed_only() -> None:
+    """Equal seeds give equal noise whatever else is drawn; the global generator is not touched."""
     before = torch.random.get_rng_state()
     first = draw_noise(7, (4, 8, 8))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -23,7 +23,7 @@ def test_noise_depends_on_its_seed_alone() -> None:
 
 
 def test_noise_is_standard_normal() -> None:
-    """Mean 0, variance 1, float32, and no two of n draws are one noise repeated."""
+    """Noise is float32 with mean 0 and variance 1, and its draws are uncorrelated."""
     noise = draw_noise(2**62, (10, 4, 32, 32))
     assert noise.dtype == torch.float32
     assert abs(float(noise.mean())) < 0.02
@@ -33,7 +33,7 @@ def test_noise_is_standard_normal() -> None:
 
 
 def test_adding_noise_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
-    """alpha x0 + sigma noise, against SDEdit's perturbation in float64."""
+    """alpha x0 + sigma noise equals SDEdit's perturbation in float64."""
     latent, noise = torch.randn(2, 4, 8, 8, generator=generator)
     level = Level(3, 400, 0.3**0.5, 0.7**0.5)
     theirs = noised(latent.double().numpy(), noise.double().numpy(), 0.3)
@@ -42,7 +42,7 @@ def test_adding_noise_agrees_with_the_paper(generator: torch.Generator, toleranc
 
 
 def test_blend_takes_each_side_exactly(generator: torch.Generator) -> None:
-    """Where the mask is 0 the background's bits come out, where it is 1 the edit's."""
+    """Where the mask is 0 the result is exactly the background, where it is 1 exactly the edit."""
     edited, background = torch.randn(2, 3, 4, 8, 8, generator=generator)
     mask = (torch.rand(3, 1, 8, 8, generator=generator) > 0.5).float()
     blended = blend(edited, background, mask)
@@ -55,7 +55,7 @@ def test_blend_takes_each_side_exactly(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_numpy_keeps_every_bit(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """To numpy and back is the identity, in the dtype that went in; bfloat16 travels as uint16."""
+    """Conversion to numpy and back keeps values and dtype; bfloat16 is stored as uint16."""
     latent = torch.randn(5, 4, 8, 8, generator=generator).to(dtype).transpose(2, 3)
     array = to_numpy(latent)
     assert array.dtype == (np.uint16 if dtype == torch.bfloat16 else to_numpy(latent).dtype)

@@ -1,4 +1,4 @@
-"""The noise schedule: values, sampling grids and levels."""
+"""The noise schedule: its values, sampling grids and levels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STABLE_DIFFUSION = {
 
 @pytest.fixture
 def schedule() -> Schedule:
-    """Stable Diffusion's."""
+    """Stable Diffusion's schedule."""
     return Schedule.from_config(STABLE_DIFFUSION)
 
 
@@ -37,10 +37,10 @@ def test_alphas_follow_the_formula(schedule: Schedule, tolerance: dict) -> None:
 def test_alphas_equal_those_of_diffusers(
     beta_schedule: str, zero_snr: bool, tolerance: dict
 ) -> None:
-    """Each named schedule gives the float32 values that diffusers computes, to float32's error.
+    """Each named schedule gives diffusers' float32 values, up to float32's rounding.
 
-    The last timestep is left out: under the cosine schedule and zero terminal SNR it is next to
-    nothing, and float32 leaves no digit of it.
+    The last timestep is left out: with the cosine schedule and zero terminal SNR its value is so
+    close to 0 that float32 has no correct digit.
     """
     config = STABLE_DIFFUSION | {
         "beta_schedule": beta_schedule,
@@ -56,7 +56,7 @@ def test_alphas_equal_those_of_diffusers(
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("num_steps", [1, 7, 50, 100])
 def test_timesteps_equal_those_of_diffusers(spacing: str, num_steps: int) -> None:
-    """A sampler of diffusers visits the same timesteps, in the reverse order."""
+    """diffusers' sampler visits the same timesteps in reverse order."""
     config = STABLE_DIFFUSION | {"timestep_spacing": spacing}
     theirs = DDIMScheduler.from_config(config)
     theirs.set_timesteps(num_steps)
@@ -65,8 +65,8 @@ def test_timesteps_equal_those_of_diffusers(spacing: str, num_steps: int) -> Non
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_every_number_of_steps_has_as_many_timesteps(spacing: str) -> None:
-    """Trailing, 61 of 1000 and others end just above 0 in floating point; the noisiest is 999."""
+def test_every_step_count_gives_that_many_timesteps(spacing: str) -> None:
+    """Rounding adds no timestep (trailing spacing, 61 of the step counts); the noisiest is 999."""
     schedule = Schedule.from_config(STABLE_DIFFUSION | {"timestep_spacing": spacing})
     for num_steps in range(1, 1001):
         timesteps = schedule.timesteps(num_steps)
@@ -76,7 +76,7 @@ def test_every_number_of_steps_has_as_many_timesteps(spacing: str) -> None:
 
 
 def test_levels_at_the_papers_settings(schedule: Schedule) -> None:
-    """50 steps at r = 0.8 are level 0 and the 40 lowest timesteps, with the network's timestep."""
+    """50 steps at r = 0.8 give level 0 and the 40 lowest timesteps of the network."""
     levels = schedule.levels(50, 0.8)
     assert [level.index for level in levels] == list(range(41))
     assert [level.timestep for level in levels] == [0, *range(1, 800, 20)]
@@ -84,8 +84,8 @@ def test_levels_at_the_papers_settings(schedule: Schedule) -> None:
     assert levels[40].alpha ** 2 == pytest.approx(schedule.alphas_cumprod[781], rel=1e-12)
 
 
-def test_clean_level_has_no_noise_where_the_config_says_so() -> None:
-    """set_alpha_to_one makes level 0 exactly clean; diffusers takes it for granted when absent."""
+def test_set_alpha_to_one_makes_the_clean_level_exact() -> None:
+    """set_alpha_to_one makes level 0 exactly clean; it is the default, as in diffusers."""
     config = {key: value for key, value in STABLE_DIFFUSION.items() if key != "set_alpha_to_one"}
     clean = Schedule.from_config(config).levels(50, 0.8)[0]
     assert (clean.alpha, clean.sigma, clean.tau) == (1.0, 0.0, 0.0)
@@ -96,14 +96,14 @@ def test_clean_level_has_no_noise_where_the_config_says_so() -> None:
     [(50, 0.8, 40), (50, 1.0, 50), (25, 0.5, 13), (50, 0.001, 1), (1, 0.1, 1), (10, 0.34, 3)],
 )
 def test_ratio_is_rounded_half_up(num_steps: int, ratio: float, expected: int) -> None:
-    """The number of levels above the clean one is rounded, never cut, and at least 1."""
+    """The number of noisy levels is rounded to the nearest, and at least 1."""
     assert num_levels(num_steps, ratio) == expected
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("num_steps", [3, 50, 1000])
 def test_levels_ascend_in_noise(spacing: str, num_steps: int) -> None:
-    """tau never falls from level to level, and alpha^2 + sigma^2 is 1."""
+    """tau never decreases from level to level, and alpha^2 + sigma^2 is 1."""
     levels = Schedule.from_config(STABLE_DIFFUSION | {"timestep_spacing": spacing}).levels(
         num_steps
     )
@@ -113,7 +113,7 @@ def test_levels_ascend_in_noise(spacing: str, num_steps: int) -> None:
 
 
 def test_half_of_the_schedule_is_timestep_500(schedule: Schedule) -> None:
-    """The mask's 50 % is the middle timestep (diffusers' 50 steps make it 481)."""
+    """A noise level of 50 % is the middle timestep (481 with diffusers' 50 steps)."""
     level = schedule.level_at(0.5)
     assert (level.index, level.timestep) == (-1, 500)
     assert level.alpha**2 == pytest.approx(schedule.alphas_cumprod[500], rel=1e-12)
@@ -129,13 +129,13 @@ def test_pure_noise_stays_finite() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("beta_schedule", "x"), ("timestep_spacing", "x")])
-def test_unknown_names_are_errors(key: str, value: str) -> None:
-    """A schedule that isn't known names the key, the value and what is allowed."""
+def test_unknown_schedules_are_errors(key: str, value: str) -> None:
+    """The error for an unknown schedule names the key, the value and what is allowed."""
     with pytest.raises(ValueError, match=f"{key}='x'.*allowed are .*linear|leading"):
         Schedule.from_config(STABLE_DIFFUSION | {key: value})
 
 
 def test_more_steps_than_timesteps_are_an_error(schedule: Schedule) -> None:
-    """1001 steps of 1000 timesteps are refused, with the range."""
+    """1001 steps of 1000 timesteps are refused; the error names the range."""
     with pytest.raises(ValueError, match=r"method.steps=1001.*1 to 1000"):
         schedule.levels(1001)

@@ -1,4 +1,4 @@
-"""DDIM and what all solvers share: one integrator for encoding and decoding."""
+"""DDIM, and properties of all solvers, which both encode and decode."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from tests.reference import ddim as reference
 from tests.reference.solvers import ancestral_step
 
 
-def test_one_step_by_hand() -> None:
-    """alpha 1, tau 0 to alpha 0.6, tau 4/3 with eps 3: x = 0.6 * (2 + 4/3 * 3) = 3.6."""
+def test_one_step_solved_by_hand() -> None:
+    """From alpha 1, tau 0 to alpha 0.6, tau 4/3 with eps 3: x = 0.6 * (2 + 4/3 * 3) = 3.6."""
     levels = [Level(0, 0, 1.0, 0.0), Level(1, 1, 0.6, 0.8)]
     reached = ddim(lambda x, level: torch.full_like(x, 3.0), torch.tensor([2.0]), levels)
     assert reached.item() == pytest.approx(3.6, rel=1e-6)
 
 
 def test_encoding_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
-    """Every level of a 40-step encoding equals the float64 transcription."""
+    """Every level of a 40-step encoding equals the float64 reference."""
     levels = SCHEDULE.levels(50, 0.8)
     latent = torch.randn(2, 4, 8, 8, generator=generator)
     ours = encode_trajectory(network, latent, levels)
@@ -48,7 +48,7 @@ def test_encoding_agrees_with_the_paper(generator: torch.Generator, tolerance: d
 
 
 def test_masked_decoding_agrees_with_the_paper(generator: torch.Generator, tolerance: dict) -> None:
-    """A 40-step decoding with a blend after each step equals the float64 transcription."""
+    """A 40-step decoding with a blend after each step equals the float64 reference."""
     levels = SCHEDULE.levels(50, 0.8)
     trajectory = torch.randn(41, 4, 8, 8, generator=generator)
     mask = (torch.rand(1, 8, 8, generator=generator) > 0.5).float()
@@ -66,13 +66,13 @@ def test_masked_decoding_agrees_with_the_paper(generator: torch.Generator, toler
 
 
 def test_encoding_visits_the_levels_of_decoding_reversed() -> None:
-    """Both directions reach the same timesteps, and the network is asked once a step."""
+    """Both directions reach the same timesteps, with one network call per step."""
     levels = SCHEDULE.levels(50, 0.8)
-    asked: list[float] = []
+    called: list[float] = []
     reached: list[float] = []
 
     def denoise(latent: Tensor, level: Level) -> Tensor:
-        asked.append(level.timestep)
+        called.append(level.timestep)
         return latent
 
     def note(latent: Tensor, level: Level) -> Tensor:
@@ -80,18 +80,18 @@ def test_encoding_visits_the_levels_of_decoding_reversed() -> None:
         return latent
 
     ddim(denoise, torch.zeros(1), levels, note)
-    up, asked_up = [0, *reached], list(asked)
-    asked.clear()
+    up, called_up = [0, *reached], list(called)
+    called.clear()
     reached.clear()
     ddim(denoise, torch.zeros(1), levels[::-1], note)
     down = [781, *reached]
     assert up == down[::-1]
-    assert (len(asked_up), len(asked)) == (40, 40)
-    assert (asked_up[0], asked_up[-1], asked[0], asked[-1]) == (0, 761, 781, 1)
+    assert (len(called_up), len(called)) == (40, 40)
+    assert (called_up[0], called_up[-1], called[0], called[-1]) == (0, 761, 781, 1)
 
 
-def test_constant_noise_is_inverted_exactly() -> None:
-    """Where eps does not change along the way, decoding undoes encoding."""
+def test_constant_eps_is_inverted_exactly() -> None:
+    """If eps is the same at all levels, decoding is the exact inverse of encoding."""
     levels = SCHEDULE.levels(50, 0.8)
     latent = torch.linspace(-2, 2, 64, dtype=torch.float64)
     eps = torch.linspace(1, -1, 64, dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_constant_noise_is_inverted_exactly() -> None:
 
 
 def test_encoding_converges_to_the_true_solution() -> None:
-    """For normal data the ODE has a closed solution; twice the steps halve the error."""
+    """For normal data the ODE has a closed-form solution; twice the steps halve the error."""
     latent = torch.linspace(-1, 1, 16, dtype=torch.float64)
     errors = []
     for num_steps in (25, 50, 100, 200):
@@ -115,7 +115,7 @@ def test_encoding_converges_to_the_true_solution() -> None:
 
 
 def test_round_trip_is_better_with_more_steps() -> None:
-    """Encode then decode returns the input, twice as close with twice the steps."""
+    """Encoding and decoding returns the input; twice the steps halve the error."""
     latent = torch.linspace(-1, 1, 16, dtype=torch.float64)
     errors = []
     for num_steps in (12, 25, 50, 100):
@@ -128,7 +128,7 @@ def test_round_trip_is_better_with_more_steps() -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_reaches_every_level(name: str) -> None:
-    """Up and down, each solver passes all levels in order and returns what after_step made."""
+    """In both directions each solver reaches all levels in order and uses after_step's result."""
     levels = SCHEDULE.levels(20, 0.8)
     for path in (levels, levels[::-1]):
         reached: list[Level] = []
@@ -147,7 +147,7 @@ def test_every_solver_reaches_every_level(name: str) -> None:
 def test_ancestral_sampling_agrees_with_the_paper(
     ddim_eta: float, generator: torch.Generator, tolerance: dict
 ) -> None:
-    """40 steps with fresh noise at each equal equations 12 and 16 in float64."""
+    """40 steps with fresh noise at each step equal equations 12 and 16 in float64."""
     levels = SCHEDULE.levels(50, 0.8)[::-1]
     latent, *draws = torch.randn(41, 2, 4, 8, 8, generator=generator)
     solver = partial(ancestral_ddim, ddim_eta=ddim_eta, draw=lambda level: draws[level.index])
@@ -177,7 +177,7 @@ def test_ancestral_sampling_equals_diffusers(generator: torch.Generator) -> None
 
 
 def test_ancestral_sampling_without_eta_is_ddim(generator: torch.Generator) -> None:
-    """At 0 the fresh noise has no weight."""
+    """With eta 0 the fresh noise has no weight."""
     levels = SCHEDULE.levels(20)[::-1]
     latent = torch.randn(2, 4, 8, 8, generator=generator)
     ours = ancestral_ddim(network, latent, levels, ddim_eta=0.0, draw=lambda level: latent)

@@ -14,6 +14,7 @@ from pipeline.execution.prefetch import prefetch, write_behind
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
+from pipeline.steps.prepare import prepare
 from pipeline.storage.store import Store
 from tests.committing import contents, invert
 from tests.fake_job import fake_plan
@@ -92,7 +93,7 @@ def test_the_next_part_is_read_and_the_last_one_committed_meanwhile(
         else:
             is_staged[number].set()
 
-    before = operators.prepare
+    before = prepare
     monkeypatch.setattr(operators, "prepare", prepared)
     monkeypatch.setattr(Store, "hook", staticmethod(hook))
     results: list[PartResult] = []

@@ -1,4 +1,4 @@
-"""What `infra/` holds is what the tools that read it accept: schemas, linters, our own config."""
+"""The files in `infra/` pass the schemas and linters of the tools that read them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import ray
 import yaml
@@ -27,7 +27,7 @@ KUBERNETES = "1.34"
 
 
 def tool(name: str, *arguments: str | Path) -> str:
-    """Runs one of the checkers that were installed beside this Python; returns its output."""
+    """Runs a checker that is installed next to this Python; returns its output."""
     done = subprocess.run([SCRIPTS / name, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -44,7 +44,7 @@ def rayjob(folder: str) -> dict[str, Any]:
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with every field that it does not name forbidden, as the API server warns."""
+    """The schema, which now forbids unnamed fields, as the API server warns about them."""
     schema = copy.deepcopy(schema)
     stack: list[Any] = [schema]
     while stack:
@@ -63,7 +63,7 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rayjob_schema() -> dict[str, Any]:
     if not CRD.exists():
-        pytest.skip(f"{CRD}: KubeRay's definition of a RayJob is not there")
+        pytest.skip(f"{CRD}: no such file (KubeRay's definition of a RayJob)")
     definition = yaml.safe_load(CRD.read_text())
     (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
     schema = strict(version["schema"]["openAPIV3Schema"])
@@ -72,13 +72,13 @@ def rayjob_schema() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("folder", KUSTOMIZED)
-def test_rayjob_is_one_for_kuberay(folder: str, rayjob_schema: dict[str, Any]) -> None:
-    """Every field of the RayJob is one that KubeRay's definition knows, of the type it wants."""
+def test_the_rayjob_passes_kuberays_schema(folder: str, rayjob_schema: dict[str, Any]) -> None:
+    """KubeRay's definition has every field, with this type."""
     jsonschema.validate(rayjob(folder), rayjob_schema)
 
 
-def test_schema_catches_a_mistyped_field(rayjob_schema: dict[str, Any]) -> None:
-    """The check above is strict: a field that KubeRay would ignore fails it."""
+def test_the_schema_refuses_a_misspelled_field(rayjob_schema: dict[str, Any]) -> None:
+    """KubeRay would ignore such a field; the test's schema does not."""
     job = rayjob("base")
     job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParam"] = {}
     with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):
@@ -87,7 +87,7 @@ def test_schema_catches_a_mistyped_field(rayjob_schema: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("folder", KUSTOMIZED)
 def test_other_objects_and_pods_are_valid_kubernetes(folder: str) -> None:
-    """Service account, config map and the pods of the RayJob pass Kubernetes's own schemas."""
+    """Service account, config map and the RayJob's pods pass Kubernetes's own schemas."""
     job = rayjob(folder)
     cluster = job["spec"]["rayClusterSpec"]
     pods = [
@@ -104,8 +104,8 @@ def test_other_objects_and_pods_are_valid_kubernetes(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", KUSTOMIZED)
-def test_rayjob_keeps_work_off_the_head_and_holds_no_keys(folder: str) -> None:
-    """The head runs the driver alone, the job starts again by itself, credentials are a role's."""
+def test_the_rayjob_has_no_workers_on_the_head_and_no_keys(folder: str) -> None:
+    """Only the driver runs on the head; the job restarts by itself; there are no credentials."""
     job = rayjob(folder)
     spec = job["spec"]
     cluster = spec["rayClusterSpec"]
@@ -125,7 +125,7 @@ def test_rayjob_keeps_work_off_the_head_and_holds_no_keys(folder: str) -> None:
 
 
 def test_overlays_put_workers_on_spot_nodes() -> None:
-    """Each overlay asks for the cloud's spot nodes, for the workers alone."""
+    """Each overlay selects the cloud's spot nodes, for workers only."""
     for folder, mark in (("gke-spot", "gke-spot"), ("eks-spot", "capacity-type")):
         cluster = rayjob(f"overlays/{folder}")["spec"]["rayClusterSpec"]
         worker = cluster["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"]
@@ -134,16 +134,16 @@ def test_overlays_put_workers_on_spot_nodes() -> None:
         assert head.get("nodeSelector", {}) != worker
 
 
-def test_config_of_the_rayjob_is_a_config() -> None:
-    """The config map's file is one that `overpaint edit` takes."""
+def test_the_config_map_holds_a_valid_config() -> None:
+    """`overpaint edit` accepts the file."""
     config = parse_config(yaml.safe_load((INFRA / "kuberay/base/config.yaml").read_text()))
     assert isinstance(config, Config)
     assert config.model.device == "cuda"
 
 
 @pytest.mark.parametrize("name", ["aws-spot", "gcp-spot"])
-def test_cluster_file_passes_rays_own_schema(name: str) -> None:
-    """Ray's cluster launcher accepts the file; workers are spot, the head is not and idle."""
+def test_the_cluster_file_passes_rays_schema(name: str) -> None:
+    """Workers are on spot nodes; the head is not, and runs no workers."""
     schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
     cluster = yaml.safe_load((INFRA / f"ray-cluster/{name}.yaml").read_text())
     jsonschema.validate(cluster, schema)
@@ -153,14 +153,14 @@ def test_cluster_file_passes_rays_own_schema(name: str) -> None:
     assert "spot" not in json.dumps(types["head"]["node_config"]).lower()
 
 
-def test_dockerfile_passes_hadolint() -> None:
-    """The image is built as its linter recommends, pinned, and does not run as root."""
+def test_the_dockerfile_passes_hadolint() -> None:
+    """The image is pinned and does not run as root."""
     tool("hadolint", INFRA / "docker" / "Dockerfile")
     text = (INFRA / "docker" / "Dockerfile").read_text()
     assert "USER 1000" in text
     assert "--constraint constraints.txt" in text
 
 
-def test_slurm_script_passes_shellcheck() -> None:
-    """The batch script has none of the mistakes that shellcheck knows."""
+def test_the_slurm_script_passes_shellcheck() -> None:
+    """shellcheck finds no mistake in the batch script."""
     tool("shellcheck", "--severity=warning", INFRA / "slurm" / "overpaint.sbatch")

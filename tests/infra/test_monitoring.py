@@ -1,4 +1,4 @@
-"""The dashboard and the scrape config are what Prometheus itself accepts."""
+"""Prometheus accepts the dashboard's queries and the scrape config."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def panels() -> list[dict[str, Any]]:
     return found
 
 
-def test_panels_have_places_of_their_own() -> None:
-    """No two panels of the dashboard overlap, and each asks something."""
+def test_panels_do_not_overlap() -> None:
+    """Each panel of the dashboard also has a query."""
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         place = panel["gridPos"]
@@ -62,8 +62,8 @@ def test_queries_are_promql(promtool: str, tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in done.stdout + done.stderr
 
 
-def test_scrape_config_is_prometheus_own(promtool: str, tmp_path: Path) -> None:
-    """Prometheus takes the scrape config."""
+def test_prometheus_accepts_the_scrape_config(promtool: str, tmp_path: Path) -> None:
+    """promtool checks its syntax."""
     file = MONITORING / "prometheus.yml"
     done = subprocess.run(
         [promtool, "check", "config", "--syntax-only", file], capture_output=True, text=True

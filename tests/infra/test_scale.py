@@ -1,4 +1,4 @@
-"""The figures of the scaling benchmark, by hand."""
+"""The figures of the scaling benchmark, checked by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from infra.benchmarks.scale import IMAGE_S, PART_SIZE, SHARES, sized_by_cost, steady_state
 
 
-def test_utilisation_counts_while_all_work_and_parts_still_come() -> None:
+def test_utilization_is_measured_while_all_pools_work() -> None:
     """Decode starts at 2 and 4, has a gap of 1 in each actor, and its last part comes at 8."""
     spans = {
         "mask": {"1": [(0.0, 1.0), (1.0, 3.0), (3.0, 5.0)]},
@@ -22,6 +22,6 @@ def test_utilisation_counts_while_all_work_and_parts_still_come() -> None:
 
 
 @pytest.mark.parametrize("gpus", [8, 32, 64])
-def test_pools_take_all_gpus(gpus: int) -> None:
-    """At these numbers the best whole numbers leave none over."""
+def test_pools_use_all_gpus(gpus: int) -> None:
+    """For these numbers of GPUs the best sizes leave no GPU unused."""
     assert sum(sized_by_cost(gpus).values()) == gpus

@@ -1,5 +1,4 @@
-"""The Slurm script, with stand-ins for what Slurm and Ray bring: who gets what, and when it is put
-back into the queue."""
+"""The Slurm script, with stand-ins for the commands of Slurm and Ray: tokens and requeues."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ STAND_INS = {
 
 
 class Job:
-    """The script as Slurm runs it, and what its stand-ins noted."""
+    """The script as Slurm runs it, and what its stand-ins have noted."""
 
     def __init__(self, folder: Path, lasts: float, setup: float = 0.0, **more: str) -> None:
         self.noted = folder / "noted"
@@ -54,7 +53,7 @@ class Job:
         return [line for line in self.noted.read_text().splitlines() if line.startswith(start)]
 
     def wait_for(self, start: str, number: int = 1) -> list[str]:
-        """So many lines; nodes start beside the driver."""
+        """Waits for this many lines that begin with ``start``."""
         deadline = time.monotonic() + 30
         while len(lines := self.lines(start)) < number:
             assert time.monotonic() < deadline, self.noted.read_text()
@@ -62,14 +61,14 @@ class Job:
         return lines
 
     def stop_once_noted(self, start: str) -> int:
-        """As Slurm does at the time limit: SIGTERM for the batch shell alone. The exit code."""
+        """Sends SIGTERM to the batch shell, as Slurm at the time limit; returns its exit code."""
         self.wait_for(start)
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
 
 
-def test_every_node_and_the_driver_share_a_token_of_the_job(tmp_path: Path) -> None:
-    """Whatever Ray's head finds in the user's home; and a job that is done stays done."""
+def test_all_nodes_and_the_driver_share_a_new_token(tmp_path: Path) -> None:
+    """A job that ends with 0 is not requeued."""
     job = Job(tmp_path, lasts=0.1)
     assert job.process.wait(timeout=30) == 0
     first, second = job.wait_for("start token ", 2)
@@ -82,16 +81,16 @@ def test_every_node_and_the_driver_share_a_token_of_the_job(tmp_path: Path) -> N
     assert not job.lines("scontrol")
 
 
-def test_a_token_that_is_given_is_taken(tmp_path: Path) -> None:
-    """For who wants to ask the job's Ray from outside."""
+def test_a_token_in_the_environment_is_used(tmp_path: Path) -> None:
+    """A user who knows the token can connect to the job's Ray."""
     job = Job(tmp_path, lasts=0.1, RAY_AUTH_TOKEN="given")
     assert job.process.wait(timeout=30) == 0
     job.wait_for("start token given", 2)
     assert len(job.lines("edit token given")) == 1
 
 
-def test_a_job_at_its_time_limit_is_put_back_into_the_queue(tmp_path: Path) -> None:
-    """The driver hears of it and ends by itself with 75, and then so does the job."""
+def test_a_job_at_its_time_limit_is_requeued(tmp_path: Path) -> None:
+    """The driver gets SIGTERM and exits with 75, and so does the job."""
     job = Job(tmp_path, lasts=60)
     assert job.stop_once_noted("edit") == 75
     job.wait_for("start", 2)
@@ -99,8 +98,8 @@ def test_a_job_at_its_time_limit_is_put_back_into_the_queue(tmp_path: Path) -> N
     assert job.lines("scontrol") == ["scontrol requeue 7"]
 
 
-def test_a_job_that_has_no_driver_yet_is_put_back_too(tmp_path: Path) -> None:
-    """While Ray's nodes start: nothing was computed, and nothing is."""
+def test_a_job_without_a_driver_yet_is_requeued(tmp_path: Path) -> None:
+    """SIGTERM arrives while Ray's nodes start; no driver is started."""
     job = Job(tmp_path, lasts=60, setup=1.0)
     assert job.stop_once_noted("health-check") == 75
     assert not job.lines("edit")

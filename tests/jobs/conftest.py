@@ -1,4 +1,4 @@
-"""A small dataset, a small model, and the command as a user calls it."""
+"""A small dataset, a small model, and the command as users run it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EDIT_TEXTS = ("a cat", "a red dog", "a blue photo of a cat")
 
 @dataclass(frozen=True)
 class Job:
-    """How to run the job of these tests: the same overrides for every run, plus a test's own."""
+    """How to run the job of these tests: common overrides for every run, plus a test's own."""
 
     folder: Path
     overrides: tuple[str, ...]
@@ -59,7 +59,7 @@ class Job:
 
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Job:
-    """Three shards of 20 edits in all (five of them in trouble or the same text), parts of 4."""
+    """Three shards of 20 edits in all (five fail or change nothing), in parts of four."""
     folder = tmp_path_factory.mktemp("job")
     for number in range(3):
         samples = [
@@ -81,7 +81,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Jo
 
 @pytest.fixture(scope="session")
 def digests() -> Callable[[Path], dict[str, str]]:
-    """sha256 of every tar and parquet of an output, by relative path."""
+    """sha256 of every tar and Parquet file of an output, by relative path."""
 
     def measure(output: Path) -> dict[str, str]:
         files = [*output.rglob("*.tar"), *output.rglob("*.parquet")]
@@ -95,7 +95,7 @@ def digests() -> Callable[[Path], dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def plain(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the plain loop without Ray: what every other way of running must equal."""
+    """The output of the local loop, which every other way of running must equal."""
     from pipeline.config.load import load_config
     from pipeline.execution.local_loop import run_loop
     from pipeline.plan.plan import make_plan
@@ -121,16 +121,16 @@ def ray_address() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Recovered:
-    """A run under Ray with JSON lines, whose mask actor dies twice while it loads."""
+    """A run on Ray with JSON lines, whose mask actor dies twice while it loads."""
 
     done: subprocess.CompletedProcess[str]
     output: Path
-    worker_lines: list[str]  # all that its workers wrote
+    worker_lines: list[str]  # everything that its workers have logged
 
 
 @pytest.fixture(scope="session")
 def recovered(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
-    """The three shards of ``job`` in parts of one edit, with stages that need no torch."""
+    """Runs the three shards of ``job`` in parts of one edit, with stages that need no torch."""
     folder = tmp_path_factory.mktemp("recovered")
     overrides = (
         *("run.part_size=1", "run.max_start_retries=2", "run.log_format=json"),
@@ -138,7 +138,7 @@ def recovered(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Recovered:
     )
     env = install(folder / "site", faults=False)
     env |= {LOADS: f"die 2 {folder / 'site'}", WARNS: "1"}
-    with tempfile.TemporaryDirectory(prefix="op-") as ray:  # short: Ray's sockets lie below it
+    with tempfile.TemporaryDirectory(prefix="op-") as ray:  # short, for the paths of Ray's sockets
         done = job.run(folder / "out", *overrides, **env, RAY_TMPDIR=ray)
         files = sorted(Path(ray).glob("ray/session_2*/logs/worker-*.*"))  # .err and .out
         lines = [line for file in files for line in file.read_text().splitlines()]

@@ -1,7 +1,7 @@
-"""Kills at storage calls, for whole runs: the driver with all of its Ray, or one worker.
+"""Kills a whole run (the driver with all of its Ray), or one worker, at a storage call.
 
-``faulty.install`` plants it in every process; which call kills stands in the environment, as
-``<when> <operation> <name>``, one a line.
+``faulty.install`` installs it in every process. Environment variables name the calls that kill, as
+``<when> <operation> <name>``, one per line.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def on_storage_call(when: str, operation: str, name: str) -> None:
 
 
 def kill_run() -> None:
-    """Ends the driver above this process and everything below it, this process last."""
+    """Kills the driver above this process and everything below it, this process last."""
     me = psutil.Process()
     drivers = [process for process in [me, *me.parents()] if "jobs.cli" in process.cmdline()]
     tree = [drivers[-1], *drivers[-1].children(recursive=True)]
     for process in [*(one for one in tree if one != me), me]:
         try:
             process.kill()
-        except psutil.NoSuchProcess:  # a child that its parent's death has ended
+        except psutil.NoSuchProcess:  # a child that has died with its parent
             continue

@@ -1,4 +1,4 @@
-"""The command: what it prints, and the exit codes that scripts rely on. No Ray is started here."""
+"""The command line: its output, and the exit codes that scripts rely on. No Ray is started here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.jobs.conftest import Job
 def test_dry_run_shows_the_plan_and_computes_nothing(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Resolved config, fingerprint, shards to do and done, actors; and no output folder."""
+    """Resolved config, fingerprint, shards to do and done, pools; and no output folder."""
     assert main([*job.arguments(tmp_path / "out"), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "guidance_scale: 7.5" in text
@@ -33,7 +33,7 @@ def test_dry_run_shows_the_plan_and_computes_nothing(
 def test_dry_run_of_a_finished_job_has_nothing_to_do(
     job: Job, plain: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is published is told as done."""
+    """Published shards are listed as done."""
     assert main([*job.arguments(plain), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "done:         3 shards: 00000, 00001, 00002" in text
@@ -51,7 +51,7 @@ def test_dry_run_of_a_finished_job_has_nothing_to_do(
 def test_bad_configuration_exits_with_2(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
 ) -> None:
-    """One line on stderr, no traceback, and a code that a script can tell from a failed run."""
+    """One line on stderr, no traceback, and a code that differs from that of a failed run."""
     assert main([*job.arguments(tmp_path / "out", override), "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -61,7 +61,7 @@ def test_bad_configuration_exits_with_2(
 def test_verify_finds_damage(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A whole output verifies; one flipped byte in a tar does not."""
+    """An undamaged output verifies; one flipped byte in a tar does not."""
     assert main(["verify", str(plain)]) == 0
     assert capsys.readouterr().out.endswith("verified\n")
     damaged = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_verify_finds_damage(
 
 
 def test_demo_data_draws_shards_with_the_truth(tmp_path: Path) -> None:
-    """Shards of the demo world hold image, texts, true mask and true result of each sample."""
+    """Shards hold image, texts, true mask and true result of each sample."""
     import webdataset
 
     assert main(["demo-data", str(tmp_path), "--shards", "2", "--samples", "3"]) == 0
@@ -88,7 +88,7 @@ def test_demo_data_draws_shards_with_the_truth(tmp_path: Path) -> None:
 def test_workers_that_cannot_start_end_edit_and_demo_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """One line with the reason and how to go on, exit code 1, no traceback."""
+    """One line with the reason and how to resume, exit code 1, no traceback."""
     command, *rest = arguments
     places = ["--folder", str(tmp_path)] if command == "demo" else ["output.path=" + str(tmp_path)]
     reason = "a worker of the pool mask cannot start on here"
@@ -101,12 +101,12 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
     assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to resume\n"
 
 
-def test_progress_says_what_a_person_wants_to_know() -> None:
-    """Parts, edits, rate and failures; shards from the results that published one."""
+def test_the_progress_line_counts_parts_edits_and_failures() -> None:
+    """Shards are counted by the results that published one."""
     with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:
         progress.update(PartResult("a", 0, {"edited": 3}, published=False))
         progress.update(PartResult("a", 1, {"edited": 2, "failed": 1}, published=True))
-        progress.update(PartResult("a", 2, {}, published=True))  # it too found the shard complete
+        progress.update(PartResult("a", 2, {}, published=True))  # two parts may find it complete
         line = progress.line()
     assert progress.num_done == 2
     assert "3 parts, 6 edits" in line
@@ -117,13 +117,13 @@ def test_progress_says_what_a_person_wants_to_know() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(9.6, "10 s"), (75, "1 min 15 s"), (7500, "2 h 05 min")]
 )
-def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
-    """Seconds, minutes, hours."""
+def test_durations_are_printed_in_hours_minutes_and_seconds(seconds: float, text: str) -> None:
+    """Seconds, minutes, and hours with minutes."""
     assert duration(seconds) == text
 
 
 def test_overrides_may_follow_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`edit CONFIG --dry-run key=value` is read like `edit CONFIG key=value --dry-run`."""
+    """`edit CONFIG --dry-run key=value` is parsed like `edit CONFIG key=value --dry-run`."""
     assert main(["edit", "demo", "--dry-run", "run.sead=1"]) == 2
     assert "did you mean 'seed'" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Logs as JSON lines: a program can read each, and learns which shard and part it is of."""
+"""Logs as JSON lines: a program can parse each line, and it names the shard and the part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.execution.operators import Operator, nothing_around
 from tests.jobs.conftest import Recovered
 from tests.jobs.faulty import LIBRARY
 
-# What Ray itself writes into the files of its workers: whose lines follow, and its C++ code's own.
+# Lines that Ray writes into its workers' files: names of jobs and actors, and logs of its C++ code.
 OF_RAY = re.compile(r":(job_id|actor_name|task_name):|\[20\d\d-|\[\w+\.cc : \d+\] RAW: ")
 
 
@@ -39,10 +39,10 @@ def parsed(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_library_s_warning_says_which_part_it_is_of(
+def test_a_librarys_warning_names_the_part(
     json_lines: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While a step is watched over, and no longer."""
+    """It does so while the step runs, and no longer."""
     guard = Guard(mock.Mock(), 60.0, log_format="json")
     with guard.watch("deep/00042", 3, "finish"):
         logging.getLogger("anything").warning("slow %s", "store")
@@ -62,10 +62,10 @@ def test_a_library_s_warning_says_which_part_it_is_of(
     assert "shard" not in last
 
 
-def test_a_library_s_slip_is_a_line_and_no_error(
+def test_a_librarys_wrong_format_string_raises_no_error(
     json_lines: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Words that do not fit their arguments: raised from here, they would fail a part."""
+    """Otherwise it would fail the part."""
     logs.use_format("json")
     logging.getLogger("anything").warning("%d of", "many")
     (line,) = parsed(capsys.readouterr().err)
@@ -73,10 +73,10 @@ def test_a_library_s_slip_is_a_line_and_no_error(
     assert line["logger"] == "anything"
 
 
-def test_what_a_library_says_while_an_actor_loads_is_json(
+def test_a_librarys_warning_while_an_actor_loads_is_json(
     json_lines: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before its first part, when nothing has told its process yet how to talk."""
+    """The actor sets the format before it loads its model."""
 
     def load(pool: str) -> list[Operator]:
         logging.getLogger("anything").warning("an old format")
@@ -89,10 +89,10 @@ def test_what_a_library_says_while_an_actor_loads_is_json(
     assert line["message"] == "an old format"
 
 
-def test_an_error_of_the_configuration_is_json_too(
+def test_a_configuration_error_is_json_too(
     json_lines: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once the run has read that its lines are to be JSON."""
+    """This holds once the run has read that its log format is JSON."""
     places = ["input.shards=memory://in/*.tar", f"output.path={tmp_path}", "run.log_format=json"]
     assert main(["edit", "demo", *places]) == 2
     (line,) = parsed(capsys.readouterr().err)
@@ -100,37 +100,38 @@ def test_an_error_of_the_configuration_is_json_too(
     assert "memory:// is the memory of one process" in line["message"]
 
 
-def test_text_stays_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    """A message as it is; what is for programs is left out."""
+def test_text_format_prints_messages_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """Notes, which are for programs, are left out."""
     logs.tell("2 shards to do", shards=2)
     logs.note("part staged", shard="0", part=1)
     assert capsys.readouterr().err == "2 shards to do\n"
 
 
 def ours(lines: list[str]) -> list[dict[str, Any]]:
-    """All lines but Ray's own; one that is no JSON is an error."""
+    """All lines except Ray's own, parsed; a line that is not JSON is an error."""
     return [json.loads(line) for line in lines if not OF_RAY.match(line)]
 
 
 @pytest.mark.slow
-def test_all_that_a_run_s_driver_and_workers_say_is_json(recovered: Recovered) -> None:
-    """Each line of theirs parses, and says when, how grave, and in which process."""
+def test_all_lines_of_driver_and_workers_are_json(recovered: Recovered) -> None:
+    """Each line has time, level, host and process."""
     driver, workers = ours(recovered.done.stderr.splitlines()), ours(recovered.worker_lines)
     for line in [*driver, *workers]:
         assert line.keys() >= {"time", "level", "message", "host", "pid"}
     assert any(line["message"] == "summary" for line in driver)
-    assert len({line["pid"] for line in workers}) >= 4  # three actors, and who read and finished
+    assert len({line["pid"] for line in workers}) >= 4  # three actors, readers and writers
 
 
 @pytest.mark.slow
 def test_workers_lines_name_shard_part_and_step(recovered: Recovered) -> None:
-    """A line for each step on each staged part, and for what a library says in the midst of it."""
+    """Each step on each staged part has a line, and so have a library's warnings during it."""
     driver, workers = ours(recovered.done.stderr.splitlines()), ours(recovered.worker_lines)
     staged = {(line["shard"], line["part"]) for line in driver if line["message"] == "part staged"}
     assert len({shard for shard, _ in staged}) == 3
     steps: dict[str, set[tuple[str, int | None]]] = {}
     for line in workers:
-        steps.setdefault(line.get("step", ""), set()).add((line.get("shard"), line.get("part")))
+        place = (line.get("shard", ""), line.get("part"))
+        steps.setdefault(line.get("step", ""), set()).add(place)
     for step in ("prepare", "mask", "encode", "decode", "finish"):
         assert steps[step] == staged
     assert steps["read"] == {(shard, None) for shard, _ in staged}

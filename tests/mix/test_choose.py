@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.mix.choose import (
     AMBIGUOUS,
-    UNLABELLED,
+    UNLABELED,
     EditId,
     choose_edits,
     label_of,
@@ -63,7 +63,7 @@ def test_a_label_is_what_the_text_asks_for() -> None:
     labels: dict[str, int | str] = {"cat": 3, "kitten": 3, "night sky": 5, "fox": 7}
     assert label_of("A Cat, or a kitten", labels) == 3
     assert label_of("stars in the night sky", labels) == 5
-    with pytest.raises(ValueError, match=UNLABELLED):
+    with pytest.raises(ValueError, match=UNLABELED):
         label_of("a catalogue", labels)
     with pytest.raises(ValueError, match=AMBIGUOUS):
         label_of("a cat and a fox", labels)

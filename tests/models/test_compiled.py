@@ -1,4 +1,4 @@
-"""The compiled network, the padded tail and the memory format: the same answers, faster."""
+"""Compiled networks, padded micro-batches and memory formats give the same results."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LEVEL = Level(20, 381, 0.6, 0.8)
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 5, 8, 11, 16, 17])
-def test_a_padded_tail_gives_every_row_its_own_answer(num_rows: int) -> None:
-    """Whole micro-batches, then the tail at the next power of two; the filling is dropped."""
+def test_padding_does_not_change_any_row(num_rows: int) -> None:
+    """The last micro-batch is padded to a power of two; every row gets its own result."""
     calls: list[int] = []
 
     def network(latent: Tensor, level: Level, condition: Condition) -> Tensor:
@@ -41,14 +41,14 @@ def test_a_padded_tail_gives_every_row_its_own_answer(num_rows: int) -> None:
     assert len(calls) == -(-num_rows // 8)
 
 
-def test_a_tail_is_never_larger_than_a_micro_batch() -> None:
-    """Sizes that are no power of two bound the padding; without it nothing is padded."""
+def test_padding_never_exceeds_the_micro_batch() -> None:
+    """Padding stops at the micro-batch size, and happens only for static shapes."""
     assert [MicroBatch(6, static=True).padded(n) for n in (1, 3, 5, 6)] == [1, 4, 6, 6]
     assert MicroBatch(6).padded(5) == 5
 
 
-def test_the_last_answer_is_not_overwritten(tiny_model: LatentDiffusion) -> None:
-    """What the denoiser gives is a copy: CUDA graphs write the next answer to the same place."""
+def test_denoiser_returns_a_copy_of_the_output(tiny_model: LatentDiffusion) -> None:
+    """Overwriting the network's output, as CUDA graphs do, does not change an earlier result."""
     network = tiny_model.unbatched.network
     seen: list[Tensor] = []
     hook = network.register_forward_hook(lambda module, args, output: seen.append(output[0]))
@@ -62,7 +62,7 @@ def test_the_last_answer_is_not_overwritten(tiny_model: LatentDiffusion) -> None
 
 
 def test_half_precision_on_a_cpu_is_contiguous() -> None:
-    """Channels last everywhere but where the norm of torch's CPU is slow over them."""
+    """The format is channels last, except uncompiled in half precision on a CPU."""
     assert memory_format_for("cpu", torch.float32, compiled=False) is torch.channels_last
     assert memory_format_for("cpu", torch.bfloat16, compiled=False) is torch.contiguous_format
     assert memory_format_for("cpu", torch.bfloat16, compiled=True) is torch.channels_last
@@ -70,13 +70,13 @@ def test_half_precision_on_a_cpu_is_contiguous() -> None:
 
 
 def test_modes_and_cache_reach_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """off compiles nothing, default and cuda_graphs do, static; the cache's folder is set."""
-    asked: list[dict] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append(options))
+    """off does not compile; default and cuda_graphs compile static shapes; the cache is set."""
+    calls: list[dict] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: calls.append(options))
     monkeypatch.setenv(CACHE_VARIABLE, "before")
     for mode in ("off", "default", "cuda_graphs"):
         compile_network(nn.Linear(1, 1), Model(compile=mode, compile_cache=str(tmp_path)))
-    assert asked == [
+    assert calls == [
         {"dynamic": False, "mode": None},
         {"dynamic": False, "mode": "reduce-overhead"},
     ]
@@ -84,7 +84,7 @@ def test_modes_and_cache_reach_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_compiling_is_in_the_fingerprint_and_its_cache_is_not() -> None:
-    """Fused kernels round differently; where their code lies moves no byte."""
+    """Fused kernels round differently, but the cache's location changes no byte."""
 
     def inputs(**model: str) -> dict:
         config = make_config()
@@ -107,7 +107,7 @@ class Small(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_compiled_layer_answers_as_the_plain_one(
+def test_a_compiled_layer_equals_the_uncompiled_one(
     tolerance: dict, tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The short form of the next test: a layer instead of a model."""
@@ -122,10 +122,10 @@ def test_a_compiled_layer_answers_as_the_plain_one(
 
 
 @pytest.mark.sweep
-def test_compiled_network_answers_as_the_plain_one(
+def test_compiled_network_equals_the_uncompiled_one(
     tiny_model: LatentDiffusion, tiny_model_folder: Path, tolerance: dict, tmp_path: Path
 ) -> None:
-    """Three rows, padded to the micro-batch of four, at two timesteps: one shape is compiled."""
+    """Three rows, padded to a micro-batch of four, at two timesteps give the same eps."""
     settings = Model(
         path=str(tiny_model_folder), compile="default", compile_cache=str(tmp_path), size=32
     )
@@ -137,4 +137,4 @@ def test_compiled_network_answers_as_the_plain_one(
             plain, fused = (m.denoiser(latent, level, text) for m in (tiny_model, compiled))
             error = float((plain - fused).abs().max() / plain.abs().max())
             assert error < 10 * tolerance[torch.float32]
-    assert any(tmp_path.rglob("*.cpp")), "compiled code is kept where the config says"
+    assert any(tmp_path.rglob("*.cpp")), "compiled code is in the configured cache"

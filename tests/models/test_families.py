@@ -1,9 +1,9 @@
-"""SDXL and Stable Diffusion 3, loaded: texts, sizes and dtypes as their own pipelines have them."""
+"""Loaded SDXL and Stable Diffusion 3 models match diffusers' pipelines in texts, sizes, dtypes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ TEXTS = ["a cat", "a red dog on the circle", "dog " * 100, "a cat", "A Cat"]
 
 
 def encode_prompt(folder: Path, texts: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens and summary of the texts, then of a negative prompt that is not given."""
+    """diffusers' tokens and pooled embeddings of the texts, and of the default negative prompt."""
     pipeline = load_pipeline(DiffusionPipeline, folder)
     others: dict[str, Any] = {"prompt_2": None}
     if hasattr(pipeline, "transformer"):
@@ -32,25 +32,25 @@ def encode_prompt(folder: Path, texts: list[str]) -> tuple[Tensor, Tensor, Tenso
     return tokens, pooled, negative_tokens, negative_pooled
 
 
-def test_texts_are_read_as_the_familys_pipeline_reads_them(family_model: LatentDiffusion) -> None:
-    """Tokens and summary equal encode_prompt's, for texts and for the empty negative text."""
+def test_texts_are_encoded_as_in_the_familys_pipeline(family_model: LatentDiffusion) -> None:
+    """Tokens and pooled embeddings equal encode_prompt's, for texts and for the empty text."""
     tokens, pooled, no_tokens, no_pooled = encode_prompt(family_model.info.folder, TEXTS)
     ours, empty = family_model.text.encode(TEXTS), family_model.text.encode([""] * len(TEXTS))
     assert ours.pooled is not None
     assert empty.pooled is not None
-    for mine, theirs in (
+    for found, expected in (
         (ours.tokens, tokens),
         (ours.pooled, pooled),
         (empty.tokens, no_tokens),
         (empty.pooled, no_pooled),
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(ours.tokens[0], ours.tokens[3])
     assert not torch.equal(ours.pooled[0], ours.pooled[1])
 
 
-def test_empty_text_is_zero_where_the_model_says_so(tmp_path: Path) -> None:
-    """force_zeros_for_empty_prompt decides it, for a blank text too; others are untouched."""
+def test_empty_text_is_zero_if_the_model_says_so(tmp_path: Path) -> None:
+    """force_zeros_for_empty_prompt zeroes empty and blank texts, and no others."""
     model = load_model(Model(path=str(make_tiny_sdxl(tmp_path / "zero"))), "cpu", Stage())
     other = make_tiny_sdxl(tmp_path / "encoded", zero_empty=False)
     encoded = load_model(Model(path=str(other)), "cpu", Stage()).text.encode(["", "a cat"])
@@ -65,10 +65,10 @@ def test_empty_text_is_zero_where_the_model_says_so(tmp_path: Path) -> None:
     assert encoded.pooled[0].any()
 
 
-def test_a_cut_text_is_noted_with_who_cut_it(
+def test_note_names_the_encoders_that_truncate_a_text(
     family_model: LatentDiffusion, family_folder: Path
 ) -> None:
-    """Both CLIPs read 77 tokens; T5, where there is one, still reads a text of a hundred."""
+    """Both CLIPs read 77 tokens; T5, if present, does not truncate a text of 100 words."""
     note = family_model.text.truncation_note
     assert note("caption", "a dog") is None
     medium, long = note("caption", "dog " * 100), note("caption", "dog " * 300)
@@ -81,20 +81,19 @@ def test_a_cut_text_is_noted_with_who_cut_it(
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "日本語 🐕", "<|endoftext|>", "</s>", "\0"])
-def test_any_text_can_be_read(family_model: LatentDiffusion, text: str) -> None:
-    """No text is an error for any tokenizer."""
+def test_any_text_can_be_encoded(family_model: LatentDiffusion, text: str) -> None:
+    """No text raises an error in any tokenizer."""
     condition = family_model.text.encode([text])
     assert condition.tokens.isfinite().all()
     assert condition.pooled is not None
     assert condition.pooled.isfinite().all()
 
 
-def test_sdxl_is_told_the_size_of_the_models_image(tmp_path: Path) -> None:
+def test_sdxl_is_conditioned_on_the_size_of_the_models_image(tmp_path: Path) -> None:
     """Original and target size are those of the latent's image, height first; no crop."""
     model = load_model(Model(path=str(make_tiny_sdxl(tmp_path / "model"))), "cpu", Stage())
     seen: list[dict[str, Tensor]] = []
-    unet = model.unbatched.unet  # type: ignore[attr-defined]
-    unet.register_forward_pre_hook(
+    model.unbatched.network.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
     )
     text = model.text.encode(["a cat", "a dog"])
@@ -105,47 +104,48 @@ def test_sdxl_is_told_the_size_of_the_models_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_runs_near_float32(
-    family_model: LatentDiffusion, dtype: str, tolerance: dict
+def test_half_precision_is_close_to_float32(
+    family_model: LatentDiffusion, dtype: Literal["float16", "bfloat16"], tolerance: dict
 ) -> None:
-    """Weights are in the dtype asked for, answers are float32 and close to the full ones."""
+    """Weights have the configured dtype; results are float32 and close to full precision."""
     model = load_model(
         Model(path=str(family_model.info.folder), dtype=dtype),
         "cpu",
-        Stage(),  # type: ignore[arg-type]
+        Stage(),
     )
-    network = model.unbatched.network  # type: ignore[attr-defined]
+    network = model.unbatched.network
     assert network.dtype == model.text.towers[0].encoder.dtype == getattr(torch, dtype)
     shape = (2, model.info.latent_channels, 8, 8)
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     level = model.schedule.level_at(0.5)
-    answers = []
+    results = []
     with torch.inference_mode():
         for each in (family_model, model):
             text = each.text.encode(["a cat", "a dog"])
-            answers.append((each.denoiser(latent, level, text), each.image_coder.encode([image])))
+            results.append((each.denoiser(latent, level, text), each.image_coder.encode([image])))
             assert each.image_coder.decode(latent).shape == (2, 32, 32, 3)
-    for full, half in zip(*answers, strict=True):
+    for full, half in zip(*results, strict=True):
         assert half.dtype == torch.float32
         error = float((half - full).norm() / full.norm())
         assert error < 8.0 * tolerance[getattr(torch, dtype)]
 
 
-def test_vae_stays_in_float32_where_float16_overflows(family_folder: Path) -> None:
-    """force_upcast is for float16 alone: bfloat16 has float32's range."""
+def test_vae_is_float32_instead_of_float16(family_folder: Path) -> None:
+    """force_upcast applies to float16 only: bfloat16 has float32's range and cannot overflow."""
+    wanted: tuple[Literal["float16", "bfloat16"], ...] = ("float16", "bfloat16")
     dtypes = {
         dtype: load_model(
             Model(path=str(family_folder), dtype=dtype),
             "cpu",
-            Stage(),  # type: ignore[arg-type]
+            Stage(),
         ).image_coder.vae.dtype
-        for dtype in ("float16", "bfloat16")
+        for dtype in wanted
     }
     assert dtypes == {"float16": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def test_flow_models_are_asked_at_rows_of_their_own(tmp_path: Path) -> None:
+def test_flow_model_rows_use_their_own_text(tmp_path: Path) -> None:
     """Each row of a batch gets the level's timestep, and its own text."""
     model = load_model(Model(path=str(make_tiny_sd3(tmp_path / "model"))), "cpu", Stage())
     latent = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -154,7 +154,7 @@ def test_flow_models_are_asked_at_rows_of_their_own(tmp_path: Path) -> None:
     with torch.inference_mode():
         both = model.denoiser(latent, level, text)
         one = model.denoiser(latent[1:], level, text[1:])
-        raw = model.unbatched.transformer(  # type: ignore[attr-defined]
+        raw = model.unbatched.network(
             latent, text.tokens, text.pooled, torch.tensor([750.0, 750.0])
         ).sample
     torch.testing.assert_close(both[1:], one, rtol=1e-4, atol=1e-5)

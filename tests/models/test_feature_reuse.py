@@ -1,4 +1,4 @@
-"""Deep features used again: right where nothing changed, by rows, and only where it can work."""
+"""Feature reuse: exact for the same evaluation, stored per row, refused if unsupported."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ from tests.tiny_models import make_tiny_sdxl, make_tiny_stable_diffusion
 
 
 @contextmanager
-def grids(model: LatentDiffusion) -> Iterator[list[int]]:
-    """The rows of every call of the outermost layers, of whole evaluations too."""
+def outermost_calls(model: LatentDiffusion) -> Iterator[list[int]]:
+    """Records the rows of every call of the outermost layers, including full evaluations."""
     rows: list[int] = []
-    unet = model.unbatched.unet  # type: ignore[attr-defined]
-    hook = unet.conv_in.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    denoiser = model.unbatched
+    assert isinstance(denoiser, UNetDenoiser)
+    hook = denoiser.unet.conv_in.register_forward_pre_hook(
+        lambda module, args: rows.append(len(args[0]))
+    )
     try:
         yield rows
     finally:
@@ -50,10 +53,10 @@ def unet_model(request: pytest.FixtureRequest, tmp_path: Path) -> LatentDiffusio
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_own_features_give_the_whole_answer(
+def test_features_of_the_same_evaluation_give_the_same_eps(
     unet_model: LatentDiffusion, tolerance: dict, generator: torch.Generator, layers: int
 ) -> None:
-    """Outermost layers on features of the same evaluation equal the network."""
+    """The outermost layers with deep features of the same evaluation equal the whole network."""
     denoiser = unet_model.unbatched
     assert isinstance(denoiser, UNetDenoiser)
     level = unet_model.schedule.level_at(0.5)
@@ -70,14 +73,14 @@ def test_own_features_give_the_whole_answer(
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 2, 1), (3, 1, 4)])
-def test_features_belong_to_rows(
+def test_features_are_stored_per_row(
     tiny_model: LatentDiffusion, generator: torch.Generator, sizes: tuple[int, ...]
 ) -> None:
-    """A micro-batch of another size at each step changes no answer beyond last bits."""
+    """A different micro-batch size at each step changes results by rounding only."""
     levels = tiny_model.schedule.levels(3, 1.0)[::-1]
     latent = torch.randn(5, 4, 8, 8, generator=generator)
 
-    def answers(sizes: tuple[int, ...]) -> list[Tensor]:
+    def results(sizes: tuple[int, ...]) -> list[Tensor]:
         micro_batch = MicroBatch(8)
         unet = tiny_model.unbatched
         assert isinstance(unet, UNetDenoiser)
@@ -90,18 +93,18 @@ def test_features_belong_to_rows(
 
     with torch.inference_mode():
         condition = tiny_model.text.encode(["a dog", "a cat", "a red dog", "", "photo"])
-        for ours, plain in zip(answers(sizes), answers((5, 5, 5)), strict=True):
+        for ours, plain in zip(results(sizes), results((5, 5, 5)), strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 4), (2, 2), (3, 2), (9, 1)])
-def test_every_so_many_steps_are_whole(
+def test_every_interval_has_one_full_evaluation(
     tiny_model: LatentDiffusion, interval: int, whole: int
 ) -> None:
-    """The first one and each ``interval``-th after it; encoding is left whole unless asked."""
+    """The first step and each ``interval``-th after it are full; encoding only if configured."""
     config = make_config(reuse={"interval": interval})
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
-    with counted(tiny_model) as rows, grids(tiny_model) as steps:
+    with counted(tiny_model) as rows, outermost_calls(tiny_model) as steps:
         run_stages(tiny_model, part, config, ["decode"])
     assert (len(rows), len(steps)) == (whole, 4)
     for encode, expected in ((False, 4), (True, whole)):
@@ -112,8 +115,8 @@ def test_every_so_many_steps_are_whole(
         assert len(rows) == expected
 
 
-def test_a_further_round_begins_whole(tiny_model: LatentDiffusion) -> None:
-    """SDEdit's second round starts at the first one's level, where old features are no use."""
+def test_each_sdedit_round_starts_with_a_full_evaluation(tiny_model: LatentDiffusion) -> None:
+    """SDEdit's second round starts at the first level again and does not reuse old features."""
     config = make_config(name="sdedit", repeats=2, reuse={"interval": 9})
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
     with counted(tiny_model) as rows:
@@ -122,8 +125,8 @@ def test_a_further_round_begins_whole(tiny_model: LatentDiffusion) -> None:
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "bdia"])
-def test_edit_ignores_batch_neighbours(tiny_model: LatentDiffusion, solver: str) -> None:
-    """Alone or between others, with features used again: the same latent but for rounding."""
+def test_edit_ignores_batch_neighbors(tiny_model: LatentDiffusion, solver: str) -> None:
+    """With feature reuse an edit gives the same latent alone and among others, up to rounding."""
     guidance = 1.0 if solver == "bdia" else 3.0
     config = make_config(reuse={"interval": 2}, solver=solver, guidance_scale=guidance)
     sample = make_prepared(0, "a cat")
@@ -137,8 +140,8 @@ def test_edit_ignores_batch_neighbours(tiny_model: LatentDiffusion, solver: str)
     torch.testing.assert_close(among, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_work_is_refused(tiny_model: LatentDiffusion) -> None:
-    """One line that names key, value and what is allowed."""
+def test_unsupported_combinations_are_refused(tiny_model: LatentDiffusion) -> None:
+    """The error is one line that names key, value and what is allowed."""
     reuse = make_config(reuse={"interval": 3, "layers": 2})
     check_suits(tiny_model.info, reuse)
     with pytest.raises(ValueError, match=r"reuse.layers=3: this model allows 1 to 2"):

@@ -1,4 +1,4 @@
-"""FID's Inception equals torchvision's with pytorch-fid's changes; weights are checked early."""
+"""FID's Inception equals torchvision's with pytorch-fid's changes; start-up checks its weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tests.samples import pixels
 from tests.tiny_inception import inception_weights
 
 # Every 120th feature of torchvision 0.28.0's Inception3 (num_classes=1008, aux_logits=False) in
-# float64 with the weights of ``inception_weights()``, loaded by name, for the two images below;
-# its blocks changed as pytorch-fid changes them: the average pools of Mixed_5b to 7b with
-# count_include_pad=False, that of Mixed_7c a maximum. Scaled by torch, bilinear, align_corners off.
+# float64, with the weights of ``inception_weights()`` loaded by name, for the two images below. Its
+# blocks have pytorch-fid's changes: the average pools of Mixed_5b to 7b have
+# count_include_pad=False, and that of Mixed_7c is a maximum. Images are scaled by torch, bilinear,
+# with align_corners off.
 GOLDEN = [
     *(0.685296668, 0.0708409, 0.004287039, 0.093190109, 0.898800548, 0.030524796),
     *(2.84958881, 0.101029422, 0.072735876, 0.035789555, 0.249216958, 1.252718847),
@@ -32,14 +33,14 @@ def images() -> list[np.ndarray]:
 
 
 def test_features_are_those_of_the_fid_network() -> None:
-    """At the real network's width, seeded weights and images, each image for itself."""
+    """Seeded weights at the real width and seeded images give the golden features."""
     features = Inception(inception_weights()).features(images())
     assert features.shape == (2, 2048)
     assert features[:, ::120].flatten().tolist() == pytest.approx(GOLDEN, abs=1e-5)
 
 
-def test_features_do_not_depend_on_neighbours_nor_on_the_micro_batch() -> None:
-    """One at a time or together, whoever stands beside it."""
+def test_features_ignore_neighbors_and_micro_batch() -> None:
+    """An image has the same features alone, with a neighbor, and in another micro-batch size."""
     weights = inception_weights(narrower=16)
     one, many = (Inception(weights, micro_batch=size) for size in (1, 8))
     first, second = images()
@@ -49,15 +50,15 @@ def test_features_do_not_depend_on_neighbours_nor_on_the_micro_batch() -> None:
 
 
 def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
-    """Narrow ones, with the classifier's tensors beside them as in the real file."""
+    """A file with further tensors, such as the real file's classifier, gives the same features."""
     weights = inception_weights(narrower=16)
     save_file(weights | {"fc.weight": torch.zeros(4, 128)}, tmp_path / "inception.safetensors")
     network = load_inception(str(tmp_path / "inception.safetensors"), "cpu")
     assert np.array_equal(network.features(images()), Inception(weights).features(images()))
 
 
-def test_absent_or_other_weights_are_named_with_where_to_get_them(tmp_path: Path) -> None:
-    """No file, a pickle, something else in safetensors, a layer missing, layers that do not fit."""
+def test_wrong_weights_are_errors_that_say_where_to_get_them(tmp_path: Path) -> None:
+    """No file, a pickle, a broken file, a missing layer, layers that do not fit together."""
     with pytest.raises(FileNotFoundError, match="no such file; it takes pt_inception-2015-12-05"):
         check_inception(str(tmp_path / "gone.safetensors"))
     (tmp_path / "fid.pth").write_bytes(b"pickle")

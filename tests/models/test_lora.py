@@ -1,4 +1,4 @@
-"""Per-row LoRA against merged weights, and fine-tuning that leaves no trace."""
+"""Per-row LoRA equals merged weights; fine-tuning restores the weights afterwards."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.models.micro_batch import MicroBatch
 
 
 def drawn(sites: LoraSites, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Factors of which both are far from zero."""
+    """Random factors A and B that are far from zero."""
     return 0.3 * torch.randn(count, sites.num_values, generator=generator)
 
 
-def test_each_row_is_as_if_its_product_were_merged(
+def test_each_row_equals_a_network_with_merged_weights(
     tiny_model: LatentDiffusion, generator: torch.Generator, tolerance: dict
 ) -> None:
-    """Row n equals a network of its own whose every projection is W + B_n A_n."""
+    """Row n equals the output of a network in which every projection is W + B_n A_n."""
     sites = LoraSites(tiny_model.unbatched.network, 2)
     factors = drawn(sites, 3, generator)
     latent = torch.randn(3, 4, 8, 8, generator=generator)
@@ -45,16 +45,16 @@ def test_each_row_is_as_if_its_product_were_merged(
 
 
 def test_all_projections_of_the_attention_are_changed(tiny_model: LatentDiffusion) -> None:
-    """Query, key, value and output of self-attention and cross-attention, in every block."""
+    """LoRA changes query, key, value and output of every self-attention and cross-attention."""
     network = tiny_model.unbatched.network
     attentions = [m for m in network.modules() if type(m).__name__ == "Attention"]
     assert len(LoraSites(network, 1).modules) == 4 * len(attentions)
 
 
-def test_fresh_factors_change_nothing_and_are_their_seeds_own(
+def test_initial_factors_change_nothing_and_depend_on_the_seed(
     tiny_model: LatentDiffusion, generator: torch.Generator
 ) -> None:
-    """B begins at zero, so that a fit begins at the network as it is; A differs by seed."""
+    """B starts at zero, so a fit starts at the unchanged network; A depends on the seed."""
     sites = LoraSites(tiny_model.unbatched.network, 2)
     factors = sites.draw([5, 6])
     latent = torch.randn(2, 4, 8, 8, generator=generator)
@@ -72,7 +72,7 @@ def test_fresh_factors_change_nothing_and_are_their_seeds_own(
 def test_micro_batches_keep_each_rows_factors(
     tiny_model: LatentDiffusion, generator: torch.Generator, tolerance: dict, size: int
 ) -> None:
-    """Twice as many rows as factors, as under guidance: row i has the factors i modulo N."""
+    """With twice as many rows as factors, as in guidance, row i gets the factors i modulo N."""
     sites = LoraSites(tiny_model.unbatched.network, 2)
     factors = drawn(sites, 3, generator)
     latent = torch.randn(6, 4, 8, 8, generator=generator)
@@ -86,13 +86,13 @@ def test_micro_batches_keep_each_rows_factors(
 
 
 def test_too_large_a_rank_is_an_error(tiny_model: LatentDiffusion) -> None:
-    """It names the key, the value and what the model allows."""
+    """The error names the key, the value and what the model allows."""
     with pytest.raises(ValueError, match=r"method\.imagic\.rank=64: this model allows 1 to 16"):
         LoraSites(tiny_model.unbatched.network, 64)
 
 
-def test_fine_tuning_leaves_the_weights_as_they_were(tiny_model: LatentDiffusion) -> None:
-    """To the bit and without gradients, also where it ends in an error."""
+def test_fine_tuning_restores_the_weights(tiny_model: LatentDiffusion) -> None:
+    """Weights are restored exactly, without gradients, even after an exception."""
     network = tiny_model.unbatched.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
 

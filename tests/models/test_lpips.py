@@ -11,9 +11,9 @@ from pipeline.models.lpips import Lpips
 from tests.samples import pixels
 from tests.tiny_scorers import lpips_weights
 
-# Of lpips.LPIPS (0.1.4) in float64 with these weights, its backbones standing on torchvision's
-# layers, for the images of ``images()``. With the package's own calibrated heads in place of
-# random ones the two agreed as well, to 1e-8.
+# From lpips.LPIPS (0.1.4) in float64 with these weights, with backbones made of torchvision's
+# layers, for the images of ``images()``. With the package's own calibrated heads instead of random
+# ones the two agreed too, to 1e-8.
 GOLDEN = {
     "alex": [0.022993250888325704, 0.02091585855504716],
     "squeeze": [0.023462540374432555, 0.020076002259087858],
@@ -28,8 +28,8 @@ def images(*seeds: int) -> Tensor:
 
 @pytest.mark.parametrize("net", GOLDEN)
 @torch.inference_mode()
-def test_distances_are_those_of_the_package(net: str) -> None:
-    """Seeded weights and images; 0 for equal images; each pair for itself."""
+def test_distances_equal_those_of_the_package(net: str) -> None:
+    """Seeded weights and images give the golden distances, equal images 0, in any order."""
     network = Lpips(net, lpips_weights(net))
     before, after = images(1, 2), images(3, 4)
     assert network(before, after).tolist() == pytest.approx(GOLDEN[net], abs=1e-7)
@@ -38,8 +38,8 @@ def test_distances_are_those_of_the_package(net: str) -> None:
     assert swapped == pytest.approx(GOLDEN[net][::-1], abs=1e-7)
 
 
-def test_weights_that_do_not_fit_are_named() -> None:
-    """A missing tensor, and heads of another backbone."""
+def test_wrong_weights_are_named() -> None:
+    """A missing tensor, and the heads of another backbone, are errors that name the tensor."""
     weights = lpips_weights("alex")
     heads = {name: data for name, data in weights.items() if name.startswith("lin")}
     with pytest.raises(

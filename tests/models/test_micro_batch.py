@@ -1,4 +1,4 @@
-"""Rows a call: shared out evenly, halved when memory does not suffice, and restored."""
+"""Micro-batches: rows are split evenly, halved when memory runs out, and restored."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pipeline.models.micro_batch import MicroBatch, OutOfMemory, is_out_of_memor
 
 
 def real_cpu_error() -> RuntimeError:
-    """What torch raises for an allocation that no host can hold."""
+    """The error that torch raises for an allocation that is too large for any host."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     return caught.value
 
 
 @pytest.mark.parametrize("num_rows", [1, 4, 5, 7, 9, 33])
-def test_rows_are_shared_out_evenly_and_in_order(num_rows: int) -> None:
-    """As few calls as the size allows, and no call has more than one row more than another."""
+def test_rows_are_split_evenly_and_in_order(num_rows: int) -> None:
+    """There are as few calls as possible, and their sizes differ by at most one row."""
     calls = MicroBatch(4).map(lambda rows: list(range(num_rows))[rows], num_rows)
     assert [row for call in calls for row in call] == list(range(num_rows))
     assert len(calls) == -(-num_rows // 4)
     assert max(map(len, calls)) - min(map(len, calls)) <= 1
 
 
-def test_what_runs_out_of_memory_is_tried_at_half_the_size() -> None:
-    """Nothing is done twice, and the smaller size holds for what follows, until it is restored."""
+def test_rows_that_run_out_of_memory_are_retried_at_half_the_size() -> None:
+    """Finished rows are not repeated; the smaller size is kept for later rows until ``restore``."""
     micro_batch, calls = MicroBatch(8), []
-    error: list[Exception] = [real_cpu_error(), MemoryError(), torch.OutOfMemoryError("CUDA")]
+    errors: list[Exception] = [real_cpu_error(), MemoryError(), torch.OutOfMemoryError("CUDA")]
 
     def compute(rows: slice) -> list[int]:
         size = rows.stop - rows.start
         calls.append(size)
         if rows.start >= 8 and size > 2:
-            raise error.pop()
+            raise errors.pop()
         return list(range(rows.start, rows.stop))
 
     results = micro_batch.map(compute, 24)
@@ -46,8 +46,8 @@ def test_what_runs_out_of_memory_is_tried_at_half_the_size() -> None:
     assert (micro_batch.size, micro_batch.halvings) == (8, 0)
 
 
-def test_one_row_that_does_not_fit_is_an_error_that_says_what_was_tried() -> None:
-    """From 5 rows over 2 to 1, and no further."""
+def test_single_row_that_does_not_fit_is_an_error() -> None:
+    """The size goes from 5 to 2 to 1; the error says so and has the allocator's message."""
 
     def compute(rows: slice) -> None:
         raise real_cpu_error()
@@ -57,9 +57,9 @@ def test_one_row_that_does_not_fit_is_an_error_that_says_what_was_tried() -> Non
 
 
 def test_memory_is_released_before_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failed call's tensors are gone when the allocator is asked to give back its cache."""
+    """The failed call's tensors are freed before CUDA's cache is emptied."""
     alive: list[bool] = []
-    held = []
+    held: list[int] = []
 
     class Tensor:
         def __del__(self) -> None:
@@ -79,8 +79,8 @@ def test_memory_is_released_before_the_next_attempt(monkeypatch: pytest.MonkeyPa
     assert alive == [False]
 
 
-def test_other_errors_are_not_taken_for_short_memory() -> None:
-    """A wrong shape at half the size is still a wrong shape."""
+def test_other_errors_are_not_retried() -> None:
+    """A wrong shape is raised at once, without a second attempt."""
 
     def compute(rows: slice) -> None:
         calls.append(rows)
@@ -92,13 +92,13 @@ def test_other_errors_are_not_taken_for_short_memory() -> None:
     assert len(calls) == 1
 
 
-def test_errors_of_host_and_device_are_known() -> None:
-    """The allocators' own classes, and the words of those that raise a plain RuntimeError."""
-    with pytest.raises(MemoryError) as numpys:
+def test_out_of_memory_errors_of_host_and_device_are_recognized() -> None:
+    """The allocators' own classes and the messages of plain RuntimeErrors are recognized."""
+    with pytest.raises(MemoryError) as numpy_error:
         np.empty(2**60, np.uint8)
     for error in (
         real_cpu_error(),
-        numpys.value,
+        numpy_error.value,
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),

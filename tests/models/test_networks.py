@@ -1,4 +1,4 @@
-"""The adapted networks: noise from any prediction, micro-batches, images and texts."""
+"""The network adapters: eps from any prediction, micro-batches, images and texts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import eps_from_v, eps_from_x0, in_micro_batches
 from pipeline.stages.build import load_stage
-from tests.parts import make_config
+from pipeline.stages.oom_retry import OomRetry
+from tests.parts import make_config, required
 
 LEVEL = Level(20, 381, 0.6, 0.8)
 
 
-def test_noise_from_v_and_from_x0(generator: torch.Generator, tolerance: dict) -> None:
-    """From x = alpha x0 + sigma eps and v = alpha eps - sigma x0 the very eps comes back."""
+def test_eps_from_v_and_x0_invert_the_definitions(
+    generator: torch.Generator, tolerance: dict
+) -> None:
+    """Given x = alpha x0 + sigma eps and v = alpha eps - sigma x0, eps is recovered."""
     x0, eps = torch.randn(2, 3, 4, 8, 8, generator=generator, dtype=torch.float64)
     x = 0.6 * x0 + 0.8 * eps
     from_v = eps_from_v(0.6 * eps - 0.8 * x0, x, LEVEL)
@@ -32,16 +35,16 @@ def test_noise_from_v_and_from_x0(generator: torch.Generator, tolerance: dict) -
     torch.testing.assert_close(from_x0, eps, rtol=tolerance[torch.float64], atol=1e-12)
 
 
-def test_a_clean_level_is_not_divided_by_nothing() -> None:
-    """At sigma 0 a predicted x0 that misses by a little gives a small eps, not infinity."""
+def test_clean_level_does_not_divide_by_zero() -> None:
+    """At sigma 0 a slightly wrong x0 gives a small eps, not infinity."""
     clean = Level(0, 0, 1.0, 0.0)
     eps = eps_from_x0(torch.tensor([1.001]), torch.tensor([1.0]), clean, smallest_sigma=0.03)
     assert abs(float(eps)) < 0.04
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 5, 8, 11])
-def test_micro_batches_change_nothing_but_the_calls(num_rows: int) -> None:
-    """Every row meets its own condition, in calls of at most 4 rows, shared out evenly."""
+def test_micro_batches_keep_rows_and_conditions_together(num_rows: int) -> None:
+    """Every row is computed with its own condition, in even calls of at most 4 rows."""
     calls: list[int] = []
 
     def network(latent: Tensor, level: Level, condition: Condition) -> Tensor:
@@ -58,22 +61,22 @@ def test_micro_batches_change_nothing_but_the_calls(num_rows: int) -> None:
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_repeated_condition_is_copied_as_it_is_asked_for(pooled: bool) -> None:
-    """Any rows of it are those of the condition repeated as a whole, with or without a summary."""
+def test_rows_of_a_repeated_condition_equal_those_of_a_full_copy(pooled: bool) -> None:
+    """Any rows equal those of the fully repeated condition, with or without a pooled embedding."""
     tokens = torch.arange(3.0).view(3, 1, 1).expand(3, 2, 4)
-    summary = torch.arange(3.0).view(3, 1) if pooled else None
-    repeated = Repeated(tokens, summary, times=4)
+    pooled_rows = torch.arange(3.0).view(3, 1) if pooled else None
+    repeated = Repeated(tokens, pooled_rows, times=4)
     assert len(repeated) == 12
     whole = tokens.repeat_interleave(4, dim=0)
     for rows in (slice(0, 12), slice(2, 9), slice(11, 12), torch.tensor([7, 3, 3])):
         assert torch.equal(repeated[rows].tokens, whole[rows])
         assert (repeated[rows].pooled is not None) == pooled
         if pooled:
-            assert torch.equal(repeated[rows].pooled, whole[rows][:, 0, :1])
+            assert torch.equal(required(repeated[rows].pooled), whole[rows][:, 0, :1])
 
 
-def test_encoding_an_image_draws_nothing(tiny_model: LatentDiffusion) -> None:
-    """The latent is the mode of the VAE's distribution, scaled: twice the same, and by hand."""
+def test_encoding_an_image_is_deterministic(tiny_model: LatentDiffusion) -> None:
+    """The latent is the scaled mode of the VAE's distribution, the same each time."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
         once, twice = (tiny_model.image_coder.encode([image]) for _ in range(2))
@@ -86,7 +89,7 @@ def test_encoding_an_image_draws_nothing(tiny_model: LatentDiffusion) -> None:
 def test_pixels_are_rounded_and_clamped(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """-1 is 0, 1 is 255, 0 is 128 (127.5 to even), and what lies outside is clamped."""
+    """-1 becomes 0, 1 becomes 255, 0 becomes 128 (127.5 to even); other values are clamped."""
     values = torch.tensor([-1.5, -1.0, 0.0, 0.5, 1.0, 2.0])
     decoded = values.view(1, 1, 1, 6).expand(1, 3, 1, 6)
     monkeypatch.setattr(tiny_model.image_coder.vae, "decode", lambda *args, **kw: (decoded,))
@@ -95,8 +98,8 @@ def test_pixels_are_rounded_and_clamped(
     assert pixels[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
 
 
-def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
-    """Decoding divides by what encoding multiplied with, and adds what it took off."""
+def test_decoding_inverts_scale_and_shift(tiny_model: LatentDiffusion) -> None:
+    """Decoding divides by the scale that encoding multiplies with, and adds the shift back."""
     seen = []
     images = type(tiny_model.image_coder)(tiny_model.image_coder.vae, MicroBatch(8))
     images.shift = 0.5
@@ -113,13 +116,13 @@ def test_vae_undoes_its_own_scaling(tiny_model: LatentDiffusion) -> None:
         mode = images.vae.encode(torch.full((1, 3, 32, 32), 100 / 127.5 - 1.0)).latent_dist.mode()
         latent = images.encode([image])
     torch.testing.assert_close(latent, (mode - 0.5) * 4.0, rtol=1e-4, atol=1e-4)
-    images.vae = Vae()  # type: ignore[assignment]
+    images.vae = Vae()
     images.decode(latent)
     torch.testing.assert_close(seen[0], mode, rtol=1e-4, atol=1e-4)
 
 
-def test_texts_are_embedded_once_a_reading(tiny_model: LatentDiffusion) -> None:
-    """Rows come in the order asked for; texts with equal tokens are one row of one call."""
+def test_texts_with_equal_tokens_are_encoded_once(tiny_model: LatentDiffusion) -> None:
+    """Rows are in the order of the texts; texts with equal tokens share one row of the call."""
     calls = []
     hook = tiny_model.text.towers[0].encoder.register_forward_pre_hook(
         lambda module, args: calls.append(len(args[0]))
@@ -134,8 +137,8 @@ def test_texts_are_embedded_once_a_reading(tiny_model: LatentDiffusion) -> None:
     assert torch.equal(tiny_model.text.encode(["a cat"]).tokens[0], rows[1])
 
 
-def test_text_is_padded_as_stable_diffusion_does(tiny_model: LatentDiffusion) -> None:
-    """Start, tokens, and the end mark up to the model's length; longer texts are cut to it."""
+def test_text_is_padded_as_in_stable_diffusion(tiny_model: LatentDiffusion) -> None:
+    """Texts have a start token and are padded with end tokens, or truncated, to 77 tokens."""
     tokenizer = tiny_model.text.towers[0].tokenizer
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     (ids,) = tiny_model.text.token_ids("a dog")
@@ -148,24 +151,27 @@ def test_text_is_padded_as_stable_diffusion_does(tiny_model: LatentDiffusion) ->
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "日本語 🐕", "<|endoftext|>", "\0", "a" * 5000])
-def test_any_text_can_be_read(tiny_model: LatentDiffusion, text: str) -> None:
-    """No text is an error, not even half of a surrogate pair."""
+def test_any_text_can_be_encoded(tiny_model: LatentDiffusion, text: str) -> None:
+    """No text raises an error, not even a lone surrogate."""
     assert tiny_model.text.encode([text]).tokens.isfinite().all()
 
 
-def test_a_stage_keeps_the_half_of_the_vae_that_it_uses(tiny_model_folder: Path) -> None:
-    """mask keeps the encoder, decode the decoder, encode neither."""
+def test_each_stage_keeps_only_the_half_of_the_vae_that_it_uses(tiny_model_folder: Path) -> None:
+    """Stage mask keeps the encoder, decode keeps the decoder, encode keeps neither."""
     model = Model(path=str(tiny_model_folder))
     config = make_config().model_copy(update={"model": model})
     kept = {}
     for name in ("mask", "encode", "decode"):
-        vae = load_stage(config, name, "cpu").model.image_coder.vae  # type: ignore[attr-defined]
+        stage = load_stage(config, name, "cpu")
+        assert isinstance(stage, OomRetry)
+        assert isinstance(stage.model, LatentDiffusion)
+        vae = stage.model.image_coder.vae
         kept[name] = (vae.encoder is not None, vae.decoder is not None)
     assert kept == {"mask": (True, False), "encode": (False, False), "decode": (False, True)}
 
 
 def test_fp16_weights_on_disk_are_found(tiny_model: LatentDiffusion, tmp_path: Path) -> None:
-    """A folder that holds a variant only is loaded from it, in the dtype asked for."""
+    """A folder with only a variant of the weights is loaded from it, in the configured dtype."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
@@ -182,9 +188,10 @@ def test_fp16_weights_on_disk_are_found(tiny_model: LatentDiffusion, tmp_path: P
     assert 0.0 < float((full - half).abs().max() / full.abs().max()) < 2e-2
 
 
-def test_loading_asks_for_the_same_bits_every_time(tiny_model: LatentDiffusion) -> None:
-    """Deterministic algorithms are on, and TF32 is off, once a model is loaded."""
+def test_loading_a_model_makes_torch_deterministic(tiny_model: LatentDiffusion) -> None:
+    """After loading a model, deterministic algorithms are on and TF32 is off."""
     assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.utils.deterministic.fill_uninitialized_memory
+    fills_memory = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert not fills_memory
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -1,4 +1,4 @@
-"""Probing a model: what is found, and what a user is told when it cannot be used."""
+"""Probing a model: what it finds out, and the errors for models that cannot be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model that a test may spoil."""
+    """A copy of the tiny model that a test may change."""
     return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
 
 
@@ -41,8 +41,8 @@ def test_model_is_described(folder: Path) -> None:
     assert info.size_for(Model(size=64)) == 64
 
 
-def test_revision_is_a_hash_of_what_makes_the_model(folder: Path) -> None:
-    """One byte of a weight changes it; where the folder lies and a model card do not."""
+def test_revision_is_a_hash_of_the_models_files(folder: Path) -> None:
+    """One byte of a weight changes the revision; the folder's path and a model card do not."""
     before = probe_model(Model(path=str(folder))).revision
     assert len(before) == 64
     (folder / "README.md").write_text("a card")
@@ -57,7 +57,7 @@ def test_revision_is_a_hash_of_what_makes_the_model(folder: Path) -> None:
 
 
 def test_bundled_model_can_be_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable's folder stands for "bundled"; one that is absent is named."""
+    """The variable's folder is used for "bundled"; the error names a folder that is missing."""
     monkeypatch.setenv(BUNDLED_OVERRIDE, str(folder))
     assert probe_model(Model()).folder == folder
     monkeypatch.setenv(BUNDLED_OVERRIDE, str(folder / "absent"))
@@ -67,14 +67,14 @@ def test_bundled_model_can_be_replaced(folder: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./absent", "owner/name"])
 def test_missing_model_is_named(path: str) -> None:
-    """No folder and, offline, no hub model: one line with key, value and what is allowed."""
+    """The error for a missing folder or hub model is one line with key, value, what is allowed."""
     with pytest.raises(FileNotFoundError, match=f"model.path='{path}'.*no such folder") as caught:
         probe_model(Model(path=path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
-    """Without model_index.json a folder is no model; a checkpoint lying there is mentioned."""
+def test_folder_that_is_not_a_model_is_an_error(tmp_path: Path) -> None:
+    """A folder without model_index.json is refused; the error mentions a checkpoint in it."""
     with pytest.raises(ValueError, match=r"has no model_index\.json; allowed is a folder"):
         probe(tmp_path)
     (tmp_path / "sd.ckpt").write_bytes(b"")
@@ -86,7 +86,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
 def test_pickled_weights_are_refused_by_name(folder: Path, component: str) -> None:
-    """A component with .bin weights only is not read; the message names the file."""
+    """A component with only .bin weights is refused; the error names the file."""
     for weights in (folder / component).glob("*.safetensors"):
         weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ValueError, match=rf"{component}/ has pickled weights only \(\w+\.bin\)"):
@@ -98,7 +98,7 @@ def test_pickled_weights_are_refused_by_name(folder: Path, component: str) -> No
 
 
 def test_a_missing_component_is_named(folder: Path) -> None:
-    """A folder without a tokenizer is not complete."""
+    """A folder without a tokenizer is refused."""
     shutil.rmtree(folder / "tokenizer")
     with pytest.raises(ValueError, match="has no tokenizer/"):
         probe(folder)
@@ -115,7 +115,7 @@ def test_a_missing_component_is_named(folder: Path) -> None:
 def test_unsupported_models_are_refused(
     folder: Path, file: str, values: dict, message: str
 ) -> None:
-    """Another pipeline class, prediction type or number of channels: the value and what goes."""
+    """The error names the value of the unsupported setting and what is allowed."""
     edit_json(folder / file, **values)
     with pytest.raises(ValueError, match=message) as caught:
         probe(folder)
@@ -123,13 +123,13 @@ def test_unsupported_models_are_refused(
 
 
 def test_size_must_suit_the_latent_grid(folder: Path) -> None:
-    """A size that the VAE cannot divide is refused with the multiple that is allowed."""
+    """The error for a size that does not divide into latent cells names the allowed multiple."""
     with pytest.raises(ValueError, match=r"model\.size=30: .* multiples of 4"):
         probe(folder, size=30)
 
 
 def test_broken_json_is_named(folder: Path) -> None:
-    """A config that is cut short is an error with its path, not a traceback of the parser."""
+    """A truncated config is an error with its path, not a traceback of the parser."""
     (folder / "unet/config.json").write_text("{")
     with pytest.raises(ValueError, match=r"model\.path: .*unet/config\.json"):
         probe(folder)
@@ -145,7 +145,7 @@ def test_broken_json_is_named(folder: Path) -> None:
 def test_other_families_are_described(
     tmp_path: Path, make: Callable[[Path], Path], family: str, prediction_type: str, channels: int
 ) -> None:
-    """Each family by its pipeline class; the size of its images comes from its own network."""
+    """The pipeline class gives the family; the network's config gives the image size."""
     info = probe_model(Model(path=str(make(tmp_path / "model"))))
     assert (info.family, info.prediction_type) == (family, prediction_type)
     assert (info.native_size, info.latent_scale, info.latent_channels) == (32, 4, channels)
@@ -155,8 +155,8 @@ def test_other_families_are_described(
     assert len(info.revision) == 64
 
 
-def test_sd3_without_t5_is_a_model_of_its_own(tmp_path: Path) -> None:
-    """T5 may be left out, then it is no component; one that is listed and absent is an error."""
+def test_sd3_without_t5_is_another_revision(tmp_path: Path) -> None:
+    """T5 may be left out of the index; if it is listed but missing, that is an error."""
     with_t5, without = make_tiny_sd3(tmp_path / "t5"), make_tiny_sd3(tmp_path / "no", t5=False)
     infos = [probe_model(Model(path=str(folder))) for folder in (with_t5, without)]
     assert [set(info.components) & {"text_encoder_3", "tokenizer_3"} for info in infos] == [
@@ -214,10 +214,10 @@ def test_sd3_without_t5_is_a_model_of_its_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_other_families_cannot_do_is_said_at_the_start(
+def test_unsupported_models_of_other_families_are_refused(
     tmp_path: Path, make: Callable[[Path], Path], file: str, values: dict, message: str
 ) -> None:
-    """A model that asks for what nothing here gives it is refused before a weight is loaded."""
+    """A model that needs something unsupported is refused before any weight is loaded."""
     folder = make(tmp_path / "model")
     edit_json(folder / file, **values)
     with pytest.raises(ValueError, match=message) as caught:
@@ -227,7 +227,7 @@ def test_what_other_families_cannot_do_is_said_at_the_start(
 
 
 def test_size_must_suit_the_transformers_patches(tmp_path: Path) -> None:
-    """Two latent cells a patch, and no more patches than the network has positions for."""
+    """The size must divide into patches of two latent cells, up to the number of positions."""
     folder = make_tiny_sd3(tmp_path / "model")
     assert probe_model(Model(path=str(folder), size=128)).native_size == 32
     for size in (36, 136):
@@ -236,7 +236,7 @@ def test_size_must_suit_the_transformers_patches(tmp_path: Path) -> None:
 
 
 def test_pickles_are_refused_in_every_text_encoder(tmp_path: Path) -> None:
-    """The second and third text encoder are looked at like the first."""
+    """The second and third text encoders are checked like the first."""
     for component in ("text_encoder_2", "text_encoder_3", "transformer"):
         folder = make_tiny_sd3(tmp_path / component)
         for weights in (folder / component).glob("*.safetensors"):
@@ -247,7 +247,7 @@ def test_pickles_are_refused_in_every_text_encoder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], str]:
-    """A cache of the hub that holds a model's files as commit ``COMMIT``, the head of main."""
+    """A hub cache that holds a model's files as commit ``COMMIT``, the head of main."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def fill(folder: Path) -> str:
@@ -263,7 +263,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], str
 def test_a_branch_of_a_hub_model_is_resolved_to_its_commit(
     hub: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    """Whatever the revision is called, the commit is recorded; any family is found."""
+    """The commit is recorded for a branch, a commit and the default revision."""
     name = hub(make_tiny_sd3(tmp_path / "model"))
     for revision in ("main", None, COMMIT):
         info = probe_model(Model(path=name, revision=revision))
@@ -273,15 +273,15 @@ def test_a_branch_of_a_hub_model_is_resolved_to_its_commit(
         probe_model(Model(path=name, revision="v2"))
 
 
-def test_rounded_weights_are_fetched_where_there_are_no_others(
+def test_fp16_weights_are_downloaded_only_if_there_are_no_others(
     hub: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a component with plain weights their fp16 variant is not asked for, of others it is."""
+    """The fp16 variant is not downloaded for components that have plain weights."""
     folder = make_tiny_sdxl(tmp_path / "model")
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     name = hub(folder)
-    asked: list[tuple[str | None, list[str], list[str] | None]] = []
+    requests: list[tuple[str | None, list[str], list[str] | None]] = []
     rounded = tmp_path / f"hub/models--owner--name/snapshots/{COMMIT}/unet"
     rounded.rename(tmp_path / "unet")
     rounded.mkdir()
@@ -289,14 +289,14 @@ def test_rounded_weights_are_fetched_where_there_are_no_others(
 
     def download(path: str, **settings: Any) -> str:
         patterns = settings["allow_patterns"]
-        asked.append((settings["revision"], patterns, settings.get("ignore_patterns")))
+        requests.append((settings["revision"], patterns, settings.get("ignore_patterns")))
         if patterns == ["unet/*.safetensors*"]:
             shutil.copytree(tmp_path / "unet", rounded, dirs_exist_ok=True)
         return str(rounded.parent)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert probe_model(Model(path=name)).family == "stable-diffusion-xl"
-    (_, patterns, ignored), again = asked
+    (_, patterns, ignored), again = requests
     assert {"model_index.json", "text_encoder_2/*.safetensors", "tokenizer_3/*.model"} <= {
         *patterns
     }

@@ -1,4 +1,4 @@
-"""A network asked at a level of its own for each row: what fitting does."""
+"""A network called with a different level for each row, as in fitting."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.tiny_models import make_tiny_stable_diffusion
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_rows_at_levels_of_their_own_are_as_if_asked_alone(
+def test_rows_at_different_levels_equal_separate_calls(
     tmp_path: Path, prediction_type: str, generator: torch.Generator, tolerance: dict
 ) -> None:
-    """One call at three levels gives what three calls give, down to the cleanest timestep."""
+    """One call at three levels equals three calls, down to an exactly clean level."""
     folder = make_tiny_stable_diffusion(tmp_path / "model", prediction_type)
     model = load_model(Model(path=str(folder)), "cpu", Stage())
     levels = [Level(0, 0, 1.0, 0.0)]  # perfectly clean: no sigma to divide by

@@ -1,4 +1,4 @@
-"""Weights of scorers are found and checked before any work, and errors say what is allowed."""
+"""Weights of scorers are found and checked at start-up; errors say what is allowed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> Section:
 
 @pytest.fixture
 def copied(section: Section, tmp_path: Path) -> Section:
-    """The same weights in a folder of the test's own."""
+    """A copy of the weights that a test may change."""
     old = Path(section["lpips"]["path"]).parent
     shutil.copytree(old, tmp_path / "w")
     return json.loads(json.dumps(section).replace(str(old), str(tmp_path / "w")))
@@ -41,15 +41,15 @@ def pickled(section: Section, name: str) -> None:
 
 
 def test_revisions_follow_the_files(section: Section, copied: Section) -> None:
-    """Equal files elsewhere are equal; a changed config is another network."""
+    """Revisions of equal files in another folder are equal; a changed config changes its own."""
     before = probe_scores(Scores.model_validate(section))
     after = probe_scores(Scores.model_validate(copied))
     assert {n: f.revision for n, f in before.items()} == {n: f.revision for n, f in after.items()}
     change_config(copied, "dino", note=1)
     changed = probe_scores(Scores.model_validate(copied))
     assert [n for n in before if changed[n].revision != before[n].revision] == ["dino"]
-    hurried = probe_scores(Scores.model_validate(section), hash_files=False)
-    assert {files.revision for files in hurried.values()} == {""}
+    unhashed = probe_scores(Scores.model_validate(section), hash_files=False)
+    assert {files.revision for files in unhashed.values()} == {""}
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_revisions_follow_the_files(section: Section, copied: Section) -> None:
         (lambda s: s["aesthetic"].update(path=s["lpips"]["path"]), "scores.aesthetic.path="),
     ],
 )
-def test_what_cannot_be_used_is_named(
+def test_unusable_weights_are_named(
     copied: Section, change: Callable[[Section], Any], message: str
 ) -> None:
-    """One fault at a time; nothing has been loaded by then."""
+    """Each fault alone is an error that names it."""
     change(copied)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         probe_scores(Scores.model_validate(copied))

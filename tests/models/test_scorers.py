@@ -1,4 +1,4 @@
-"""The scorers over tiny random weights: references, neighbours, and what each one looks at."""
+"""The scorers with tiny random weights: they match references and ignore batch neighbors."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def image(number: int) -> np.ndarray:
     return pixels(number, 48, 48)
 
 
-def judged(image_number: int, number: int) -> EditToScore:
+def edit_of(image_number: int, number: int) -> EditToScore:
     return EditToScore(image_number, image(number), TEXTS[number % 4], TEXTS[(number + 1) % 4])
 
 
 BEFORE = [image(100), image(101)]
-EDITS = [judged(0, 1), judged(0, 2), judged(1, 3)]
+EDITS = [edit_of(0, 1), edit_of(0, 2), edit_of(1, 3)]
 
 
-def test_every_score_that_is_configured_is_there(scorers: Scorers) -> None:
-    """All of ``COMPUTED_BY``, finite, and different for different edits."""
+def test_every_configured_score_is_computed(scorers: Scorers) -> None:
+    """All scores of ``COMPUTED_BY`` are finite and differ between edits."""
     found = scorers(BEFORE, EDITS)
     assert {name for names in COMPUTED_BY.values() for name in names} == set(found[0])
     for name in found[0]:
@@ -53,12 +53,10 @@ def test_every_score_that_is_configured_is_there(scorers: Scorers) -> None:
         assert len(set(values)) == 3, name
 
 
-def test_scores_do_not_depend_on_neighbours_nor_on_the_micro_batch(
-    scorers: Scorers, section: dict[str, Any]
-) -> None:
-    """Alone, among others, at every index, one or many at once: the same to float32's precision."""
+def test_scores_ignore_neighbors_and_micro_batch(scorers: Scorers, section: dict[str, Any]) -> None:
+    """Scores are equal up to rounding alone, among others at every index, and in larger batches."""
     together = scorers(BEFORE, EDITS)
-    others = [judged(1, 7), judged(1, 8)]
+    others = [edit_of(1, 7), edit_of(1, 8)]
     for index, edit in enumerate(EDITS):
         (alone,) = scorers(
             [BEFORE[edit.image]], [EditToScore(0, edit.after, edit.caption, edit.edit_text)]
@@ -68,12 +66,12 @@ def test_scores_do_not_depend_on_neighbours_nor_on_the_micro_batch(
             assert alone[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
             assert moved[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
     many = Scorers(Scores.model_validate(section), "cpu", 32)(BEFORE, EDITS)
-    for one, other in zip(together, many, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    for few, more in zip(together, many, strict=True):
+        assert few == pytest.approx(more, rel=1e-4, abs=1e-5)
 
 
 def test_clip_scores_agree_with_the_definition(section: dict[str, Any], scorers: Scorers) -> None:
-    """From the network's own projected features, directional similarity included, in float64."""
+    """The four scores equal a float64 computation from the network's projected features."""
     network = CLIPModel.from_pretrained(section["clip"]["path"])
     assert scorers.clip is not None
     with torch.inference_mode():
@@ -100,7 +98,7 @@ def test_clip_scores_agree_with_the_definition(section: dict[str, Any], scorers:
 
 
 def test_seeded_features_agree_with_the_definition() -> None:
-    """The formula alone, on features of length 1; the same text twice has no direction."""
+    """The formula is right for features of length 1; two equal texts have no direction."""
     generator = torch.Generator().manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(4, 5, 16, generator=generator), dim=2)
     found = clip_scores(*features)
@@ -114,7 +112,7 @@ def test_seeded_features_agree_with_the_definition() -> None:
 def test_structure_distance_agrees_with_the_definition(
     section: dict[str, Any], scorers: Scorers
 ) -> None:
-    """From the keys that the layer's own projection makes of the hidden states before it."""
+    """The distance equals a computation from the layer's keys, made of its input states."""
     network = ViTModel.from_pretrained(section["dino"]["path"])
     assert scorers.dino is not None
     layer = network.layers[2]
@@ -130,8 +128,8 @@ def test_structure_distance_agrees_with_the_definition(
         assert scores["dino_structure"] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_an_edit_that_changes_nothing(scorers: Scorers) -> None:
-    """Distances are 0, similarities of images 1, and there is no direction."""
+def test_unchanged_image_has_distance_zero_and_similarity_one(scorers: Scorers) -> None:
+    """Distances are 0, similarities of images are 1, and the directional score is 0."""
     (scores,) = scorers([BEFORE[0]], [EditToScore(0, BEFORE[0], TEXTS[0], TEXTS[1])])
     assert scores["lpips"] == 0
     assert scores["dino_structure"] == pytest.approx(0, abs=1e-9)
@@ -140,8 +138,8 @@ def test_an_edit_that_changes_nothing(scorers: Scorers) -> None:
     assert scores["clip_directional"] == pytest.approx(0, abs=1e-3)
 
 
-def test_the_aesthetic_head_is_its_linear_layers_in_order(scorers: Scorers) -> None:
-    """Layer 10 after layer 0, no activation between, on features of length 1."""
+def test_aesthetic_head_applies_its_linear_layers_in_order(scorers: Scorers) -> None:
+    """Layer 10 comes after layer 0, without activation, on features of length 1."""
     assert scorers.clip is not None
     with torch.inference_mode():
         features = scorers.clip.images([edit.after for edit in EDITS]).double()
@@ -154,7 +152,7 @@ def test_the_aesthetic_head_is_its_linear_layers_in_order(scorers: Scorers) -> N
 
 
 def test_nsfw_is_the_probability_of_the_label(section: dict[str, Any], scorers: Scorers) -> None:
-    """The classifier's own softmax."""
+    """The score equals the classifier's softmax for the configured label."""
     network = ViTForImageClassification.from_pretrained(section["nsfw"]["path"])
     assert scorers.nsfw is not None
     with torch.inference_mode():
@@ -163,20 +161,23 @@ def test_nsfw_is_the_probability_of_the_label(section: dict[str, Any], scorers: 
     assert found == pytest.approx(logits.softmax(1)[:, 1].tolist(), abs=1e-6)
 
 
-def test_the_image_before_is_encoded_once(scorers: Scorers, monkeypatch: Any) -> None:
-    """However many edits it has."""
+def test_image_before_is_encoded_once_for_all_its_edits(scorers: Scorers, monkeypatch: Any) -> None:
+    """Two images with three edits give two calls of CLIP, with two and three images."""
     seen: list[int] = []
     assert scorers.clip is not None
-    images = scorers.clip.images
-    monkeypatch.setattr(
-        scorers.clip, "images", lambda given: (seen.append(len(given)), images(given))[1]
-    )
+    encode = scorers.clip.images
+
+    def recording(images: list[np.ndarray]) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(scorers.clip, "images", recording)
     scorers(BEFORE, EDITS)
     assert sorted(seen) == [2, 3]
 
 
-def test_only_what_is_configured_is_loaded(section: dict[str, Any]) -> None:
-    """LPIPS alone gives one score."""
+def test_only_configured_scorers_are_loaded(section: dict[str, Any]) -> None:
+    """A configuration with LPIPS only gives one score."""
     scorers = Scorers(Scores.model_validate({"lpips": section["lpips"]}), "cpu", 2)
     assert [set(scores) for scores in scorers(BEFORE, EDITS)] == [{"lpips"}] * 3
     assert isinstance(scorers.micro_batch, MicroBatch)

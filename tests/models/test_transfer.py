@@ -1,4 +1,4 @@
-"""Copies between main memory and a device: equal values, and streams that wait where they must."""
+"""Copies between main memory and a device: values are equal, and streams wait where they must."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def drawn(number: int, side: int = 16) -> list[np.ndarray]:
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:
-    """Both ways hand over the very tensor that they were given."""
+    """Upload and download return the same tensor object."""
     tensor = torch.arange(6)
     assert upload(tensor, CPU) is tensor
     assert Download(tensor).wait() is tensor
 
 
-def test_images_pass_the_vae_as_in_one_call_with_float32_inputs(
+def test_uploading_uint8_equals_one_call_with_float32_inputs(
     tiny_model: LatentDiffusion,
 ) -> None:
-    """Scaled after the copy, as uint8, they are the same to the last bit; both ways, in order."""
+    """Images that are scaled after the copy give the same latents and images, bit for bit."""
     vae, images = tiny_model.image_coder.vae, drawn(5)
     coder = ImageCoder(vae, MicroBatch(5))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -48,12 +48,12 @@ def test_images_pass_the_vae_as_in_one_call_with_float32_inputs(
     assert np.array_equal(again, expected.numpy())
 
 
-def test_a_halved_micro_batch_gives_every_image_in_its_place(
+def test_out_of_memory_in_a_copy_halves_the_micro_batch(
     tiny_model: LatentDiffusion,
     monkeypatch: pytest.MonkeyPatch,
     tolerance: dict[torch.dtype, float],
 ) -> None:
-    """Memory that runs out at a copy, either way, is met as anywhere else."""
+    """When an upload or a download runs out of memory, all images still come out in order."""
     micro_batch = MicroBatch(4)
     coder = ImageCoder(tiny_model.image_coder.vae, micro_batch)
     images = drawn(5)
@@ -61,21 +61,21 @@ def test_a_halved_micro_batch_gives_every_image_in_its_place(
         expected = coder.encode(images)
         whole = coder.decode(expected)
 
-        def too_much(tensor: Tensor, *rest: Any) -> None:
+        def check_size(tensor: Tensor) -> None:
             if len(tensor) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-        def scarce_up(host: Tensor, device: torch.device) -> Tensor:
-            too_much(host)
+        def limited_upload(host: Tensor, device: torch.device) -> Tensor:
+            check_size(host)
             return upload(host, device)
 
-        class ScarceDownload(Download):
+        class LimitedDownload(Download):
             def __init__(self, tensor: Tensor) -> None:
-                too_much(tensor)
+                check_size(tensor)
                 super().__init__(tensor)
 
-        monkeypatch.setattr("pipeline.models.autoencoder.upload", scarce_up)
-        monkeypatch.setattr("pipeline.models.autoencoder.Download", ScarceDownload)
+        monkeypatch.setattr("pipeline.models.autoencoder.upload", limited_upload)
+        monkeypatch.setattr("pipeline.models.autoencoder.Download", LimitedDownload)
         latents = coder.encode(images)
         assert micro_batch.halvings == 1
         micro_batch.restore()
@@ -86,47 +86,47 @@ def test_a_halved_micro_batch_gives_every_image_in_its_place(
 
 
 class Recorder:
-    """Stands for streams, events and tensors of a GPU, and writes down what is asked of them."""
+    """A fake for streams, events and tensors of a GPU that logs all calls."""
 
-    def __init__(self, said: list[str], name: str) -> None:
-        self.said, self.name, self.device = said, name, CUDA
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name, self.device = log, name, CUDA
 
     def __getattr__(self, call: str) -> Any:
         def recorded(*arguments: Any, **options: Any) -> Recorder:
             words = [a.name for a in arguments if isinstance(a, Recorder)]
             words += [f"{key}={value}" for key, value in options.items()]
-            self.said.append(" ".join([self.name, call, *words]))
-            return Recorder(self.said, {"pin_memory": "pinned", "to": "arrived"}.get(call, call))
+            self.log.append(" ".join([self.name, call, *words]))
+            return Recorder(self.log, {"pin_memory": "pinned", "to": "arrived"}.get(call, call))
 
         return recorded
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the copies ask of CUDA, in its order; there is none on this machine."""
-    said: list[str] = []
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The CUDA calls of the copies, in order, with CUDA replaced by fakes."""
+    log: list[str] = []
 
     @contextmanager
     def on(stream: Recorder) -> Any:
-        said.append(f"on {stream.name}")
+        log.append(f"on {stream.name}")
         yield
-        said.append(f"off {stream.name}")
+        log.append(f"off {stream.name}")
 
     def empty_like(tensor: Recorder, **options: Any) -> Recorder:
         assert options == {"device": "cpu", "pin_memory": True}
-        return Recorder(said, "pinned")
+        return Recorder(log, "pinned")
 
-    monkeypatch.setattr(transfer, "_copy_stream", lambda device: Recorder(said, "copying"))
+    monkeypatch.setattr(transfer, "_copy_stream", lambda device: Recorder(log, "copying"))
     monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Recorder(said, "computing"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Recorder(log, "computing"))
     monkeypatch.setattr(torch, "empty_like", empty_like)
-    return said
+    return log
 
 
-def test_the_network_waits_for_what_comes_up(said: list[str]) -> None:
-    """And the memory of its arrival, which the copying stream owns, is kept until it was read."""
-    upload(Recorder(said, "host"), CUDA)  # type: ignore[arg-type]
-    assert said == [
+def test_compute_stream_waits_for_an_upload(log: list[str]) -> None:
+    """The uploaded tensor's memory, owned by the copy stream, is kept until it has been read."""
+    upload(Recorder(log, "host"), CUDA)  # type: ignore[arg-type]
+    assert log == [
         "on copying",
         "host pin_memory",
         "pinned to non_blocking=True",
@@ -136,10 +136,10 @@ def test_the_network_waits_for_what_comes_up(said: list[str]) -> None:
     ]
 
 
-def test_the_host_waits_for_what_goes_down_only_when_it_asks(said: list[str]) -> None:
-    """The copy waits for the network, and the network's memory is kept until it was copied."""
-    download = Download(Recorder(said, "result"))  # type: ignore[arg-type]
-    assert said == [
+def test_host_waits_for_a_download_only_in_wait(log: list[str]) -> None:
+    """The copy waits for the network, whose memory is kept until it has been copied."""
+    download = Download(Recorder(log, "result"))  # type: ignore[arg-type]
+    assert log == [
         "copying wait_stream computing",
         "on copying",
         "pinned copy_ result non_blocking=True",
@@ -148,12 +148,12 @@ def test_the_host_waits_for_what_goes_down_only_when_it_asks(said: list[str]) ->
         "off copying",
     ]
     assert download.wait().name == "pinned"  # type: ignore[attr-defined]
-    assert said[6:] == ["record_event synchronize"]
+    assert log[6:] == ["record_event synchronize"]
 
 
 @gpu
-def test_values_survive_both_ways_while_the_device_computes() -> None:
-    """Many copies at once, pinned memory used again and again, behind long calls of the network."""
+def test_copies_are_correct_while_the_device_computes() -> None:
+    """Many copies that reuse pinned memory, queued behind long computations, keep their values."""
     busy = torch.randn(2048, 2048, device=CUDA)
     waiting = []
     for number in range(64):
@@ -170,7 +170,7 @@ def test_values_survive_both_ways_while_the_device_computes() -> None:
 
 @gpu
 def test_a_channels_last_view_keeps_its_strides() -> None:
-    """So that the convolutions get the memory format that they would get without pinned memory."""
+    """Convolutions get the same memory format as without pinned memory."""
     host = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     arrived = upload(host[1:3], CUDA)
     assert arrived.stride() == host[1:3].stride()

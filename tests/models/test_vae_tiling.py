@@ -1,4 +1,4 @@
-"""The VAE in tiles: above a size only, in pieces of its own size, true to the image."""
+"""VAE tiling: only above a size, in tiles of the VAE's own size, close to the untiled image."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.parts import make_config
 
 
 def load(folder: Path, **settings: int | None) -> LatentDiffusion:
-    """The small model, trained on 32 pixels, for images of 64."""
+    """The small model, made for 32 pixels, for images of 64."""
     return load_model(Model(path=str(folder), size=64, **settings), "cpu", Stage())
 
 
 @pytest.mark.parametrize(("above", "tiled"), [(None, False), (64, False), (63, True)])
-def test_only_larger_images_pass_in_tiles(
+def test_only_images_above_the_limit_are_tiled(
     tiny_model_folder: Path, above: int | None, tiled: bool
 ) -> None:
-    """Decoding and encoding see at most the VAE's own size, or all at once as before."""
+    """With tiling, encoder and decoder get at most the VAE's own size, else the whole image."""
     model = load(tiny_model_folder, vae_tiling_above=above)
     vae = model.image_coder.vae
     sides: list[int] = []
@@ -38,11 +38,11 @@ def test_only_larger_images_pass_in_tiles(
     assert max(sides) == (32 if tiled else 64)
 
 
-def test_tiles_show_the_same_image() -> None:
-    """Scenes of twice the bundled VAE's size, there and back, nearly as true as in one piece.
+def test_tiled_reconstruction_is_close_to_the_untiled_one() -> None:
+    """Scenes of twice the bundled VAE's size have less than twice the untiled squared error.
 
-    Six, since it hangs on the scene: tiles have group statistics of their own, and one that holds
-    little but a bright object may lose 3.6 times as much.
+    The mean is over six scenes, because the loss depends on the scene: each tile has its own group
+    statistics, and a tile that shows little but a bright object may lose 3.6 times as much.
     """
     scenes = [sample.image for sample in draw_samples(6, 1, 256)]
     images = []
@@ -57,7 +57,7 @@ def test_tiles_show_the_same_image() -> None:
 
 
 def test_tiling_is_in_the_fingerprint() -> None:
-    """Tiles change pixels."""
+    """Tiling changes pixels, so it changes the fingerprint."""
 
     def inputs(config: Config, above: int) -> dict:
         model = config.model.model_copy(update={"vae_tiling_above": above})

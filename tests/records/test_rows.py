@@ -13,7 +13,7 @@ from pipeline.steps.publish import to_parquet
 def test_columns_say_in_the_file_what_they_mean_and_which_way_is_better() -> None:
     """A report reads both from the Parquet file's column metadata, for every score."""
     schema = pq.read_schema(io.BytesIO(to_parquet(ROW_SCHEMA.empty_table())))
-    found = {column.name: column.metadata for column in schema}
+    found = {column.name: column.metadata or {} for column in schema}
     assert all(metadata[b"meaning"] for metadata in found.values())
     better = {name: data[b"better"] for name, data in found.items() if b"better" in data}
     assert better["score_lpips"] == b"lower"

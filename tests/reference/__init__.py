@@ -1,1 +1,1 @@
-"""The papers' formulas in float64 numpy, written to be compared with and not to be fast."""
+"""Reference implementations of the papers' formulas in float64 numpy, for comparison only."""

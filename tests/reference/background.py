@@ -1,4 +1,4 @@
-"""PSNR, SSIM and CSFID written out from their definitions, pixel by pixel, in float64."""
+"""PSNR, SSIM and CSFID from their definitions, pixel by pixel, in float64."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ def gaussian_window() -> np.ndarray:
 
 
 def window_ssim(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
-    """SSIM of one window, of values in [0, 1] and weights that sum to 1."""
+    """SSIM of one window, for values in [0, 1] and weights that sum to 1."""
     c1, c2 = 0.01**2, 0.03**2
     mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
     var_x = (weights * (x - mean_x) ** 2).sum()
     var_y = (weights * (y - mean_y) ** 2).sum()
     cov = (weights * (x - mean_x) * (y - mean_y)).sum()
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance * (2 * cov + c2) / (var_x + var_y + c2)
+    return float(luminance * (2 * cov + c2) / (var_x + var_y + c2))
 
 
 def ssim(before: np.ndarray, after: np.ndarray, outside: np.ndarray | None = None) -> float:
-    """The mean over windows and channels.
+    """The mean SSIM over windows and channels.
 
-    With ``outside``, (H, W) bool: the windows around its pixels, each restricted to its pixels.
+    With ``outside``, (H, W) bool, only windows centered on its pixels count, and only its pixels
+    inside each window.
     """
     x, y = before.astype(np.float64) / 255, after.astype(np.float64) / 255
     keep = np.ones(x.shape[:2], bool) if outside is None else outside
@@ -39,18 +40,18 @@ def ssim(before: np.ndarray, after: np.ndarray, outside: np.ndarray | None = Non
         for column in range(5, x.shape[1] - 5):
             if not keep[row, column]:
                 continue
-            place = np.s_[row - 5 : row + 6, column - 5 : column + 6]
-            weights = window * keep[place]
+            area = np.s_[row - 5 : row + 6, column - 5 : column + 6]
+            weights = window * keep[area]
             weights = weights / weights.sum()
             values += [
-                window_ssim(x[place][..., channel], y[place][..., channel], weights)
+                window_ssim(x[area][..., channel], y[area][..., channel], weights)
                 for channel in range(x.shape[2])
             ]
     return float(np.mean(values))
 
 
 def mse(before: np.ndarray, after: np.ndarray, outside: np.ndarray | None = None) -> float:
-    """The mean square difference of values in [0, 1], over the pixels of ``outside`` or all."""
+    """The mean squared difference of values in [0, 1], over the pixels of ``outside`` or all."""
     total, count = 0.0, 0
     for row in range(before.shape[0]):
         for column in range(before.shape[1]):

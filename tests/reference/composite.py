@@ -6,9 +6,9 @@ import numpy as np
 
 
 def inward_ramp(mask: np.ndarray, steps: int) -> np.ndarray:
-    """Mean over radii 0 to steps - 1 of the least value of the mask within that many pixels.
+    """The mean over radii 0 to steps - 1 of the mask's minimum within that radius.
 
-    Distances are the larger of those along the two axes; beyond the frame there is nothing.
+    Distances are Chebyshev distances; pixels beyond the image's edge are ignored.
     """
     height, width = mask.shape
     ramp = np.zeros((height, width))
@@ -22,5 +22,5 @@ def inward_ramp(mask: np.ndarray, steps: int) -> np.ndarray:
 
 
 def composite(before: np.ndarray, edited: np.ndarray, ramp: np.ndarray) -> np.ndarray:
-    """(H, W, 3) in grey values, not rounded."""
+    """(H, W, 3) pixel values, not rounded."""
     return (1.0 - ramp[..., None]) * before + ramp[..., None] * edited

@@ -1,4 +1,4 @@
-"""DDIM and its schedule in float64, from the papers; shares no line with the code under test."""
+"""DDIM and its schedule in float64, from the papers; shares no code with the pipeline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stable_diffusion_alphas_cumprod() -> np.ndarray:
 def ddim_step(x: np.ndarray, eps: np.ndarray, a_from: float, a_to: float) -> np.ndarray:
     """DDIM, arXiv:2010.02502, equation 12 with sigma 0; a is the cumulative alpha.
 
-    The predicted x0, then the direction pointing to x_t. Upwards it is the same formula.
+    The predicted x0, then the direction pointing to x_t. Encoding uses the same formula.
     """
     predicted_x0 = (x - np.sqrt(1.0 - a_from) * eps) / np.sqrt(a_from)
     return np.sqrt(a_to) * predicted_x0 + np.sqrt(1.0 - a_to) * eps

@@ -1,4 +1,4 @@
-"""Imagic's loss and interpolation in float64, from the paper; shares no line with the code."""
+"""Imagic's loss and interpolation in float64, from the paper; shares no code with the pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def loss(
 ) -> float:
     """arXiv:2210.09276, equation 1: the mean of ||target - f(x_t, t, e)||^2.
 
-    ``prediction`` is the network's raw answer, and the target what a network of this kind learns.
+    ``prediction`` is the network's raw output; the target is what this kind of network learns.
     """
     if kind == "epsilon":
         target = noise

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def relative_difference(eps_source: np.ndarray, eps_target: np.ndarray) -> np.ndarray:
-    """(M, C, h, w) each: mean absolute difference, in root mean squares of the source's eps."""
+    """The mean absolute difference of (M, C, h, w), divided by the RMS of ``eps_source``."""
     num_draws, channels, height, width = eps_source.shape
     total = np.zeros((height, width))
     for m in range(num_draws):
@@ -18,25 +18,25 @@ def relative_difference(eps_source: np.ndarray, eps_target: np.ndarray) -> np.nd
 
 
 def minmax(values: np.ndarray, percentile: float) -> np.ndarray:
-    """Remove extreme values, rescale to [0, 1]."""
+    """Removes extreme values and rescales to [0, 1]."""
     top = np.percentile(values, percentile)
     clamped = np.minimum(values, top)
     return (clamped - values.min()) / (top - values.min())
 
 
 def mean_ratio(values: np.ndarray) -> np.ndarray:
-    """diffusers' rule: clamp at three means of this map, divide by them."""
+    """diffusers' rule: clamp at three times the map's mean, then divide by it."""
     top = 3.0 * values.mean()
     return np.minimum(values, top) / top
 
 
 def otsu(values: np.ndarray) -> float:
-    """The cut between any two values that minimises the variance inside both classes together."""
+    """The threshold between any two values that minimizes the variance within both classes."""
     ordered = np.unique(values)
-    best, cut = np.inf, 0.0
+    best, threshold = np.inf, 0.0
     for low, high in pairwise(ordered):
         below, above = values[values <= low], values[values >= high]
         inside = len(below) * below.var() + len(above) * above.var()
         if inside < best:
-            best, cut = inside, (low + high) / 2.0
-    return cut
+            best, threshold = inside, (low + high) / 2.0
+    return threshold

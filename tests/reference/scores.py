@@ -1,14 +1,14 @@
-"""The scores of CLIP and DINO written out in float64, one pair at a time."""
+"""The scores of CLIP and DINO in float64, one pair at a time."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The cosine of two vectors; 0 where one of them has no length."""
-    lengths = np.sqrt((one * one).sum()) * np.sqrt((other * other).sum())
-    return float((one * other).sum() / lengths) if lengths else 0.0
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """The cosine of two vectors; 0 if one of them is zero."""
+    lengths = np.sqrt((first * first).sum()) * np.sqrt((second * second).sum())
+    return float((first * second).sum() / lengths) if lengths else 0.0
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 def clip(
     before: np.ndarray, after: np.ndarray, caption: np.ndarray, edit_text: np.ndarray
 ) -> dict[str, float]:
-    """InstructPix2Pix's four similarities of CLIP's projected features, of any length."""
+    """InstructPix2Pix's four similarities, from CLIP's projected features of any length."""
     before, after, caption, edit_text = (
         unit(np.asarray(features, np.float64)) for features in (before, after, caption, edit_text)
     )
@@ -31,13 +31,13 @@ def clip(
 
 
 def structure_distance(keys: np.ndarray, other_keys: np.ndarray) -> float:
-    """Splice's: the mean over all pairs of tokens of the squared difference of their cosines."""
+    """Splice's distance: the mean squared difference of the keys' cosines, over pairs of tokens."""
     total, count = 0.0, len(keys)
     for row in range(count):
         for column in range(count):
-            one = cosine(keys[row].astype(np.float64), keys[column].astype(np.float64))
-            other = cosine(
+            first = cosine(keys[row].astype(np.float64), keys[column].astype(np.float64))
+            second = cosine(
                 other_keys[row].astype(np.float64), other_keys[column].astype(np.float64)
             )
-            total += (one - other) ** 2
+            total += (first - second) ** 2
     return total / count**2

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.report.sample import LEAST, extremes, stratified
+from pipeline.report.sample import MIN_PER_STRATUM, extremes, stratified
 
 
 def test_a_small_output_is_shown_whole() -> None:
@@ -36,7 +36,9 @@ def test_large_strata_share_what_is_left_in_proportion() -> None:
     """After the least that each gets, two strata of 9:1 share the rest by nine to one."""
     chosen = stratified(["a"] * 9000 + ["b"] * 1000, 1100)
     counts = Counter("a" if place < 9000 else "b" for place in chosen)
-    assert counts["b"] - LEAST == pytest.approx((counts["a"] - LEAST) / 9.4, abs=2)
+    assert counts["b"] - MIN_PER_STRATUM == pytest.approx(
+        (counts["a"] - MIN_PER_STRATUM) / 9.4, abs=2
+    )
 
 
 def test_more_strata_than_room_leave_out_some_but_keep_the_limit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -52,7 +53,7 @@ def planner(tmp_path: Path) -> Planner:
     write_shard(tmp_path / "in/0.tar", [*first, raw_sample("c", ["x 1"], seed=3)])
     write_shard(tmp_path / "in/1.tar", [raw_sample("e", png=b"no image"), raw_sample("f", ["x 3"])])
 
-    def plan(folder: str, filters: list[str], **sections: object) -> Plan:
+    def plan(folder: str, filters: list[str], **sections: Any) -> Plan:
         path = f"{tmp_path}/{folder}"
         return fake_plan(f"{tmp_path}/in/*.tar", path, filters=filters, **sections)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def planner(tmp_path: Path) -> Planner:
     write_shard(tmp_path / "in/0.tar", samples)
     write_shard(tmp_path / "in/1.tar", samples[1:])
 
-    def plan(output: str, **sections: object) -> Plan:
+    def plan(output: str, **sections: Any) -> Plan:
         return fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/{output}", **sections)
 
     return plan

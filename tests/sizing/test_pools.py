@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, fits, rate_of
 
-PAPER = {"mask": 0.14, "encode": 0.29, "decode": 0.57}  # seconds an edit, of one GPU
+PAPER = {"mask": 0.14, "encode": 0.29, "decode": 0.57}  # seconds per edit on one GPU
 
 
 def pools(gpus: float = 1.0, **actors: int) -> list[Pool]:

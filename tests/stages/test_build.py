@@ -1,4 +1,4 @@
-"""Whole methods: evaluations at the network, determinism, and outside code."""
+"""Whole methods: numbers of network evaluations, determinism, and comparison with diffusers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import load_fused, load_stage
-from tests.parts import counted, make_config, make_part, make_prepared, run_stages
+from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
 TEXTS = ("a cat", "a red dog", "photo of a square")
 
 
 def with_model(config: Config, folder: Path, **model: object) -> Config:
-    """The configuration over a model folder."""
+    """The configuration with a model folder."""
     tree = config.model_dump() | {"model": {"path": str(folder), **model}}
     return Config.model_validate(tree)
 
 
-def test_an_edit_costs_140_evaluations_and_a_further_one_90(tiny_model: LatentDiffusion) -> None:
-    """At r = 0.8, 50 steps and 10 noises, counted at the network and written in the rows."""
+def test_first_edit_costs_140_evaluations_and_each_further_one_90(
+    tiny_model: LatentDiffusion,
+) -> None:
+    """At r = 0.8, 50 steps and 10 noises, counted at the network and reported in the rows."""
     config = make_config(steps=50, mask={})
     with counted(tiny_model) as rows:
         run_stages(tiny_model, make_part(make_prepared(0, TEXTS[0])), config)
@@ -41,8 +43,8 @@ def test_an_edit_costs_140_evaluations_and_a_further_one_90(tiny_model: LatentDi
     assert counts == [(20, 40, 80), (10, 0, 80), (10, 0, 80)]
 
 
-def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
-    """An unchanged edit costs its reference alone, a text asked for twice is masked once."""
+def test_no_evaluation_is_repeated(tiny_model: LatentDiffusion) -> None:
+    """An unchanged edit costs only its reference; equal edit texts share one mask inference."""
     config = make_config()
     with counted(tiny_model) as rows:
         part = run_stages(
@@ -53,12 +55,12 @@ def test_no_evaluation_is_spent_twice(tiny_model: LatentDiffusion) -> None:
     assert [edit.num_evals_decode for edit in part.edits] == [0, 8, 8, 0]
     assert sum(rows) == 24
     first, second = part.edits[1:3]
-    assert np.array_equal(first.mask, second.mask)
-    assert np.abs(first.image.astype(int) - second.image).max() <= 1
+    assert np.array_equal(required(first.mask), required(second.mask))
+    assert np.abs(required(first.image).astype(int) - required(second.image)).max() <= 1
 
 
-def test_network_sees_no_more_than_a_micro_batch(tiny_model: LatentDiffusion) -> None:
-    """However many edits a part holds, and whatever guidance doubles."""
+def test_no_network_call_exceeds_the_micro_batch(tiny_model: LatentDiffusion) -> None:
+    """The limit holds for many edits per part, and with the rows that guidance doubles."""
     samples = [make_prepared(n, *TEXTS) for n in range(3)]
     with counted(tiny_model.with_micro_batch(5)) as rows:
         run_stages(tiny_model.with_micro_batch(5), make_part(*samples), make_config())
@@ -73,7 +75,7 @@ def test_guidance_of_one_halves_the_decoding(tiny_model: LatentDiffusion) -> Non
 
 @pytest.mark.parametrize("name", ["diffedit", "sdedit"])
 def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) -> None:
-    """Masks, maps and images of two runs over one part are equal to the last bit."""
+    """Masks, difference maps and images of two runs over one part are equal bit for bit."""
     fresh = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     once, twice = (
         run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
@@ -83,7 +85,7 @@ def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) 
 
 
 def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
-    """Each stage with a network of its own, the part packed between them, or all over one."""
+    """Stages with separate networks and a serialized part equal stages over one network."""
     config = with_model(make_config(), tiny_model_folder)
     fused = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     pooled = copy.deepcopy(fused)
@@ -97,7 +99,7 @@ def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
 def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
     tiny_model_folder: Path,
 ) -> None:
-    """Whether it is loaded alone or with the others; an actor that owns more cores does not."""
+    """All stages use the same number of threads, even if an actor has more cores."""
     before = torch.get_num_threads()
     config = with_model(make_config(), tiny_model_folder)
     owned = {"mask": 2.0, "encode": 2.5, "decode": 4.0}
@@ -125,7 +127,7 @@ def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> None:
-    """One decoding step with each kind of network equals diffusers' step from the same level."""
+    """One denoising step equals diffusers' step for each prediction type, and stages run."""
     folder = make_tiny_stable_diffusion(tmp_path / "model", prediction_type)
     model = load_model(Model(path=str(folder)), "cpu", Stage())
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
@@ -135,7 +137,7 @@ def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> No
     latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     text = model.text.encode(["a cat", "a dog"])
     with torch.inference_mode():
-        raw = model.unbatched.unet(latent, int(level.timestep), text.tokens).sample  # type: ignore[attr-defined]
+        raw = model.unbatched.network(latent, int(level.timestep), text.tokens).sample
         eps = model.denoiser(latent, level, text)
     theirs = scheduler.step(raw, int(level.timestep), latent).prev_sample
     ours = below.alpha * (latent / level.alpha + (below.tau - level.tau) * eps)
@@ -146,17 +148,17 @@ def test_every_prediction_type_edits(tmp_path: Path, prediction_type: str) -> No
 
 
 def test_ablations_are_settings(tiny_model: LatentDiffusion) -> None:
-    """No mask and no encoding are two settings of diffedit, and each gives another image."""
+    """Leaving out mask or encoding is a setting of diffedit, and changes the image."""
     images = []
     for settings in ({}, {"mask": {"source": "full"}}, {"encode": "noise"}):
         part = run_stages(tiny_model, make_part(make_prepared(0)), make_config(**settings))
-        images.append(part.edits[0].image.astype(int))
+        images.append(required(part.edits[0].image).astype(int))
     assert np.abs(images[0] - images[1]).max() > 1
     assert np.abs(images[0] - images[2]).max() > 1
 
 
-def test_each_stage_reads_a_text_once_a_part(tiny_model: LatentDiffusion) -> None:
-    """However many images, edits, ratios and guidance scales of a part share it."""
+def test_each_stage_encodes_a_text_once_per_part(tiny_model: LatentDiffusion) -> None:
+    """All images, edits, ratios and guidance scales of a part share the encoded text."""
     samples = [make_prepared(n, "a cat", "A  CAT", "a red dog", caption="a dog") for n in range(4)]
     samples[1].settings = {"guidance_scale": 1.0}
     samples[2].settings = {"encode_ratio": 0.4}

@@ -1,4 +1,4 @@
-"""The decode stage: guided, blended with the background, back to pixels."""
+"""The decode stage: guidance, blending with the background, and decoding to pixels."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from tests.parts import (
     make_config,
     make_part,
     make_prepared,
+    required,
     run_stages,
 )
 from tests.reference import ddim as reference
 
 
-def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
-    """Guided DDIM downwards with the blend at each level equals the float64 transcription."""
+def test_masked_decoding_agrees_with_the_paper(tiny_model: LatentDiffusion) -> None:
+    """Guided DDIM with a blend at each level equals the float64 reference."""
     config = make_config(steps=20, guidance_scale=3.0)
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
     (sample,) = part.samples
-    trajectory = sample.trajectory.astype(np.float64)
-    mask = sample.edits[0].mask.astype(np.float64)
+    trajectory = required(sample.trajectory).astype(np.float64)
+    mask = required(sample.edits[0].mask).astype(np.float64)
     levels = tiny_model.schedule.levels(20, 0.8)
 
-    def ask(x: np.ndarray, k: int, text: str) -> np.ndarray:
+    def predict(x: np.ndarray, k: int, text: str) -> np.ndarray:
         latent = torch.from_numpy(x)[None].float()
         condition = tiny_model.text.encode([text])
         return tiny_model.denoiser(latent, levels[k], condition)[0].double().numpy()
 
     def network(x: np.ndarray, k: int) -> np.ndarray:
-        return reference.guidance(ask(x, k, "a cat"), ask(x, k, ""), 3.0)
+        return reference.guidance(predict(x, k, "a cat"), predict(x, k, ""), 3.0)
 
     a = np.array([level.alpha**2 for level in levels])
     with torch.inference_mode():
@@ -45,11 +46,11 @@ def test_masked_decoding_is_the_papers(tiny_model: LatentDiffusion) -> None:
 
 
 def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion) -> None:
-    """Outside the mask the decoded latent is the clean one, bit for bit; inside it is not."""
+    """Outside the mask the decoded latent equals the clean one, bit for bit; inside it differs."""
     config = make_config()
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"), make_prepared(1, "photo"))
-    clean = np.stack([sample.latent for sample in part.samples])
-    masks = np.stack([edit.mask for edit in part.edits])
+    clean = np.stack([required(sample.latent) for sample in part.samples])
+    masks = np.stack([required(edit.mask) for edit in part.edits])
     latents = decoded_latents(tiny_model, part, config).numpy().swapaxes(0, 1)
     clean = clean.swapaxes(0, 1)
     np.testing.assert_array_equal(latents[:, masks == 0], clean[:, masks == 0])
@@ -57,35 +58,35 @@ def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion) -> Non
 
 
 def test_encode_then_decode_returns_the_input(tiny_model: LatentDiffusion) -> None:
-    """Empty text, no guidance: the way back ends at the input, the closer the more steps."""
+    """With the empty text and no guidance, the error decreases with more steps."""
     errors = []
     for steps in (12, 25, 50):
         config = make_config(steps=steps, guidance_scale=1.0, mask={"source": "full"})
         part = encoded_part(tiny_model, config, make_prepared(0, ""))
-        clean = part.samples[0].latent
+        clean = required(part.samples[0].latent)
         latent = decoded_latents(tiny_model, part, config)[0].numpy()
         errors.append(float(np.sqrt(np.mean((latent - clean) ** 2)) / clean.std()))
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
 
 
-@pytest.mark.parametrize(("batch", "place"), [(1, 0), (1, 2), (3, 0), (3, 1), (8, 1), (8, 2)])
-def test_edit_ignores_batch_neighbours(
-    tiny_model: LatentDiffusion, place: int, batch: int, tolerance: dict
+@pytest.mark.parametrize(("batch", "index"), [(1, 0), (1, 2), (3, 0), (3, 1), (8, 1), (8, 2)])
+def test_edit_ignores_batch_neighbors(
+    tiny_model: LatentDiffusion, index: int, batch: int, tolerance: dict
 ) -> None:
-    """Among different neighbours, at any place, an edit's latent is the same but for last bits."""
+    """Among different neighbors, at any index, an edit's latent is the same up to rounding."""
     config = make_config(steps=3)
     alone = decoded_latents(
         tiny_model, encoded_part(tiny_model, config, make_prepared(0, "a cat")), config
     )
-    crowd = [make_prepared(10 * place + n, "a blue square") for n in (1, 2)]
-    crowd.insert(place, make_prepared(0, "a cat"))
+    crowd = [make_prepared(10 * index + n, "a blue square") for n in (1, 2)]
+    crowd.insert(index, make_prepared(0, "a cat"))
     model = tiny_model.with_micro_batch(batch)
-    among = decoded_latents(model, encoded_part(model, config, *crowd), config)[place]
+    among = decoded_latents(model, encoded_part(model, config, *crowd), config)[index]
     assert float((among - alone[0]).abs().max() / alone.abs().max()) < tolerance[torch.float32]
 
 
-def test_own_guidance_and_ratio_hold_for_their_sample(tiny_model: LatentDiffusion) -> None:
-    """Samples of one part with settings of their own come out as in a run with these settings."""
+def test_samples_own_guidance_and_ratio_are_used(tiny_model: LatentDiffusion) -> None:
+    """A sample with its own settings has the result of a run with these settings."""
     own = make_prepared(0, "a cat")
     own.settings = {"encode_ratio": 0.4, "guidance_scale": 1.0}
     together = run_stages(tiny_model, make_part(own, make_prepared(1, "photo")), make_config())
@@ -94,18 +95,19 @@ def test_own_guidance_and_ratio_hold_for_their_sample(tiny_model: LatentDiffusio
         make_part(make_prepared(0, "a cat")),
         make_config(encode_ratio=0.4, guidance_scale=1.0),
     )
-    difference = together.edits[0].image.astype(int) - alone.edits[0].image
+    difference = required(together.edits[0].image).astype(int) - required(alone.edits[0].image)
     assert np.abs(difference).max() <= 1
     assert [edit.num_evals_decode for edit in together.edits] == [2, 8]
 
 
-def test_stage_leaves_pixels_and_drops_latents(tiny_model: LatentDiffusion) -> None:
-    """Nothing that later steps do not need stays: uint8 images in, no latents out."""
+def test_stage_sets_pixels_and_drops_latents(tiny_model: LatentDiffusion) -> None:
+    """Edits get uint8 images; latents and trajectories, which later steps do not need, are gone."""
     part = run_stages(
         tiny_model, make_part(make_prepared(0), make_prepared(1, "a dog")), make_config()
     )
     edited, unchanged = part.edits
-    assert (edited.image.dtype, edited.image.shape) == (np.dtype(np.uint8), (32, 32, 3))
+    image = required(edited.image)
+    assert (image.dtype, image.shape) == (np.dtype(np.uint8), (32, 32, 3))
     assert edited.pending
     assert unchanged.image is None
     assert all(p.latent is None and p.trajectory is None for p in part.samples)
@@ -113,7 +115,7 @@ def test_stage_leaves_pixels_and_drops_latents(tiny_model: LatentDiffusion) -> N
 
 
 def test_long_edit_text_is_noted_once(tiny_model: LatentDiffusion) -> None:
-    """A text beyond 77 tokens is cut, with a note, also where no mask is inferred."""
+    """A text of more than 77 tokens is truncated with one note, with and without mask inference."""
     for source in ("infer", "full"):
         config = make_config(mask={"source": source, "num_noises": 2})
         part = run_stages(tiny_model, make_part(make_prepared(0, "cat " * 100)), config)
@@ -121,10 +123,10 @@ def test_long_edit_text_is_noted_once(tiny_model: LatentDiffusion) -> None:
 
 
 def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion) -> None:
-    """An edit whose latent is not finite fails with the reason; its neighbour is decoded."""
+    """An edit whose latent is not finite fails with the reason; its neighbor is decoded."""
     config = make_config(mask={"source": "full"})
     part = encoded_part(tiny_model, config, make_prepared(0), make_prepared(1))
-    part.samples[0].trajectory[-1, 0, 0, 0] = np.inf
+    required(part.samples[0].trajectory)[-1, 0, 0, 0] = np.inf
     run_stages(tiny_model, part, config, ["decode"])
     broken, whole = part.edits
     assert (broken.status, broken.stage, broken.error) == (Status.FAILED, "decode", "NonFinite")
@@ -135,7 +137,7 @@ def test_values_that_are_not_finite_fail_their_edit(tiny_model: LatentDiffusion)
 def test_image_that_overflows_in_the_vae_fails_alone(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A latent may be finite and its image not, as with a VAE in half precision."""
+    """An edit fails if its image is not finite, as can happen with a VAE in half precision."""
     vae = tiny_model.image_coder.vae
     plain = vae.decode
 

@@ -1,4 +1,4 @@
-"""Memory that does not suffice in a stage: half the micro-batch, the same images, said so."""
+"""A stage that runs out of memory retries with half the micro-batch and notes it in the rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import build_stage
-from tests.parts import make_config, make_part, make_prepared, run_stages
+from tests.parts import make_config, make_part, make_prepared, required, run_stages
 
-NETWORKS = {  # of a stage: the network and its method that is asked for rows
+NETWORKS = {  # by stage: the networks that it calls with several rows
     "mask": ("unet", "vae.encode", "text"),
-    "encode": ("unet",),  # its one text is a single row
+    "encode": ("unet",),  # it encodes a single text
     "decode": ("unet", "vae.decode", "text"),
 }
 CONFIG = make_config(steps=3, encode_ratio=0.7)
@@ -29,10 +29,10 @@ CASES = [(stage, network) for stage, networks in NETWORKS.items() for network in
 def starve(
     model: LatentDiffusion, network: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From now on that network raises what CUDA raises when it gets more than ``rows`` rows."""
+    """Makes a network raise CUDA's out-of-memory error when it gets more than ``rows`` rows."""
     owner: Any
     owner, name = {
-        "unet": (model.unbatched.unet, "forward"),  # type: ignore[attr-defined]
+        "unet": (model.unbatched.network, "forward"),
         "text": (model.text.towers[0].encoder, "forward"),
         "vae.encode": (model.image_coder.vae, "encode"),
         "vae.decode": (model.image_coder.vae, "decode"),
@@ -45,7 +45,7 @@ def starve(
         return call(first, *args, **kwargs)
 
     monkeypatch.setattr(owner, name, starved)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a second each in a process of many tests
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # takes a second in a process of many tests
 
 
 def fresh_part() -> Part:
@@ -55,7 +55,7 @@ def fresh_part() -> Part:
 
 @pytest.fixture(scope="module")
 def before(tiny_model: LatentDiffusion) -> dict[str, bytes]:
-    """The part as each stage gets it, and as the last one leaves it, undisturbed."""
+    """The part as input of each stage and after the last one, without memory errors."""
     part, states = fresh_part(), {}
     for name in NETWORKS:
         states[name] = part.to_bytes()
@@ -64,36 +64,36 @@ def before(tiny_model: LatentDiffusion) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)
-def test_a_starved_network_gives_the_same_images_and_a_note(
+def test_out_of_memory_gives_the_same_images_and_a_note(
     stage: str,
     network: str,
     tiny_model: LatentDiffusion,
     before: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each network of each stage: at most a level of grey off, every row of the call says so."""
+    """For each network of each stage, pixels differ by at most 1 and every row has the note."""
     model = tiny_model.with_micro_batch(2)
     part = Part.from_bytes(before[stage])
-    in_flight = [edit.pending for edit in part.edits]
+    pending = [edit.pending for edit in part.edits]
     with monkeypatch.context() as patch:
         starve(model, network, 1, patch)
         part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
     assert part.halvings == {stage: 1}
     note = f"{stage}: out of memory; computed with micro_batch 1 instead of 2"
-    assert [note in edit.notes for edit in part.edits] == in_flight
+    assert [note in edit.notes for edit in part.edits] == pending
     later = list(NETWORKS)[list(NETWORKS).index(stage) + 1 :]
     part = run_stages(model, part, CONFIG, later)
     for edit, undisturbed in zip(part.edits, Part.from_bytes(before["end"]).edits, strict=True):
         assert edit.status == undisturbed.status
         if edit.pending:
-            difference = edit.image.astype(int) - undisturbed.image.astype(int)
+            difference = required(edit.image).astype(int) - required(undisturbed.image)
             assert np.abs(difference).max() <= 1
 
 
-def test_the_next_part_has_the_configured_size_again(
+def test_the_next_part_starts_with_the_configured_size(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that was short for a moment leaves the bytes of later parts as they are."""
+    """A short lack of memory does not change the bytes of later parts."""
     model = tiny_model.with_micro_batch(4)
     stage = build_stage(CONFIG, "mask", model)
     plain = stage(fresh_part())
@@ -106,14 +106,14 @@ def test_the_next_part_has_the_configured_size_again(
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)
-def test_what_fits_at_no_size_fails_its_part_with_the_reason(
+def test_part_that_fits_at_no_size_fails_with_the_reason(
     stage: str,
     network: str,
     tiny_model: LatentDiffusion,
     before: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The rows name the stage, what was tried and the allocator's words; what was done stays."""
+    """Rows name the stage, the sizes tried and the allocator's message; finished rows stay."""
     model, part = tiny_model.with_micro_batch(2), Part.from_bytes(before[stage])
     pending = [edit.pending for edit in part.edits]
     starve(model, network, 0, monkeypatch)
@@ -127,10 +127,10 @@ def test_what_fits_at_no_size_fails_its_part_with_the_reason(
         assert "GPU 0" not in (edit.message or "")
 
 
-def test_memory_that_runs_out_between_the_networks_fails_the_part(
+def test_out_of_memory_outside_the_networks_fails_the_part(
     tiny_model: LatentDiffusion, before: dict[str, bytes]
 ) -> None:
-    """Where no micro-batch can be halved, the rows say out of memory and not a class of torch."""
+    """If there is no micro-batch to halve, the error is OutOfMemory, not a class of torch."""
 
     def encode(texts: list[str]) -> None:
         torch.empty(2**60, dtype=torch.uint8)

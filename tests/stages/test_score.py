@@ -1,4 +1,4 @@
-"""The score stage: which images it looks at, and how a run with it goes from end to end."""
+"""The score stage: which images it scores, and a whole run with it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
 from pipeline.stages.score import ScoreStage
 from pipeline.steps.verify import verify
-from tests.parts import make_part, make_prepared
+from tests.parts import make_part, make_prepared, required
 from tests.samples import raw_sample, write_shard
 from tests.tiny_scorers import make_tiny_scorers
 
 
-class Spy:
-    """Stands for the scorers and keeps what it was shown."""
+class FakeScorers:
+    """A stand-in for the scorers that records its input and returns given values."""
 
     device_kind = "cpu"
 
@@ -39,33 +39,34 @@ class Spy:
 
 
 def decoded_part() -> Part:
-    """Two images of two edits; the second edit of the first has failed."""
+    """A decoded part: two images with two edits each; the first one's second edit has failed."""
     part = make_part(make_prepared(1, "a cat", "bad"), make_prepared(2, "x", "y", caption="a fox"))
     for number, edit in enumerate(part.edits):
         edit.mask = np.zeros((4, 4), np.float32)
         edit.mask[:2] = 1
         edit.image = np.full((32, 32, 3), 60 * number, np.uint8)
-    part.edits[1].fail("decode", "NonFinite", "so it is")
+    part.edits[1].fail("decode", "NonFinite", "not finite")
     return part
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_what_is_judged_is_the_image_as_written(enabled: bool) -> None:
-    """The composite where it is on, the decoded image where it is off; texts of its own."""
-    spy, part = Spy(0.1, 0.2, 0.3), decoded_part()
+def test_scored_image_is_the_output_image(enabled: bool) -> None:
+    """The scorers get the composite if it is enabled, else the decoded image, with its texts."""
+    scorers, part = FakeScorers(0.1, 0.2, 0.3), decoded_part()
     settings = Composite(enabled=enabled, feather=3)
-    ScoreStage(spy, settings)(part)  # type: ignore[arg-type]
+    ScoreStage(scorers, settings)(part)  # type: ignore[arg-type]
     first, second = part.samples
-    assert [np.array_equal(a, p.image) for a, p in zip(spy.before, part.samples, strict=True)]
-    asked = [(e.image, e.caption, e.edit_text) for e in spy.edits]
-    assert asked == [(0, "a dog", "a cat"), (1, "a fox", "x"), (1, "a fox", "y")]
+    for image, sample in zip(scorers.before, part.samples, strict=True):
+        assert np.array_equal(image, required(sample.image))
+    inputs = [(e.image, e.caption, e.edit_text) for e in scorers.edits]
+    assert inputs == [(0, "a dog", "a cat"), (1, "a fox", "x"), (1, "a fox", "y")]
     edit = second.edits[1]
     assert second.image is not None
     assert edit.image is not None
     feather = 3 if enabled else None
     wanted = composite(second.image, edit.image, mask_of(second, edit), feather=feather).pixels
-    assert np.array_equal(spy.edits[2].after, wanted)
-    assert np.array_equal(spy.edits[2].after, edit.image) is not enabled
+    assert np.array_equal(scorers.edits[2].after, wanted)
+    assert np.array_equal(scorers.edits[2].after, edit.image) is not enabled
     assert [edit.scores for edit in part.edits] == [
         {"lpips": 0.1},
         {},
@@ -75,22 +76,23 @@ def test_what_is_judged_is_the_image_as_written(enabled: bool) -> None:
     assert first.edits[1].status is Status.FAILED
 
 
-def test_a_score_that_is_no_number_is_left_out_and_said() -> None:
-    """The edit is kept; its note names the score."""
+def test_score_that_is_not_finite_is_null_and_noted() -> None:
+    """The edit is kept, and a note names the score."""
     part = decoded_part()
-    ScoreStage(Spy(float("nan"), 0.123456789, float("inf")), Composite())(part)  # type: ignore[arg-type]
+    scorers = FakeScorers(float("nan"), 0.123456789, float("inf"))
+    ScoreStage(scorers, Composite())(part)  # type: ignore[arg-type]
     assert part.edits[0].scores == {"lpips": None}
     assert part.edits[0].notes == ["not finite, and so left out: lpips"]
     assert (part.edits[2].scores, part.edits[2].notes) == ({"lpips": 0.123457}, [])
     assert Part.from_bytes(part.to_bytes()).edits[2].scores == {"lpips": 0.123457}
 
 
-def test_a_part_with_nothing_to_score_passes() -> None:
-    """Everything failed or unchanged before; the scorers are not asked."""
+def test_part_without_decoded_edits_is_returned_unchanged() -> None:
+    """If no edit has an image, the scorers are not called."""
     part = decoded_part()
     for sample in part.samples:
         sample.fail("mask", "X", "y")
-    assert ScoreStage(Spy(), Composite())(part) is part  # type: ignore[arg-type]
+    assert ScoreStage(FakeScorers(), Composite())(part) is part  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +100,10 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return make_tiny_scorers(tmp_path_factory.mktemp("scorers"))
 
 
-def test_a_run_with_all_scores_from_end_to_end(
+def test_run_with_all_scores(
     section: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """Every score of an edited row is there, filters work on them, the audit holds."""
+    """Every edited row has all scores, filters can use them, and the output verifies."""
     write_shard(
         tmp_path / "in/0.tar", [raw_sample("a", ["a cat", "a red dog"]), raw_sample("b", ["a dog"])]
     )
@@ -140,10 +142,10 @@ def test_a_run_with_all_scores_from_end_to_end(
     assert without.fingerprint != plan.fingerprint
 
 
-def test_weights_that_are_missing_stop_the_run_before_any_work(
+def test_missing_weights_are_an_error_at_start_up(
     section: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """One line, and an output without a single object."""
+    """The error names the key, and the output stays empty."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     tree = {
         "input": {"shards": f"{tmp_path}/in/*.tar"},
@@ -156,8 +158,8 @@ def test_weights_that_are_missing_stop_the_run_before_any_work(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_threads_of_score_are_those_of_the_others(section: dict[str, Any]) -> None:
-    """Else layouts pools and fused would differ; without scorers the setting is no matter."""
+def test_score_stage_must_have_the_same_threads(section: dict[str, Any]) -> None:
+    """Otherwise layouts pools and fused would differ; without scorers the setting is ignored."""
     stages = {"score": {"threads": 2}, "decode": {"threads": 1}}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
     assert parse_config(tree).threads == 1

@@ -1,4 +1,4 @@
-"""SDEdit: against the paper and diffusers' image-to-image; its repeats, mask and samplers."""
+"""SDEdit: compared with the paper and diffusers' image-to-image; repeats, mask and samplers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.parts import (
     make_config,
     make_part,
     make_prepared,
+    required,
     run_stages,
 )
 from tests.reference.ddim import guidance
@@ -30,7 +31,7 @@ def sdedit_config(**method: object) -> Config:
 
 
 def masked_sample(number: int = 0, *edit_texts: str) -> Sample:
-    """An image whose left half alone may change."""
+    """A sample with a supplied mask of the left half."""
     sample = make_prepared(number, *edit_texts)
     sample.supplied_mask = np.zeros((32, 32), np.uint8)
     sample.supplied_mask[:, :16] = 255
@@ -43,10 +44,10 @@ def edited_latents(model: LatentDiffusion, config: Config, *samples: Sample) -> 
 
 @pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
 def test_sdedit_equals_image_to_image(tiny_model: LatentDiffusion, strength: float) -> None:
-    """diffusers' img2img with a DDIM sampler, the same noise and latent ends at the same latent."""
+    """diffusers' img2img with DDIM, the same noise and the same latent gives the same result."""
     config = sdedit_config(steps=20, strength=strength, guidance_scale=5.0)
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
-    latent = torch.from_numpy(part.samples[0].latent)[None]
+    latent = torch.from_numpy(required(part.samples[0].latent))[None]
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_model.info.folder)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -68,10 +69,10 @@ def test_sdedit_equals_image_to_image(tiny_model: LatentDiffusion, strength: flo
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
-def test_repeats_and_mask_are_the_papers(
+def test_repeats_and_mask_agree_with_the_paper(
     tiny_model: LatentDiffusion, repeats: int, masked: bool, tolerance: dict
 ) -> None:
-    """K rounds of noise and DDIM, the input put back outside edit_mask, in float64 and here."""
+    """K rounds of noise and DDIM with the input's background equal the float64 reference."""
     config = sdedit_config(repeats=repeats, guidance_scale=3.0)
     make = masked_sample if masked else make_prepared
     part = encoded_part(tiny_model, config, make(0, "a cat"))
@@ -80,20 +81,21 @@ def test_repeats_and_mask_are_the_papers(
     noises = [draw_noise(noise_seed(0, "shard", "k0", name), (4, 8, 8)) for name in purposes]
     levels = tiny_model.schedule.levels(8, 0.5)
 
-    def ask(x: np.ndarray, k: int, text: str) -> np.ndarray:
+    clean, edit_mask = required(sample.latent), required(sample.edits[0].mask)
+
+    def predict(x: np.ndarray, k: int, text: str) -> np.ndarray:
         latent = torch.from_numpy(x)[None].float()
         condition = tiny_model.text.encode([text])
         return tiny_model.denoiser(latent, levels[k], condition)[0].double().numpy()
 
     with torch.inference_mode():
         theirs = sdedit(
-            lambda x, k: guidance(ask(x, k, "a cat"), ask(x, k, ""), 3.0),
-            sample.latent.astype(np.float64),
+            lambda x, k: guidance(predict(x, k, "a cat"), predict(x, k, ""), 3.0),
+            clean.astype(np.float64),
             [noise.double().numpy() for noise in noises],
             np.array([level.alpha**2 for level in levels]),
-            sample.edits[0].mask.astype(np.float64),
+            edit_mask.astype(np.float64),
         )
-    clean, edit_mask = sample.latent, sample.edits[0].mask
     ours = decoded_latents(tiny_model, part, config)[0].numpy()
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < tolerance[torch.float32]
     assert edit_mask.mean() == (0.5 if masked else 1.0)
@@ -101,8 +103,8 @@ def test_repeats_and_mask_are_the_papers(
     assert part.edits[0].num_evals_decode == 2 * 4 * repeats
 
 
-def test_network_is_asked_as_often_as_the_rows_say(tiny_model: LatentDiffusion) -> None:
-    """K repeats of 4 steps under guidance for two edits, counted at the network."""
+def test_rows_report_the_number_of_evaluations(tiny_model: LatentDiffusion) -> None:
+    """K repeats of 4 guided steps for two edits, counted at the network."""
     part = make_part(make_prepared(0, "a cat", "a red dog"))
     with counted(tiny_model) as rows:
         run_stages(tiny_model, part, sdedit_config(repeats=3))
@@ -113,14 +115,14 @@ def test_network_is_asked_as_often_as_the_rows_say(tiny_model: LatentDiffusion) 
 def test_fresh_noise_differs_by_edit_step_and_round(
     tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ancestral sampler draws each noise once, from a seed that names all of these."""
+    """The ancestral sampler draws each noise once, with a seed that depends on all of these."""
     seeds: list[int] = []
 
-    def noting(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    def recording(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
         seeds.append(seed)
         return draw_noise(seed, shape)
 
-    monkeypatch.setattr("pipeline.stages.encode.draw_noise", noting)
+    monkeypatch.setattr("pipeline.stages.encode.draw_noise", recording)
     part = make_part(make_prepared(0, "a cat", "a cat"))
     run_stages(tiny_model, part, sdedit_config(ddim_eta=1.0, repeats=2))
     fresh = [
@@ -135,32 +137,32 @@ def test_fresh_noise_differs_by_edit_step_and_round(
 
 
 def test_ancestral_edits_of_one_image_differ(tiny_model: LatentDiffusion) -> None:
-    """With equal texts two edits are two samples at ddim_eta 1 and one without it."""
+    """Two edits with equal texts differ with ddim_eta 1, and are equal without it."""
     for ddim_eta, least, most in ((0.0, 0.0, 1e-4), (1.0, 0.1, 100.0)):
         config = sdedit_config(ddim_eta=ddim_eta)
         first, second = edited_latents(tiny_model, config, make_prepared(0, "a cat", "a cat"))
         assert least <= float((first - second).abs().max()) <= most
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_ancestral_edit_ignores_batch_neighbours(
-    tiny_model: LatentDiffusion, place: int, batch: int, tolerance: dict
+def test_ancestral_edit_ignores_batch_neighbors(
+    tiny_model: LatentDiffusion, index: int, batch: int, tolerance: dict
 ) -> None:
-    """Repeats and fresh noise belong to the edit, whoever stands beside it."""
+    """With repeats and fresh noise, an edit does not depend on its neighbors."""
     config = sdedit_config(ddim_eta=1.0, repeats=2, steps=4)
     alone = edited_latents(tiny_model, config, masked_sample(0, "a cat"))[0]
-    crowd = [make_prepared(10 * place + n, "a blue square") for n in (1, 2)]
-    crowd.insert(place, masked_sample(0, "a cat"))
-    among = edited_latents(tiny_model.with_micro_batch(batch), config, *crowd)[place]
+    crowd = [make_prepared(10 * index + n, "a blue square") for n in (1, 2)]
+    crowd.insert(index, masked_sample(0, "a cat"))
+    among = edited_latents(tiny_model.with_micro_batch(batch), config, *crowd)[index]
     assert float((among - alone).abs().max() / alone.abs().max()) < tolerance[torch.float32]
 
 
-def test_supplied_mask_is_where_to_edit(tiny_model: LatentDiffusion) -> None:
-    """Without one everything may change; with one, 1 = edit, the rest is the clean latent."""
+def test_supplied_mask_limits_the_edit(tiny_model: LatentDiffusion) -> None:
+    """Without a supplied mask the mask is all ones; with one, it is 1 where the mask is white."""
     part = run_stages(tiny_model, make_part(make_prepared(0), masked_sample(0)), sdedit_config())
     free, masked = part.edits
-    assert free.mask.min() == 1.0
-    assert masked.mask[:, :4].min() == 1.0
-    assert masked.mask[:, 4:].max() == 0.0
-    assert not np.array_equal(free.image, masked.image)
+    assert required(free.mask).min() == 1.0
+    assert required(masked.mask)[:, :4].min() == 1.0
+    assert required(masked.mask)[:, 4:].max() == 0.0
+    assert not np.array_equal(required(free.image), required(masked.image))

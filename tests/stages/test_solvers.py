@@ -1,4 +1,4 @@
-"""The config's solver is that of both stages: exactness, evaluations, and outside code."""
+"""The config's solver in both stages: accuracy, evaluations, and comparison with diffusers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion
-from tests.parts import counted, decoded_latents, encoded_part, make_config, make_prepared
+from tests.parts import (
+    counted,
+    decoded_latents,
+    encoded_part,
+    make_config,
+    make_prepared,
+    required,
+)
 
 SOLVERS = ["ddim", "dpmpp_2m", "bdia"]
 
 
 def round_trip(model: LatentDiffusion, config: Config) -> float:
-    """RMSE of the latent that comes back from the empty text, in its standard deviations."""
+    """RMSE of encoding and decoding with the empty text, in standard deviations of the latent."""
     part = encoded_part(model, config, make_prepared(0, ""))
-    clean = part.samples[0].latent
+    clean = required(part.samples[0].latent)
     latent = decoded_latents(model, part, config)[0].numpy()
     return float(np.sqrt(np.mean((latent - clean) ** 2)) / clean.std())
 
 
 def plain(**method: object) -> Config:
-    """No mask and no guidance."""
+    """A configuration without mask and guidance."""
     return make_config(**{"guidance_scale": 1.0, "mask": {"source": "full"}} | method)
 
 
@@ -39,7 +46,7 @@ def test_bdia_round_trip_is_exact(tiny_model: LatentDiffusion, steps: int) -> No
 
 
 def test_round_trips_of_the_others_are_close(tiny_model: LatentDiffusion) -> None:
-    """DDIM comes back roughly and DPM-Solver++ closer, so the setting reaches both stages."""
+    """DPM-Solver++ has a smaller error than DDIM, so both stages use the configured solver."""
     ddim, dpmpp = (round_trip(tiny_model, plain(steps=50, solver=s)) for s in SOLVERS[:2])
     assert 1e-3 < dpmpp < ddim < 0.2
 
@@ -60,10 +67,10 @@ def test_rows_tell_what_each_solver_costs(
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion, solver: str) -> None:
-    """With every solver the latent outside the mask is the clean one, bit for bit."""
+    """With every solver the latent outside the mask equals the clean one, bit for bit."""
     config = make_config(solver=solver)
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
-    clean, mask = part.samples[0].latent, part.edits[0].mask
+    clean, mask = required(part.samples[0].latent), required(part.edits[0].mask)
     latent = decoded_latents(tiny_model, part, config)[0].numpy()
     assert 0.0 < mask.mean() < 1.0
     np.testing.assert_array_equal(latent[:, mask == 0], clean[:, mask == 0])
@@ -71,43 +78,43 @@ def test_background_ends_as_the_clean_latent(tiny_model: LatentDiffusion, solver
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_background_has_the_latents_own_level(tiny_model: LatentDiffusion, solver: str) -> None:
-    """Whenever decoding asks the network, outside the mask stands the encoded latent of that level.
-
-    So the background is never blended in at another level than that of the edit beside it.
-    """
+def test_background_has_the_noise_level_of_the_edit(
+    tiny_model: LatentDiffusion, solver: str
+) -> None:
+    """In every network call of decoding, the background is the encoded latent of that level."""
     config = make_config(steps=10, guidance_scale=1.0, solver=solver)
     part = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
-    trajectory = part.samples[0].trajectory
-    keep = part.edits[0].mask == 0
-    asked: list[int] = []
+    trajectory = required(part.samples[0].trajectory)
+    keep = required(part.edits[0].mask) == 0
+    called: list[int] = []
 
-    def watched(latent: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
-        asked.append(level.index)
+    def checked(latent: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
+        called.append(level.index)
         encoded = trajectory[level.index]
         np.testing.assert_array_equal(latent[0].numpy()[:, keep], encoded[:, keep])
         return tiny_model.denoiser(latent, level, condition)
 
-    decoded_latents(replace(tiny_model, denoiser=watched), part, config)
-    assert asked == list(range(7 if solver == "bdia" else 8, 0, -1))
+    decoded_latents(replace(tiny_model, denoiser=checked), part, config)
+    assert called == list(range(7 if solver == "bdia" else 8, 0, -1))
     assert 0 < keep.sum() < keep.size
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("num_images", "place"), [(n, k) for n in (1, 3, 8) for k in range(n)])
-def test_edit_ignores_its_neighbours_at_every_place(
-    tiny_model: LatentDiffusion, solver: str, num_images: int, place: int, tolerance: dict
+@pytest.mark.parametrize(("num_images", "index"), [(n, k) for n in (1, 3, 8) for k in range(n)])
+def test_edit_ignores_batch_neighbors_at_every_index(
+    tiny_model: LatentDiffusion, solver: str, num_images: int, index: int, tolerance: dict
 ) -> None:
-    """In parts of 1, 3 and 8 images, at each place: the same mask, and nearly the same latent."""
+    """In parts of 1, 3 and 8 images, at each index: the same mask, the latent up to rounding."""
     config = make_config(steps=3, solver=solver)
     alone = encoded_part(tiny_model, config, make_prepared(0, "a cat"))
-    crowd = [make_prepared(10 * place + n, "a blue square") for n in range(1, num_images)]
-    crowd.insert(place, make_prepared(0, "a cat"))
+    crowd = [make_prepared(10 * index + n, "a blue square") for n in range(1, num_images)]
+    crowd.insert(index, make_prepared(0, "a cat"))
     among = encoded_part(tiny_model, config, *crowd)
-    np.testing.assert_array_equal(among.edits[place].mask, alone.edits[0].mask)
-    mine = decoded_latents(tiny_model, alone, config)[0]
-    theirs = decoded_latents(tiny_model, among, config)[place]
-    assert float((theirs - mine).abs().max() / mine.abs().max()) < tolerance[torch.float32]
+    np.testing.assert_array_equal(required(among.edits[index].mask), required(alone.edits[0].mask))
+    expected = decoded_latents(tiny_model, alone, config)[0]
+    found = decoded_latents(tiny_model, among, config)[index]
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert error < tolerance[torch.float32]
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
@@ -117,8 +124,8 @@ def test_plain_decoding_equals_diffusers(
 ) -> None:
     """50 steps with a full mask equal a loop over diffusers' scheduler to 1e-4.
 
-    DPMSolverMultistepScheduler is given DDIM's timesteps (its own leading spacing divides by one
-    step more) and the final sigma of timestep 0, which the model's DDIM config asks for.
+    DPMSolverMultistepScheduler gets DDIM's timesteps (its own leading spacing divides by one step
+    more) and the final sigma of timestep 0, as in the model's DDIM config.
     """
     config = plain(
         name="sdedit",
@@ -143,7 +150,7 @@ def test_plain_decoding_equals_diffusers(
             final_sigmas_type="sigma_min",
         )
         scheduler.set_timesteps(timesteps=timesteps)
-    unet = tiny_model.unbatched.unet  # type: ignore[attr-defined]
+    unet = tiny_model.unbatched.network
     text, negative = (tiny_model.text.encode([t]).tokens for t in ("a red dog", "photo"))
     with torch.inference_mode():
         for timestep in scheduler.timesteps:

@@ -1,4 +1,4 @@
-"""The mean_ratio rule beside the code that it comes from: diffusers' own DiffEdit."""
+"""The mean_ratio rule, compared with its origin: diffusers' own DiffEdit pipeline."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from diffusers import StableDiffusionDiffEditPipeline
 
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.seeds import noise_seed
-from tests.parts import make_config, make_part, make_prepared, run_stages
+from tests.parts import make_config, make_part, make_prepared, required, run_stages
 
 NUM_NOISES = 10
 
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_model: LatentDiffusion) -> StableDiffusionDiffEditPipeline:
-    """The deprecated pipeline over the same folder, with one fault of diffusers 0.42 mended.
+    """The deprecated pipeline for the same folder, with one bug of diffusers 0.42 fixed.
 
-    Its generate_mask takes encode_prompt's two results for each other. With guidance that leaves a
-    factor of its own, which the rescaling removes; without guidance it is a TypeError.
+    Its generate_mask swaps encode_prompt's two results. With guidance this gives another factor,
+    which the rescaling removes; without guidance it raises a TypeError.
     """
     pipeline = StableDiffusionDiffEditPipeline.from_pretrained(
         tiny_model.info.folder, safety_checker=None, requires_safety_checker=False
@@ -38,10 +38,10 @@ def test_mean_ratio_equals_diffusers(
     ratio: float,
     guidance_scale: float,
 ) -> None:
-    """One image, the same noises: the same mask cell by cell, at cuts from low to high.
+    """With the same image and noises, masks are equal cell by cell, for low and high thresholds.
 
-    diffusers cuts at half of ``ratio`` means, we at ``threshold`` of three means. Its guidance
-    costs 4 n evaluations and scales the map; ours makes do with n of each text.
+    diffusers' threshold is half of ``ratio`` means, ours is ``threshold`` times three means. Its
+    guidance takes 4 n evaluations and only scales the map; we need n for each text.
     """
     mask = {
         "rule": "mean_ratio",
@@ -54,7 +54,7 @@ def test_mean_ratio_equals_diffusers(
     (sample,) = run_stages(tiny_model, part, make_config(mask=mask), ["mask"]).samples
     seed = noise_seed(0, "shard", "k0", "mask")
     theirs = pipeline.generate_mask(
-        torch.from_numpy(sample.latent)[None],
+        torch.from_numpy(required(sample.latent))[None],
         target_prompt="a cat",
         source_prompt="a dog",
         num_maps_per_mask=NUM_NOISES,
@@ -66,5 +66,5 @@ def test_mean_ratio_equals_diffusers(
         output_type="np",
     )[0]
     assert 0.0 < theirs.mean() < 1.0
-    np.testing.assert_array_equal(sample.edits[0].mask, theirs)
+    np.testing.assert_array_equal(required(sample.edits[0].mask), theirs)
     assert sample.edits[0].num_evals_mask == 2 * NUM_NOISES

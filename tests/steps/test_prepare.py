@@ -25,14 +25,30 @@ from pipeline.republish.retry_failed import is_retried
 from pipeline.steps.prepare import prepare
 from tests.samples import declared_png, encode, pixels
 
+LIMITS: dict[str, Any] = {
+    "size": 32,
+    "resize": "crop",
+    "resolution": "model",
+    "max_pixels": 10**6,
+}
+
+
+def image_of(sample: Sample) -> np.ndarray:
+    assert sample.image is not None
+    return sample.image
+
+
+def mask_of(sample: Sample) -> np.ndarray:
+    assert sample.supplied_mask is not None
+    return sample.supplied_mask
+
 
 def prepare_one(encoded: bytes, mask: bytes | None = None, **changes: Any) -> Sample:
     """One image through the step, at 32 x 32 unless ``changes`` say otherwise."""
     sample = Sample(
         "k", encoded=encoded, encoded_mask=mask, extras={"cls": b"1"}, edits=[Edit(0, "x")]
     )
-    settings = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
-    return prepare(Part("s", 0, 1, [sample]), **(settings | changes)).samples[0]
+    return prepare(Part("s", 0, 1, [sample]), **(LIMITS | changes)).samples[0]
 
 
 def reason(sample: Sample) -> tuple[str | None, str | None]:
@@ -53,7 +69,7 @@ def test_an_image_of_the_models_size_is_unchanged() -> None:
     """No pixel moves where nothing is to be resized; the encoded bytes are dropped."""
     image = pixels(1, 32, 32)
     sample = prepare_one(encode(image))
-    assert np.array_equal(sample.image, image)
+    assert np.array_equal(image_of(sample), image)
     assert (sample.source_width, sample.source_height, sample.encoded) == (32, 32, None)
     assert sample.extras == {"cls": b"1"}
 
@@ -68,7 +84,7 @@ def test_crop_takes_the_centre() -> None:
     """The largest centred square is scaled, computed here by slicing."""
     image = pixels(2, 48, 64)
     expected = Image.fromarray(image[:, 8:56]).resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(prepare_one(encode(image)).image, np.asarray(expected))
+    assert np.array_equal(image_of(prepare_one(encode(image))), np.asarray(expected))
 
 
 def test_pad_keeps_the_shape_and_repeats_the_edge() -> None:
@@ -86,7 +102,9 @@ def test_stretch_takes_everything() -> None:
     """Both sides are scaled on their own."""
     image = pixels(4, 20, 70)
     expected = Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(prepare_one(encode(image), resize="stretch").image, np.asarray(expected))
+    assert np.array_equal(
+        image_of(prepare_one(encode(image), resize="stretch")), np.asarray(expected)
+    )
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
@@ -113,7 +131,7 @@ def test_exif_turns_the_image(orientation: int) -> None:
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
     sample = prepare_one(encoded, resize="stretch", size=32)
     expected = upright.resize((32, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(sample.image, np.asarray(expected))
+    assert np.array_equal(image_of(sample), np.asarray(expected))
     assert (sample.source_width, sample.source_height) == upright.size
 
 
@@ -127,7 +145,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     """65535 is white and 257 * n is n."""
     ramp = (np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) % 256 * 257).astype(np.uint16)
     sample = prepare_one(save(Image.fromarray(ramp), "PNG"))
-    assert np.array_equal(sample.image, np.repeat((ramp // 257)[..., None], 3, 2))
+    assert np.array_equal(image_of(sample), np.repeat((ramp // 257)[..., None], 3, 2))
 
 
 def test_a_transparent_value_of_sixteen_bits_is_put_on_white_alone() -> None:
@@ -136,7 +154,7 @@ def test_a_transparent_value_of_sixteen_bits_is_put_on_white_alone() -> None:
     encoded = save(Image.fromarray(ramp), "PNG", transparency=100 * 257)
     sample = prepare_one(encoded)
     grey = (ramp // 257).astype(np.uint8)
-    assert np.array_equal(sample.image[..., 0], np.where(grey == 100, 255, grey))
+    assert np.array_equal(image_of(sample)[..., 0], np.where(grey == 100, 255, grey))
     assert sample.edits[0].notes == [ALPHA_NOTE]
     mask = np.asarray(decode_mask(encoded, max_pixels=10**6))
     assert np.array_equal(mask, np.where(grey == 100, 0, grey))
@@ -183,7 +201,7 @@ def test_memory_that_does_not_suffice_is_no_damage(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row says so by a name that --retry-failed computes again; the next image goes on."""
-    name = {"picture": "_as_rgb", "mask": "_as_grey"}[what]
+    name = {"picture": "_as_rgb", "mask": "_as_gray"}[what]
     whole, calls = getattr(image_files, name), []
 
     def short(*args: Any) -> Image.Image:
@@ -214,11 +232,11 @@ def animated(form: str) -> bytes:
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     """And the row says so; bytes count, not the member's name."""
     sample = prepare_one(animated("WEBP"))
-    assert np.array_equal(sample.image, pixels(1, 32, 32))
+    assert np.array_equal(image_of(sample), pixels(1, 32, 32))
     assert sample.edits[0].notes == [FRAMES_NOTE]
     sample = prepare_one(animated("GIF"), suffixes=["png", "gif"])
     still = prepare_one(save(Image.fromarray(pixels(1, 32, 32)), "GIF"), suffixes=["gif"])
-    assert np.array_equal(sample.image, still.image)
+    assert np.array_equal(image_of(sample), image_of(still))
     assert (sample.edits[0].notes, still.edits[0].notes) == ([FRAMES_NOTE], [])
 
 
@@ -266,16 +284,15 @@ def test_a_supplied_mask_goes_where_the_image_goes() -> None:
     assert padded.sum() == 255 * 8 * 8
     assert (padded[8:16, 8:16] == 255).all()
     everywhere = np.full((64, 128), 255, np.uint8)
-    padded = prepare_one(encoded, save(Image.fromarray(everywhere), "PNG"), resize="pad")
-    assert padded.supplied_mask is not None
-    assert not padded.supplied_mask[:8].any()
+    whole = prepare_one(encoded, save(Image.fromarray(everywhere), "PNG"), resize="pad")
+    assert not mask_of(whole)[:8].any()
 
 
 def test_a_mask_of_another_shape_fails_its_image() -> None:
     """Another resolution is fine, another shape is a row that says both sizes."""
     encoded = encode(pixels(1, 64, 128))
     small = save(Image.new("L", (64, 32), 255), "PNG")
-    assert (prepare_one(encoded, small).supplied_mask == 255).all()
+    assert (mask_of(prepare_one(encoded, small)) == 255).all()
     kind, message = reason(prepare_one(encoded, save(Image.new("L", (64, 64)), "PNG")))
     assert kind == "BadMask"
     assert "64 x 64" in str(message)
@@ -328,8 +345,7 @@ def test_several_images_at_once_are_those_of_one_at_a_time() -> None:
             Sample(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
         ]
         part = Part("s", 0, 1, samples)
-        limits = {"size": 32, "resize": "crop", "resolution": "model", "max_pixels": 10**6}
-        made.append(prepare(part, **limits, threads=threads).to_bytes())
+        made.append(prepare(part, **LIMITS, threads=threads).to_bytes())
         assert [sample.image is None for sample in part.samples] == [n == 2 for n in range(6)]
     assert made[0] == made[1]
 

@@ -35,6 +35,7 @@ def test_a_part_is_staged_under_its_number(tmp_path: Path, part: Part) -> None:
     assert write_part(store, part, "f00d")
     assert list(store.list()) == [NAME]
     back = from_ipc(store.get(NAME))
+    assert part.table is not None
     assert back.equals(part.table)
     header = header_of(back)
     assert (header.shard, header.index, header.num_parts) == ("deep/00042", 1, 3)

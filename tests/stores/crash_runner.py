@@ -1,10 +1,10 @@
-"""Kills a real process at every storage call of a job and runs the job again; prints what it found.
+"""Kills a real process at every storage call of a job, runs the job again, and prints the results.
 
     python -m tests.stores.crash_runner FOLDER MODE
 
 Everything is imported once; each job is a fork, so that a kill costs milliseconds. The parent never
-runs any of the job itself: it keeps no threads and no open clients that a fork would break. Points
-are swept in two lanes, forks too, each with an output of its own.
+runs a job itself: it has no threads and no open clients that a fork would break. Two lanes, which
+are forks too, share the crash points; each has its own output.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard
 
 VARIES = ("_run/config.yaml", "_run/summary.json", "_run/environment.json")  # paths and seconds
-# The run that is killed, and the one that follows it; where it may be either of two, the first
-# follows a kill before a call and the second one after it: what is stored is the same.
+# The run that is killed, and the run that follows. Of "A or B", A follows a kill before a call and
+# B follows a kill after a call: the stored objects are the same.
 MODES = {
     "edit": ("edit", "edit"),
-    # steps in threads: what call is the nth one varies, and so a kill falls on other ones each time
+    # with steps in threads: the order of the calls varies, so each test run kills at other calls
     "edit beside": ("edit beside", "edit beside"),
     "retry": ("retry", "retry"),
     "retry, then edit": ("retry", "edit"),
     "refilter": ("refilter", "refilter or edit"),
 }
 LANES = 2
-# By shard: one rejects nothing of 0 and all of 1, the other all but one of 0 and nothing of 1.
+# The old filters reject nothing of shard 0 and all of 1; the new ones reject all but one of 0 and
+# nothing of 1.
 OLD_FILTERS, NEW_FILTERS = ["edit_rms >= 0.39"], ["background_psnr_db >= 6.5"]
 
 
@@ -57,7 +58,7 @@ def job(
     filters: Sequence[str] = (),
     failing: tuple[str, ...] = (),
 ) -> None:
-    """What ``overpaint edit`` does, in its order, around the plain loop; or ``refilter``."""
+    """Does what ``overpaint edit`` does, in its order, with the local loop; or ``refilter``."""
     if kind == "refilter":
         assert refilter(Store(str(output)), filtering_of(filters)).problems == []
         return
@@ -72,19 +73,19 @@ def job(
 
 
 def in_child(work: Callable[[], None]) -> tuple[int, str]:
-    """Runs it in a fork. Returns the signal that ended the fork, or 0, and what went wrong."""
+    """Runs ``work`` in a fork; returns the signal that killed it, or 0, and its traceback."""
     return end(begin(work))
 
 
 def begin(work: Callable[[], None]) -> tuple[int, int]:
-    """Starts a fork that runs it. Returns its process id, and the pipe that tells what is wrong."""
+    """Starts a fork that runs ``work``; returns its process id and a pipe with its traceback."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         try:
             work()
-        except BaseException:  # noqa: BLE001 - told to the parent
+        except BaseException:  # noqa: BLE001 - the parent reads it
             os.write(writer, traceback.format_exc()[-4000:].encode())
         os._exit(0)
     os.close(writer)
@@ -92,7 +93,7 @@ def begin(work: Callable[[], None]) -> tuple[int, int]:
 
 
 def end(child: tuple[int, int]) -> tuple[int, str]:
-    """Waits for a fork that was begun. Returns what ``in_child`` does."""
+    """Waits for a fork from ``begin``; returns what ``in_child`` returns."""
     pid, reader = child
     with os.fdopen(reader, "rb") as said:
         message = said.read().decode()
@@ -100,7 +101,7 @@ def end(child: tuple[int, int]) -> tuple[int, str]:
 
 
 def stable(output: Path) -> dict[str, bytes]:
-    """Every file, but for what is measured by the clock."""
+    """Every file; in markers, everything that depends on the clock is removed."""
     files = {name: data for name, data in contents(output).items() if name not in VARIES}
     for name in files:
         if name.endswith("_stats.json"):
@@ -112,7 +113,7 @@ def stable(output: Path) -> dict[str, bytes]:
 
 
 def write_input(folder: Path) -> None:
-    """Two shards of two parts and of one; an edit that can be made to fail, one that always is."""
+    """Writes a shard of two parts and one of one part; some edits fail, always or if asked."""
     first = [raw_sample("a", ["a cat", "bad"], cls="7"), raw_sample("b", ["a fox"], seed=1)]
     write_shard(folder / "in/0.tar", first)
     write_shard(
@@ -121,29 +122,29 @@ def write_input(folder: Path) -> None:
 
 
 def sweep(folder: Path, mode: str) -> dict[str, object]:
-    """All crash points of one mode.
+    """Tests all crash points of one mode.
 
     Returns:
-        JSON-able: the storage calls before and after which was killed, and a line for each point
-        after which the second run did not end as it should.
+        JSON-able: the crash points (before and after every storage call), and a line for each
+        point after which the second run did not end as it should.
     """
-    os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
+    os.fsync = lambda fd: None  # writes survive the kill of a process without it
     write_input(folder)
     killed, followers = MODES[mode]
     new, old = (NEW_FILTERS, OLD_FILTERS) if killed == "refilter" else ((), ())
     clean, start = folder / "clean", folder / "start"
-    must(
-        lambda: (
-            job(folder, clean, filters=new),
-            (folder / "modules").write_text("\n".join(sys.modules)),
-        )
-    )
+
+    def first_job() -> None:
+        job(folder, clean, filters=new)
+        (folder / "modules").write_text("\n".join(sys.modules))
+
+    must(first_job)
     for name in (folder / "modules").read_text().splitlines():
-        with suppress(ImportError):  # what a job imports at its first use: 2 s less for each fork
+        with suppress(ImportError):  # importing what jobs import saves 2 s in each fork
             importlib.import_module(name)
     failing = ("bad",) if killed == "retry" else ()
     must(lambda: job(folder, start, filters=old, failing=failing))
-    # the run that follows a killed retry may find that it never began
+    # the run that follows a killed retry may find that the retry had not begun
     allowed = [stable(clean)] + (
         [stable(start)] if (killed, followers) == ("retry", "edit") else []
     )
@@ -158,9 +159,9 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     def check(output: Path, point: str) -> None:
         first, _, second = followers.partition(" or ")
         following = second if second and point.startswith("after") else first
-        begun = read_filters(Store(str(output)))  # a refilter may be killed before it has begun
+        begun = read_filters(Store(str(output)))
         if following == "edit" and begun is not None and begun.filters == old != new:
-            return
+            return  # the refilter was killed before it had begun
         job(folder, output, following, filters=new)
         assert verify(Store(str(output))).problems == []
         assert stable(output) in allowed, sorted(stable(output))
@@ -168,7 +169,12 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
     def problems(output: Path, number: int) -> list[str]:
         fresh(output)
         point, found = points[number], []
-        code, said = in_child(lambda: (kill_at(number), job(folder, output, killed, filters=new)))  # type: ignore[func-returns-value]
+
+        def killed_job() -> None:
+            kill_at(number)
+            job(folder, output, killed, filters=new)
+
+        code, said = in_child(killed_job)
         if code != -signal.SIGKILL:
             found.append(f"{point}: was not killed: {said}")
         code, said = in_child(lambda: check(output, point))
@@ -178,7 +184,12 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
 
     fresh(folder / "out")
     calls = folder / "calls"
-    must(lambda: (record(calls), job(folder, folder / "out", killed, filters=new)))  # type: ignore[func-returns-value]
+
+    def recorded_job() -> None:
+        record(calls)
+        job(folder, folder / "out", killed, filters=new)
+
+    must(recorded_job)
     points = calls.read_text().splitlines()
     return {"points": points, "bad": in_lanes(folder, len(points), problems)}
 
@@ -186,7 +197,7 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
 def in_lanes(
     folder: Path, num_points: int, problems: Callable[[Path, int], list[str]]
 ) -> list[str]:
-    """What ``problems`` says of all points, given the output of the lane and a point's number."""
+    """The lines of ``problems`` for all points; it gets a lane's output and a point's number."""
 
     def lane(first: int) -> None:
         points = range(first, num_points, LANES)
@@ -199,20 +210,20 @@ def in_lanes(
     return [line for n in range(LANES) for line in json.loads((folder / f"bad{n}").read_text())]
 
 
-def must(work: Callable[[], object]) -> None:
-    code, said = in_child(lambda: work() and None)
+def must(work: Callable[[], None]) -> None:
+    code, said = in_child(work)
     assert code == 0, code
     assert not said, said
 
 
 def record(path: Path) -> None:
-    """From now on every storage call of this process is written down, before and after."""
+    """Writes every further storage call of this process into a file, before and after it."""
     file = path.open("w", buffering=1)
     Store.hook = lambda when, operation, name: print(when, operation, name, file=file)
 
 
 def kill_at(number: int) -> None:
-    """From now on this process kills itself at that call."""
+    """Makes this process kill itself at the storage call with this number."""
     left = [number]
     lock = threading.Lock()
 

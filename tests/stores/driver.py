@@ -1,8 +1,8 @@
-"""One driver of the plain loop, to be run several times at once on one output.
+"""One driver with the local loop; tests run several of them at once on one output.
 
     python -m tests.stores.driver INPUT OUTPUT STORAGE_OPTIONS_AS_JSON
 
-It says "ready" when everything is imported and planned, and begins when it is told to.
+It prints "ready" when everything is imported and planned, and starts when it reads a line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A proxy before an object store that does to chosen requests what networks and servers do.
+"""A proxy in front of an object store that injects network and server faults into requests.
 
-It forwards requests unchanged, their Host header included, so that the client's signatures hold.
-Each fault is one function; a fault that does not fit a request (a body cut short, of a request
-without one) leaves it alone, and is not counted.
+It forwards requests unchanged, including their Host header, so that the client's signatures are
+valid. A fault that does not fit a request (such as a truncated body, for a request without one) is
+not injected and not counted.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-STALL_S = 30.0  # how long a stalled answer is held at most; clients leave before
+STALL_S = 30.0  # longest stall of a response; clients disconnect earlier
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the store said."""
+    """A response of the store."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-    length: int  # as its header says: a HEAD's answer has one and no body
+    length: int  # from its header: the response to a HEAD has a length, but no body
 
 
 @dataclass
 class Request:
-    """What the client asked, its body read."""
+    """A request of the client, with its body."""
 
     method: str
     target: str  # path and query
@@ -62,12 +62,12 @@ class Request:
 
 @dataclass
 class FaultyProxy:
-    """Listens on 127.0.0.1; ``choose`` names the fault that a request meets, or None."""
+    """Listens on 127.0.0.1; ``choose`` returns the fault for a request, or None."""
 
     upstream: tuple[str, int]
     choose: Callable[[Request], str | None] = lambda request: None
     rewrite: Callable[[Request], Request] = lambda request: request
-    met: Counter[str] = field(default_factory=Counter)  # faults, by name
+    met: Counter[str] = field(default_factory=Counter)  # injected faults by name
     num_requests: int = 0
     url: str = ""
 
@@ -77,7 +77,7 @@ class FaultyProxy:
             return self.num_requests - 1
 
     def forward(self, request: Request) -> Answer:
-        """Asks the store."""
+        """Sends the request to the store."""
         request = self.rewrite(request)
         connection = http.client.HTTPConnection(*self.upstream, timeout=60)
         try:
@@ -101,7 +101,7 @@ class FaultyProxy:
 
 @contextmanager
 def faulty_proxy(upstream_url: str) -> Iterator[FaultyProxy]:
-    """A proxy before the server of that url, without any fault as yet."""
+    """A proxy in front of the server with this url; at first it injects no faults."""
     parts = urlsplit(upstream_url)
     proxy = FaultyProxy((parts.hostname or "", parts.port or 80))
 
@@ -122,7 +122,7 @@ def faulty_proxy(upstream_url: str) -> Iterator[FaultyProxy]:
 
 
 def paging(key: str, secret: str, page: int) -> Callable[[Request], Request]:
-    """Rewrites listings to pages of so many names. The query is signed: it is signed anew."""
+    """Rewrites listings to pages of this many names, and signs the changed query."""
     signer = S3SigV4Auth(Credentials(key, secret), "s3", "us-east-1")
 
     def rewrite(request: Request) -> Request:
@@ -139,7 +139,7 @@ def paging(key: str, secret: str, page: int) -> Callable[[Request], Request]:
 
 
 def seeded(seed: int, share: float, *faults: str) -> Callable[[Request], str | None]:
-    """Chooses: this share of the requests, by their numbers, meets one of the faults."""
+    """A ``choose`` that injects one of the faults into this share of requests, by their number."""
 
     def choose(request: Request) -> str | None:
         generator = random.Random(f"{seed}/{request.number}")
@@ -153,7 +153,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients leave in the middle: that is the point
+        pass  # clients disconnect during faults, as they should
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,9 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_request
 
     def _half(self, fault: str, answer: Answer) -> None:
-        """The first half of a body, and then what the fault says."""
+        """Sends the first half of a body, and then does what the fault requires."""
         half = answer.body[: len(answer.body) // 2]
-        if fault == "short":  # complete, as far as HTTP can tell
+        if fault == "short":  # for HTTP the response is complete
             return self._send(answer, len(half), half)
         self._send(answer, answer.length, half)
         if fault == "reset":
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self.connection.settimeout(STALL_S)
             with suppress(OSError):
-                self.connection.recv(1)  # returns when the client leaves
+                self.connection.recv(1)  # returns when the client disconnects
         self.close_connection = True
         return None
 
@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _reset(self) -> None:
-        """Closes with RST in place of FIN: the peer gets an error for an end."""
+        """Closes with RST instead of FIN, so that the peer gets an error."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
@@ -231,6 +231,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-ERROR_XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>planted</Message></Error>"
+ERROR_XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>injected</Message></Error>"
 ERRORS = {"503": "SlowDown", "429": "TooManyRequests", "500": "InternalError"}
 BODY_FAULTS = ("reset", "stall", "cut", "short")

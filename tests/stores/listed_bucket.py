@@ -1,11 +1,11 @@
-"""An S3 server whose shards exist in listings alone: a bucket of millions of objects, in no memory.
+"""An S3 server that generates its listings: a bucket of millions of objects that needs no memory.
 
-    python -m tests.stores.listed_bucket NUM_SHARDS    prints its address, serves until it is ended
+    python -m tests.stores.listed_bucket NUM_SHARDS    prints its address, serves until it is killed
 
-Below ``in/`` it lists so many tars; below ``out/`` tar, Parquet file and marker of the first ones,
-as many as were put last as the content of ``/bucket/done``. Other objects are kept as they are put,
-whole or in parts (a multipart upload, which s3fs makes of 100 MB and more). What it answers is what
-S3 sends: pages of a thousand keys as XML.
+Below ``in/`` it lists NUM_SHARDS tars. Below ``out/`` it lists tar, Parquet file and marker of the
+first shards; the content of ``/bucket/done`` is their number. Other objects are stored, also by
+multipart uploads (s3fs uses them for objects above 100 MB). It answers like S3, with pages of a
+thousand keys as XML.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ MULTIPART = (
     "<Key>{key}</Key>{more}</{what}>"
 )
 ERROR = "<Error><Code>{code}</Code><Message>{code}</Message></Error>"
-LEAST_PART_BYTES = 5 * 2**20  # of an upload, except of its last part
+MIN_PART_BYTES = 5 * 2**20  # of every part of an upload but the last
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """Answers for one bucket, ``bucket``; the state is in the class."""
+    """Serves one bucket, named ``bucket``; its state is in the class."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # header and body in one packet
     num_shards = 0
     num_done = 0
-    objects: dict[str, bytes] = {}  # noqa: RUF012 - of the server, which is one
-    uploads: dict[str, dict[int, bytes]] = {}  # noqa: RUF012 - begun, by id, and their parts
+    objects: dict[str, bytes] = {}  # noqa: RUF012 - there is only one server
+    uploads: dict[str, dict[int, bytes]] = {}  # noqa: RUF012 - parts of open uploads, by id
     upload_ids = itertools.count()
     num_pages = 0
 
@@ -81,7 +81,7 @@ class Bucket(BaseHTTPRequestHandler):
         self.answer(200, b"")
 
     def do_POST(self) -> None:
-        """Begins or completes an upload in parts."""
+        """Starts or completes a multipart upload."""
         body, key = self.body(), escape(self.key)
         if "uploads" in self.query:
             upload = str(next(self.upload_ids))
@@ -96,7 +96,7 @@ class Bucket(BaseHTTPRequestHandler):
         self.answer(200, MULTIPART.format(what=what, key=key, more=more).encode())
 
     def complete(self, upload: str, wanted: str) -> str | None:
-        """Makes an object of the parts that a request names; else what S3 calls the mistake."""
+        """Joins the parts that a request names into an object; returns S3's error code or None."""
         if upload not in self.uploads:
             return "NoSuchUpload"
         parts = self.uploads[upload]
@@ -109,7 +109,7 @@ class Bucket(BaseHTTPRequestHandler):
             return "InvalidPart"
         if numbers != sorted(numbers):
             return "InvalidPartOrder"
-        if any(len(parts[number]) < LEAST_PART_BYTES for number in numbers[:-1]):
+        if any(len(parts[number]) < MIN_PART_BYTES for number in numbers[:-1]):
             return "EntityTooSmall"
         self.objects[self.key] = b"".join(parts[number] for number in numbers)
         del self.uploads[upload]
@@ -157,7 +157,7 @@ class Bucket(BaseHTTPRequestHandler):
         return text.encode()
 
     def listed(self, prefix: str, start: int) -> tuple[int, Iterator[tuple[str, int]]]:
-        """How many keys begin so, and those of a page with their numbers."""
+        """(number of keys with the prefix, the keys of one page with their numbers)."""
         if prefix == "in/":
             end = min(start + PAGE, self.num_shards)
             return self.num_shards, ((f"in/{n:07d}.tar", n) for n in range(start, end))

@@ -1,4 +1,4 @@
-"""Writers that want the same name at once."""
+"""Writers that put the same name at the same time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.storage.store import Store
 def race_to_put(
     url: str, storage_options: dict[str, Any], name: str, writers: int = 16
 ) -> list[int]:
-    """Each writer, in a thread and with a store of its own, puts its number if absent.
+    """Each writer puts its number if absent, in its own thread and with its own store.
 
     Returns:
-        The numbers of those that were told that they have written it.
+        The numbers of the writers that were told that they wrote the object.
     """
     won: list[int] = []
 

@@ -1,4 +1,4 @@
-"""az:// on Azurite, Microsoft's emulator, where it and adlfs are installed; they are in no extra.
+"""az:// on Azurite, Microsoft's emulator, if it and adlfs are installed; no extra installs them.
 
 npm install azurite && pip install -c constraints.txt '.[azure]'
 PATH=$PWD/node_modules/.bin:$PATH pytest tests/stores/test_azurite.py
@@ -24,7 +24,7 @@ from tests.fake_job import fake_plan, run_fake
 from tests.stores.races import race_to_put
 from tests.stores.two_shards import published, put_input
 
-# The emulator's own account, which its documentation gives.
+# The emulator's own account, from its documentation.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
@@ -39,7 +39,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     folder = tmp_path_factory.mktemp("azurite")
-    # its check knows no version of the protocol that is younger than itself
+    # --skipApiVersionCheck: by default it refuses newer versions of the protocol than its own
     where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
     quiet = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
     process = subprocess.Popen([azurite, *where, *quiet], stdout=subprocess.DEVNULL)
@@ -69,7 +69,7 @@ def wait_for(port: int) -> None:
 
 
 def test_put_if_absent_has_one_winner(options: dict[str, Any]) -> None:
-    """Of sixteen threads; and the store is known to be conditional."""
+    """Sixteen threads race; the store is found to be conditional."""
     store = Store("az://container/race", options)
     assert store.conditional
     won = race_to_put(store.url, options, "name")
@@ -80,10 +80,10 @@ def test_put_if_absent_has_one_winner(options: dict[str, Any]) -> None:
     assert store.list() == {}
 
 
-def test_the_plain_loop_writes_the_same_bytes_to_azure(
+def test_the_local_loop_writes_the_same_bytes_to_azure(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Found by folder and glob, read, staged, published; no object holds the account's key."""
+    """Input is found by folder and by glob; no object holds the account's key."""
     put_input("az://container/in", options)
     put_input(f"{tmp_path}/in", {})
     found = [expand_shards(f"az://container/in{rest}", options) for rest in ("", "/**/*.tar")]

@@ -1,4 +1,4 @@
-"""Killed before and after every storage call: running again ends with the same bytes."""
+"""A run killed before or after any storage call ends with the same bytes when it is run again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("mode", "operations"),
     [
-        # a first run asks by stat for what is not there yet: it raises, and there is no "after"
+        # in a first run stat finds no object and raises, so there is no "after stat"
         ("edit", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
         ("edit beside", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
         ("retry", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
         ("refilter", {"get", "put", "put_if_absent", "list", "delete"}),
     ],
 )
-def test_a_kill_at_any_storage_call_costs_nothing(
+def test_a_run_killed_at_any_storage_call_is_completed_by_the_next(
     mode: str, operations: set[str], tmp_path: Path
 ) -> None:
-    """SIGKILL, run again: the bytes of an undisturbed run, every object accounted for, no other."""
+    """The next run ends with the bytes of an undisturbed one, without leftover objects."""
     command = [sys.executable, "-m", "tests.stores.crash_runner", str(tmp_path), mode]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stderr[-4000:]

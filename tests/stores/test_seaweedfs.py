@@ -1,4 +1,4 @@
-"""The whole job against a real S3 server: read, stage, publish, verify, resume, and refusals."""
+"""The whole job on a real S3 server: read, stage, publish, verify, resume, and refusals."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.stores.races import race_to_put
 from tests.stores.two_shards import published, put_input
 
 
-def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) -> None:
-    """Put if absent has one winner, listing is in byte order, what is not there is said."""
+def test_store_operations_work_on_a_real_server(bucket: str, credentials: S3Server) -> None:
+    """put_if_absent has one winner, listings are in byte order, missing objects raise."""
     store = Store(bucket + "/x", credentials.storage_options)
     assert store.conditional
     assert not store.list()
@@ -47,17 +47,17 @@ def test_primitives_hold_on_a_real_server(bucket: str, credentials: S3Server) ->
 
 
 def test_one_of_sixteen_writers_wins(bucket: str, credentials: S3Server) -> None:
-    """Threads that put the same name if absent at once: one has written it."""
+    """Of sixteen threads that put the same name if absent, one is told that it wrote."""
     won = race_to_put(bucket + "/race", credentials.storage_options, "name")
     assert len(won) == 1
     assert Store(bucket + "/race", credentials.storage_options).get("name") == str(won[0]).encode()
 
 
 @pytest.mark.slow
-def test_the_plain_loop_writes_the_same_bytes_to_s3(
+def test_the_local_loop_writes_the_same_bytes_to_s3(
     bucket: str, credentials: S3Server, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """Read from and published to a bucket, with a network; cut after one part, and resumed."""
+    """With a network, interrupted after one part and resumed; no object holds a secret."""
     options = credentials.storage_options
 
     def plan(shards: str, output: str, storage_options: dict[str, Any]) -> Plan:
@@ -91,10 +91,10 @@ def test_the_plain_loop_writes_the_same_bytes_to_s3(
 
 
 def test_a_second_run_changes_no_byte(bucket: str, credentials: S3Server) -> None:
-    """Every published object keeps its etag; ``status`` and ``verify`` take the endpoint."""
+    """Every published object keeps its etag; ``status`` and ``verify`` accept the endpoint."""
     options = credentials.storage_options
     put_input(bucket + "/in", options)
-    sections = {"input": {"storage_options": options}, "output": {"storage_options": options}}
+    sections: dict[str, Any] = {name: {"storage_options": options} for name in ("input", "output")}
     assert run_fake(fake_plan(f"{bucket}/in", f"{bucket}/out", **sections)).work == []
     output = Store(f"{bucket}/out", options)
     names = [name for name in output.list() if not name.startswith("_run/")]
@@ -108,7 +108,7 @@ def test_a_second_run_changes_no_byte(bucket: str, credentials: S3Server) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["secret", "key", "none"])
-def test_wrong_credentials_are_one_clear_line(
+def test_wrong_credentials_are_a_one_line_error(
     wrong: str,
     bucket: str,
     credentials: S3Server,
@@ -116,7 +116,7 @@ def test_wrong_credentials_are_one_clear_line(
     forget_connections: Callable[[], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The url is named, the secret is not, and nothing is retried for minutes."""
+    """It names the url but no secret, and comes without minutes of retries."""
     put_input(bucket + "/in", credentials.storage_options)
     names = {"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID"}
     if wrong == "none":
@@ -149,10 +149,10 @@ def test_wrong_credentials_are_one_clear_line(
         assert credentials.secret not in line
 
 
-def test_two_drivers_on_one_output_are_right(
+def test_two_drivers_on_one_output_write_the_same_bytes(
     bucket: str, credentials: S3Server, tmp_path: Path
 ) -> None:
-    """Two loops race over the same shards: the bytes of one alone, and ``verify`` passes."""
+    """Two local loops race for the same parts; ``verify`` passes."""
     options = credentials.storage_options
     put_input(bucket + "/in", options)
     put_input(str(tmp_path / "in"), {})
@@ -165,12 +165,12 @@ def test_two_drivers_on_one_output_are_right(
 
 
 def race(plans: list[Plan]) -> None:
-    """Loops at once, in step: each part is computed by all of them before any stages it."""
+    """Runs loops in step: each part is computed by all of them before any of them stages it."""
     barrier = threading.Barrier(len(plans))
     failures: list[str] = []
 
     def together(part: Part) -> Part:
-        with suppress(threading.BrokenBarrierError):  # the other one has less left to do
+        with suppress(threading.BrokenBarrierError):  # the other loop may have finished
             barrier.wait(5)
         return invert(part)
 

@@ -1,7 +1,7 @@
-"""The job against a real server through a proxy that plants faults: right bytes, or a clear error.
+"""The job on a real server through a proxy that injects faults: right bytes, or a clear error.
 
-The proxy stands between client and server, so that what is tested is all of it: the client's
-library, its retries, ours, and the order of our calls.
+The proxy is between client and server, so these tests cover the client's library, its retries, our
+retries, and the order of our calls.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAULTS = ("503", "429", "500", "500 after", "reset", "stall", "cut", "short", "4
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the job publishes where nothing goes wrong."""
+    """What the job publishes without any fault."""
     folder = tmp_path_factory.mktemp("undisturbed")
     put_input(f"{folder}/in", {})
     run_fake(fake_plan(f"{folder}/in", f"{folder}/out", 1))
@@ -43,12 +43,12 @@ def proxy(credentials: S3Server) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits between attempts, not their number, are cut."""
+    """Shortens the waits between attempts, but keeps their number."""
     monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.005)
 
 
 def through(proxy: FaultyProxy, **client: Any) -> dict[str, Any]:
-    """Sections of a config that reach the store by the proxy; botocore's own retries are off."""
+    """Config sections that reach the store through the proxy, without botocore's own retries."""
     client = {"read_timeout": 5, "retries": {"max_attempts": 0}} | client
     options = {"endpoint_url": proxy.url, "config_kwargs": client}
     return {"input": {"storage_options": options}, "output": {"storage_options": options}}
@@ -59,7 +59,7 @@ def run(bucket: str, **sections: Any) -> Plan:
 
 
 def check(bucket: str, credentials: S3Server, undisturbed: dict[str, bytes]) -> None:
-    """The output is whole, right, and holds nothing else."""
+    """Checks that the output is complete and right, without leftovers."""
     output = Store(f"{bucket}/out", credentials.storage_options)
     assert published(output) == undisturbed
     assert verify(output).problems == []
@@ -68,7 +68,7 @@ def check(bucket: str, credentials: S3Server, undisturbed: dict[str, bytes]) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_that_pass_cost_nothing(
+def test_transient_faults_do_not_change_the_output(
     fault: str,
     bucket: str,
     credentials: S3Server,
@@ -76,7 +76,7 @@ def test_faults_that_pass_cost_nothing(
     undisturbed: dict[str, bytes],
     short_waits: None,
 ) -> None:
-    """Three of ten requests meet the fault (412: every other put if absent): the right bytes."""
+    """The fault hits 30 % of the requests (412: half of them)."""
     put_input(bucket + "/in", credentials.storage_options)
     proxy.choose = seeded(1, 0.5 if fault == "412" else 0.3, fault)
     timeout = {"read_timeout": 0.4} if fault == "stall" else {}
@@ -86,10 +86,10 @@ def test_faults_that_pass_cost_nothing(
 
 
 @pytest.mark.slow
-def test_listings_that_page_are_read_to_their_end(
+def test_paged_listings_are_read_completely(
     bucket: str, credentials: S3Server, proxy: FaultyProxy, undisturbed: dict[str, bytes]
 ) -> None:
-    """Two names a page, of input and output alike, and every third page is refused at first."""
+    """Two names per page, and every third page is refused once."""
     put_input(bucket + "/in", credentials.storage_options)
     proxy.rewrite = paging(credentials.key, credentials.secret, 2)
     pages: list[str] = []
@@ -108,14 +108,14 @@ def test_listings_that_page_are_read_to_their_end(
 
 
 @pytest.mark.slow
-def test_a_store_that_goes_away_ends_the_run_and_the_next_one_goes_on(
+def test_a_store_that_fails_ends_the_run_and_the_next_run_completes_it(
     bucket: str,
     credentials: S3Server,
     proxy: FaultyProxy,
     undisturbed: dict[str, bytes],
     short_waits: None,
 ) -> None:
-    """Away from any request on, in several ways: a clear error, and then the right bytes."""
+    """The store fails from a given request on, in several ways, with a clear error."""
     source = Store(f"{bucket}/in", credentials.storage_options)
     put_input(source.url, credentials.storage_options)
     assert run(bucket, **through(proxy)).work == []
@@ -139,7 +139,7 @@ def test_a_store_that_goes_away_ends_the_run_and_the_next_one_goes_on(
 
 
 def away(first: int, fault: str) -> Callable[[Request], str | None]:
-    """From that request on: the fault where it fits, and 503 for all others."""
+    """Chooses the fault for this and all later requests if it fits, else 503."""
 
     def choose(request: Request) -> str | None:
         if request.number < first:
@@ -150,17 +150,17 @@ def away(first: int, fault: str) -> Callable[[Request], str | None]:
     return choose
 
 
-def test_retries_of_client_and_store_do_not_multiply(
+def test_retries_of_the_client_and_of_the_store_do_not_multiply(
     bucket: str,
     credentials: S3Server,
     proxy: FaultyProxy,
     short_waits: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As configured by default, a request that always fails is sent twice an attempt of ours."""
+    """By default, a request that always fails is sent twice in each of our attempts."""
     monkeypatch.setattr(retry, "ATTEMPTS", 4)
     store = Store(bucket, {"endpoint_url": proxy.url})
-    # aiohttp sends a request once more by itself where a connection that it kept open breaks
+    # aiohttp itself repeats a request if a connection that it kept open breaks
     for fault, per_attempt in (("503", 2), ("429", 2), ("reset", 4)):
         proxy.choose = lambda request, fault=fault: fault  # type: ignore[misc]
         before = proxy.num_requests
@@ -169,10 +169,10 @@ def test_retries_of_client_and_store_do_not_multiply(
         assert proxy.num_requests - before <= 4 * per_attempt, fault
 
 
-def test_timeouts_are_the_configurations(
+def test_timeouts_come_from_the_storage_options(
     bucket: str, credentials: S3Server, proxy: FaultyProxy
 ) -> None:
-    """``config_kwargs`` of the storage options say how long a body may stand still."""
+    """``config_kwargs`` limits how long a body may stall."""
     Store(bucket, credentials.storage_options).put("a", b"x" * 10000)
     through_proxy = through(proxy, read_timeout=0.3)["input"]["storage_options"]
     proxy.choose = lambda request: "stall" if proxy.met["stall"] < 1 else None

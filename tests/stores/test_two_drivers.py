@@ -1,4 +1,4 @@
-"""Two processes with the same job on one output in a bucket, and publishes that were torn."""
+"""Two processes with the same job on one output in a bucket, and interrupted publishes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def check(output: Store, undisturbed: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_on_one_output_are_right(
+def test_two_processes_on_one_output_write_the_same_bytes(
     bucket: str, credentials: S3Server, undisturbed: dict[str, bytes]
 ) -> None:
-    """Both end well, and the bytes are those of one alone."""
+    """Both exit with 0."""
     options = credentials.storage_options
     put_input(f"{bucket}/in", options)
     output = Store(f"{bucket}/out", options)
@@ -68,11 +68,11 @@ def test_two_processes_on_one_output_are_right(
 
 
 class Torn(Exception):
-    """The process dies here."""
+    """Raised where the process would die."""
 
 
 def tear(monkeypatch: pytest.MonkeyPatch, operation: str, name: str) -> None:
-    """The next call of that name dies before it is made."""
+    """Makes the next storage call with this operation and name raise before it is made."""
 
     def hook(when: str, called: str, of: str) -> None:
         if (when, called, of) == ("before", operation, name):
@@ -85,7 +85,7 @@ def tear(monkeypatch: pytest.MonkeyPatch, operation: str, name: str) -> None:
     ("operation", "name"),
     [("put", "0.parquet"), ("put_if_absent", "0_stats.json"), ("delete", "<part>")],
 )
-def test_a_torn_publish_in_a_bucket_is_healed(
+def test_a_torn_publish_in_a_bucket_is_repaired(
     operation: str,
     name: str,
     bucket: str,
@@ -94,7 +94,7 @@ def test_a_torn_publish_in_a_bucket_is_healed(
     monkeypatch: pytest.MonkeyPatch,
     forget_connections: Callable[[], None],
 ) -> None:
-    """Dead after the tar, after the Parquet file, or after the marker: the next run heals it."""
+    """Interrupted after the tar, the Parquet file or the marker; the next run completes it."""
     options = credentials.storage_options
     put_input(f"{bucket}/in", options)
     sections = {key: {"storage_options": options} for key in ("input", "output")}
@@ -103,7 +103,7 @@ def test_a_torn_publish_in_a_bucket_is_healed(
     with pytest.raises(Torn):
         run_fake(fake_plan(f"{bucket}/in", output.url, 1, **sections))
     monkeypatch.setattr(Store, "hook", None)
-    # what the dead one wrote last is garbage, as where two generations met
+    # make the tar invalid, as after an interrupted publish of another generation
     if operation != "delete":
         output.put("0.tar", b"torn")
     assert verify(output).problems != []

@@ -1,4 +1,4 @@
-"""``overpaint edit`` against a store: under Ray on S3, and what it says where it cannot run."""
+"""``overpaint edit`` on a store: on Ray with S3, and its errors if the store cannot be used."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    """Where Ray puts its session; a short path, since it makes sockets there."""
+    """A folder with a short path for Ray's session, which has sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
-def test_the_job_under_ray_writes_the_same_bytes_to_s3_and_no_secret_anywhere(
+def test_the_job_on_ray_writes_the_same_bytes_to_s3_and_no_secrets(
     bucket: str,
     credentials: S3Server,
     tiny_model_folder: Path,
     tmp_path: Path,
     ray_folder: Path,
 ) -> None:
-    """Credentials from the environment and from the options: in no object, log or output."""
+    """Credentials, from the environment and the options, are in no object, log or output."""
     endpoint = credentials.storage_options
     put_input(f"{bucket}/in", endpoint)
     put_input(f"{tmp_path}/in", {})
@@ -85,7 +85,7 @@ def test_the_job_under_ray_writes_the_same_bytes_to_s3_and_no_secret_anywhere(
 
 
 def closed_port() -> int:
-    """A port that nobody listens on."""
+    """A port on which no process listens."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -107,14 +107,14 @@ def closed_port() -> int:
     ],
     ids=lambda value: next(iter(value.items()))[1] if isinstance(value, dict) else "",
 )
-def test_a_store_that_cannot_be_used_is_one_line_within_seconds(
+def test_an_unusable_store_is_a_one_line_error_within_seconds(
     changes: dict[str, str],
     words: str,
     bucket: str,
     credentials: S3Server,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit code 2 before anything is started, no traceback, no credential."""
+    """Exit code 2 before anything is started, no traceback, no credentials."""
     put_input(f"{bucket}/in", credentials.storage_options)
     options = f"{{endpoint_url: '{credentials.endpoint_url}', key: {credentials.key}, "
     options += f"secret: {credentials.secret}}}"
@@ -131,7 +131,7 @@ def test_a_store_that_cannot_be_used_is_one_line_within_seconds(
     ]
     start = time.monotonic()
     assert main(["edit", "demo", *filled]) == 2
-    assert time.monotonic() - start < 30  # three on an idle machine
+    assert time.monotonic() - start < 30  # it takes 3 s on an idle machine
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith("overpaint: ")
     assert words in said.err
@@ -139,14 +139,14 @@ def test_a_store_that_cannot_be_used_is_one_line_within_seconds(
     assert secret not in said.err + said.out
 
 
-def test_a_store_that_goes_away_in_the_middle_is_one_line(
+def test_a_store_that_fails_during_the_run_is_a_one_line_error(
     bucket: str,
     credentials: S3Server,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     forget_connections: Callable[[], None],
 ) -> None:
-    """Exit code 1 and the remedy, which is to run it again."""
+    """Exit code 1, and the advice to run the same command again."""
 
     def away(self: Store, name: str, data: bytes) -> None:
         raise OSError(f"put {self.url}/{name}: the store has gone")

@@ -1,4 +1,4 @@
-"""The input of these tests, and what is compared of their outputs."""
+"""The input of these tests, and the part of their outputs that is compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARDS = {
 
 
 def put_input(url: str, options: dict[str, Any]) -> None:
-    """The input shards, put where the job will read them."""
+    """Puts the input shards into a store."""
     store = Store(url, options)
     for name, samples in SHARDS.items():
         store.put(f"{name}.tar", shard_bytes(samples))

@@ -1,4 +1,4 @@
-"""The benchmark: fair work for both sides, FLOPs by hand, a report with every figure in it."""
+"""The benchmark: equal work for both sides, FLOPs by hand, a report with every figure."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def config_of(folder: Path, **method: object) -> Config:
 
 
 def counted_rows(unet: torch.nn.Module) -> list[int]:
-    """The rows of every call of a network from now on."""
+    """Records the rows of every further call of a network."""
     rows: list[int] = []
     unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     return rows
 
 
-def test_the_work_is_the_same_every_time_and_no_text_comes_twice() -> None:
-    """Four different texts an image, none of them the caption; parts keep images whole."""
+def test_samples_are_deterministic_and_have_distinct_texts() -> None:
+    """Each image has four edit texts, none equal to the caption; parts keep images whole."""
     once, again = draw_samples(5, 4, 32), draw_samples(5, 4, 32)
     for sample, same in zip(once, again, strict=True):
         assert (sample.key, sample.edit_texts) == (same.key, same.edit_texts)
@@ -50,10 +50,10 @@ def test_the_work_is_the_same_every_time_and_no_text_comes_twice() -> None:
     assert [len(part.edits) for part in parts_of(once, 8)] == [8, 8, 4]
 
 
-def test_baseline_costs_200_evaluations_where_the_paper_counts_140(
+def test_the_baseline_needs_200_evaluations_and_overpaint_140(
     tiny_model_folder: Path,
 ) -> None:
-    """At 50 steps, r = 0.8 and 10 noises; a further text costs the baseline as much again."""
+    """At 50 steps, r = 0.8 and 10 noises, for one edit."""
     config = config_of(tiny_model_folder, steps=50)
     samples = draw_samples(1, 1, 32)
     theirs = DiffusersLoop(tiny_model_folder, "cpu", "float32", config.method)
@@ -67,8 +67,8 @@ def test_baseline_costs_200_evaluations_where_the_paper_counts_140(
     assert timing.counts == {"edited": 1}
 
 
-def test_baseline_runs_with_torchs_own_switches(tiny_model_folder: Path) -> None:
-    """What Overpaint sets for equal bytes is off while the baseline runs, and on again after."""
+def test_the_baseline_runs_with_torchs_default_switches(tiny_model_folder: Path) -> None:
+    """Overpaint's switches for equal bytes are off meanwhile, and on again afterwards."""
     loop = BareLoop(config_of(tiny_model_folder), "cpu")
     theirs = DiffusersLoop(tiny_model_folder, "cpu", "float32", loop.config.method)
     seen: list[bool] = []
@@ -81,7 +81,7 @@ def test_baseline_runs_with_torchs_own_switches(tiny_model_folder: Path) -> None
 
 
 def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
-    """The VAE's decoder by hand: its convolutions, its one attention, its linear layers."""
+    """The VAE decoder by hand: its convolutions, its attention and its linear layers."""
     vae = tiny_model.image_coder.vae
     total = 0
 
@@ -90,7 +90,8 @@ def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
         if isinstance(module, torch.nn.Conv2d):
             total += 2 * output.numel() * module.weight[0].numel()
         else:
-            total += 2 * output.numel() * module.in_features  # type: ignore[operator]
+            assert isinstance(module, torch.nn.Linear)
+            total += 2 * output.numel() * module.in_features
 
     hooks = [
         module.register_forward_hook(add)
@@ -106,7 +107,7 @@ def test_flops_are_those_of_the_layers(tiny_model: LatentDiffusion) -> None:
 
 
 def test_stage_flops_follow_the_evaluations(tiny_model_folder: Path) -> None:
-    """Evaluations times one evaluation's, a VAE encode an image, a decode an edited image."""
+    """Network evaluations, one VAE encode per image, one VAE decode per edited image."""
     timing = BareLoop(config_of(tiny_model_folder), "cpu").run(draw_samples(2, 4, 32))
     flops = {"eval": 1000, "vae_encode": 10, "vae_decode": 1}
     worth = stage_flops(timing, flops, num_images=2)
@@ -115,10 +116,10 @@ def test_stage_flops_follow_the_evaluations(tiny_model_folder: Path) -> None:
     assert worth["decode"] == 8 * 2 * 4 * 1000 + 8
 
 
-def test_report_has_every_figure(
+def test_the_report_has_every_figure(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON with machine, commit, spreads and both ratios, and a PNG beside it."""
+    """JSON with machine, commit, spreads and both ratios, and a PNG next to it."""
     out = tmp_path / "tiny"
     words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 4 --whole"
     words += f" --baseline-edits 4 --repeats 2 --out {out} method.steps=2 method.mask.num_noises=1"
@@ -150,23 +151,23 @@ def test_report_has_every_figure(
 def test_bad_options_exit_with_2(
     argument: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line that names what is wrong and what is allowed, before anything is measured."""
+    """One line names what is wrong and what is allowed, before anything is measured."""
     assert main(["benchmark", argument]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_unknown_random_model_is_refused(tmp_path: Path) -> None:
-    """A folder's name goes through as it is; nothing is written for a name that is not known."""
+def test_an_unknown_random_model_is_refused(tmp_path: Path) -> None:
+    """The name of a folder is returned as it is; nothing is written."""
     assert model_folder("some/folder", "float32", tmp_path) == "some/folder"
     with pytest.raises(ConfigError, match="allowed are random:sd15"):
         model_folder("random:huge", "float32", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_random_models_are_drawn_in_their_dtype_and_found_again(
+def test_random_models_are_made_in_their_dtype_and_reused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SDXL's parts by name, all bfloat16 from the start; the second time nothing is written."""
+    """All parts of SDXL are bfloat16; the second call writes nothing."""
     small = {"block_out_channels": (32, 32, 64), "attention_head_dim": 4}
     small |= {"transformer_layers_per_block": 1, "sample_size": 8}
     monkeypatch.setattr("jobs.benchmark.models.SDXL_UNET", SDXL_UNET | small)
@@ -193,7 +194,7 @@ def test_random_models_are_drawn_in_their_dtype_and_found_again(
 def test_a_family_without_baseline_is_measured_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """diffusers has no DiffEdit for SDXL: no ratio, and a line that says why."""
+    """diffusers has no DiffEdit for SDXL: there is no ratio, and a line says why."""
     folder, out = make_tiny_sdxl(tmp_path / "model"), tmp_path / "xl"
     words = f"benchmark --model {folder} --device cpu --threads 1 --edits 4 --repeats 1 --out {out}"
     assert main([*words.split(), "method.steps=2", "method.mask.num_noises=1"]) == 0
@@ -203,10 +204,10 @@ def test_a_family_without_baseline_is_measured_alone(
 
 
 @pytest.mark.parametrize(("more", "dtype"), [("", "bfloat16"), ("float32", "float32")])
-def test_baseline_has_the_dtype_that_is_given_else_the_same(
+def test_the_baselines_dtype_defaults_to_the_networks(
     more: str, dtype: str, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """``--baseline-dtype``, beside a network in bfloat16."""
+    """``--baseline-dtype`` overrides it."""
     words = f"benchmark --model {tiny_model_folder} --device cpu --dtype bfloat16 --edits 4"
     words += f" --baseline-edits 4 --repeats 1 --threads 1 --out {tmp_path}/tiny method.steps=2"
     if more:
@@ -218,10 +219,10 @@ def test_baseline_has_the_dtype_that_is_given_else_the_same(
     assert report["options"]["baseline_dtype"] == (more or None)
 
 
-def test_what_has_run_is_written_when_time_is_out(
+def test_finished_runs_are_in_the_report_after_an_error_or_a_time_limit(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loop that breaks leaves the runs before it; one that would end too late is left out."""
+    """A loop that would end after the time limit is left out."""
     out = tmp_path / "tiny"
     words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 4 --repeats 2"
     words += f" --out {out} --whole method.steps=2 method.mask.num_noises=1"
@@ -241,10 +242,10 @@ def test_what_has_run_is_written_when_time_is_out(
     assert "unfinished" not in report
 
 
-def test_flops_of_a_compiled_network_are_those_of_the_plain_one(
+def test_flops_of_a_compiled_network_are_counted_without_compilation(
     tiny_model: LatentDiffusion,
 ) -> None:
-    """The count is of the network as it was written; afterwards it is compiled as before."""
+    """Afterwards the network is compiled as before."""
     network = tiny_model.unbatched.network
     plain = model_flops(tiny_model, 32)
 
@@ -259,17 +260,17 @@ def test_flops_of_a_compiled_network_are_those_of_the_plain_one(
         network._compiled_call_impl = None
 
 
-def test_without_matplotlib_a_line_says_so(
+def test_without_matplotlib_there_is_no_plot(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The JSON is worth having without its image."""
+    """A line says how to install it; the JSON is still written."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     assert not plot_report({}, tmp_path / "x.png")
     assert "overpaint[train]" in capsys.readouterr().out
 
 
 def test_sweeps_have_every_point(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Costs by edits of an image and by mask area; a box of a small mask is decoded in less."""
+    """Cost by edits per image and by mask area, for a full decode and a box."""
     out = tmp_path / "curves"
     words = f"benchmark --model {tiny_model_folder} --device cpu --threads 1 --edits 8 --repeats 1"
     words += f" --sweep edits --sweep region --out {out} method.steps=2 method.mask.num_noises=1"
@@ -285,7 +286,7 @@ def test_sweeps_have_every_point(tiny_model_folder: Path, tmp_path: Path) -> Non
 
 
 def test_square_masks_cover_their_share() -> None:
-    """In the middle, to within a pixel's row."""
+    """They are centered, and exact to within a row of pixels."""
     for area in (0.1, 0.2, 0.5):
         mask = square_mask(area, 512)
         assert abs((mask > 0).mean() - area) < 0.003

@@ -1,4 +1,4 @@
-"""What shortcuts of decoding cost: pairs by hand, the settings, and a run on few edits."""
+"""What faster decoding costs in quality: paired differences, the settings, and a short run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.config.method import Method
 
 
 def test_paired_difference_by_hand() -> None:
-    """Of 98 edits six are gained and two lost: 4 of 100 in the middle of the interval."""
+    """Of 98 edits six are gained and two lost, so the interval is centered at 4 of 100."""
     pairs = [(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 70 + [(0.0, 0.0)] * 20
     found = paired_difference(pairs)
     assert (found["edits"], found["gained"], found["lost"]) == (98, 6, 2)
@@ -25,15 +25,15 @@ def test_paired_difference_by_hand() -> None:
     assert found["high"] == pytest.approx(4.0 + half, rel=1e-4)
 
 
-def test_equal_pairs_leave_a_doubt_that_more_edits_reduce() -> None:
-    """No difference among few edits says less than none among many."""
+def test_the_interval_of_equal_pairs_shrinks_with_more_edits() -> None:
+    """It never has zero width."""
     few, many = (paired_difference([(1.0, 1.0)] * number) for number in (10, 1000))
     assert few["difference"] == many["difference"] == 0.0
     assert few["high"] > 10.0 > 1.0 > many["high"] > 0.0
 
 
 def test_settings_reach_the_method() -> None:
-    """Boxes keep the method's other settings; features are used again in one stage or two."""
+    """Boxes keep the method's other settings; features are reused in one stage or in two."""
     settings = settings_of([2], [3], [1], encode=True)
     methods = [with_setting(Method(), setting) for setting in settings]
     assert [method.decode.region for method in methods] == ["full", "box", "full", "full"]
@@ -42,8 +42,8 @@ def test_settings_reach_the_method() -> None:
 
 
 @pytest.mark.slow
-def test_every_setting_has_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run on two edits writes what each setting did, and how it differs from the whole decode."""
+def test_every_setting_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on two edits writes each setting's figures and its difference from the full decode."""
     out, config = tmp_path / "quality.json", tmp_path / "demo.yaml"
     config.write_text("method: {steps: 4, mask: {num_noises: 2, floor: 0.0}}")
     words = f"quality --config {config} --edits 2 --contexts 1 --intervals 2 --layers 1 --out {out}"

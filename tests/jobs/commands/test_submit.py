@@ -1,4 +1,4 @@
-"""What ``overpaint submit`` refuses, sends along, and makes of a cluster that answers badly."""
+"""``overpaint submit``: what it refuses, what it uploads, and how it handles cluster failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.config.load import ConfigError, parse_config
 
 
 class Server:
-    """A job server that gives one answer a question: what stands in line for it."""
+    """A job server that answers each request with the next answer of a list."""
 
     def __init__(self, logs: list[Any], infos: list[Any]) -> None:
         self.logs, self.infos = logs, infos
@@ -67,29 +67,31 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_log_that_breaks_off_is_asked_for_again(
+def test_a_broken_log_connection_is_reopened(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the client raises for it; what was printed is not printed twice."""
+    """Whatever error the client raises; no line is printed twice."""
     server = Server(["one\n", error, "one\ntwo\n"], [RUNNING, RUNNING, state(JobStatus.FAILED, 75)])
     assert follow(server) == 75
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
-def test_a_cluster_that_is_away_for_a_while_is_waited_for() -> None:
-    """A tunnel that is opened again, a head that is busy: the exit code is the job's own."""
+def test_a_cluster_that_does_not_answer_for_a_while_is_polled_again() -> None:
+    """In the end the job's own exit code is returned."""
     away = requests.ConnectionError("refused")
     assert follow(Server([], [away, away, RUNNING, away, state(JobStatus.SUCCEEDED, 0)])) == 0
 
 
-def test_a_cluster_that_stays_away_ends_the_following(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1 and a line that says how to go on, no traceback."""
+def test_following_ends_if_the_cluster_stays_unreachable(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 1 and a line that says how to continue, no traceback."""
     assert follow(Server([], [requests.ConnectionError("refused")])) == 1
     assert "ray job logs --follow job; or submit again" in capsys.readouterr().err
 
 
-def test_a_job_that_was_stopped_is_interrupted() -> None:
-    """Ray keeps no exit code of it; submitting again goes on, which is what 75 says."""
+def test_a_stopped_job_returns_75() -> None:
+    """Ray keeps no exit code of it; submitting again resumes the run."""
     assert follow(Server([], [state(JobStatus.STOPPED)])) == exit_codes.INTERRUPTED
     assert follow(Server([], [state(JobStatus.FAILED)])) == 1
 
@@ -102,8 +104,8 @@ def test_a_job_that_was_stopped_is_interrupted() -> None:
     ],
     ids=["token", "proxy"],
 )
-def test_a_server_that_lets_nobody_in_is_an_error_in_a_line(error: Exception, words: str) -> None:
-    """What Ray's client raises for it has no parent in common with a refused connection."""
+def test_a_server_that_refuses_access_is_a_one_line_error(error: Exception, words: str) -> None:
+    """These errors of Ray's client are no subclass of ConnectionError."""
     with (
         mock.patch("ray.job_submission.JobSubmissionClient", side_effect=error),
         pytest.raises(ConfigError, match=re.escape(words)),
@@ -111,8 +113,8 @@ def test_a_server_that_lets_nobody_in_is_an_error_in_a_line(error: Exception, wo
         submitting._connect("http://127.0.0.1:8265")
 
 
-def test_two_jobs_of_one_second_have_two_names() -> None:
-    """Ray refuses a job by a name that it knows."""
+def test_jobs_submitted_in_the_same_second_have_different_names() -> None:
+    """Ray refuses a second job with the same name."""
     with mock.patch("time.strftime", return_value="20260101-000000"):
         assert submitting._new_name() != submitting._new_name()
 
@@ -127,10 +129,10 @@ def test_two_jobs_of_one_second_have_two_names() -> None:
         ("scores.lpips.path", {"scores": {"lpips": {"path": "model", "net": "vgg"}}}),
     ],
 )
-def test_a_path_that_only_this_folder_knows_is_refused(
+def test_a_relative_path_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, override: dict[str, Any]
 ) -> None:
-    """A job's folder is of its own, and what it wrote there would go with it."""
+    """A job runs in its own folder, which is deleted with everything written there."""
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
     tree = {"input": {"shards": "s3://bucket/in"}, "output": {"path": "/shared/out"}}
@@ -141,8 +143,8 @@ def test_a_path_that_only_this_folder_knows_is_refused(
         )
 
 
-def test_packages_are_those_of_this_installation() -> None:
-    """Versions are in the fingerprint: a job that is submitted again must find the same."""
+def test_packages_are_pinned_to_this_installations_versions() -> None:
+    """Versions are in the fingerprint: a job that is submitted again needs the same ones."""
     wanted = submitting._requirements()
     assert f"pillow=={version('pillow')}" in wanted
     assert f"torch=={version('torch').partition('+')[0]}" in wanted

@@ -1,4 +1,4 @@
-"""The run as a job of a real Ray cluster: submitted, stopped by force, submitted again, scraped."""
+"""A run as a job on a real Ray cluster: submitted, killed, submitted again, and its metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def free_ports(number: int) -> list[int]:
 
 @dataclass
 class Cluster:
-    """A Ray cluster of one node on the loopback interface, and what its exporter has shown."""
+    """A Ray cluster with one node on the loopback interface, and the metrics that it exports."""
 
     dashboard: str
     exporter: str
@@ -54,7 +54,7 @@ class Cluster:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def scrape(self) -> None:
-        """Looks at the exporter twice a second until the cluster ends."""
+        """Reads the exporter twice a second until the cluster ends."""
         while not self.ended.wait(0.5):
             with suppress(OSError), urllib.request.urlopen(self.exporter, timeout=5) as answer:
                 for family in text_string_to_metric_families(answer.read().decode()):
@@ -66,7 +66,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with pytest.MonkeyPatch.context() as patch:  # as Ray does where a cluster is to be shared
+    with pytest.MonkeyPatch.context() as patch:  # as for a shared cluster
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         yield from started_cluster()
@@ -75,7 +75,7 @@ def cluster() -> Iterator[Cluster]:
 def started_cluster() -> Iterator[Cluster]:
     port, dashboard_port, metrics_port = free_ports(3)
     found = Cluster(f"http://127.0.0.1:{dashboard_port}", f"http://127.0.0.1:{metrics_port}")
-    # A short path: Ray's sockets lie below it, and their names have a limit of 107 bytes.
+    # A short path, since the paths of Ray's sockets below it are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}"]
@@ -104,7 +104,7 @@ def started_cluster() -> Iterator[Cluster]:
 
 
 def ask(url: str) -> bytes:
-    """The body of an answer of the dashboard, asked with the cluster's token."""
+    """The body of a response of the dashboard, requested with the cluster's token."""
     token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
     with urllib.request.urlopen(urllib.request.Request(url, headers=token), timeout=10) as answer:
         return bytes(answer.read())
@@ -133,10 +133,10 @@ def running_job(dashboard: str) -> str:
     return str(name)
 
 
-def test_job_stopped_by_force_is_submitted_again_to_the_same_bytes(
+def test_a_killed_job_submitted_again_writes_the_same_bytes(
     job: Job, plain: Path, digests: Digests, tmp_path: Path, cluster: Cluster
 ) -> None:
-    """The driver of a submitted job is killed; a second submission ends as an undisturbed run."""
+    """The driver of a submitted job is killed; a second submission completes the run."""
     output = tmp_path / "out"
     first = subprocess.Popen(
         submit(job, output, cluster.dashboard),
@@ -167,7 +167,7 @@ def test_job_stopped_by_force_is_submitted_again_to_the_same_bytes(
 
 
 def kill_driver(job_name: str) -> None:
-    """SIGKILL to the process that runs `jobs.cli edit` for this job, as a lost head would."""
+    """Kills the process that runs `jobs.cli edit` for this job, as a lost head would."""
     import psutil
 
     found = [
@@ -182,11 +182,8 @@ def kill_driver(job_name: str) -> None:
         process.kill()
 
 
-def test_exporter_shows_what_the_dashboard_asks_for(cluster: Cluster) -> None:
-    """Every metric in a query of the dashboard was exported by the runs of this module's cluster.
-
-    All but those of rare events, whose names are looked up where they are made.
-    """
+def test_the_exporter_has_every_metric_of_the_dashboard(cluster: Cluster) -> None:
+    """Metrics of rare events are not exported here; their names are looked up in the source."""
     assert cluster.samples["ray_overpaint_edits_total"] > 0, "the runs above were not scraped"
     assert cluster.samples["ray_overpaint_storage_bytes_total"] > 0
     assert cluster.samples["ray_overpaint_network_evaluations_total"] > 0
@@ -198,8 +195,8 @@ def test_exporter_shows_what_the_dashboard_asks_for(cluster: Cluster) -> None:
     assert asked - rare <= set(cluster.samples)
 
 
-def test_exit_code_is_the_jobs_own(job: Job, tmp_path: Path, cluster: Cluster) -> None:
-    """A job that cannot start on the cluster ends this command as it ends there; its words show."""
+def test_the_exit_code_is_the_jobs_own(job: Job, tmp_path: Path, cluster: Cluster) -> None:
+    """A job that cannot start on the cluster returns its code, and its message is printed."""
     done = subprocess.run(
         submit(job, tmp_path / "out", cluster.dashboard, f"input.shards={tmp_path}/nothing/*.tar"),
         cwd=ROOT,
@@ -211,8 +208,8 @@ def test_exit_code_is_the_jobs_own(job: Job, tmp_path: Path, cluster: Cluster) -
     assert "nothing matches" in done.stdout
 
 
-def test_absent_cluster_is_an_error_in_a_line(job: Job, tmp_path: Path) -> None:
-    """No job server at the address: exit code 2, and what to do."""
+def test_a_missing_cluster_is_a_one_line_error(job: Job, tmp_path: Path) -> None:
+    """Without a job server at the address: exit code 2, and what to do."""
     (port,) = free_ports(1)
     done = subprocess.run(
         submit(job, tmp_path / "out", f"http://127.0.0.1:{port}"),

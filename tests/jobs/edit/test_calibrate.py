@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from jobs.edit.calibrate import _Calibrator, num_edits
+from pipeline.config.config import Config
 from pipeline.config.load import load_config
 from pipeline.plan.plan import make_plan
 from pipeline.sizing.costs import Costs
 from tests.jobs.conftest import Job
 
 
-def config_of(job: Job, output: Path, *more: str):  # type: ignore[no-untyped-def]
+def config_of(job: Job, output: Path, *more: str) -> Config:
     return load_config(job.folder / "job.yaml", [f"output.path={output}", *more])
 
 

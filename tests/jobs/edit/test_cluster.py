@@ -1,4 +1,4 @@
-"""Whether the pools fit the cluster, asked before anything starts. No Ray is started here."""
+"""Whether the pools fit the cluster is checked before the run starts. No Ray is started here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def config(**run: object) -> Config:
 
 @pytest.fixture
 def growing(monkeypatch: pytest.MonkeyPatch) -> list[list[Node]]:
-    """What the cluster has at each look; the last entry stays."""
+    """The nodes of the cluster at each poll; the last entry stays."""
     looks: list[list[Node]] = []
     monkeypatch.setattr(
         cluster, "cluster_nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0]
@@ -27,10 +27,10 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> list[list[Node]]:
     return looks
 
 
-def test_nodes_that_join_late_are_waited_for(
+def test_a_run_waits_for_nodes_that_join_late(
     growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A head without GPUs at first, workers later: the run starts, and said what it waited for."""
+    """At first there is only a head without GPUs; the log says what the run waits for."""
     growing += [[Node(8)]] * 3 + [[Node(8), Node(8, 2)]] * 2 + [[Node(8), Node(8, 2), Node(8, 1)]]
     check_pools(config(address="head:6379", cluster_wait_s=60), "cuda")
     said = capsys.readouterr().err
@@ -40,22 +40,22 @@ def test_nodes_that_join_late_are_waited_for(
 
 
 def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:
-    """After the wait the error names what is needed, what there is, and what to set."""
+    """After the wait the error names what is needed, what exists, and what to set."""
     growing.append([Node(8, 2)])
     wanted = r"need 3 GPUs, but the cluster has 2 .*cluster_wait_s=0.01.*stages\.\*\.gpus"
     with pytest.raises(ConfigError, match=wanted):
         check_pools(config(address="head:6379", cluster_wait_s=0.01), "cuda")
 
 
-def test_local_ray_is_not_waited_for(growing: list[list[Node]]) -> None:
-    """A Ray that this command started has what it will ever have: the error comes at once."""
+def test_a_run_on_a_local_ray_does_not_wait(growing: list[list[Node]]) -> None:
+    """A local Ray gets no more resources, so the error comes at once."""
     growing.append([Node(0.5)])
     with pytest.raises(ConfigError, match=r"need 1\.25 CPUs, but the cluster has 0\.5; lower"):
         check_pools(config(), "cpu")
 
 
-def test_gpus_in_pieces_are_not_enough(growing: list[list[Node]]) -> None:
-    """One and a half GPUs are free in all, but no two thirds beside two thirds on one GPU."""
+def test_fractions_of_gpus_must_fit_on_single_gpus(growing: list[list[Node]]) -> None:
+    """Three actors with 2/3 of a GPU each do not fit on two GPUs, though the sum does."""
     growing.append([Node(8, 2)])
     stages = {name: {"gpus": 2 / 3} for name in ("mask", "encode", "decode")}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
@@ -65,8 +65,8 @@ def test_gpus_in_pieces_are_not_enough(growing: list[list[Node]]) -> None:
         check_pools(parse_config(tree), "cuda")
 
 
-def test_pools_left_to_the_plan_need_one_actor(growing: list[list[Node]]) -> None:
-    """With the layout left to it too, one fused actor is enough."""
+def test_a_pool_of_auto_size_needs_room_for_one_actor(growing: list[list[Node]]) -> None:
+    """With layout auto as well, one fused actor is enough."""
     growing.append([Node(8, 1)])
     auto = {"stages": {"decode": {"actors": "auto"}}, "run": {"layout": "auto"}}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}} | auto

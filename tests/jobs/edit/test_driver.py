@@ -1,4 +1,4 @@
-"""What ``overpaint edit`` says before it computes anything, on runs with nothing left to do."""
+"""What ``overpaint edit`` prints before it computes anything, for runs with nothing left to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.samples import raw_sample, write_shard
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Plan:
-    """A published run of one shard; one of its rows failed for its own sake."""
+    """A published run of one shard; one of its rows failed because its image is invalid."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a"), raw_sample("b", png=b"no image")])
     run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"))
     return fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
@@ -29,10 +29,10 @@ def again(plan: Plan, **options: bool) -> int:
         return edit(plan.config, **options)[0]
 
 
-def test_a_store_without_conditional_put_is_announced_once(
+def test_a_store_without_conditional_put_has_one_warning(
     finished: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, and none where the store has it; the probe is gone."""
+    """A conditional store has none; the probe is removed."""
     assert again(finished) == 0
     assert capsys.readouterr().err == ""
     with mock.patch.object(Store, "conditional", False):
@@ -42,26 +42,28 @@ def test_a_store_without_conditional_put_is_announced_once(
     assert not [name for name in finished.output.list() if "probe" in name]
 
 
-def test_a_changed_input_is_warned_of(
+def test_a_changed_input_has_a_warning(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line that names the shard; the output stays and the exit code is 0."""
+    """It names the shard; the output stays and the exit code is 0."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     assert again(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: shard 0: the input has changed since it was read")
 
 
-def test_retry_failed_says_how_many(finished: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing to retry is said too, and is no error."""
+def test_retry_failed_prints_the_number_of_shards(
+    finished: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If there is nothing to retry, it says so, without an error."""
     assert again(finished, retry_failed=True) == 0
     assert "0 published shards have failed edits to recompute" in capsys.readouterr().out
 
 
-def test_bdia_under_guidance_is_warned_of(
+def test_bdia_with_guidance_has_a_warning(
     finished: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run with it starts with one line that says what to choose; without guidance with none."""
+    """The run starts with one line that says what to choose; without guidance there is none."""
     for guidance_scale, num_lines in ((7.5, 1), (1.0, 0)):
         update = {"solver": "bdia", "guidance_scale": guidance_scale}
         method = finished.config.method.model_copy(update=update)
@@ -72,10 +74,10 @@ def test_bdia_under_guidance_is_warned_of(
         assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)
 
 
-def test_json_lines_are_all_that_a_run_says(
+def test_with_json_logs_every_line_is_json(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Warnings, the summary and where the report is: a program can read every line."""
+    """Warnings, the summary and the report's address can all be parsed."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
     changed = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
     run = changed.config.run.model_copy(update={"log_format": "json"})

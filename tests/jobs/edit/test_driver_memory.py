@@ -1,4 +1,4 @@
-"""A run of any length holds the same memory on its driver."""
+"""The driver's memory does not grow with the length of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_driver_memory_stays_flat_over_many_parts(
     num_parts: int, num_waves: int, actors: int
 ) -> None:
-    """Through no-op stages in waves: at most 1.2 times what it was at a tenth of the parts."""
+    """With no-op stages in waves it grows at most 1.2 times after the first tenth."""
     command = [sys.executable, "-m", "infra.benchmarks.driver_memory", "--actors", str(actors)]
     command += ["--parts", str(num_parts), "--waves", str(num_waves)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

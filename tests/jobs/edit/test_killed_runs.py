@@ -1,4 +1,4 @@
-"""SIGKILL at any storage call of a run under Ray: the next run ends in the very same bytes."""
+"""SIGKILL at any storage call of a run on Ray: the next run ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Small:
     job: Job
     folder: Path
     env: dict[str, str]
-    points: list[str]  # the storage calls of an undisturbed run that workers make, in their order
+    points: list[str]  # the workers' storage calls in an undisturbed run, in order
 
     def arguments(self, output: Path) -> tuple[str, ...]:
         return (f"input.shards={self.folder}/in/*.tar", *OVERRIDES)
 
     def plain(self, output: Path, **env: str) -> subprocess.Popen[str]:
-        """The plain loop in a process of its own."""
+        """Starts the local loop as a process."""
         arguments = self.job.arguments(output, *self.arguments(output))[1:]
         return subprocess.Popen(
             [sys.executable, "-m", "tests.jobs.plain", *arguments],
@@ -52,11 +52,11 @@ class Small:
         )
 
     def ray(self, output: Path, **env: str) -> subprocess.CompletedProcess[str]:
-        """The command, with a Ray of its own."""
+        """Runs the command, with its own Ray."""
         return self.job.run(output, *self.arguments(output), **self.env, **env)
 
     def check(self, output: Path, digests: Digests) -> None:
-        """The bytes of an undisturbed run, nothing left over, and all of it verified."""
+        """Checks that the output has the bytes of an undisturbed run, without leftovers."""
         assert digests(output) == digests(self.folder / "clean")
         names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
         stems = ("0", "1", "2")
@@ -96,7 +96,7 @@ def small(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Small:
 def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
     numbers: range, small: Small, digests: Digests, tmp_path: Path
 ) -> None:
-    """Ten seeded storage calls; two of the runs go on under Ray, the others in the plain loop."""
+    """At ten seeded storage calls; two runs are resumed on Ray, the others in the local loop."""
     points = random.Random(5).sample(small.points, NUM_KILLS)
     assert {point.split()[1] for point in points} >= {"put", "put_if_absent", "delete"}
 
@@ -111,15 +111,13 @@ def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
             process = small.plain(output)
             assert process.communicate(timeout=120)[1] == ""
             assert process.returncode == 0
-        # A worker killed inside a write leaves a temporary file, which a run sweeps an hour later.
+        # A worker that is killed during a write leaves a temporary file, which runs sweep later.
         Store(str(output)).remove_temporaries(older_than_s=0)
         small.check(output, digests)
 
 
-def test_workers_killed_at_storage_calls_cost_nothing(
-    small: Small, digests: Digests, tmp_path: Path
-) -> None:
-    """Five workers of one run die; their parts are tried again, and no row has failed."""
+def test_killed_workers_fail_no_edit(small: Small, digests: Digests, tmp_path: Path) -> None:
+    """Five workers of one run die at storage calls; their parts are retried."""
     (tmp_path / "once").mkdir()
     points = random.Random(6).sample([p for p in small.points if "put" in p], NUM_WORKERS)
     env = {killer.WORKERS: "\n".join(points), killer.ONCE: str(tmp_path / "once")}
@@ -129,14 +127,14 @@ def test_workers_killed_at_storage_calls_cost_nothing(
     small.check(tmp_path / "out", digests)
 
 
-def test_two_drivers_on_one_output_end_in_the_same_bytes(
+def test_two_drivers_on_one_output_write_the_same_bytes(
     small: Small, digests: Digests, tmp_path: Path
 ) -> None:
-    """Processes that start at once and race for every part, three times."""
+    """Two processes start at the same time and race for every part, three times."""
     for race in range(3):
         drivers = [small.plain(tmp_path / f"out{race}") for _ in range(2)]
         said = "".join(driver.communicate(timeout=120)[1] for driver in drivers)
-        # A driver that removes the last part of a folder takes the folder from under the other one.
+        # When one driver removes the last part in a folder, the folder vanishes for the other one.
         assert all(" of 10 in " in line for line in said.splitlines()), said
         assert [driver.returncode for driver in drivers] == [0, 0]
         small.check(tmp_path / f"out{race}", digests)

@@ -1,4 +1,4 @@
-"""The whole job under Ray: the same bytes however it runs, and nothing lost when it is stopped."""
+"""The whole job on Ray: equal bytes in every layout, and no loss when it is stopped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
     ],
     ids=["pools", "two actors", "fused"],
 )
-def test_bytes_depend_on_no_layout(
+def test_bytes_do_not_depend_on_the_layout(
     overrides: list[str],
     job: Job,
     plain: Path,
@@ -54,7 +54,7 @@ def test_bytes_depend_on_no_layout(
     tmp_path: Path,
     ray_address: str,
 ) -> None:
-    """One actor a stage, two, and all stages in one actor write what the plain loop writes."""
+    """One actor per stage, two, and fused actors write the same bytes as the local loop."""
     done = job.run(tmp_path / "out", f"run.address={ray_address}", *overrides)
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(tmp_path / "out") == digests(plain)
@@ -64,10 +64,10 @@ def test_bytes_depend_on_no_layout(
     assert not report.problems
 
 
-def test_order_of_shards_is_no_matter(
+def test_the_order_of_shards_does_not_matter(
     job: Job, plain: Path, digests: Digests, tmp_path: Path
 ) -> None:
-    """Shards named in another order are sorted first."""
+    """Shards are sorted before the run."""
     shards = sorted((job.folder / "in").glob("*.tar"), reverse=True)
     places = [f"input.shards=[{', '.join(map(str, shards))}]", f"output.path={tmp_path}/out"]
     plan = make_plan(load_config(job.folder / "job.yaml", places), "cpu")
@@ -76,10 +76,10 @@ def test_order_of_shards_is_no_matter(
 
 
 @pytest.mark.sweep  # test_killed_runs.py kills drivers with their Ray at two storage calls
-def test_killed_driver_is_resumed_to_the_same_bytes(
+def test_a_killed_driver_is_resumed_to_the_same_bytes(
     job: Job, plain: Path, digests: Digests, tmp_path: Path
 ) -> None:
-    """SIGKILL after the first staged part; the same command again ends with the same bytes."""
+    """SIGKILL comes after the first staged part."""
     output = tmp_path / "out"
     process = job.start(output, "run.layout=fused")
     wait_for_first_part(process, output)
@@ -91,10 +91,10 @@ def test_killed_driver_is_resumed_to_the_same_bytes(
     assert digests(output) == digests(plain)
 
 
-def test_sigterm_stages_what_is_in_flight(
+def test_sigterm_stages_the_parts_in_flight(
     job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
 ) -> None:
-    """SIGTERM ends with an exit code of its own, keeps the parts, and running again completes."""
+    """SIGTERM ends the run with exit code 75, and running again completes it."""
     output, overrides = tmp_path / "out", ("run.layout=fused", f"run.address={ray_address}")
     process = job.start(output, *overrides)
     wait_for_first_part(process, output)
@@ -108,10 +108,10 @@ def test_sigterm_stages_what_is_in_flight(
     assert digests(output) == digests(plain)
 
 
-def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
+def test_a_finished_run_repeats_in_seconds_and_edits_only_new_shards(
     job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
 ) -> None:
-    """A second run starts no Ray and changes no byte; a shard added later is the only one done."""
+    """A second run starts no Ray and changes no byte."""
     output, source = tmp_path / "out", tmp_path / "in"
     source.mkdir()
     for file in (job.folder / "in").glob("*.tar"):
@@ -122,7 +122,7 @@ def test_finished_job_runs_again_in_seconds_and_new_shards_are_done(
     start = time.monotonic()
     done = job.run(output, shards)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert time.monotonic() - start < 60  # no Ray, no actors: seconds, on a busy machine too
+    assert time.monotonic() - start < 60  # seconds, even on a busy machine, since no Ray starts
     assert {path: path.stat().st_mtime_ns for path in output.glob("0*")} == before
 
     write_shard(source / "00009.tar", [raw_sample("new", ["a cat"])])

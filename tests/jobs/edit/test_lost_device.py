@@ -1,4 +1,4 @@
-"""A CUDA error that stays costs its own part, and not every later one of the process."""
+"""A CUDA error that persists in a process costs only its own part."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def run(device: str, lost: bool) -> tuple[Part, Any]:
     return part, end
 
 
-def test_a_process_whose_device_is_lost_is_ended() -> None:
-    """Its part is not given on as failed: another process tries it again."""
+def test_a_process_with_a_lost_device_is_killed() -> None:
+    """Its part does not fail: another process retries it."""
     with pytest.raises(Ended):
         run("cuda", lost=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_an_error_that_passes_fails_its_part_alone(device: str) -> None:
-    """The device answers after it, so the process goes on."""
+def test_an_error_that_does_not_persist_fails_only_its_part(device: str) -> None:
+    """The device still answers, so the process continues."""
     part, end = run(device, lost=False)
     assert {edit.status for edit in part.edits} == {Status.FAILED}
     assert not end.called

@@ -1,4 +1,4 @@
-"""Ray 2.60 where machines and memory are taken away; each test has a Ray of its own."""
+"""Ray 2.60 when a node drains or memory runs out; each test has its own Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ set_ray_environment(parse_config(tree))
 import ray
 from jobs.edit.graph import configure_context
 
-# Whatever runs is too much: less than a hundredth of the memory may be in use.
+# Any task exceeds the limit, which is a hundredth of the memory.
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
     _system_config={"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 100,
                     "task_oom_retry_delay_base_ms": 100})
@@ -38,7 +38,7 @@ print("rows", len(rows))
 
 
 def run(code: str) -> str:
-    """All that a program says, whose Ray keeps to 127.0.0.1. How it exits is left to that Ray."""
+    """Everything that a program prints; its exit code is ignored. Ray listens on 127.0.0.1."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -51,8 +51,8 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_a_task_that_the_memory_monitor_ends_is_given_up() -> None:
-    """Ray alone retries it without end, and this would never end; the stream goes on without it."""
+def test_a_task_killed_by_the_memory_monitor_is_retried_only_once() -> None:
+    """Without the limit Ray would retry it forever; the stream continues without its row."""
     said = run(MEMORY)
     assert "There are 1 oom retries remaining" in said
     assert "rows 0" in said.splitlines(), said
@@ -97,9 +97,11 @@ print("rows", len(rows), "late", len(late), "there", late.count(drained), flush=
 
 
 def test_a_draining_node_gets_no_further_part() -> None:
-    """Two nodes, one with a spot instance's notice: what starts later starts on the other one."""
+    """Of two nodes, one gets a preemption notice; later parts start on the other one."""
     said = run(DRAIN)
-    (words,) = [line.split() for line in said.splitlines() if line.startswith("rows ")] or [said]
+    lines = [line.split() for line in said.splitlines() if line.startswith("rows ")]
+    assert len(lines) == 1, said
+    words = lines[0]
     assert words[1] == "150", said
-    assert int(words[3]) > 10, "the stream ended before the notice could be heard"
+    assert int(words[3]) > 10, "the stream ended before the notice took effect"
     assert int(words[5]) == 0

@@ -1,4 +1,4 @@
-"""What was lost runs again alone: who is to blame for a runner that is lost."""
+"""Lost parts are retried alone: which losses fail a part, and which do not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 import jobs.edit.lost_parts
 from jobs.edit.lost_parts import run_missing
-from jobs.edit.part_runner import NodeLostError, RunnerLostError
+from jobs.edit.part_runner import NodeLostError, NotStoredError, RunnerLostError
 from jobs.edit.progress import RunProgress
 from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
@@ -40,7 +40,7 @@ class NoFlag(StopFlag):
 
 
 class FakeRunner:
-    """Two parts, and a loss at each question of ``LOST``, once."""
+    """A runner of two parts that is lost once at each call named in ``lost``."""
 
     lost: list[tuple[str, RunnerLostError]]
     done: list[str]
@@ -72,7 +72,7 @@ class FakeRunner:
 def run_alone(
     monkeypatch: pytest.MonkeyPatch, lost: list[tuple[str, RunnerLostError]], **run: object
 ) -> list[str]:
-    """How each part of a shard was done."""
+    """Retries a shard of two parts; returns how each part ended."""
     config = parse_config(
         {"input": {"shards": "x.tar"}, "output": {"path": "memory://missing"}, "run": run}
     )
@@ -88,41 +88,51 @@ def run_alone(
 
 
 @pytest.mark.parametrize("question", ["open", "next", "load", "compute"])
-def test_lost_node_is_no_fault_of_a_part(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
-    """Whatever the runner was at when its machine was taken away: another one does it."""
+def test_a_lost_node_fails_no_part(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    """Whatever the runner was doing when its node was lost, another runner takes over."""
     lost = [(question, NodeLostError("died with its node")) for _ in range(9)]
     assert run_alone(monkeypatch, cast(Any, lost)) == ["compute", "compute"]
 
 
-def test_part_whose_runner_dies_on_a_healthy_node_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first part is to blame; the second one is computed."""
+def test_a_part_whose_runner_dies_on_a_healthy_node_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other part is computed."""
     lost = [("compute", RunnerLostError("died"))]
     assert run_alone(monkeypatch, lost) == ["fail", "compute"]
 
 
-def test_nodes_are_not_lost_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part that takes its machine along, again and again, fails as one whose worker dies."""
+def test_a_part_that_the_store_refuses_has_no_failed_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk takes the small rows of a failure, which would stay; the shard stays undone."""
+    full = NotStoredError("raised OSError: [Errno 28] No space left on device")
+    assert run_alone(monkeypatch, [("compute", full)]) == []
+    words = "shard 0 stays unpublished: storing part 0 raised OSError: [Errno 28] No space left"
+    assert words in capsys.readouterr().err
+
+
+def test_a_part_that_loses_node_after_node_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of lost nodes is limited by run.max_restarts."""
     lost = [("compute", NodeLostError("died with its node")) for _ in range(3)]
     assert run_alone(monkeypatch, cast(Any, lost), max_restarts=2) == ["fail", "compute"]
 
 
 @pytest.mark.parametrize(("failures", "done"), [(2, ["compute", "compute"]), (3, [])])
-def test_networks_that_do_not_load_fail_no_part(
+def test_a_model_that_does_not_load_fails_no_part(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     failures: int,
     done: list[str],
 ) -> None:
-    """As often as a worker may try; then nothing is staged, and a line says why."""
+    """After the allowed attempts nothing is staged, and a line says why."""
     lost = [("load", RunnerLostError("raised OSError: no such file")) for _ in range(failures)]
     assert run_alone(monkeypatch, lost, max_start_retries=2) == done
     words = "retry worker raised OSError: no such file while it loaded the model"
     assert (words in capsys.readouterr().err) == (not done)
 
 
-def test_a_shard_that_cannot_be_read_is_named(
+def test_a_shard_that_kills_its_reader_stays_unpublished(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody knows its samples, so it has no rows; and no other question is asked of it."""
+    """Its samples are unknown, so it has no rows; a line names the shard."""
     assert run_alone(monkeypatch, [("next", RunnerLostError("died"))]) == []
     assert "shard 0 stays unpublished: reading it died" in capsys.readouterr().err

@@ -1,7 +1,9 @@
-"""What workers count: bytes of their traffic, memory of their stages."""
+"""The metrics of workers: bytes of storage traffic, GPU memory of stages."""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from tests.samples import raw_sample, write_shard
 
 
 class Told:
-    """Counters and gauges that keep what they are told, by label."""
+    """Counters and gauges that record their values by label."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -35,17 +37,15 @@ class Told:
 
 @pytest.fixture
 def told() -> Iterator[tuple[Told, Told, Told]]:
-    """Bytes, retries and the memory of GPUs."""
+    """Stand-ins for the metrics of bytes, retries and GPU memory."""
     take_traffic()
     made = (Told(), Told(), Told())
     with mock.patch("jobs.edit.metrics._worker_metrics", return_value=made):
         yield made
 
 
-def test_parts_that_run_alone_count_their_bytes(
-    tmp_path: Path, told: tuple[Told, Told, Told]
-) -> None:
-    """Reading a shard and staging a part, like the operators of the stream."""
+def test_the_retry_worker_counts_its_bytes(tmp_path: Path, told: tuple[Told, Told, Told]) -> None:
+    """It reads a shard and stages a part, like the operators of the stream."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat"])])
     plan = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
     runner = PartRunner(plan, Guard(mock.MagicMock(), 60.0))
@@ -60,15 +60,15 @@ def test_parts_that_run_alone_count_their_bytes(
     assert not +take_traffic()
 
 
-def test_a_stage_s_memory_is_its_own(
+def test_each_stage_has_its_own_memory_peak(
     monkeypatch: pytest.MonkeyPatch, told: tuple[Told, Told, Told]
 ) -> None:
-    """In layout fused one process runs all stages; each shows the most of all its runs."""
+    """In layout fused one process runs all stages; each gauge shows the peak of its stage."""
     cuda = SimpleNamespace(peak=0, is_available=lambda: True)
     cuda.max_memory_allocated = lambda: cuda.peak
     cuda.reset_peak_memory_stats = lambda: setattr(cuda, "peak", 1)
-    monkeypatch.setitem(metrics.sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(metrics, "_gpu_peaks", metrics.Counts())
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(metrics, "_gpu_peaks", Counter())
     for stage, used in (("mask", 5), ("decode", 9), ("mask", 4), ("decode", 7)):
         cuda.peak = max(cuda.peak, used)
         metrics.tell_gpu_memory(stage)

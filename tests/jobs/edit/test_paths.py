@@ -1,4 +1,4 @@
-"""A relative path means the driver's folder, for every process of a cluster or for none."""
+"""Relative paths are made absolute on a cluster, so that they mean the same in every process."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_paths_are_those_of_the_driver(here: Path) -> None:
-    """Urls and hub ids stay; so does what is not a path."""
+def test_relative_paths_become_absolute(here: Path) -> None:
+    """They are relative to the driver's folder; urls and hub ids stay as they are."""
     given = config(scores={"lpips": {"path": "weights", "net": "vgg"}, "clip": {"path": "a/b"}})
     found = with_absolute_paths(given)
     assert found.input.shards == [f"{here}/in/*.tar", "s3://b/in"]
@@ -44,18 +44,18 @@ def test_paths_are_those_of_the_driver(here: Path) -> None:
     assert with_absolute_paths(found) == found
 
 
-def test_a_model_below_this_folder_is_refused_on_a_cluster() -> None:
-    """Each row says the model's path as it was written; a worker would take it for a hub's id."""
+def test_a_relative_model_path_is_refused_on_a_cluster() -> None:
+    """Rows record the path as written; a worker would take it for a hub id."""
     with pytest.raises(ConfigError, match=r"model\.path='weights': is relative"):
         with_absolute_paths(config(model={"path": "weights"}))
 
 
 @pytest.mark.parametrize("command", [edit, print_plan])
 @pytest.mark.parametrize(("address", "made"), [("head:6379", True), (None, False)])
-def test_a_run_on_a_cluster_takes_them_so(
+def test_a_run_on_a_cluster_has_absolute_paths(
     here: Path, command: Callable[[Config], object], address: str | None, made: bool
 ) -> None:
-    """Else its workers read and write below the folders that their nodes were started in."""
+    """Otherwise its workers would use the folders in which their nodes were started."""
     given = config(run={"address": address}, model={"device": "cpu"})
     module = command.__module__
     with (
@@ -73,10 +73,10 @@ def test_a_run_on_a_cluster_takes_them_so(
         (None, "Failed to connect to Ray cluster at head:6379"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_an_error_in_a_line(
+def test_a_cluster_that_does_not_answer_is_a_one_line_error(
     cause: Exception | None, words: str
 ) -> None:
-    """It names the address; where the cluster wants a token, what to set."""
+    """It names the address and, if the cluster requires a token, what to set."""
     error = ConnectionError("Failed to connect to Ray cluster at head:6379")
     error.__cause__ = cause
     with (

@@ -1,4 +1,4 @@
-"""A run whose pools are left to the plan, under Ray."""
+"""A run with layout and pool sizes auto, on Ray."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.slow
 AUTO = [f"stages.{name}.actors=auto" for name in ("mask", "encode", "decode")]
 
 
-def test_planned_run_writes_the_same_bytes(
+def test_a_planned_run_writes_the_same_bytes(
     job: Job,
     plain: Path,
     digests: Callable[[Path], dict[str, str]],
     tmp_path: Path,
     ray_address: str,
 ) -> None:
-    """Layout and sizes are found on two cores, and the summary sets what came of it beside them."""
+    """Layout and sizes are found for two cores; the summary compares estimate and actual rate."""
     output = tmp_path / "out"
     done = job.run(
         output, "run.layout=auto", *AUTO, "plan.calibrate=2", f"run.address={ray_address}"

@@ -1,9 +1,10 @@
-"""The plan of a run, as ``overpaint plan`` and ``overpaint edit`` make it. No Ray is started."""
+"""The plan of a run, as made by ``overpaint plan`` and ``overpaint edit``. No Ray is started."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,7 +32,7 @@ AUTO = {name: {"actors": "auto"} for name in ("mask", "encode", "decode")}
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine of two cores, and what was measured on it."""
+    """A machine with two cores and a stand-in for the calibration; lists its calls."""
     calls: list[str] = []
 
     def calibrate(plan: Plan) -> Costs:
@@ -43,15 +44,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def plan_of(folder: Path, **sections: object) -> Plan:
+def plan_of(folder: Path, **sections: Any) -> Plan:
     write_shard(folder / "in/0.tar", [raw_sample("a", ["1", "2"]), raw_sample("b", ["3"])])
     return fake_plan(f"{folder}/in/*.tar", f"{folder}/out", **sections)
 
 
-def test_a_run_measures_only_where_something_is_left_open(
-    measured: list[str], tmp_path: Path
-) -> None:
-    """By default; ``overpaint plan`` always does, a number asks for it, ``never`` forbids it."""
+def test_a_run_calibrates_only_if_a_size_is_auto(measured: list[str], tmp_path: Path) -> None:
+    """``overpaint plan`` always does; plan.calibrate forces it by a number, forbids it by never."""
     for sections, measure, calls in (
         ({}, False, 0),
         ({}, True, 1),
@@ -64,10 +63,8 @@ def test_a_run_measures_only_where_something_is_left_open(
         assert len(measured) == calls, sections
 
 
-def test_sizes_left_open_are_found_and_hand_set_ones_stay(
-    measured: list[str], tmp_path: Path
-) -> None:
-    """Two cores and a second an edit: two a second at most, for which decode needs one actor."""
+def test_auto_sizes_are_found_and_set_sizes_are_kept(measured: list[str], tmp_path: Path) -> None:
+    """Two cores and 1 s per edit allow 2 edits/s, for which one decode actor is enough."""
     sections = {"stages": AUTO | {"mask": {"actors": 3}}}
     plan, expected = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
     assert plan.config.stages.mask.actors == 3
@@ -75,8 +72,8 @@ def test_sizes_left_open_are_found_and_hand_set_ones_stay(
     assert expected.images_per_s == pytest.approx(2.0)
 
 
-def test_a_calibration_serves_the_runs_that_go_on(measured: list[str], tmp_path: Path) -> None:
-    """It is kept in the output of a run, and not by ``overpaint plan``."""
+def test_a_calibration_is_kept_for_resumed_runs(measured: list[str], tmp_path: Path) -> None:
+    """A run keeps it in the output; ``overpaint plan`` does not."""
     plan = plan_of(tmp_path, stages=AUTO)
     planned(plan, measure=True, keep=False)
     assert not plan.output.exists(COSTS_FILE)
@@ -89,7 +86,7 @@ def test_a_calibration_serves_the_runs_that_go_on(measured: list[str], tmp_path:
 def test_the_plan_is_printed_with_hours_and_money(
     measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What will be spent, before it is."""
+    """The estimate is printed before the run starts."""
     plan = plan_of(tmp_path, report={"price_per_device_hour": 3600})
     planned(plan, measure=True, keep=False)
     said = capsys.readouterr().out
@@ -99,13 +96,13 @@ def test_the_plan_is_printed_with_hours_and_money(
     assert "a worker without a heartbeat for 600 s is killed" in said
 
 
-def test_what_cannot_be_measured_is_counted(
+def test_a_failed_calibration_falls_back_to_counted_costs(
     measured: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A warning with the reason; the run itself will say more."""
+    """A warning gives the reason."""
 
     def fails(plan: Plan) -> Costs:
         raise CalibrationError("OSError: no such model")
@@ -122,19 +119,19 @@ def test_what_cannot_be_measured_is_counted(
 def test_pools_that_do_not_fit_are_an_error(
     measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the sizes, where the first look at the cluster let them pass."""
+    """The sizing finds it, even if the first check of the cluster passed."""
     monkeypatch.setattr(planner, "check_pools", lambda config, device: [Node(1)])
     with pytest.raises(ConfigError, match=r"stages: run\.layout=pools: the smallest pools"):
         planned(plan_of(tmp_path), measure=True, keep=False)
 
 
-def test_a_run_sets_what_came_of_it_beside_what_was_expected(
+def test_a_run_compares_its_rate_with_the_estimate(
     measured: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In summary and last lines; the configuration in the output has the sizes that were found."""
+    """In summary.json and the last lines; the config in the output has the resolved sizes."""
     plan = plan_of(tmp_path, stages=AUTO)
     guards: list[float] = []
 

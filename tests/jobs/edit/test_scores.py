@@ -1,4 +1,4 @@
-"""The fourth pool under Ray, with filters: the bytes of the plain loop."""
+"""The score pool and filters on Ray: the same bytes as from the local loop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.tiny_scorers import make_tiny_scorers
 pytestmark = pytest.mark.slow
 
 
-def test_a_pool_of_scorers_writes_the_bytes_of_the_plain_loop(
+def test_a_score_pool_writes_the_same_bytes_as_the_local_loop(
     job: Job, digests: Callable[[Path], dict[str, str]], tmp_path: Path, ray_address: str
 ) -> None:
-    """Four pools and filters on a network's score; rejected images too are the same."""
+    """With four pools and a filter on a network's score; rejected images are equal too."""
     scores = make_tiny_scorers(tmp_path)
     tree = yaml.safe_load((job.folder / "job.yaml").read_text())
     tree |= {"scores": {name: scores[name] for name in ("clip", "dino")}}

@@ -1,4 +1,4 @@
-"""A Ray cluster of real nodes: one is killed in mid-run, ten times; one joins in mid-run.
+"""A Ray cluster of real nodes: one is killed during a run, ten times; one joins during a run.
 
 The three stages are arithmetic that needs no torch (``faulty.py``) and takes a given time.
 """
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
 NUM_SHARDS, NUM_SAMPLES = 3, 10
 NODE_CPUS = 2
-# An actor, a reader and a writer fill such a node: a second actor needs a second node.
+# An actor, a reader and a writer fill a node, so a second actor needs a second node.
 OVERRIDES = (
     *("run.layout=fused", "stages.decode.cpus=1.5", "run.part_size=1"),
     *("model.device=cpu", "report.enabled=false"),
 )
-# Ray takes 15 s to believe that a node is dead. Whose raylet is gone fails at once, so that four
-# checks in a row say it; one that is only slow has 5 s to answer.
+# By default Ray takes 15 s to declare a node dead. A check of a dead raylet fails at once, so four
+# failed checks in a row are enough; a slow raylet has 5 s to answer.
 HEALTH_CHECKS = {
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 5000,
@@ -46,7 +46,7 @@ HEALTH_CHECKS = {
 
 
 class Nodes:
-    """A head without work, as in production, and worker nodes that come and go."""
+    """A head without work, as in production, and worker nodes that are added and removed."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
@@ -56,14 +56,14 @@ class Nodes:
         )
 
     def resize(self, count: int, cpus: int = NODE_CPUS) -> list[int]:
-        """Removes worker nodes that were killed, then as many as are too many, or adds some.
+        """Removes killed worker nodes, then adds or removes nodes.
 
         Args:
-            count: of worker nodes afterwards.
-            cpus: of those that are added.
+            count: number of worker nodes afterwards.
+            cpus: of added nodes.
 
         Returns:
-            The process ids of their raylets.
+            The process ids of the nodes' raylets.
         """
         dead = [node for node in self.cluster.worker_nodes if raylet_of(node).poll() is not None]
         alive = [node for node in self.cluster.worker_nodes if node not in dead]
@@ -74,7 +74,7 @@ class Nodes:
         return sorted(raylet_of(node).pid for node in self.cluster.worker_nodes)
 
     def set_pace(self, seconds: float) -> None:
-        """From now on a part takes so long."""
+        """Sets the seconds that each further part takes."""
         (self.folder / "pace/seconds").write_text(str(seconds))
 
     def at_work(self, raylet: int) -> bool:
@@ -87,7 +87,7 @@ class Nodes:
         return self.job.start(output, shards, address, *OVERRIDES, *more)
 
     def plain(self) -> Path:
-        """The output of the plain loop over the same stages."""
+        """The output of the local loop with the same stages."""
         output = self.folder / "plain"
         if not output.exists():
             shards = f"input.shards={self.folder}/in/*.tar"
@@ -112,7 +112,7 @@ def nodes(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]
         samples = [raw_sample(f"{number}{n}", ["a cat"], seed=n) for n in range(NUM_SAMPLES)]
         write_shard(folder / f"in/{number}.tar", samples)
     with pytest.MonkeyPatch.context() as patch:
-        # For the drivers: 127.0.0.1 stays what it is, and is not made the address of this host.
+        # Makes the drivers keep 127.0.0.1 instead of this host's address.
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         for name, value in install(folder / "site", faults=False).items():
             patch.setenv(name, value)
@@ -126,7 +126,7 @@ def nodes(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]
 
 
 def wait_until(condition: Callable[[], bool], run: subprocess.Popen[str], what: str) -> bool:
-    """Waits for something to happen in a run; false if the run ended before."""
+    """Waits for a condition during a run; returns False if the run ends before."""
     deadline = time.monotonic() + 180
     while not condition():
         if run.poll() is not None:
@@ -154,10 +154,10 @@ def finished(run: subprocess.Popen[str]) -> str:
         pytest.param(range(2, 10), id="eight more", marks=pytest.mark.sweep),
     ],
 )
-def test_run_survives_a_killed_node(
+def test_a_run_survives_a_killed_node(
     seeds: range, nodes: Nodes, digests: Digests, tmp_path: Path
 ) -> None:
-    """SIGKILL to one of two raylets after a seeded number of parts: the bytes of a calm run."""
+    """One of two raylets is killed after a seeded number of parts; the bytes stay the same."""
     expected = digests(nodes.plain())
     assert len(expected) == 2 * NUM_SHARDS
     killed = 0
@@ -175,19 +175,19 @@ def test_run_survives_a_killed_node(
         text = finished(run)
         assert digests(output) == expected, f"run {number}: {text}"
         assert not verify(Store(str(output))).problems
-    assert killed >= 0.8 * len(seeds), "too few runs were still going on when their node was killed"
+    assert killed >= 0.8 * len(seeds), "in too few runs the node was killed before the end"
 
 
-def test_node_that_joins_in_mid_run_gets_work(
+def test_a_node_that_joins_during_a_run_gets_work(
     nodes: Nodes, digests: Digests, tmp_path: Path
 ) -> None:
-    """A pool that may grow: its second actor starts on the node that came after the first part."""
+    """A pool that may grow starts its second actor on the node that joins after the first part."""
     expected = digests(nodes.plain())
-    nodes.set_pace(2.0)  # Ray Data hears of a new node within 20 s: it must not be too late then
+    nodes.set_pace(2.0)  # Ray Data notices a new node within 20 s; the run must last longer
     (first,), output = nodes.resize(1), tmp_path / "out"
     run = nodes.start(output, "stages.decode.actors=1", "stages.decode.max_actors=2")
     assert wait_until(partial(has_staged, output, 1), run, "the first part")
-    # An operator has a share of the cluster's CPUs: of ten, that of a second actor is within it.
+    # An operator may use a share of the cluster's CPUs; of ten CPUs it can use a second actor's.
     (second,) = {*nodes.resize(2, cpus=4 * NODE_CPUS)} - {first}
     joined = wait_until(partial(nodes.at_work, second), run, "work for the node that joined")
     nodes.set_pace(0.0)

@@ -1,4 +1,4 @@
-"""Small random networks, and the command over the small model."""
+"""Small networks with random weights, and the command run on the tiny model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Evaluate = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Scorers with small random weights, as the configuration asks for them."""
+    """The configuration of scorers with small random weights."""
     return make_tiny_scorers(tmp_path_factory.mktemp("scorers"))
 
 
 @pytest.fixture
 def evaluate(tiny_model_folder: Path, tmp_path: Path) -> Evaluate:
-    """The command over the tiny model without Ray; returns what it wrote as JSON."""
+    """Runs the command on the tiny model without Ray; returns the JSON that it has written."""
 
     def run(benchmark: str, data: Path, *more: str, code: int = 0) -> dict[str, Any]:
         command = [
@@ -37,6 +37,6 @@ def evaluate(tiny_model_folder: Path, tmp_path: Path) -> Evaluate:
     return run
 
 
-def asked(section: dict[str, Any], *names: str) -> list[str]:
-    """The overrides that ask for scores."""
+def score_overrides(section: dict[str, Any], *names: str) -> list[str]:
+    """The overrides that turn scorers on."""
     return [f"scores.{name}={json.dumps(section[name])}" for name in names]

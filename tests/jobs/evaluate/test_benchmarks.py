@@ -1,4 +1,4 @@
-"""Each public benchmark from small files of its format to its table, by the command."""
+"""Each public benchmark from small files in its format to its table, by the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pipeline.evaluation import imagenet, pie_bench
 from pipeline.models.inception import Inception
 from tests.evaluation.test_formats import pie_entry, write_pie
-from tests.jobs.evaluate.conftest import Evaluate, asked
+from tests.jobs.evaluate.conftest import Evaluate, score_overrides
 from tests.reference import background as reference
 from tests.samples import encode, pixels
 from tests.tiny_inception import inception_weights
@@ -31,10 +31,10 @@ def test_pie_bench_from_its_files_to_its_table(
     evaluate: Evaluate,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One command; every published column beside ours; a second run computes nothing again."""
+    """The table has every published column; a second run recomputes nothing."""
     entries = {f"{number:04d}": pie_entry(number) for number in range(2)}
     data = write_pie(tmp_path / "pie", entries)
-    scores = asked(section, "clip", "lpips", "dino")
+    scores = score_overrides(section, "clip", "lpips", "dino")
     report = evaluate("pie-bench", data, *scores, *EVERYWHERE)
     printed = capsys.readouterr().out
     assert "| PnPInversion + P2P (published) | 11.65 | 27.22 | 54.55 | – | 84.76 |" in printed
@@ -57,10 +57,10 @@ def test_pie_bench_from_its_files_to_its_table(
     assert again == report
 
 
-def test_without_networks_the_table_says_what_is_missing(
+def test_without_scorers_the_table_names_the_missing_columns(
     tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And which key asks for it."""
+    """It also names the key that adds each column."""
     data = write_pie(tmp_path / "pie", {"0000": pie_entry(0)})
     evaluate("pie-bench", data)
     printed = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_without_networks_the_table_says_what_is_missing(
 
 
 def write_tedbench(folder: Path) -> Path:
-    """Two texts for one image."""
+    """Writes a benchmark with two texts for one image."""
     (folder / "originals").mkdir(parents=True)
     (folder / "originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
     entries = [{"img_name": "cat.jpg", "target_text": text} for text in ("a cat yawns", "a dog")]
@@ -82,12 +82,12 @@ def test_tedbench_from_its_files_to_its_table(
     evaluate: Evaluate,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """CLIP score and LPIPS of a sweep over two ratios: the axes of its curves."""
+    """A sweep over two ratios has the axes of its curves, CLIP score and LPIPS."""
     report = evaluate(
         *(
             "tedbench",
             write_tedbench(tmp_path / "ted"),
-            *asked(section, "clip", "lpips"),
+            *score_overrides(section, "clip", "lpips"),
             "--sweep",
         ),
         *("--ratios", "0.5,1", "--methods", "DiffEdit,SDEdit"),
@@ -103,7 +103,7 @@ def test_tedbench_from_its_files_to_its_table(
 
 
 def write_imagenet(folder: Path) -> Path:
-    """Three queries of FlexIT's, two of them for the test, and real images of two classes."""
+    """Writes three of FlexIT's queries, two in the test split, and real images of two classes."""
     images = {0: "n0/a.JPEG", 1: "n1/b.JPEG"}
     lines = [",path,source,source_id,target,target_id,is_test"]
     for number, (source, target, is_test) in enumerate([(0, 1, True), (1, 0, True), (0, 1, False)]):
@@ -127,7 +127,7 @@ def test_imagenet_from_its_files_to_its_table(
     evaluate: Evaluate,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The test half: LPIPS, accuracy, and CSFID by its definition, from what was written."""
+    """On the test split: LPIPS, accuracy, and CSFID by its definition from the written images."""
     data = write_imagenet(tmp_path / "imagenet")
     weights = inception_weights(narrower=16)
     save_file(weights, tmp_path / "inception.safetensors")
@@ -135,7 +135,7 @@ def test_imagenet_from_its_files_to_its_table(
         *("--inception", str(tmp_path / "inception.safetensors"), "--real", str(data / "train")),
         *("--classifier", section["nsfw"]["path"]),
     ]
-    report = evaluate("imagenet", data, *networks, *asked(section, "lpips"), *EVERYWHERE)
+    report = evaluate("imagenet", data, *networks, *score_overrides(section, "lpips"), *EVERYWHERE)
     printed = capsys.readouterr().out
     assert "| FlexIT, 5 networks, 160 steps (published) | 25.50 | 67.00 | 52.00 |" in printed
     assert "Not measured" not in printed
@@ -163,19 +163,19 @@ def test_imagenet_from_its_files_to_its_table(
     (means,) = (tmp_path / "o").glob("class_means-*.safetensors")
     again = evaluate(
         *("imagenet", data, *networks[:2], "--real", str(means), *EVERYWHERE),
-        *asked(section, "lpips"),
+        *score_overrides(section, "lpips"),
     )
     assert again["ours"]["diffedit, 0.8"]["figures"]["csfid"] == found["figures"]["csfid"]
     assert "Not measured: accuracy_e2 (--classifier)," in capsys.readouterr().out
 
 
-def test_missing_networks_are_said_at_the_start(
+def test_missing_networks_are_an_error_at_start_up(
     tmp_path: Path,
     section: dict[str, Any],
     evaluate: Evaluate,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One line that names the option and says where to get it, before anything is computed."""
+    """One line names the option and where to get the file, before anything is computed."""
     data = write_imagenet(tmp_path / "imagenet")
     save_file(inception_weights(narrower=16), tmp_path / "i.safetensors")
     inception, real = ("--inception", str(tmp_path / "i.safetensors")), ("--real", str(data / "x"))

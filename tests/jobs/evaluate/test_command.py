@@ -1,4 +1,4 @@
-"""From a benchmark's files to its table: what counts, and that the figures are the protocol's."""
+"""From a benchmark's files to its table: the figures follow the benchmark's protocol."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,26 +28,26 @@ BILINEAR = Image.Resampling.BILINEAR
 
 
 def task(number: int, edit_text: str, truth: np.ndarray | None) -> Task:
-    """An image of the model's own size, so that nothing is resized."""
+    """A task with an image of the model's own size, so that nothing is resized."""
     image = encode(pixels(number, SIZE, SIZE))
     return Task(f"{number:03d}", image, "png", "a dog", edit_text, "group", truth)
 
 
-def test_figures_are_the_protocol_s(tmp_path: Path) -> None:
-    """PSNR, SSIM and MSE of both forms, by reference; the mask's IoU, counted by hand."""
+def test_figures_follow_the_protocol(tmp_path: Path) -> None:
+    """PSNR, SSIM and MSE of both forms equal a reference; the mask's IoU is counted by hand."""
     truth = np.zeros((SIZE, SIZE), bool)
     truth[8:24, 8:32] = True  # exactly the cells that the stand-in method masks
-    truth[0:4, 0:4] = True  # and one that it does not
+    truth[0:4, 0:4] = True  # and a cell that it does not mask
     full = np.ones((SIZE, SIZE), bool)
     tasks = [
         task(0, "a cat", truth),
-        task(1, "a dog", truth),  # the texts agree: unchanged
+        task(1, "a dog", truth),  # unchanged, since caption and edit text agree
         task(2, "bad", truth),
         task(3, "a cat", full),
     ]
     write_shards(tasks, Store(str(tmp_path)))
 
-    off = {"method": {"composite": {"enabled": False}}}
+    off: dict[str, Any] = {"method": {"composite": {"enabled": False}}}
     plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out", **off), failing=["bad"])
     first, same, failed, everywhere = measure(plan.config, SIZE)
     assert [item.status for item in (first, same, failed)] == ["edited", "unchanged", "failed"]
@@ -80,8 +81,8 @@ def test_figures_are_the_protocol_s(tmp_path: Path) -> None:
     assert found["figures"]["psnr_db"] == pytest.approx((first.figures["psnr_db"] + 100) / 2)
 
 
-def test_rows_scores_have_the_published_tables_units() -> None:
-    """Thousandths, hundredths; a similarity that is negative counts as none."""
+def test_scores_of_rows_have_the_units_of_published_tables() -> None:
+    """Thousandths and hundredths; a negative similarity counts as zero."""
     image = pixels(1, SIZE, SIZE)
     row = {"score_lpips": 0.25, "score_clip_text_after": -0.5, "score_clip_image": 0.75}
     assert _figures(row, image, image, None, None) == {
@@ -95,17 +96,17 @@ def test_rows_scores_have_the_published_tables_units() -> None:
 def test_another_model_needs_a_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The demo's settings are not used in silence for a model that they do not suit."""
+    """The demo's settings do not suit other models, so they are not used silently."""
     command = ["evaluate", "pie-bench", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
     assert main([*command, "model.path=/some/model"]) == 2
     assert "model.path='/some/model' needs --config" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_under_ray_the_same_images_are_measured(
+def test_on_ray_the_same_images_are_measured(
     tmp_path: Path, evaluate: Evaluate, tiny_model_folder: Path
 ) -> None:
-    """By default the job of ``overpaint edit``, one Ray for all: the same shards and figures."""
+    """The default is the job of ``overpaint edit``; shards and figures equal the local loop's."""
     data = write_tedbench(tmp_path / "ted")
     sweep = ("--sweep", "--ratios", "1", "--methods", "DiffEdit,SDEdit")
     plain = evaluate("tedbench", data, *sweep)
@@ -126,10 +127,10 @@ def test_under_ray_the_same_images_are_measured(
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_run_that_is_interrupted_is_not_measured(
+def test_an_interrupted_run_is_not_measured(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job's own exit code is passed on, and no figures are written."""
+    """The run's exit code is returned, and no figures are written."""
     data = write_pie(tmp_path / "pie", {"0000": pie_entry(0)})
     monkeypatch.setattr("jobs.evaluate.command.edit", lambda config, **_: (75, None))
     command = ["evaluate", "pie-bench", "--data", str(data), "--out", str(tmp_path / "o")]
@@ -138,8 +139,10 @@ def test_a_run_that_is_interrupted_is_not_measured(
 
 
 @pytest.mark.slow
-def test_demo_sweep_draws_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two methods, two ratios, three edits of the demo world: JSON, table, plot, intervals."""
+def test_a_sweep_on_the_demo_world_draws_curves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two methods, two ratios and three edits give JSON, table, plot and intervals."""
     command = [
         *("evaluate", "demo", "--plain", "--out", str(tmp_path), "--limit", "3", "--sweep"),
         *("--ratios", "0.3,1", "--methods", "DiffEdit,SDEdit"),
@@ -160,8 +163,10 @@ def test_demo_sweep_draws_curves(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "resamples of 3 edits" in printed
 
 
-def test_wrong_uses_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No data, a folder that is no benchmark: exit code 2 before anything is loaded."""
+def test_wrong_arguments_are_one_line_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without data, or with a folder that is not a benchmark: exit code 2."""
     assert main(["evaluate", "pie-bench"]) == 2
     assert "--data DIR is required" in capsys.readouterr().err
     assert main(["evaluate", "tedbench", "--data", str(tmp_path), "--out", str(tmp_path)]) == 2

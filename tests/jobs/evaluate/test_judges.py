@@ -1,4 +1,4 @@
-"""What is judged after a run: annotated regions, FlexIT's images and classes."""
+"""Judges of finished runs: annotated regions, FlexIT's images and classes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ from tests.samples import encode, pixels
 BILINEAR = Image.Resampling.BILINEAR
 
 
-def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> None:
-    """LPIPS with the region black in both, CLIP with all else black in the one after.
-
-    Masked here pixel by pixel, and judged by the stage's own way through the same networks.
-    """
+def test_the_region_is_masked_as_in_pie_bench(section: dict[str, Any]) -> None:
+    """LPIPS has the region black in both images, CLIP has everything else black in the edit."""
     scorers = Scorers(
         Scores.model_validate({name: section[name] for name in ("clip", "lpips")}), "cpu", 2
     )
@@ -58,7 +55,7 @@ def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> 
     assert local["clip_edited"] == pytest.approx(
         max(0.0, 100 * edited["clip_text_after"]), rel=1e-5, abs=1e-4
     )
-    assert everywhere.keys() == {"clip_edited"}  # no background; the whole stands in the row
+    assert everywhere.keys() == {"clip_edited"}  # no background; the row has the whole image's CLIP
     assert unknown == {}
     assert same["lpips_frame_e3"] == 0.0
     (whole,) = scorers([before], [EditToScore(0, before, "", "a cat")])
@@ -68,18 +65,18 @@ def test_the_region_is_judged_as_pie_bench_masks_it(section: dict[str, Any]) -> 
 
 
 def test_images_are_scaled_and_then_cropped() -> None:
-    """As FlexIT does: the shorter side to 256, then the middle; other pixels shine in there."""
+    """As in FlexIT: the shorter side is scaled to 256, then the center is cropped."""
     wide = Image.fromarray(pixels(1, 512, 1024))
     scaled = np.asarray(wide.resize((512, 256), BILINEAR))
     assert np.array_equal(at_side(wide), scaled[:, 128:384])
     assert np.array_equal(at_side(scaled[:, 128:384]), scaled[:, 128:384])
 
 
-def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any], tmp_path: Path) -> None:
-    """The likeliest of the classes given: by the network's own logits, its preparation by hand.
-
-    Its folder would have images scaled to 40 pixels first; FlexIT gives them at the network's.
-    """
+def test_flexits_accuracy_chooses_among_the_target_classes(
+    section: dict[str, Any], tmp_path: Path
+) -> None:
+    """The result equals the argmax of the network's own logits, with manual preprocessing."""
+    # This preprocessor would scale to 40 pixels; FlexIT uses the network's own size.
     folder = shutil.copytree(section["nsfw"]["path"], tmp_path / "classifier")
     ViTImageProcessorPil(size={"height": 40, "width": 40}).save_pretrained(folder)
     classifier = ImageClassifier(str(folder), "cpu", micro_batch=2)
@@ -99,8 +96,8 @@ def test_flexit_s_accuracy_is_among_the_targets(section: dict[str, Any], tmp_pat
     assert [item["unedited_e2"] for item in figures] == [100.0 - 100.0 * n for n in chosen]
 
 
-def test_flexit_s_lpips_is_of_images_of_256_pixels(section: dict[str, Any]) -> None:
-    """Both images scaled, then judged as the stage judges."""
+def test_flexits_lpips_is_computed_at_256_pixels(section: dict[str, Any]) -> None:
+    """Both images are scaled first."""
     scorers = Scorers(Scores.model_validate({"lpips": section["lpips"]}), "cpu", 2)
     before, after = pixels(1, 64, 64), pixels(2, 64, 64)
     (figures,) = FlexitJudge(scorers=scorers).edits([Seen({}, "", before, after, None, False)])
@@ -114,27 +111,29 @@ def test_flexit_s_lpips_is_of_images_of_256_pixels(section: dict[str, Any]) -> N
 
 
 def brightness(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Stands for a network: one feature, the mean of the pixels."""
+    """A stand-in for a network, with one feature: the mean of the pixels."""
     return np.array([[image.mean()] for image in images])
 
 
-def test_classes_of_imagenet_are_its_folders_in_order(tmp_path: Path) -> None:
-    """With all 1,000 of them the sorted order gives the number; with fewer the name does."""
+def test_imagenet_classes_are_numbered_by_sorted_folder(tmp_path: Path) -> None:
+    """With all 1,000 folders the sorted order gives the number; otherwise the name does."""
     for number in range(1000):
         (tmp_path / f"real/n{number:08d}").mkdir(parents=True)
-    grey = {"n00000007": (10, 20), "n00000160": (100,)}
-    for name, levels in grey.items():
+    gray = {"n00000007": (10, 20), "n00000160": (100,)}
+    for name, levels in gray.items():
         for level in levels:
             image = np.full((20, 30, 3), level, np.uint8)
             (tmp_path / f"real/{name}/{level}.JPEG").write_bytes(encode(image))
-    home, seen = Store(str(tmp_path / "home")), []
+    home = Store(str(tmp_path / "home"))
+    seen: list[tuple[int, ...]] = []
 
     def features(images: Sequence[np.ndarray]) -> np.ndarray:
         seen.extend(image.shape for image in images)
         return brightness(images)
 
     def means(classes: list[str], weights: str = "w") -> dict[str, float]:
-        found = class_means(tmp_path / "real", classes, features, weights, home, [].append)
+        lines: list[str] = []
+        found = class_means(tmp_path / "real", classes, features, weights, home, lines.append)
         return {number: float(mean[0]) for number, mean in found.items()}
 
     assert means(["7"]) == {"7": 15.0}

@@ -1,7 +1,8 @@
-"""A store that takes nothing any more ends the run; one that is away for minutes does not."""
+"""A store that refuses every part ends the run; a store that fails for minutes does not."""
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from types import SimpleNamespace
 from unittest import mock
@@ -10,7 +11,6 @@ import pytest
 
 from jobs.edit.graph import PART_SCHEMA, _finish, _row_of
 from jobs.edit.worker import around_step
-from jobs.supervise import failure_counts as refusals
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import Guard
 from pipeline.execution.operators import COMMIT, Flow, Operator
@@ -24,12 +24,12 @@ DENIED = PermissionError("put s3://bucket/out: Forbidden; check the credentials"
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     now = SimpleNamespace(s=1000.0)
-    monkeypatch.setattr(refusals.time, "monotonic", lambda: now.s)
+    monkeypatch.setattr(time, "monotonic", lambda: now.s)
     return now
 
 
 def finish(journal: Journal, error: Exception | None = None) -> None:
-    """The last operator of the stream, with a store that answers so."""
+    """Runs the last operator of the stream, with a store that raises this error."""
 
     def commit(part: Part) -> Part:
         if error is not None:
@@ -49,8 +49,8 @@ def refused(journal: Journal, error: Exception = DENIED) -> None:
         finish(journal, error)
 
 
-def test_parts_that_nobody_stores_for_minutes_end_the_run(clock: SimpleNamespace) -> None:
-    """With the store's own words; else every later part would be computed and lost."""
+def test_parts_refused_for_minutes_end_the_run(clock: SimpleNamespace) -> None:
+    """The reason quotes the store; otherwise every later part would be computed and lost."""
     journal = LocalJournal()
     for _ in range(3):
         refused(journal)
@@ -60,11 +60,8 @@ def test_parts_that_nobody_stores_for_minutes_end_the_run(clock: SimpleNamespace
     assert journal.given_up() == f"no part could be stored for 303 s: PermissionError: {DENIED}"
 
 
-def test_a_part_that_is_stored_begins_anew(clock: SimpleNamespace) -> None:
-    """One bad node among many, or a store that was away for a while: lost parts run again alone.
-
-    A shard that was read to its end is no part that was stored.
-    """
+def test_a_stored_part_resets_the_count(clock: SimpleNamespace) -> None:
+    """One bad node, or a store that failed for a while, does not end the run."""
     journal = LocalJournal()
     for _ in range(3):
         refused(journal)
@@ -73,15 +70,15 @@ def test_a_part_that_is_stored_begins_anew(clock: SimpleNamespace) -> None:
         finish(journal)
     for _ in range(2):
         refused(journal)
-        journal.end("0", None)
+        journal.end("0", None)  # the reader's end of a shard does not count as a stored part
         clock.s += 299.0
         assert journal.given_up() is None
     refused(journal)
     assert journal.given_up() is not None
 
 
-def test_few_parts_that_take_long_do_not_end_it(clock: SimpleNamespace) -> None:
-    """Two in a row are no proof, however far they lie apart."""
+def test_two_refused_parts_do_not_end_the_run(clock: SimpleNamespace) -> None:
+    """Two in a row are too few, however long they take."""
     journal = LocalJournal()
     for _ in range(2):
         refused(journal)
@@ -89,10 +86,10 @@ def test_few_parts_that_take_long_do_not_end_it(clock: SimpleNamespace) -> None:
     assert journal.given_up() is None
 
 
-def test_what_a_part_itself_raises_is_no_store_s_fault(clock: SimpleNamespace) -> None:
-    """A fault of the code or of the machine costs its part alone."""
+def test_errors_that_are_not_of_storage_are_not_counted(clock: SimpleNamespace) -> None:
+    """A fault of the code or of the machine costs only its part."""
     journal = LocalJournal()
     for _ in range(9):
-        refused(journal, ValueError("planted"))
+        refused(journal, ValueError("deliberate"))
         clock.s += 100.0
     assert journal.given_up() is None

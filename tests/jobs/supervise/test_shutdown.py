@@ -1,4 +1,4 @@
-"""The signal handlers of a run stand for its length only."""
+"""A run's signal handlers are installed only while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 
 class Flag(StopFlag):
-    """Without Ray."""
+    """A flag that needs no Ray."""
 
     def __init__(self) -> None:
         self.value = False
@@ -22,8 +22,8 @@ class Flag(StopFlag):
         self.value = True
 
 
-def test_a_released_stop_leaves_signals_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
-    """A signal sets the flag; afterwards no grace is left to run out, and handlers are back."""
+def test_a_released_stop_restores_the_signal_handlers(capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal sets the flag; afterwards the timer is off and the handlers are restored."""
     before = [signal.getsignal(number) for number in NUMBERS]
     stop = GracefulStop(Flag(), grace_s=60)
     try:

@@ -1,4 +1,4 @@
-"""A signal ends a run with the code that says "run it again", whatever the run is at."""
+"""A signal ends a run with exit code 75, whatever the run is doing."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ with interruptible():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     except SystemExit as error:
-        print("while it looks for nodes or measures:", error.code)
+        print("before the first part:", error.code)
     stop = GracefulStop(StopFlag(Journal()), grace_s=60)
     disconnect()
     for number in (signal.SIGTERM, signal.SIGINT):
         stop.requested = False
         os.kill(os.getpid(), number)
-        print("while it sums up:", stop.requested, sys.modules["ray"].is_initialized())
+        print("after the last part:", stop.requested, sys.modules["ray"].is_initialized())
 """
 
 
@@ -44,7 +44,7 @@ with interruptible():
 def test_a_signal_before_the_first_part_is_an_interruption(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Waiting for a cluster's nodes takes minutes: one line, 75, and handlers are back."""
+    """While it waits for a cluster's nodes: one line, exit code 75, and handlers are restored."""
     before = [signal.getsignal(each) for each in NUMBERS]
 
     def wait(*arguments: object) -> None:
@@ -63,8 +63,8 @@ def test_a_signal_before_the_first_part_is_an_interruption(
 
 
 @pytest.mark.slow
-def test_ray_takes_no_signal_away() -> None:
-    """Its start installs a handler of its own, its end the system's, below Python's."""
+def test_our_signal_handlers_survive_rays_start_and_shutdown() -> None:
+    """Ray's start installs its own handler; its shutdown restores the system's, below Python."""
     done = subprocess.run(
         [sys.executable, "-c", RAY],
         cwd=ROOT,
@@ -74,8 +74,8 @@ def test_ray_takes_no_signal_away() -> None:
         timeout=120,
     )
     assert done.stdout.splitlines() == [
-        "while it looks for nodes or measures: 75",
-        "while it sums up: True False",
-        "while it sums up: True False",
+        "before the first part: 75",
+        "after the last part: True False",
+        "after the last part: True False",
     ], done.stderr
     assert done.returncode == 0

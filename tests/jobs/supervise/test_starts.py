@@ -1,4 +1,4 @@
-"""Workers that do not start: a few tries, then the run ends and says why."""
+"""Workers that do not start are retried a few times; then the run ends with the reason."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def failing(book: StartFailures, worker: str, times: int) -> None:
         book.fail(worker, "OSError: no such file")
 
 
-def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
-    """Each worker counts for itself: a pool of many may fail once each for one passing reason."""
+def test_a_run_ends_when_one_worker_has_no_retries_left() -> None:
+    """Each worker is counted alone: in a large pool, many may fail once for a transient reason."""
     book = StartFailures(retries=2)
     for worker in ("a", "b", "c", "d"):
         failing(book, worker, 2)
@@ -35,8 +35,8 @@ def test_a_worker_is_given_up_after_its_retries_and_not_before() -> None:
     )
 
 
-def test_a_start_that_succeeds_clears_what_went_before() -> None:
-    """Failures in a row count, so a long run on bad nodes is not added up."""
+def test_a_successful_start_resets_the_count() -> None:
+    """Only failures in a row count, so that a long run does not add them up."""
     book = StartFailures(retries=1)
     for _ in range(5):
         failing(book, "a", 1)
@@ -47,7 +47,7 @@ def test_a_start_that_succeeds_clears_what_went_before() -> None:
 
 
 def test_a_process_that_dies_while_it_loads_is_counted() -> None:
-    """It can tell nothing; the next process of the same worker shows that it died."""
+    """The next process of the same worker shows that the first one died."""
     book = StartFailures(retries=0)
     book.begin("a", "decode", "host1")
     assert book.last is None
@@ -55,10 +55,10 @@ def test_a_process_that_dies_while_it_loads_is_counted() -> None:
     assert book.given_up == f"a worker of the pool decode cannot start on host1: {CRASHED}"
 
 
-def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(
+def test_the_driver_logs_killed_workers_during_the_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within a look, each once; what comes after the last look is told in the end."""
+    """Each is logged once; those after the last poll are logged at the end."""
     monkeypatch.setattr(starts, "POLL_S", 0.01)
     journal, place = LocalJournal(), ("a", 3)
     with JournalWatch(journal) as watch:
@@ -74,15 +74,15 @@ def test_the_driver_tells_of_ended_workers_while_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_a_model_that_loads_at_the_third_try_runs(recovered: Recovered) -> None:
-    """Two deaths of a worker while it loads cost nothing but their time."""
+def test_a_model_that_loads_at_the_third_attempt_is_used(recovered: Recovered) -> None:
+    """Two deaths of a worker while it loads cost only time."""
     assert recovered.done.returncode == 0, recovered.done.stderr + recovered.done.stdout
     assert len(list(recovered.output.glob("*_stats.json"))) == 3
 
 
 @pytest.mark.slow
 def test_a_model_that_never_loads_ends_the_run_with_the_reason(job: Job, tmp_path: Path) -> None:
-    """Exit code 1 and one line that names pool, host and reason; no part fails for it."""
+    """Exit code 1 and one line that names pool, host and reason; no part fails."""
     env = install(tmp_path / "site", faults=False) | {LOADS: f"raise 1000 {tmp_path / 'site'}"}
     done = job.run(tmp_path / "out", *OVERRIDES, "run.max_start_retries=2", **env)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A step that hangs ends its process, whatever it hangs in; one that goes on does not."""
+"""The watchdog kills a process that hangs in a step, and no other."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def go_on(seconds):
 guard = watch.Guard(Journal(), {limit}, watch.SILENCE_S)
 with guard.watch("a", 3, "mask"):
     {block}
-go_on(0.6)  # nobody listens any more
+go_on(0.6)  # no watchdog listens any more
 time.sleep(1.2)
 print("survived")
 """
 NATIVE = "ctypes.CDLL(None).sleep(30)"
-LOCKED = "ctypes.PyDLL(None).sleep(30)"  # holds Python's lock: no thread of Python's can run
+LOCKED = "ctypes.PyDLL(None).sleep(30)"  # holds Python's lock, so no other Python thread can run
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ LOCKED = "ctypes.PyDLL(None).sleep(30)"  # holds Python's lock: no thread of Pyt
     ],
     ids=["in time", "hang", "limit", "heartbeats", "silence", "hang with the lock"],
 )
-def test_a_hang_ends_its_process_and_nothing_else_does(
+def test_only_a_hang_is_killed(
     limit: float | None, block: str, code: int, words: list[str]
 ) -> None:
-    """Killed with the reason in journal and log, and the place where it hung."""
+    """The reason is in the journal and the log, with the traceback of the hang."""
     script = SCRIPT.format(limit=limit, block=block)
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(

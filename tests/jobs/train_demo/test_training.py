@@ -1,4 +1,4 @@
-"""The training jobs: they run, resume, and their small formulas are right."""
+"""The training jobs run and resume, and their formulas are right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jobs.train_demo import command as train_demo
 from jobs.train_demo.export import round_weights
 from jobs.train_demo.latents import training_edit
-from jobs.train_demo.loop import MovingAverage, train
+from jobs.train_demo.loop import LossFunction, MovingAverage, train
 from jobs.train_demo.progress import Progress, StageSettings
 from jobs.train_demo.unet import (
     build_networks,
@@ -31,7 +31,7 @@ CONFIG = Path(__file__).resolve().parents[3] / "configs" / "train_demo.yaml"
 TEN_STEPS = StageSettings(minutes=60, steps=10, batch_size=4, learning_rate=0.1, warmup_steps=1)
 
 
-def _line_fit(seen: list[float]) -> tuple[nn.Module, object]:
+def _line_fit(seen: list[float]) -> tuple[nn.Module, LossFunction]:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
 
@@ -43,8 +43,8 @@ def _line_fit(seen: list[float]) -> tuple[nn.Module, object]:
     return network, losses_at
 
 
-def test_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path: Path) -> None:
-    """Four steps, then six more from the checkpoint: the draws of ten steps in one go."""
+def test_a_resumed_run_gets_the_same_data_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Four steps and six more from the checkpoint draw the same as ten steps at once."""
     whole: list[float] = []
     network, losses_at = _line_fit(whole)
     train(network, losses_at, TEN_STEPS, tmp_path / "whole", resume=False)
@@ -58,8 +58,8 @@ def test_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path: Path) -> None
     assert (tmp_path / "parts" / "losses.png").exists()
 
 
-def test_learning_rate_rises_then_falls_over_the_budget() -> None:
-    """Warm-up by steps, half of the peak at half of the budget, one percent at the end."""
+def test_the_learning_rate_warms_up_and_decays_over_the_budget() -> None:
+    """Warm-up by steps, about half of the peak at half of the budget, 1 % at the end."""
     progress = Progress(StageSettings(60, 0, 1, learning_rate=1.0, warmup_steps=10))
     assert progress.learning_rate(0.0) == pytest.approx(0.1)
     progress.step = 10
@@ -67,8 +67,8 @@ def test_learning_rate_rises_then_falls_over_the_budget() -> None:
     assert progress.learning_rate(1.0) == pytest.approx(0.01)
 
 
-def test_moving_average_follows_and_is_written_back() -> None:
-    """By hand: after one update with decay 0.5, halfway between old and new."""
+def test_the_moving_average_by_hand() -> None:
+    """After one update with decay 0.5 it is halfway between the old and the new value."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 0.0)
     average = MovingAverage(network, decay=0.5)
@@ -84,15 +84,15 @@ def test_min_snr_weights_by_hand() -> None:
     assert weights.tolist() == pytest.approx([1.0, 5 / 9])
 
 
-def test_scheduler_is_stable_diffusions() -> None:
-    """The first and last level of the scaled linear schedule, as SD 1.5 has them."""
+def test_the_scheduler_is_stable_diffusions() -> None:
+    """The first and the last level of SD 1.5's scaled linear schedule."""
     levels = build_scheduler().alphas_cumprod
     assert levels[0].item() == pytest.approx(0.99915, abs=1e-5)
     assert levels[-1].item() == pytest.approx(0.00466, abs=1e-5)
 
 
-def test_centring_the_latents_keeps_the_decoded_image() -> None:
-    """Afterwards channels have mean 0 and one spread, scaling_factor undoes it, images agree."""
+def test_centering_the_latents_keeps_the_decoded_image() -> None:
+    """Afterwards all channels have mean 0 and, scaled, the standard deviation 1."""
     torch.manual_seed(0)
     vae = build_vae([8, 16, 16, 16], 4)
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -105,16 +105,16 @@ def test_centring_the_latents_keeps_the_decoded_image() -> None:
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
 
 
-def test_mean_psnr_is_of_images_and_of_what_is_counted() -> None:
-    """A tenth off everywhere is 26 dB; errors beside what counts are none, the most there is."""
+def test_mean_psnr_is_a_mean_over_images_of_counted_pixels() -> None:
+    """An error of 0.1 everywhere is 26 dB; without a counted error it is the maximum."""
     images, counted = torch.zeros(2, 3, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     counted[1] = False
     value = mean_psnr(images + 0.1, images, counted, max_db=53.0)
     assert value.item() == pytest.approx((26.02 + 53.0) / 2, abs=0.02)
 
 
-def test_no_scene_to_train_on_is_held_out() -> None:
-    """Of either scene of an edit; kinds keep their turn where another scene had to be taken."""
+def test_no_training_scene_is_held_out() -> None:
+    """Neither scene of an edit is; replaced edits keep their kind."""
     plain = [sample_edit(1, "train", index) for index in range(64)]
     edits = [training_edit(1, index) for index in range(64)]
     assert any(split_of(edit.target) == "heldout" for edit in plain)
@@ -123,7 +123,7 @@ def test_no_scene_to_train_on_is_held_out() -> None:
 
 
 def _two_latents() -> tuple[Tensor, Tensor]:
-    """64 images and their edits, which differ in the left half alone."""
+    """64 images and their edits, which differ only in the left half."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(64, 4, 6, 6, generator=generator)
     other = clean.clone()
@@ -132,7 +132,7 @@ def _two_latents() -> tuple[Tensor, Tensor]:
 
 
 def test_changed_cells_lie_where_latents_differ() -> None:
-    """Never elsewhere, at least one an image, and of different tightness."""
+    """Every image has at least one changed cell, and masks have different sizes."""
     cells = changed_cells(*_two_latents(), torch.Generator().manual_seed(1))
     assert cells.shape == (64, 1, 6, 6)
     assert not cells[..., 3:].any()
@@ -142,7 +142,7 @@ def test_changed_cells_lie_where_latents_differ() -> None:
 
 
 def test_outdated_latents_lie_between_the_two_images() -> None:
-    """At much noise some show all of the other image; never anything beyond it."""
+    """With much noise about half of them show all of the other image."""
     clean, other = _two_latents()
     sigmas = torch.full((64, 1, 1, 1), 10.0)
     shown = outdated(clean, other, sigmas, torch.Generator().manual_seed(2))
@@ -155,7 +155,7 @@ def test_outdated_latents_lie_between_the_two_images() -> None:
 
 
 def test_outdated_latents_fade_with_the_noise() -> None:
-    """Nothing of the other image is left at little noise, at most half of it in between."""
+    """With little noise nothing of the other image is left; in between at most half of it."""
     clean, other = _two_latents()
     for sigma, most in ((0.3, 0.0), (0.65, 0.5)):
         sigmas = torch.full((64, 1, 1, 1), sigma)
@@ -165,7 +165,7 @@ def test_outdated_latents_fade_with_the_noise() -> None:
 
 
 def test_rounded_weights_are_near_and_have_few_bits() -> None:
-    """Half a unit of the last bit kept at most; what is left is a bfloat16."""
+    """The error is at most half a unit of the last bit kept; the result is a bfloat16."""
     torch.manual_seed(0)
     network = nn.Linear(32, 32)
     before = network.weight.detach().clone()
@@ -223,7 +223,7 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_training_starts_from_a_saved_model(tmp_path: Path) -> None:
-    """`unet.start_from` takes UNet and text encoder as they were saved, whatever their dtype."""
+    """`unet.start_from` loads UNet and text encoder, whatever their stored dtype."""
     settings = yaml.safe_load(CONFIG.read_text())["unet"] | {"channels": [16, 16, 32]}
     saved, fresh = (build_networks(settings, 4) for _ in range(2))
     saved.unet.save_pretrained(tmp_path / "unet")

@@ -1,4 +1,4 @@
-"""Training on edits: they are the product's, and the loss asks for the right thing."""
+"""Training on edits: they equal the product's edits, and the loss has the right targets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SCHEDULE = Schedule.from_config(build_scheduler().config)
 ALWAYS = {"local": 1.0, "unchanged": 0.0, "grown": 0.5}
 
 
-def test_edits_are_those_of_the_stages() -> None:
-    """Encoded, masked and decoded alike: the network meets the same latents."""
+def test_training_edits_equal_those_of_the_stages() -> None:
+    """Encoding, mask and decoding give the same latents, and gradients reach the UNet."""
     model = load_demo_model()
     method = Method(
         steps=10, encode_ratio=0.5, guidance_scale=1, mask=Mask(num_noises=2, threshold=0.3)
@@ -41,8 +41,8 @@ def test_edits_are_those_of_the_stages() -> None:
 
     network = load_networks(BUNDLED)
     rows = [(image, image.edits[0]) for image in part.samples]
-    before = torch.from_numpy(np.stack([image.latent for image, _ in rows]))
-    inside = torch.from_numpy(np.stack([row.mask for _, row in rows]))[:, None]
+    before = torch.from_numpy(np.stack([np.asarray(image.latent) for image, _ in rows]))
+    inside = torch.from_numpy(np.stack([np.asarray(row.mask) for _, row in rows]))[:, None]
     rows_N = torch.arange(3)
     batch = EditBatch(
         rows_N, rows_N, rows_N > 3, before, ids([edit.edit_text for edit in edits]), inside
@@ -53,8 +53,8 @@ def test_edits_are_those_of_the_stages() -> None:
     assert network.unet.conv_in.weight.grad.abs().sum() > 0
 
 
-def test_edits_drawn_ask_for_the_other_image_or_for_their_own() -> None:
-    """By the setting; an edit's text is of the image after it, masks hold what differs."""
+def test_drawn_edits_target_the_other_image_or_the_input() -> None:
+    """The settings decide; the text describes the target, and masks cover what differs."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(16, 2, 4, 6, 6, generator=generator).half()
     latents[..., 2:] = latents[:, :1, ..., 2:]  # only two columns differ
@@ -83,7 +83,7 @@ def test_edits_drawn_ask_for_the_other_image_or_for_their_own() -> None:
 
 
 def test_target_pixels_are_those_of_the_pairs() -> None:
-    """Of the side that is wanted, and all is to be kept where it is the one that is there."""
+    """They are of the wanted side; if the input is already the target, all pixels must stay."""
     rows, sides, same = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0]), torch.tensor([0, 0, 1])
     unused = torch.empty(0)
     after, kept = target_pixels(EditBatch(rows, sides, same.bool(), unused, unused, unused), 2)

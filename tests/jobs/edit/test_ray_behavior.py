@@ -1,15 +1,18 @@
-"""Ray 2.60 as this project relies on it; an upgrade that changes a point fails here first."""
+"""The behavior of Ray 2.60 that this project relies on; an upgrade that changes it fails here."""
 
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -29,43 +32,43 @@ def local_ray() -> Iterator[None]:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     configure_context()
     yield
     ray.shutdown()
 
 
-def test_ray_is_the_pinned_one() -> None:
-    """The points below were read off this version."""
+def test_ray_has_the_pinned_version() -> None:
+    """The tests below describe this version."""
     import ray
 
     assert ray.__version__ == "2.60.0"
 
 
-def test_each_part_is_a_block_of_its_own(local_ray: None) -> None:
-    """Parts of very different size stay apart and whole through two operators."""
+def test_each_part_has_its_own_block(local_ray: None) -> None:
+    """Parts of very different size stay separate and whole through two operators."""
     import ray
 
-    def parts(batch: pa.Table) -> Iterator[pa.Table]:
+    def parts(batch: Any) -> Iterator[pa.Table]:
         for number in range(6):
             size = 10 if number % 2 else 3_000_000
             yield pa.table(
                 {"part": [number], "payload": pa.array([b"x" * size], pa.large_binary())}
             )
 
-    def lengths(batch: pa.Table) -> pa.Table:
+    def lengths(batch: Any) -> pa.Table:
         return pa.table({"part": batch["part"], "rows": [batch.num_rows] * batch.num_rows})
 
-    options = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
+    options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
     dataset = ray.data.from_items([{"shard": number} for number in range(2)])
     rows = dataset.map_batches(parts, **options).map_batches(lengths, **options).take_all()
     assert sorted(row["part"] for row in rows) == sorted([*range(6)] * 2)
     assert {row["rows"] for row in rows} == {1}
 
 
-def test_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path) -> None:
-    """Restarts and retries are bounded, and the other parts of the stream arrive."""
+def test_a_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path) -> None:
+    """Restarts and retries are limited, and the other parts of the stream arrive."""
     import ray
 
     class Killer:
@@ -94,33 +97,34 @@ def test_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Path
         **pool_options(config, "mask", "cpu")
         | {"compute": ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1)},
     )
-    rows = [row for batch in dataset.iter_batches(batch_size=1) for row in batch["id"].tolist()]
+    batches = dataset.iter_batches(batch_size=1, batch_format="numpy")
+    rows = [row for batch in batches for row in np.asarray(batch["id"]).tolist()]
     assert sorted(rows) == [0, 1, 3, 4]
     deaths = (tmp_path / "deaths").read_text()
     assert len(deaths) == 1 + config.run.max_task_retries
 
 
-def test_operator_may_give_no_row(local_ray: None) -> None:
-    """The first stage drops what waits for it, once the run is asked to stop."""
+def test_an_operator_may_return_no_rows(local_ray: None) -> None:
+    """The first stage drops waiting parts after the run was asked to stop."""
     import ray
 
     from jobs.edit.graph import PART_SCHEMA
 
-    def drop(batch: pa.Table) -> pa.Table:
+    def drop(batch: Any) -> pa.Table:
         return PART_SCHEMA.empty_table()
 
-    def never(batch: pa.Table) -> pa.Table:
+    def never(batch: Any) -> pa.Table:
         raise AssertionError("an operator was called without a row")
 
-    options = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
+    options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0.25}
     dataset = ray.data.range(3, override_num_blocks=3).map_batches(drop, **options)
-    # another resource request, so that Ray does not fuse the two
+    # another resource request keeps Ray from fusing the operators
     rest = dataset.map_batches(never, batch_size=1, batch_format="pyarrow", num_cpus=0.5)
     assert rest.take_all() == []
 
 
-def test_local_ray_listens_on_loopback_alone() -> None:
-    """Nobody outside of the machine can reach a Ray that the command started for itself."""
+def test_a_local_ray_listens_only_on_loopback() -> None:
+    """Other machines cannot reach a Ray that the command has started."""
     code = (
         "import psutil, ray; "
         "ray.init('local', num_cpus=1, include_dashboard=False, log_to_driver=False); "

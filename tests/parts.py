@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from pipeline.config.config import Config
+from pipeline.config.stages import STAGES
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Edit, Part, Sample
-from pipeline.stages.build import STAGES, build_stage
+from pipeline.stages.build import build_stage
 
 
 def make_prepared(number: int, *edit_texts: str, caption: str = "a dog", size: int = 32) -> Sample:

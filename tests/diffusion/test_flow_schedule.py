@@ -10,9 +10,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA, FlowSchedule
 from pipeline.diffusion.schedule import Level
-from pipeline.diffusion.solvers import ddim, encode_trajectory
+from pipeline.diffusion.solvers import encode_trajectory
 from pipeline.models.network import eps_from_velocity
 
 

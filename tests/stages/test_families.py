@@ -19,13 +19,13 @@ from diffusers import (
 from torch import Tensor
 
 from pipeline.config.config import Model
-from pipeline.config.stages import Stage
+from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.local_loop import run_loop
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import STAGES, load_fused, load_stage
+from pipeline.stages.build import load_fused, load_stage
 from pipeline.steps.verify import verify
 from tests.committing import make_config as job_config
 from tests.conftest import TOLERANCE

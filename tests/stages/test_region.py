@@ -19,8 +19,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Part
 from pipeline.stages.region import Box, Region, box_around, decoded_shape, region_for
-from tests.parts import make_config, make_part, make_prepared, run_stages
-from tests.stages.test_decode import decoded_latents
+from tests.parts import decoded_latents, make_config, make_part, make_prepared, run_stages
 
 BOX = {"region": "box", "context": 1, "multiple": 2}
 

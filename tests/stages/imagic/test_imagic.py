@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from pipeline.config.config import Config, Model
-from pipeline.config.stages import Stage
+from pipeline.config.stages import STAGES, Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.stages.build import STAGES, build_stage, load_fused, load_stage
+from pipeline.stages.build import build_stage, load_fused, load_stage
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
-from tests.parts import make_config, make_part, make_prepared, run_stages
-from tests.stages.test_build import counted, with_model
+from tests.parts import counted, make_config, make_part, make_prepared, run_stages
+from tests.stages.test_build import with_model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
 
 FORMS = ("lora", "full")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import traceback
@@ -127,14 +128,22 @@ def _mix(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     if options.benchmark == "augmentation":
-        from jobs.evaluate.augmentation import evaluate_augmentation
-
-        home = Path(home_of(options))
-        return evaluate_augmentation(options.config or "augment_demo", options.overrides, home)
+        return _evaluate_augmentation(options)
     set_ray_environment(config_for(options))
     from jobs.evaluate.command import evaluate
 
     return _resumable(options, lambda: evaluate(options))
+
+
+def _evaluate_augmentation(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("jobs.augmentation") is None:
+        raise ConfigError(
+            "evaluate augmentation needs a checkout: the installed package is without "
+            "jobs/augmentation"
+        )
+    from jobs.augmentation.command import evaluate_augmentation
+
+    return evaluate_augmentation(options.config, options.overrides, Path(home_of(options)))
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -242,7 +242,7 @@ def test_troubleshooting_quotes_messages_of_the_code() -> None:
 
 
 def test_model_card_is_what_export_writes() -> None:
-    """The bundled card has the template's text, and the settings of ``configs/train_demo.yaml``."""
+    """The bundled card has the template's text, and the settings of the training."""
     from jobs.train_demo.export import _CARD
 
     def plain(text: str) -> str:
@@ -254,7 +254,7 @@ def test_model_card_is_what_export_writes() -> None:
         found = plain(card).find(plain(piece), place)
         assert found >= 0, piece
         place = found + len(plain(piece))
-    settings = yaml.safe_load((ROOT / "configs/train_demo.yaml").read_text(encoding="utf-8"))
+    settings = yaml.safe_load((ROOT / "jobs/train_demo/settings.yaml").read_text(encoding="utf-8"))
     shown = re.search(r"## Settings\n\n```yaml\n(.*?)```", card, re.DOTALL)
     assert shown is not None
     assert yaml.safe_load(shown[1]) == settings

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         help="a YAML file, or the name of a bundled config; default, for the bundled model only: "
-        "demo (augmentation: augment_demo)",
+        "demo (augmentation: its own settings)",
     )
     parser.add_argument("--out", help="a folder or url; default: runs/evaluate/BENCHMARK")
     parser.add_argument("--limit", type=int, default=0, help="number of tasks; 0: all")

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch.multiprocessing.spawn import spawn
 
+SETTINGS = Path(__file__).with_name("settings.yaml")
 STAGES = ("vae", "joins", "latents", "unet", "decoder", "edits", "classifier")
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     """Reads the settings and runs one stage, or all in order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "export", "all"))
-    parser.add_argument("--config", type=Path, default=Path("configs/train_demo.yaml"))
+    parser.add_argument("--config", type=Path, default=SETTINGS)
     parser.add_argument(
         "--resume", action="store_true", help="continue from the stage's checkpoint"
     )

@@ -22,25 +22,13 @@ from pipeline.steps.write_part import from_ipc, header_of
 from pipeline.storage.archive import tar_writer
 from pipeline.storage.layout import (
     PARTS,
-    ShardState,
     marker_name,
-    output_state,
     parquet_name,
     parse_part,
     rejected_name,
-    sweep,
     tar_name,
 )
 from pipeline.storage.store import Store
-
-__all__ = [
-    "ShardState",
-    "ShardStats",
-    "output_state",
-    "publish_if_complete",
-    "read_marker",
-    "sweep",
-]
 
 ROW_GROUP_ROWS = 65536
 UNFILTERED = Filtering()

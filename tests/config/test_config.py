@@ -157,15 +157,11 @@ def test_missing_config_lists_the_bundled_ones(
         load_config(path)
 
 
-# Training and the augmentation experiment have settings of their own.
-RUN_CONFIGS = [
-    path
-    for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
-    if not path.name.startswith(("train_", "augment_"))
-]
-
-
-@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(Path(__file__).parents[2].glob("configs/*.yaml")),
+    ids=lambda path: path.name,
+)
 def test_bundled_configs_are_valid(path: Path) -> None:
     """Every bundled run configuration loads."""
     load_config(path)

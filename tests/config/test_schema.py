@@ -16,9 +16,9 @@ from pipeline.config.reference import SCHEMA, schema_text
 from pipeline.config.schema import schema_of
 
 FIRST_LINE = "# yaml-language-server: $schema=schema.json"
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-OTHER_COMMANDS = ("augment_demo.yaml", "train_demo.yaml")
-RUNS = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name not in OTHER_COMMANDS]
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = sorted(ROOT.glob("configs/*.yaml"))
+OTHER_COMMANDS = ("jobs/augmentation/settings.yaml", "jobs/train_demo/settings.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_bundled_run_validates_and_names_the_schema(
 @pytest.mark.parametrize("name", OTHER_COMMANDS)
 def test_settings_of_other_commands_name_no_schema(name: str) -> None:
     """The schema is that of a run; an editor would mark all of their keys."""
-    assert "yaml-language-server" not in (FOLDER / name).read_text(encoding="utf-8")
+    assert "yaml-language-server" not in (ROOT / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 from pipeline.config.config import Config
 from pipeline.records.part import Part
 from pipeline.records.rows import ROW_SCHEMA
-from pipeline.steps.publish import ShardStats, output_state, publish_if_complete, sweep
+from pipeline.steps.publish import ShardStats, publish_if_complete
 from pipeline.steps.verify import verify
-from pipeline.storage.layout import part_name
+from pipeline.storage.layout import output_state, part_name, sweep
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config, run
 from tests.samples import raw_sample, write_shard

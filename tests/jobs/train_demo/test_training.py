@@ -27,7 +27,6 @@ from jobs.train_demo.vae import build_vae, center_latents, encode_means, mean_ps
 from pipeline.demo.edits import sample_edit
 from pipeline.demo.world import split_of
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "train_demo.yaml"
 TEN_STEPS = StageSettings(minutes=60, steps=10, batch_size=4, learning_rate=0.1, warmup_steps=1)
 
 
@@ -179,7 +178,7 @@ def test_rounded_weights_are_near_and_have_few_bits() -> None:
 
 def tiny_budget(folder: Path) -> Path:
     """A configuration of the stages with small networks, two steps and few images."""
-    settings = yaml.safe_load(CONFIG.read_text())
+    settings = yaml.safe_load(train_demo.SETTINGS.read_text())
     settings["folder"] = str(folder)
     settings["vae"].update(steps=2, batch_size=8, channels=[8, 8, 16, 16])
     settings["latents"].update(pairs=32)
@@ -224,7 +223,7 @@ def test_all_stages_run_on_a_tiny_budget(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_training_starts_from_a_saved_model(tmp_path: Path) -> None:
     """`unet.start_from` loads UNet and text encoder, whatever their stored dtype."""
-    settings = yaml.safe_load(CONFIG.read_text())["unet"] | {"channels": [16, 16, 32]}
+    settings = yaml.safe_load(train_demo.SETTINGS.read_text())["unet"] | {"channels": [16, 16, 32]}
     saved, fresh = (build_networks(settings, 4) for _ in range(2))
     saved.unet.save_pretrained(tmp_path / "unet")
     saved.text_encoder.save_pretrained(tmp_path / "text_encoder")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs.evaluate.classifier import (
+from jobs.augmentation.classifier import (
     Augment,
     Settings,
     as_input,
@@ -19,16 +19,11 @@ from jobs.evaluate.classifier import (
     predictions,
     train_classifier,
 )
-from pipeline.config.augmentation import Augmentation
+from jobs.augmentation.figures import BIASED, UNBIASED
+from jobs.augmentation.settings import Augmentation
+from jobs.augmentation.training_set import LabelledImages, painted, read_training_set
+from jobs.augmentation.world import PlantedWorld
 from pipeline.demo.captions import caption
-from pipeline.evaluation.augmentation import (
-    BIASED,
-    UNBIASED,
-    LabelledImages,
-    painted,
-    read_training_set,
-)
-from pipeline.evaluation.planted import PlantedWorld
 
 CLASSICAL, TRUE_EDITS, LARGE = "classical augmentation", "true edits", "unbiased, as many as mixed"
 SPLIT = "train"

@@ -1,30 +1,22 @@
-"""What a training set is worth: accuracies with intervals, and the share of the gap that it closes.
-
-An arm is a way to make a training set. All arms are trained for the same number of steps and
-tested on the same unbiased, held-out scenes.
-"""
+"""The training and test sets: images with their classes, painted or read from shards."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jobs.augmentation.world import CLASS_MEMBER, PlantedWorld
 from pipeline.demo.readback import load_reader, read_images
 from pipeline.demo.world import Scene, paint
-from pipeline.evaluation.planted import CLASS_MEMBER, PlantedWorld
 from pipeline.storage.archive import read_members
 
-BIASED, UNBIASED = "biased", "unbiased"
-# Two-sided 95 % quantiles of Student's t distribution, for 1 to 9 degrees of freedom.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 IMAGE_MEMBERS = ("png", "jpg", "webp")
 
 
@@ -98,69 +90,3 @@ def share_confirmed(data: LabelledImages, classes: Sequence[str]) -> float | Non
     wanted = [classes[data.labels[number]] for number in numbers]
     pairs = zip(readings, wanted, strict=True)
     return float(np.mean([any(c == color for c, _ in seen.objects) for seen, color in pairs]))
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval of the mean, by Student's t.
-
-    Args:
-        values: 2 to 10 of them.
-    """
-    mean = float(np.mean(values))
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = T_975[len(values) - 2] * spread
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-def gap_closed(
-    arm: Sequence[float], biased: Sequence[float], unbiased: Sequence[float]
-) -> dict[str, Any] | None:
-    """(arm - biased) / (unbiased - biased), seed by seed, with its interval.
-
-    Args:
-        arm: accuracy of each seed; the others in the same order of seeds.
-
-    Returns:
-        JSON-able; None where a seed's biased classifier is no worse than its unbiased one, so that
-        there is no gap to close.
-    """
-    gaps = [b - a for a, b in zip(biased, unbiased, strict=True)]
-    if min(gaps) <= 0:
-        return None
-    each = [(value - a) / gap for value, a, gap in zip(arm, biased, gaps, strict=True)]
-    return interval(each) | {"each": each}
-
-
-def summarise(accuracies: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Accuracy and share of the gap closed of each arm, with intervals."""
-    found = {}
-    for name, values in accuracies.items():
-        of_arm: dict[str, Any] = {"accuracy": interval(values) | {"each": list(values)}}
-        if name not in (BIASED, UNBIASED):
-            ends = accuracies[BIASED], accuracies[UNBIASED]
-            of_arm["gap_closed"] = gap_closed(values, *ends)
-        found[name] = of_arm
-    return found
-
-
-def table(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """The arms as Markdown, in percent."""
-    lines = [
-        "| training set | images | label is the partner's | accuracy | gap closed |",
-        "|---|---|---|---|---|",
-    ]
-    for name, arm in arms.items():
-        closed = arm.get("gap_closed")
-        cells = [
-            str(arm["pictures"]),
-            f"{100 * arm['with_partner']:.0f} %",
-            _percent(arm["accuracy"]),
-            "" if closed is None else _percent(closed),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _percent(value: Mapping[str, float]) -> str:
-    mean, low, high = (f"{100 * value[name]:.1f}" for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"

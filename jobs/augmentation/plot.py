@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.augmentation import BIASED, UNBIASED
+from jobs.augmentation.figures import BIASED, UNBIASED
 
 
 def plot_arms(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:

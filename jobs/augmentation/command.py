@@ -12,9 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jobs.augmentation.arms import SPLIT, Accuracies, Arm, make_arms, train_arms
+from jobs.augmentation.figures import interval, summarise, table
+from jobs.augmentation.plot import plot_arms
+from jobs.augmentation.settings import Augmentation
+from jobs.augmentation.training_set import share_confirmed
+from jobs.augmentation.world import PlantedWorld
 from jobs.edit.cluster import device_of
-from jobs.evaluate.augmentation_arms import SPLIT, Accuracies, Arm, make_arms, train_arms
-from pipeline.config.augmentation import Augmentation
 from pipeline.config.config import Config
 from pipeline.config.load import (
     ConfigError,
@@ -24,9 +28,6 @@ from pipeline.config.load import (
     parse_settings,
 )
 from pipeline.config.mix import Mix
-from pipeline.evaluation.augmentation import interval, share_confirmed, summarise, table
-from pipeline.evaluation.augmentation_plot import plot_arms
-from pipeline.evaluation.planted import PlantedWorld
 from pipeline.evaluation.tasks import write_shards
 from pipeline.execution.local_loop import run_loop
 from pipeline.mix.mix import run_mix
@@ -35,8 +36,10 @@ from pipeline.mix.survey import MixError
 from pipeline.plan.plan import make_plan
 from pipeline.storage.store import Store
 
+SETTINGS = Path(__file__).with_name("settings.yaml")
 
-def evaluate_augmentation(config: str, overrides: list[str], home: Path) -> int:
+
+def evaluate_augmentation(config: str | Path | None, overrides: list[str], home: Path) -> int:
     """Makes the sets, trains and tests the classifiers, writes and prints what was found.
 
     Run again with the same settings it goes on: edits and trainings that are there are used.
@@ -44,7 +47,7 @@ def evaluate_augmentation(config: str, overrides: list[str], home: Path) -> int:
     Raises:
         ConfigError: the settings cannot run, or ``home`` holds what others have made.
     """
-    settings = parse_settings(load_tree(config, overrides), Augmentation)
+    settings = parse_settings(load_tree(config or SETTINGS, overrides), Augmentation)
     of_world = settings.world
     try:
         world = PlantedWorld(of_world.partners, of_world.correlation, of_world.seed)

@@ -10,21 +10,22 @@ import pytest
 import torch
 import yaml
 
-from jobs.cli import main
-from jobs.evaluate.augmentation_arms import drawn
-from jobs.evaluate.classifier import (
+from jobs.augmentation.arms import drawn
+from jobs.augmentation.classifier import (
     Settings,
     as_input,
     classical,
     predictions,
     train_classifier,
 )
+from jobs.augmentation.command import SETTINGS
+from jobs.augmentation.figures import gap_closed, interval, summarise
+from jobs.augmentation.training_set import read_training_set
+from jobs.augmentation.world import PlantedWorld
+from jobs.cli import main
 from pipeline.demo.world import split_of
-from pipeline.evaluation.augmentation import gap_closed, interval, read_training_set, summarise
-from pipeline.evaluation.planted import PlantedWorld
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/augment_demo.yaml"
-PARTNERS = yaml.safe_load(CONFIG.read_text())["world"]["partners"]
+PARTNERS = yaml.safe_load(SETTINGS.read_text())["world"]["partners"]
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95, 1.0])

@@ -1,0 +1,1 @@
+"""``overpaint evaluate augmentation``: do edits help a training set? Not part of the wheel."""

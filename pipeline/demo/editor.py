@@ -118,10 +118,11 @@ def generate(
 
 @torch.inference_mode()
 def perfect_edits(model: LatentDiffusion, edits: Sequence[Edit]) -> NDArray[np.uint8]:
-    """The edit's own latents inside the true cells, the input's outside, decoded: (N, H, W, 3).
+    """Target latents inside the true cells, source latents outside, decoded: (N, H, W, 3).
 
-    What an editor loses that replaces just the true cells: the decoder reads a cell's neighbours,
-    and beyond the mask lie cells that hold a little of the old object, and the rim of its shadow.
+    They show what an editor loses that replaces exactly the true cells. The decoder reads
+    neighboring cells, and cells outside the mask contain a little of the old object and the edge
+    of its shadow.
     """
     cells_N1hw = torch.tensor(np.stack([mask_on_grid(true_mask(edit)) for edit in edits]))[:, None]
     before = model.image_coder.encode([paint(edit.source) for edit in edits])
@@ -131,5 +132,5 @@ def perfect_edits(model: LatentDiffusion, edits: Sequence[Edit]) -> NDArray[np.u
 
 @torch.inference_mode()
 def through_vae(model: LatentDiffusion, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Images encoded and decoded again: (N, H, W, 3)."""
+    """Encode and decode images with the VAE: (N, H, W, 3)."""
     return model.image_coder.decode(model.image_coder.encode(list(images)))

@@ -1,4 +1,4 @@
-"""The figures of the bundled model's card: its edits against their truth, and the model alone."""
+"""The figures of the bundled model's card: its edits against the ground truth, and the model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tables import table
 from pipeline.models.loading import LatentDiffusion
 
-# Background figures are of what the model decodes, not of what the composite pastes back.
+# Background figures measure the decoded image, without the pixel composite.
 OVERRIDES = ("method.composite.enabled=false",)
-LOCAL_KINDS = ("color", "shape", "object")  # edits that leave the background alone
+LOCAL_KINDS = ("color", "shape", "object")  # edits that do not change the background
 OF_EDITS = (
     *("confirmed_e2", "rest_confirmed_e2", "cells_iou", "cells_recall", "cells_precision"),
     *("background_db", "background_vae_db", "background_perfect_db"),
@@ -32,18 +32,17 @@ OF_MODEL = ("vae_db", "reader_e2", "generated_one_e2", "generated_two_e2")
 
 
 class ModelJudge:
-    """Compares edits with their truth and with what the model could reach at best.
+    """Compares edits with their ground truth and with the best result that the model can reach.
 
-    Figures of masks are of those that the model finds on its latent grid, before
-    ``method.mask.dilate`` lets them grow for the edit.
+    Mask figures measure the inferred masks on the latent grid, before ``method.mask.dilate``.
     """
 
     def __init__(self, model: LatentDiffusion, method: Method, num_scenes: int) -> None:
         """
         Args:
-            model: that made the edits.
+            model: the model that made the edits.
             method: of the run.
-            num_scenes: for the figures of the model alone.
+            num_scenes: the number of scenes for the figures of the model itself.
         """
         self.model, self.num_scenes = model, num_scenes
         self.found_by = method.model_copy(
@@ -51,7 +50,7 @@ class ModelJudge:
         )
 
     def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
-        """Mask figures of each edit; background PSNR of changed images that should keep it."""
+        """Mask figures of each edit, and background PSNR of local edits that changed the image."""
         edits = [edit_of(item) for item in seen]
         found = masked_part(self.model, edits, self.found_by, seed=SEED)
         decoded = through_vae(self.model, [item.before for item in seen])
@@ -76,7 +75,7 @@ class ModelJudge:
         return figures
 
     def whole(self) -> dict[str, float]:
-        """The VAE and the reader on held-out scenes; images generated from captions alone."""
+        """Figures of the VAE, the reader and images generated from captions, on held-out scenes."""
         scenes = list(islice(_heldout(), self.num_scenes))
         images = [paint(scene) for scene in scenes]
         decoded = through_vae(self.model, images)
@@ -88,7 +87,7 @@ class ModelJudge:
         }
 
     def _generated(self, num_objects: int) -> float:
-        """Percent of images that show their caption: guidance 4, 50 steps."""
+        """Percentage of generated images that match their caption (guidance 4, 50 steps)."""
         drawn = (scene for scene in _heldout() if len(scene.objects) == num_objects)
         scenes = list(islice(drawn, max(1, self.num_scenes // 2)))
         texts = [caption(scene, n % len(PHRASINGS)) for n, scene in enumerate(scenes)]
@@ -100,7 +99,7 @@ def card_text(found: Mapping[str, Any]) -> str:
     """The tables of the model card as Markdown.
 
     Args:
-        found: what ``summary`` says of a run that a ``ModelJudge`` saw.
+        found: the result of ``summary`` for a run that a ``ModelJudge`` measured.
     """
     whole = found["figures"]
     rows = {"all": whole} | {kind: of["figures"] for kind, of in found["groups"].items()}
@@ -123,7 +122,7 @@ def _heldout() -> Iterator[Scene]:
 def _read_right(
     images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], scenes: list[Scene]
 ) -> float:
-    """Percent of images whose whole reading is that of the scene."""
+    """Percentage of images whose reading equals that of the scene."""
     readings = read_images(load_reader(), images)
     right = [reading == reading_of(scene) for reading, scene in zip(readings, scenes, strict=True)]
     return 100.0 * float(np.mean(right))

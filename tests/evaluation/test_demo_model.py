@@ -1,4 +1,4 @@
-"""The figures of the model card: the bound for an edit, masks, backgrounds, the model alone."""
+"""The figures of the model card: masks, backgrounds, their upper bound, and the model itself."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def model() -> LatentDiffusion:
     return load_demo_model()
 
 
-def test_perfect_edit_shows_the_wanted_scene_and_keeps_what_is_far_from_it(
+def test_perfect_edit_is_confirmed_and_preserves_distant_pixels(
     model: LatentDiffusion,
 ) -> None:
-    """The reader confirms it, and outside the true cells' rows and columns it is the input's."""
+    """The reader confirms it, and pixels outside the true cells' rows and columns are the input."""
     edits = [sample_edit(3, "heldout", number, kinds=("color",)) for number in range(6)]
     images = perfect_edits(model, edits)
     for edit, image, reading in zip(edits, images, read_images(load_reader(), images), strict=True):
@@ -36,10 +36,10 @@ def test_perfect_edit_shows_the_wanted_scene_and_keeps_what_is_far_from_it(
         assert psnr(image, paint(edit.source), np.kron(far, np.ones((8, 8), bool))) > 30
 
 
-def test_figures_of_masks_are_of_what_was_found_and_images_of_what_was_edited(
+def test_mask_figures_ignore_dilation_and_background_figures_do_not(
     model: LatentDiffusion,
 ) -> None:
-    """Masks that grow leave the first as they are; the background is that of the given images."""
+    """Mask figures are those of the inferred masks; background figures those of given images."""
     edits = [sample_edit(3, "heldout", number) for number in range(4)]
 
     def method_with(dilate: int) -> Method:
@@ -70,10 +70,10 @@ def test_figures_of_masks_are_of_what_was_found_and_images_of_what_was_edited(
             )
         return figures
 
-    plain, grown = measured(0), measured(1)
+    plain, dilated = measured(0), measured(1)
     for name in ("cells_iou", "cells_recall", "cells_precision"):
-        assert [row[name] for row in plain] == [row[name] for row in grown]
-    backgrounds = [[row["background_db"] for row in rows[:3]] for rows in (plain, grown)]
+        assert [row[name] for row in plain] == [row[name] for row in dilated]
+    backgrounds = [[row["background_db"] for row in rows[:3]] for rows in (plain, dilated)]
     assert backgrounds[0] != backgrounds[1]
     found = masked_part(model, edits, method_with(0), seed=SEED)
     for edit, row, figures in zip(edits, found.edits, plain, strict=True):
@@ -81,8 +81,8 @@ def test_figures_of_masks_are_of_what_was_found_and_images_of_what_was_edited(
         assert figures["cells_iou"] == mask_iou(row.mask > 0, mask_on_grid(true_mask(edit)))
 
 
-def test_an_unchanged_edit_has_mask_figures_and_no_background(model: LatentDiffusion) -> None:
-    """Its image is the input, which would be counted as an infinitely good background."""
+def test_unchanged_edit_has_no_background_figures(model: LatentDiffusion) -> None:
+    """Its image is the input, whose background would have an infinite PSNR."""
     edit = sample_edit(3, "heldout", 0)
     image = paint(edit.source)
     facts = {"world_seed": 3, "number": 0}
@@ -93,7 +93,7 @@ def test_an_unchanged_edit_has_mask_figures_and_no_background(model: LatentDiffu
 
 
 def test_card_has_a_row_for_each_kind_and_one_for_the_model() -> None:
-    """Means by kind and over all, a dash where a kind has no figure, counts by status."""
+    """The card has means by kind and over all edits, a dash for missing figures, and counts."""
     measured = [
         Measured("0", "color", "edited", {}, {"confirmed_e2": 100.0, "background_db": 36.0}),
         Measured("1", "several", "edited", {}, {"confirmed_e2": 0.0}),

@@ -24,7 +24,7 @@ from tests.samples import raw_sample, write_shard
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
 
-NUM_KILLS, NUM_RESUMED_BY_RAY, NUM_WORKERS = 10, 2, 5
+NUM_KILLS, RESUMED_BY_RAY, NUM_WORKERS = 10, (0, 2), 5
 OVERRIDES = ("run.part_size=2", "model.device=cpu", "run.num_cpus=2", "run.layout=fused")
 
 
@@ -87,10 +87,8 @@ def small(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.mark.parametrize(
     "numbers",
     [
-        pytest.param(range(NUM_RESUMED_BY_RAY), id="two kills"),
-        pytest.param(
-            range(NUM_RESUMED_BY_RAY, NUM_KILLS), id="eight more", marks=pytest.mark.sweep
-        ),
+        pytest.param(range(2), id="two kills"),
+        pytest.param(range(2, NUM_KILLS), id="eight more", marks=pytest.mark.sweep),
     ],
 )
 def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
@@ -104,7 +102,7 @@ def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
         point, output = points[number], tmp_path / str(number)
         killed = small.ray(output, **{killer.RUN: point})
         assert killed.returncode == -signal.SIGKILL, f"{point}: {killed.stderr}"
-        if number < NUM_RESUMED_BY_RAY:
+        if number in RESUMED_BY_RAY:
             done = small.ray(output)
             assert done.returncode == 0, done.stderr
         else:

@@ -39,10 +39,10 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        # also shown with scores (test_scores.py)
+        # one actor per stage: test_scores.py; fused actors: the run after SIGTERM below
         pytest.param(["run.layout=pools"], marks=pytest.mark.sweep),
         ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
-        ["run.layout=fused", "stages.decode.actors=2"],
+        pytest.param(["run.layout=fused", "stages.decode.actors=2"], marks=pytest.mark.sweep),
     ],
     ids=["pools", "two actors", "fused"],
 )
@@ -94,7 +94,7 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(
 def test_sigterm_stages_the_parts_in_flight(
     job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
 ) -> None:
-    """SIGTERM ends the run with exit code 75, and running again completes it."""
+    """SIGTERM ends the run with exit code 75; running again, with two actors, completes it."""
     output, overrides = tmp_path / "out", ("run.layout=fused", f"run.address={ray_address}")
     process = job.start(output, *overrides)
     wait_for_first_part(process, output)
@@ -103,9 +103,10 @@ def test_sigterm_stages_the_parts_in_flight(
     assert process.returncode == 75, text
     assert "taking no further parts" in text
     assert staged(output)
-    done = job.run(output, *overrides)
+    done = job.run(output, *overrides, "stages.decode.actors=2")
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(output) == digests(plain)
+    assert not verify(Store(str(output))).problems
 
 
 def test_a_finished_run_repeats_in_seconds_and_edits_only_new_shards(

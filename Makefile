@@ -2,8 +2,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(VENV)/bin/python -m pytest
-# Two at a time; tests of one xdist_group follow each other in one process and share what it built.
-PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two at a time, file by file (tests/scheduling.py), in the order of tests/conftest.py.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all test-fast lint format wheel clean
 

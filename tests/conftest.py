@@ -17,6 +17,9 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
     from pipeline.models.loading import LatentDiffusion
 
 # The tests' tensors are small, so a second thread gains little. On a busy CPU it even costs time:
@@ -27,18 +30,17 @@ torch.set_num_threads(1)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-# Fixtures that cost seconds: with pytest-xdist all tests that use one run in the same process.
-SHARED = ("s3_server", "ray_address", "recovered")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come first: no core waits for one at the end. Those of a file stay together."""
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else file))
+    """Slow tests come first, so that no process waits for one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """With ``-n`` the tests of a file run in one process."""
+    from tests.scheduling import FilesTogether
+
+    return FilesTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from jobs.supervise.shutdown import GracefulStop, StopFlag
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
-from pipeline.config.sample_settings import warnings_for
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
@@ -43,7 +42,6 @@ ONE_DRIVER = (
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
     check_stores(config)
-    _warn(warnings_for(config.method))
     print_dry_run(make_plan(config, device_of(config)))
     return exit_codes.OK
 
@@ -75,7 +73,7 @@ def edit(
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # "auto" depends on the GPUs of the cluster
     plan = make_plan(config, device_of(config))
-    _warn([*warnings_for(config.method), *changed_inputs(plan)])
+    _warn(changed_inputs(plan))
     if not plan.output.conditional:  # tested once, before workers get their copies
         tell(ONE_DRIVER, level="warning")
     write_run_folder(plan)

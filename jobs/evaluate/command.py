@@ -15,7 +15,8 @@ from jobs.evaluate.judges import Judging
 from jobs.evaluate.options import config_for, home_of
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
+from pipeline.demo.edits import KINDS
+from pipeline.evaluation import demo_model, demo_world, imagenet, pie_bench, tedbench
 from pipeline.evaluation.curves import Point, compare, overrides_for
 from pipeline.evaluation.edit_rows import edits_parquet
 from pipeline.evaluation.intervals import bootstrap
@@ -48,7 +49,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Runs and measures one method, or with ``--sweep`` several methods over their ratios.
 
     Writes ``evaluation.json``, ``evaluation.md``, ``edits.parquet`` with the figures of each edit
-    and, for a sweep, ``evaluation.png``. Edits that are already published are not recomputed.
+    and, for a sweep, ``evaluation.png``; with ``--card`` also ``card.md``. Edits that are already
+    published are not recomputed.
 
     Returns:
         The exit code: 0, or that of the run that did not finish.
@@ -58,7 +60,8 @@ def evaluate(options: argparse.Namespace) -> int:
             measure cannot be used.
     """
     benchmark = BENCHMARKS[options.benchmark]
-    options.overrides = [*getattr(benchmark, "OVERRIDES", ()), *options.overrides]
+    of_card = demo_model.OVERRIDES if options.card else ()
+    options.overrides = [*getattr(benchmark, "OVERRIDES", ()), *of_card, *options.overrides]
     config = config_for(options)
     home = Store(home_of(options), config.output.storage_options)
     try:
@@ -83,6 +86,11 @@ def evaluate(options: argparse.Namespace) -> int:
         _plot(report, options.benchmark, home)
     home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
     print(text)
+    if options.card:
+        (found,) = report["ours"].values()
+        card = demo_model.card_text(found)
+        home.put("card.md", f"{card}\n".encode())
+        print(f"\n{card}")
     print(f"{home.url}/evaluation.json")
     return exit_codes.OK
 
@@ -91,7 +99,8 @@ def _tasks(options: argparse.Namespace) -> Iterator[Task]:
     """The tasks in the benchmark's files; those of the demo world are drawn."""
     if options.benchmark == "demo":
         options.limit = options.limit or DEMO_TASKS
-        return demo_world.read_tasks()
+        default = KINDS if options.card else demo_world.KINDS
+        return demo_world.read_tasks(tuple(options.kinds or default))
     if options.data is None:
         raise ConfigError(
             f"evaluate {options.benchmark}: --data DIR is required: the benchmark's folder"

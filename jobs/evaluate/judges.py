@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.demo.editor import load_demo_model
 from pipeline.evaluation import demo_world, imagenet
 from pipeline.evaluation.class_means import Means, check_real, class_means
+from pipeline.evaluation.demo_model import ModelJudge
 from pipeline.evaluation.flexit import FlexitJudge
 from pipeline.evaluation.measure import Judge
 from pipeline.evaluation.region import RegionJudge
@@ -21,6 +23,7 @@ from pipeline.models.scorers import Scorers, load_scorers
 from pipeline.storage.store import Store
 
 OF_IMAGENET = ("inception", "real", "classifier")
+OF_DEMO = ("kinds", "card")
 
 
 class Judging:
@@ -36,11 +39,16 @@ class Judging:
         """
         self.options, self.config, self.home = options, config, home
         self.targets = sorted({str(task.facts.get("target_id", "")) for task in tasks})
-        given = [name for name in OF_IMAGENET if getattr(options, name)]
-        if given and options.benchmark != "imagenet":
-            raise ConfigError(
-                f"--{given[0]} is only for imagenet, but the benchmark is {options.benchmark}"
-            )
+        self.num_tasks = len(tasks)
+        for benchmark, names in (("imagenet", OF_IMAGENET), ("demo", OF_DEMO)):
+            given = [name for name in names if getattr(options, name)]
+            if given and options.benchmark != benchmark:
+                raise ConfigError(
+                    f"--{given[0]} is only for {benchmark}, but the benchmark is "
+                    f"{options.benchmark}"
+                )
+        if options.card and options.sweep:
+            raise ConfigError("--card measures one method: leave out --sweep")
         if bool(options.inception) != bool(options.real):
             raise ConfigError("CSFID needs --inception and --real; only one of them is given")
         try:
@@ -66,7 +74,8 @@ class Judging:
         """
         self.device = _device_here(device)
         if self.options.benchmark == "demo":
-            return [demo_world.ReadBack()]
+            read_back = demo_world.ReadBack()
+            return [read_back, self._model_judge()] if self.options.card else [read_back]
         judges: list[Judge] = []
         if self.scorers is not None:
             judges.append(RegionJudge(self.scorers))
@@ -82,6 +91,10 @@ class Judging:
                 )
             )
         return judges
+
+    def _model_judge(self) -> ModelJudge:
+        model = load_demo_model(self.config.model.path, threads=self.config.threads)
+        return ModelJudge(model, self.config.method, num_scenes=self.num_tasks)
 
     @cached_property
     def scorers(self) -> Scorers | None:

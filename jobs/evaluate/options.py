@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, load_config
+from pipeline.demo.edits import KINDS
 from pipeline.evaluation.curves import DEFAULT_METHODS, METHODS, RATIOS
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
@@ -41,6 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="imagenet: folder or hub id of a classifier, for the accuracy",
     )
     parser.add_argument(
+        "--kinds",
+        type=_names_of(KINDS),
+        metavar="KIND,KIND,...",
+        help=f"demo: kinds of edits, of {', '.join(KINDS)}; default: color,shape; with --card: all",
+    )
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="demo: also measure masks, background and the model by itself, for its card",
+    )
+    parser.add_argument(
         "--sweep", action="store_true", help="measure several methods over their ratios"
     )
     parser.add_argument(
@@ -48,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--methods",
-        type=_names,
+        type=_names_of(METHODS),
         default=list(DEFAULT_METHODS),
         metavar="NAME,NAME,...",
         help="of --sweep",
@@ -95,9 +107,14 @@ def _numbers(text: str) -> list[float]:
     return [float(word) for word in text.split(",")]
 
 
-def _names(text: str) -> list[str]:
-    names = [word.strip() for word in text.split(",")]
-    unknown = [name for name in names if name not in METHODS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r}; allowed are {', '.join(METHODS)}")
+def _names_of(allowed: Collection[str]) -> Callable[[str], list[str]]:
+    """A parser of comma-separated names."""
+
+    def names(text: str) -> list[str]:
+        found = [word.strip() for word in text.split(",")]
+        unknown = [name for name in found if name not in allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r}; allowed are {', '.join(allowed)}")
+        return found
+
     return names

@@ -72,8 +72,12 @@ With it tests, the demo and comparisons of methods run without a download. It kn
 
 ## Figures
 
-Measured by `python -m jobs.evaluate.demo_card`, with the settings of `make demo`
-(configs/demo.yaml). Figures of masks are of DiffEdit's masks; for the edit they grow by a cell.
+Measured by `overpaint evaluate demo --card --plain --limit 512`, with the settings of `make demo`
+(configs/demo.yaml) and without the pixel composite. Edits and scenes are held out; five kinds of
+edits take turns. Figures of masks are of DiffEdit's masks on the latent grid; for the edit they
+grow by a cell. The background is all that a color, shape or object edit does not change, shadows
+included. It is that of the edit, of the VAE alone, and of a perfect edit, which replaces the truly
+changed latent cells and no others. `overpaint evaluate demo --sweep` compares methods and ratios.
 
 $figures
 
@@ -96,7 +100,9 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
 
     Args:
         settings: the whole config.
-        folder: of the training run; its evaluation.md, if there is one, becomes part of the card.
+        folder: of the training run; its evaluation/card.md, if there is one, becomes part of the
+            card. It comes from ``overpaint evaluate demo --card --config demo
+            model.path=FOLDER/model --out FOLDER/evaluation``.
         target: the model folder to replace.
 
     Raises:
@@ -118,7 +124,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         "limits": textwrap.fill(settings["export"]["limits"], 100),
         "notes": textwrap.fill(settings["export"]["notes"], 98, subsequent_indent="  "),
         "settings": yaml.safe_dump(settings, sort_keys=False).strip(),
-        "figures": _text(folder / "evaluation.md") or "Not measured yet.",
+        "figures": _text(folder / "evaluation" / "card.md") or "Not measured yet.",
     }
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

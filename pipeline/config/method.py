@@ -158,7 +158,7 @@ class Method(Section):
         description="`ddim`: invert the image with `solver`. `noise`: add noise, as SDEdit does; "
         "the default for sdedit and imagic.",
     )
-    solver: Literal["ddim", "dpmpp_2m", "bdia"] = Field(
+    solver: Literal["ddim", "dpmpp_2m"] = Field(
         "ddim",
         description="Solver of encoding and decoding. `ddim`: the papers'. `dpmpp_2m`: "
         "DPM-Solver++ of second order.",

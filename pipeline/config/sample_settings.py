@@ -51,13 +51,3 @@ def resolved_settings(method: Method, sample: Sample) -> dict[str, Any]:
         return method_for(method, sample).model_dump(mode="json")
     except ValueError:  # its rows failed because of these settings, so they show them
         return method.model_dump(mode="json") | sample.settings
-
-
-def warnings_for(method: Method) -> list[str]:
-    """What can run but is seldom meant, a line each, for the start of a run."""
-    if method.solver == "bdia" and method.guidance_scale > 1.0:
-        return [
-            f"method.solver=bdia with guidance_scale={method.guidance_scale}: decoding oscillates "
-            "under guidance and few edits succeed; use guidance_scale=1, or solver=ddim or dpmpp_2m"
-        ]
-    return []

@@ -15,12 +15,10 @@ from torch import Tensor
 from pipeline.config.config import Model
 from pipeline.config.method import Method
 from pipeline.config.stages import Stage
-from pipeline.demo.edits import Edit
+from pipeline.demo.edits import Edit, mask_on_grid, true_mask
 from pipeline.demo.world import paint
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided
-from pipeline.diffusion.latents import from_numpy, to_numpy
-from pipeline.diffusion.masks import dilated
 from pipeline.diffusion.noise import draw_noise
 from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.loading import LatentDiffusion, load_model
@@ -101,24 +99,6 @@ def edited_latents(
     return [np.asarray(item.image, np.float32) if item.edited else None for item in done]
 
 
-def with_full_masks(part: Part) -> Part:
-    """A copy of the part in which every mask covers the whole image."""
-    copied = copy.deepcopy(part)
-    for row in copied.edits:
-        if row.mask is not None:
-            row.mask, row.status = np.ones_like(row.mask), None
-    return copied
-
-
-def with_grown_masks(part: Part, cells: int) -> Part:
-    """A copy of the part with its binary masks dilated as by `method.mask.dilate`."""
-    copied = copy.deepcopy(part)
-    for row in copied.edits:
-        if row.mask is not None:
-            row.mask = to_numpy(dilated(from_numpy(row.mask), cells))
-    return copied
-
-
 @torch.inference_mode()
 def generate(
     model: LatentDiffusion, texts: Sequence[str], *, guidance_scale: float, steps: int, seed: int
@@ -134,3 +114,22 @@ def generate(
     )
     levels = model.schedule.levels(steps)[::-1]
     return model.image_coder.decode(ddim(denoise, draw_noise(seed, shape), levels))
+
+
+@torch.inference_mode()
+def perfect_edits(model: LatentDiffusion, edits: Sequence[Edit]) -> NDArray[np.uint8]:
+    """The edit's own latents inside the true cells, the input's outside, decoded: (N, H, W, 3).
+
+    What an editor loses that replaces just the true cells: the decoder reads a cell's neighbours,
+    and beyond the mask lie cells that hold a little of the old object, and the rim of its shadow.
+    """
+    cells_N1hw = torch.tensor(np.stack([mask_on_grid(true_mask(edit)) for edit in edits]))[:, None]
+    before = model.image_coder.encode([paint(edit.source) for edit in edits])
+    after = model.image_coder.encode([paint(edit.target) for edit in edits])
+    return model.image_coder.decode(torch.where(cells_N1hw, after, before))
+
+
+@torch.inference_mode()
+def through_vae(model: LatentDiffusion, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images encoded and decoded again: (N, H, W, 3)."""
+    return model.image_coder.decode(model.image_coder.encode(list(images)))

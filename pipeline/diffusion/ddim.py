@@ -23,8 +23,6 @@ def ddim(
     latent: Tensor,
     levels: Sequence[Level],
     after_step: AfterStep | None = None,
-    *,
-    neighbour: Tensor | None = None,
 ) -> Tensor:
     """One Euler step and one network evaluation per level: see ``Solver``.
 
@@ -42,7 +40,6 @@ def ancestral_ddim(
     levels: Sequence[Level],
     after_step: AfterStep | None = None,
     *,
-    neighbour: Tensor | None = None,
     ddim_eta: float,
     draw: Callable[[Level], Tensor],
 ) -> Tensor:

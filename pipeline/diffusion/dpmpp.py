@@ -20,8 +20,6 @@ def dpmpp_2m(
     latent: Tensor,
     levels: Sequence[Level],
     after_step: AfterStep | None = None,
-    *,
-    neighbour: Tensor | None = None,
 ) -> Tensor:
     """Extrapolates x0 from the predictions of this step and the previous one: see ``Solver``.
 

@@ -26,8 +26,6 @@ class Solver(Protocol):
         latent: Tensor,
         levels: Sequence[Level],
         after_step: AfterStep | None = None,
-        *,
-        neighbour: Tensor | None = None,
     ) -> Tensor:
         """Integrates over the levels.
 
@@ -36,8 +34,6 @@ class Solver(Protocol):
             latent: (N, C, h, w) float32 at ``levels[0]``.
             levels: at least one, all ascending or all descending in noise.
             after_step: returns the latent to continue with, e.g. blended with the background.
-            neighbour: (N, C, h, w) float32 at ``levels[1]``, where an encoding knows it. A solver
-                of two states starts from both; the others do not look at it.
 
         Returns:
             (N, C, h, w) float32 at ``levels[-1]``.

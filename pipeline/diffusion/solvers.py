@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.bdia import bdia
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.denoiser import Denoise
 from pipeline.diffusion.dpmpp import dpmpp_2m
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solver import Solver
 
-SOLVERS: dict[str, Solver] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "bdia": bdia}  # method.solver
+SOLVERS: dict[str, Solver] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}  # method.solver
 
 
 def encode_trajectory(

@@ -5,28 +5,32 @@ Agreement with the text is the share of edits whose image shows what was asked f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.demo.edits import sample_edit, true_mask
+from pipeline.demo.edits import Edit, sample_edit, true_mask
 from pipeline.demo.readback import confirms_edit, confirms_rest, load_reader, read_images
 from pipeline.demo.samples import edit_sample
 from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tasks import Task
 
 KINDS = ("color", "shape")
-SEED = 1  # another one than the evaluation of the bundled model uses for its figures
+SEED = 1
 PUBLISHED: dict[str, dict[str, float]] = {}
 COLUMNS = ("confirmed_e2", "rest_confirmed_e2", "psnr_db", "ssim_e2", "mask_iou")
 NOTES: tuple[str, ...] = ()
 
 
-def read_tasks(seed: int = SEED) -> Iterator[Task]:
-    """Edits of color and of shape of scenes that the bundled model has never seen, without end."""
-    number = 0
-    while True:
-        edit = sample_edit(seed, "heldout", number, kinds=KINDS)
+def read_tasks(kinds: tuple[str, ...] = KINDS) -> Iterator[Task]:
+    """Edits of scenes that the bundled model has never seen, without end.
+
+    Args:
+        kinds: of edits, which take turns; see ``pipeline.demo.edits.KINDS``.
+    """
+    for number in itertools.count():
+        edit = sample_edit(SEED, "heldout", number, kinds=kinds)
         sample = edit_sample(edit, f"{number:05d}", image_format="png")
         yield Task(
             key=f"{number:05d}",
@@ -36,9 +40,14 @@ def read_tasks(seed: int = SEED) -> Iterator[Task]:
             edit_text=edit.edit_text,
             group=edit.kind,
             truth=true_mask(edit),
-            facts={"world_seed": seed, "number": number},
+            facts={"world_seed": SEED, "number": number},
         )
-        number += 1
+
+
+def edit_of(item: Seen) -> Edit:
+    """The edit that a task asked for, with its truth."""
+    seed, number = item.facts["world_seed"], item.facts["number"]
+    return sample_edit(seed, "heldout", number, kinds=(item.group,))
 
 
 class ReadBack:
@@ -46,10 +55,7 @@ class ReadBack:
 
     def edits(self, seen: Sequence[Seen]) -> list[dict[str, float]]:
         """For each edit whether it, and what it leaves alone, is read back: 0 or 100."""
-        edits = [
-            sample_edit(item.facts["world_seed"], "heldout", item.facts["number"], kinds=KINDS)
-            for item in seen
-        ]
+        edits = [edit_of(item) for item in seen]
         readings = read_images(load_reader(), np.stack([item.after for item in seen]))
         return [
             {

@@ -49,6 +49,7 @@ class Seen:
     after: Image  # same shape; equal to ``before`` for an unchanged edit
     truth: NDArray[np.bool_] | None  # (H, W), True in the annotated region; None: not annotated
     is_unchanged: bool
+    group: str = ""  # the task's
 
 
 class Judge(Protocol):
@@ -133,7 +134,7 @@ def _measure_shard(
         if is_unchanged:  # the distance of an image to itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
-        seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged)
+        seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged, result.group)
         with_image.append((result, seen))
     for judge in judges if with_image else ():
         found = judge.edits([seen for _, seen in with_image])

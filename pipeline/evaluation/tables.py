@@ -26,6 +26,16 @@ TITLES = {
     "edit_rms": "change inside the mask, RMS",
     "confirmed_e2": "edits confirmed, %",
     "rest_confirmed_e2": "rest confirmed, %",
+    "cells_iou": "mask IoU, latent cells",
+    "cells_recall": "mask recall",
+    "cells_precision": "mask precision",
+    "background_db": "background, dB",
+    "background_vae_db": "the VAE's background, dB",
+    "background_perfect_db": "a perfect edit's background, dB",
+    "vae_db": "VAE, dB",
+    "reader_e2": "scenes read right, %",
+    "generated_one_e2": "generated, one object, %",
+    "generated_two_e2": "generated, two objects, %",
 }
 
 # The configuration section or option that a figure needs, for figures that may be missing.
@@ -108,6 +118,8 @@ def table(
     columns: Sequence[str],
     published: Mapping[str, Mapping[str, float]],
     ours: Mapping[str, Mapping[str, float]],
+    *,
+    first: str = "method",
 ) -> str:
     """Rows of published methods, then ours; a dash for a missing figure.
 
@@ -115,9 +127,10 @@ def table(
         columns: names of figures, in order.
         published: figures by method name.
         ours: same.
+        first: the title of the first column.
     """
     lines = [
-        f"| method | {' | '.join(TITLES.get(name, name) for name in columns)} |",
+        f"| {first} | {' | '.join(TITLES.get(name, name) for name in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for methods, suffix in ((published, " (published)"), (ours, "")):

@@ -126,7 +126,6 @@ class DecodeStage:
                 start(levels[0]),
                 levels,
                 partial(masked, background),
-                neighbour=start(levels[1]),
             )
         return region.into(whole, latents)
 

@@ -1,4 +1,4 @@
-"""Edits of the demo world and the shards that carry them."""
+"""Edits of the demo world, and the shards that contain them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def by_kind(kind: str) -> list:
 
 
 def test_kinds_come_in_turn_and_from_heldout_scenes() -> None:
-    """Every kind is drawn equally often, and never from a scene that was trained on."""
+    """Kinds are used in turn, and scenes are always from the held-out split."""
     assert [edit.kind for edit in EDITS] == [KINDS[index % len(KINDS)] for index in range(100)]
     assert {split_of(edit.source) for edit in EDITS} == {"heldout"}
 
 
 def test_texts_describe_source_and_target_in_one_phrasing() -> None:
-    """Caption and edit text are captions of the two scenes by the same phrasing."""
+    """Caption and edit text are the captions of the two scenes in the same phrasing."""
     for edit in EDITS:
         pairs = {
             (caption(edit.source, phrasing), caption(edit.target, phrasing))
@@ -42,8 +42,8 @@ def test_texts_describe_source_and_target_in_one_phrasing() -> None:
         assert edit.caption != edit.edit_text
 
 
-def test_target_scenes_obey_the_rules_of_the_world() -> None:
-    """After an edit too, every object can be seen and no two share a color or shape."""
+def test_target_scenes_follow_the_rules_of_the_world() -> None:
+    """After an edit every object is visible, and no two objects share a color or shape."""
     for edit in EDITS:
         colors = [item.color for item in edit.target.objects]
         shapes = [item.shape for item in edit.target.objects]
@@ -52,7 +52,7 @@ def test_target_scenes_obey_the_rules_of_the_world() -> None:
 
 
 def test_color_edit_changes_exactly_the_object() -> None:
-    """The true mask of a color edit is where the object is: all inside, nothing outside."""
+    """The true mask of a color edit covers the object and nothing outside it."""
     for edit in by_kind("color"):
         mask, cover = true_mask(edit), coverage(edit.source.objects[edit.changed[0]])
         assert mask[cover == 1].mean() > 0.99
@@ -60,15 +60,15 @@ def test_color_edit_changes_exactly_the_object() -> None:
 
 
 def test_shape_edit_keeps_color_and_place() -> None:
-    """Only the outline changes, and by enough to be seen on the latent grid."""
+    """Only the outline changes, by enough to be visible on the latent grid."""
     for edit in by_kind("shape"):
         before, after = (scene.objects[edit.changed[0]] for scene in (edit.source, edit.target))
         assert (before.color, before.x, before.y) == (after.color, after.x, after.y)
         assert mask_on_grid(true_mask(edit)).sum() >= 8
 
 
-def test_the_true_image_keeps_what_is_not_even_faint() -> None:
-    """Outside of all that differs it is 50 dB near its input; outside of the visible it is not."""
+def test_true_image_equals_the_input_outside_the_faint_mask() -> None:
+    """Outside the faint mask the PSNR to the input is above 50 dB; outside the visible one not."""
     for kind in ("color", "shape", "object"):
         for edit in by_kind(kind):
             visible, faint = true_mask(edit), true_mask(edit, differs=FAINT)
@@ -79,22 +79,22 @@ def test_the_true_image_keeps_what_is_not_even_faint() -> None:
 
 
 def test_background_edit_keeps_the_objects() -> None:
-    """The masks of background edits leave out the middle of every object."""
+    """The true masks of background edits do not include the objects."""
     for edit in by_kind("background"):
         assert edit.background_changed
         assert edit.changed == ()
         for item in edit.source.objects:
-            deep = coverage(item) == 1
-            assert true_mask(edit)[deep].mean() < 0.05
+            inside = coverage(item) == 1
+            assert true_mask(edit)[inside].mean() < 0.05
 
 
-def test_several_changes_object_and_background() -> None:
-    """The kind "several" touches one object and the background at once."""
+def test_kind_several_changes_object_and_background() -> None:
+    """The kind "several" changes one object and the background."""
     assert all(edit.background_changed and len(edit.changed) == 1 for edit in by_kind("several"))
 
 
-def test_mask_on_grid_counts_a_quarter_of_a_cell() -> None:
-    """By hand: 16 of a cell's 64 pixels make it true, 15 do not."""
+def test_cell_is_true_from_a_quarter_of_its_pixels_on() -> None:
+    """Solved by hand: a cell with 16 of 64 pixels is true, one with 15 is not."""
     mask = np.zeros((128, 128), bool)
     mask[:2, :8] = True
     mask[8:10, :8] = True
@@ -105,13 +105,13 @@ def test_mask_on_grid_counts_a_quarter_of_a_cell() -> None:
 
 
 def test_unknown_kind_is_named() -> None:
-    """The error lists the kinds there are."""
+    """The error lists the allowed kinds."""
     with pytest.raises(ValueError, match="'style', allowed are color, shape"):
         sample_edit(0, "heldout", 0, kinds=("style",))
 
 
 def test_shards_are_byte_stable(tmp_path: Path) -> None:
-    """The same arguments give the same bytes; another seed gives others."""
+    """Equal arguments give equal bytes; another seed gives other bytes."""
     digests = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         paths = write_demo_shards(tmp_path / folder, 2, 3, seed=seed)
@@ -120,8 +120,8 @@ def test_shards_are_byte_stable(tmp_path: Path) -> None:
     assert set(digests[0]).isdisjoint(digests[2])
 
 
-def test_shards_hold_the_input_contract(tmp_path: Path) -> None:
-    """WebDataset reads image, texts, truth and facts of every edit; PNG members are exact."""
+def test_shards_have_the_input_format(tmp_path: Path) -> None:
+    """WebDataset reads image, texts, truth and facts of every edit; PNGs are exact."""
     paths = write_demo_shards(tmp_path, 2, 5, seed=0)
     samples = [s for path in paths for s in webdataset.WebDataset(str(path), shardshuffle=False)]
     assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(10)]
@@ -139,15 +139,15 @@ def test_shards_hold_the_input_contract(tmp_path: Path) -> None:
 
 
 def test_shards_can_be_painted_larger(tmp_path: Path) -> None:
-    """Images of any size come from the same scenes."""
+    """The same scenes can be painted at any size."""
     (path,) = write_demo_shards(tmp_path, 1, 1, size=200)
     (sample,) = webdataset.WebDataset(str(path), shardshuffle=False)
     assert Image.open(io.BytesIO(sample["jpg"])).size == (200, 200)
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """Every sample of the demo's input by key, and the planted trouble by its name."""
+def demo_input(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """The samples of the demo's input by key, and the deliberately broken ones by kind."""
     folder = tmp_path_factory.mktemp("demo")
     paths = write_demo_input(folder)
     samples = [s for path in paths for s in webdataset.WebDataset(str(path), shardshuffle=False)]
@@ -156,15 +156,15 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return {"samples": by_key, "trouble": {name: by_key[key] for key, name in trouble.items()}}
 
 
-def test_demo_input_asks_for_256_edits(planted: dict[str, dict]) -> None:
-    """All edit texts of the four shards together; keys are unique."""
-    texts = [sample["edit.txt"].decode().splitlines() for sample in planted["samples"].values()]
+def test_demo_input_has_256_edits(demo_input: dict[str, dict]) -> None:
+    """The four shards together have 256 edit texts."""
+    texts = [sample["edit.txt"].decode().splitlines() for sample in demo_input["samples"].values()]
     assert sum(len(lines) for lines in texts) == 256
 
 
-def test_planted_images_are_what_they_are_called(planted: dict[str, dict]) -> None:
-    """Each kind of bad or odd image shows the trouble that it is named for."""
-    trouble = planted["trouble"]
+def test_difficult_images_match_their_kind(demo_input: dict[str, dict]) -> None:
+    """Each broken or unusual image has the property that its kind names."""
+    trouble = demo_input["trouble"]
     with pytest.raises(OSError, match="truncated"):
         Image.open(io.BytesIO(trouble["cut_short"]["jpg"])).load()
     with pytest.raises(UnidentifiedImageError):
@@ -175,9 +175,9 @@ def test_planted_images_are_what_they_are_called(planted: dict[str, dict]) -> No
     assert Image.open(io.BytesIO(trouble["webp"]["webp"])).format == "WEBP"
 
 
-def test_planted_texts_are_what_they_are_called(planted: dict[str, dict]) -> None:
-    """Missing caption, equal texts, texts equal but for case, four texts."""
-    trouble = planted["trouble"]
+def test_difficult_texts_match_their_kind(demo_input: dict[str, dict]) -> None:
+    """A missing caption, equal texts, texts that differ in case only, four texts."""
+    trouble = demo_input["trouble"]
     assert "txt" not in trouble["without_caption"]
     assert trouble["equal_texts"]["txt"] == trouble["equal_texts"]["edit.txt"]
     case = trouble["equal_but_for_case"]
@@ -186,11 +186,11 @@ def test_planted_texts_are_what_they_are_called(planted: dict[str, dict]) -> Non
     assert len(set(trouble["four_edit_texts"]["edit.txt"].decode().splitlines())) == 4
 
 
-def test_image_turned_by_exif_stands_upright_when_read_rightly(planted: dict[str, dict]) -> None:
-    """Applying the orientation gives the scene's image, but for JPEG's loss."""
+def test_image_turned_by_exif_is_upright_after_transposing(demo_input: dict[str, dict]) -> None:
+    """Applying the orientation gives the scene's image, up to JPEG's loss."""
     from PIL import ImageOps
 
-    sample = planted["trouble"]["turned_by_exif"]
+    sample = demo_input["trouble"]["turned_by_exif"]
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(sample["jpg"])))
     edit = sample_edit(2210, "heldout", int(sample["__key__"]))
     assert np.abs(np.asarray(upright).astype(int) - paint(edit.source)).mean() < 4

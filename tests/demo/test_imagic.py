@@ -1,4 +1,4 @@
-"""Imagic on the bundled model: a short fit, of a held-out demo edit, does what the paper says."""
+"""Imagic on the bundled model: a short fit of a held-out edit behaves as in the paper."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part
 from pipeline.stages.build import stage_class
 from pipeline.stages.imagic.fit import ImagicFitStage
+from tests.parts import required
 
 EDIT = sample_edit(1, "heldout", 0, kinds=("color",))
 
@@ -40,12 +41,12 @@ def fitted(model: LatentDiffusion) -> Part:
     return ImagicFitStage(model, imagic(), 0)(part)
 
 
-def test_fitted_embedding_explains_the_image_better(model: LatentDiffusion, fitted: Part) -> None:
-    """Over draws that no fit has seen, the loss under e_opt is below that under e_tgt."""
+def test_fitted_embedding_has_a_lower_denoising_loss(model: LatentDiffusion, fitted: Part) -> None:
+    """Over draws that the fit has not used, the loss under e_opt is below that under e_tgt."""
     stage, pair = ImagicFitStage(model, imagic(), 0), (fitted.samples[0], fitted.edits[0])
     text = stage._texts([pair])
     losses = []
-    for tokens in (text.tokens, torch.from_numpy(fitted.edits[0].embedding)[None]):
+    for tokens in (text.tokens, torch.from_numpy(required(fitted.edits[0].embedding))[None]):
         loss = stage._loss("shard", [pair], "held out", Condition(tokens, text.pooled))
         with torch.no_grad():
             losses.append(float(torch.stack([loss() for _ in range(30)]).mean()))
@@ -55,11 +56,11 @@ def test_fitted_embedding_explains_the_image_better(model: LatentDiffusion, fitt
 def test_interpolation_goes_from_the_image_to_the_text(
     model: LatentDiffusion, fitted: Part
 ) -> None:
-    """interp_eta 0 gives the image back better than 1, from the same fit and the same noise."""
-    samples = {}
+    """interp_eta 0 reconstructs the image better than 1, with the same fit and noise."""
+    images = {}
     for interp_eta in (0.0, 1.0):
         decode = stage_class(imagic(interp_eta), "decode")(model, imagic(interp_eta), 0)
-        samples[interp_eta] = decode(copy.deepcopy(fitted)).edits[0].image
-    near, far = (psnr(samples[eta], paint(EDIT.source)) for eta in (0.0, 1.0))
+        images[interp_eta] = required(decode(copy.deepcopy(fitted)).edits[0].image)
+    near, far = (psnr(images[eta], paint(EDIT.source)) for eta in (0.0, 1.0))
     assert near > far + 1.0
-    assert not np.array_equal(samples[0.0], samples[1.0])
+    assert not np.array_equal(images[0.0], images[1.0])

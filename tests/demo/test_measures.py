@@ -1,4 +1,4 @@
-"""Figures against the truth, solved by hand."""
+"""Metrics against the ground truth, in cases solved by hand."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ MASK = np.array([[True, False], [True, True]])
 EDITS = [sample_edit(0, "heldout", index) for index in range(40)]
 
 
-def test_mask_figures_by_hand() -> None:
-    """One cell in common of four, of two true ones, of three masked ones."""
+def test_mask_metrics_of_a_case_solved_by_hand() -> None:
+    """One common cell, of four in the union, two true ones and three masked ones."""
     assert mask_iou(MASK, TRUTH) == 1 / 4
     assert mask_recall(MASK, TRUTH) == 1 / 2
     assert mask_precision(MASK, TRUTH) == 1 / 3
 
 
-def test_empty_masks() -> None:
-    """Nothing asked and nothing masked is right; an empty mask has no precision."""
+def test_metrics_of_empty_masks() -> None:
+    """Two empty masks have IoU 1; an empty mask has recall and precision 0."""
     none = np.zeros((2, 2), bool)
     assert mask_iou(none, none) == 1
     assert mask_recall(none, TRUTH) == 0
     assert mask_precision(none, TRUTH) == 0
 
 
-def test_psnr_by_hand_and_only_where_asked() -> None:
-    """An error of 255 in one of twelve values: 10 log10 12; none outside of that pixel."""
+def test_psnr_of_a_case_solved_by_hand() -> None:
+    """An error of 255 in one of twelve values gives 10 log10 12; without that pixel, infinity."""
     image = np.zeros((2, 2, 3), np.uint8)
     other = image.copy()
     other[0, 0, 0] = 255
@@ -41,7 +41,7 @@ def test_psnr_by_hand_and_only_where_asked() -> None:
 
 
 def test_target_confirms_the_edit_and_source_does_not() -> None:
-    """A faultless reading of the true result passes both questions, that of the input fails."""
+    """The true result confirms the edit and the rest; the input confirms the rest only."""
     for edit in EDITS:
         after, before = reading_of(edit.target), reading_of(edit.source)
         assert confirms_edit(after, edit)
@@ -50,8 +50,8 @@ def test_target_confirms_the_edit_and_source_does_not() -> None:
         assert confirms_rest(before, edit)
 
 
-def test_lost_object_is_noticed() -> None:
-    """An image without the object that the edit left alone does not confirm the rest."""
+def test_missing_object_does_not_confirm_the_rest() -> None:
+    """An image without an object that the edit should not change does not confirm the rest."""
     edit = next(e for e in EDITS if e.kind == "color" and len(e.source.objects) == 2)
     (number,) = edit.changed
     item = edit.target.objects[number]

@@ -1,4 +1,4 @@
-"""Encode then decode on the bundled model: how close the latent comes back to what it was."""
+"""Encoding and decoding with the bundled model: the error of the recovered latent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.config.config import Config
 from pipeline.demo.editor import load_demo_model
 from pipeline.demo.world import paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Edit, Part, Sample
-from tests.parts import decoded_latents, make_config, run_stages
+from tests.parts import decoded_latents, make_config, required, run_stages
 
 NUM_IMAGES = 24
 
@@ -39,20 +40,16 @@ def masked(model: LatentDiffusion) -> Part:
     return run_stages(model, Part("heldout", 0, 1, samples), plain(50), ["mask"])
 
 
-def plain(steps: int, solver: str = "ddim"):  # type: ignore[no-untyped-def]
-    """r = 0.8, no mask, no guidance."""
-    return make_config(
-        steps=steps, encode_ratio=0.8, guidance_scale=1.0, solver=solver, mask={"source": "full"}
-    )
+def plain(steps: int) -> Config:
+    """A configuration with r = 0.8, without mask and guidance."""
+    return make_config(steps=steps, encode_ratio=0.8, guidance_scale=1.0, mask={"source": "full"})
 
 
-def rmse(
-    model: LatentDiffusion, masked: Part, steps: int, solver: str = "ddim"
-) -> NDArray[np.floating]:
-    """Of each image's latent that comes back, in standard deviations of all latents: (N,)."""
+def rmse(model: LatentDiffusion, masked: Part, steps: int) -> NDArray[np.floating]:
+    """(N,): the error of each image's recovered latent, in standard deviations of all latents."""
     part = copy.deepcopy(masked)
-    config = plain(steps, solver)
-    clean = np.stack([sample.latent for sample in part.samples])
+    config = plain(steps)
+    clean = np.stack([required(sample.latent) for sample in part.samples])
     run_stages(model, part, config, ["encode"])
     latents = decoded_latents(model, part, config).numpy()
     return np.sqrt(np.mean((latents - clean) ** 2, axis=(1, 2, 3))) / clean.std()
@@ -61,13 +58,14 @@ def rmse(
 @pytest.mark.parametrize(
     "steps", [(12, 25, 50), pytest.param((12, 25, 50, 100), marks=pytest.mark.sweep)]
 )
-def test_ddim_comes_back_by_half_with_twice_the_steps(
+def test_ddim_error_halves_with_twice_the_steps(
     steps: tuple[int, ...], model: LatentDiffusion, masked: Part
 ) -> None:
-    """At most 0.10 at 50 steps, and of first order: each doubling divides it by 1.6 to 2.4.
+    """The error is at most 0.10 at 50 steps, and each doubling divides it by 1.6 to 2.4.
 
-    Geometric means. With few steps an image in eight ends in another one (an error of 0.3 to 0.6,
-    not 0.05), and any other mean would tell of nothing but how many do. At 50 steps that is rare.
+    Errors are averaged by geometric means. With few steps one image in eight becomes another image
+    (with an error of 0.3 to 0.6 instead of 0.05), and other means would mostly count these images.
+    At 50 steps they are rare.
     """
     errors = [rmse(model, masked, number) for number in steps]
     typical = [float(np.exp(np.log(each).mean())) for each in errors]
@@ -76,8 +74,3 @@ def test_ddim_comes_back_by_half_with_twice_the_steps(
     assert all(1.6 <= ratio <= 2.4 for ratio in ratios), (typical, ratios)
     assert np.mean(errors[2] <= 0.10) >= 0.9, errors[2]
     assert all(error.max() <= 0.10 for error in errors[3:]), errors[3:]
-
-
-def test_bdia_comes_back_exactly(model: LatentDiffusion, masked: Part) -> None:
-    """To 1e-4 in float32, at the paper's 50 steps, every image."""
-    assert rmse(model, masked, 50, "bdia").max() <= 1e-4

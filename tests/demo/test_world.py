@@ -1,4 +1,4 @@
-"""The demo world: what scenes are drawn, how they are painted, how they are told in words."""
+"""The demo world: how scenes are drawn, painted and captioned."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SCENES = [sample_scene(0, "train", index) for index in range(300)]
 ONE = Scene("a meadow", (0.1, 0.2, 0.3), (SceneObject("star", "orange", 0.4, 0.5, 0.2),))
 
 
-def test_scene_depends_on_seed_split_and_index_alone() -> None:
-    """The same three numbers give the same scene; changing any one of them gives another."""
+def test_scene_depends_on_seed_split_and_index_only() -> None:
+    """Equal arguments give the same scene; changing any of them gives another."""
     assert sample_scene(3, "train", 7) == sample_scene(3, "train", 7)
     others = [
         sample_scene(4, "train", 7),
@@ -37,19 +37,19 @@ def test_scene_depends_on_seed_split_and_index_alone() -> None:
 
 
 def test_splits_cannot_share_a_scene() -> None:
-    """Every drawn scene belongs, by its own description, to the split that it was drawn for."""
+    """Every scene's own description puts it into the split that it was drawn for."""
     for split, seed in itertools.product(("train", "heldout"), range(3)):
         assert {split_of(sample_scene(seed, split, index)) for index in range(50)} == {split}
 
 
 def test_unknown_split_is_named() -> None:
-    """The error says what was given and what is allowed."""
+    """The error names the given split and the allowed ones."""
     with pytest.raises(ValueError, match="'test', allowed are train, heldout"):
         sample_scene(0, "test", 0)
 
 
 def test_world_covers_every_count_shape_color_and_background() -> None:
-    """One to three objects, six shapes, eight colors and six backgrounds all occur."""
+    """Scenes have one to three objects, six shapes, eight colors and six backgrounds."""
     objects = [item for scene in SCENES for item in scene.objects]
     assert {len(scene.objects) for scene in SCENES} == {1, 2, 3}
     assert {item.shape for item in objects} == set(SHAPES)
@@ -60,17 +60,17 @@ def test_world_covers_every_count_shape_color_and_background() -> None:
     assert len(BACKGROUNDS) >= 6
 
 
-def test_every_object_can_be_seen_and_named() -> None:
-    """No color hides on its background, none is used twice, and outlines do not overlap."""
+def test_every_object_is_visible_and_unambiguous() -> None:
+    """Colors are visible on their background and used once; outlines do not overlap."""
     for scene in SCENES:
         colors = [item.color for item in scene.objects]
         assert not set(colors) & HIDDEN_COLORS[scene.background]
         assert len(set(colors)) == len({item.shape for item in scene.objects}) == len(colors)
-        assert sum(coverage(item, 64) for item in scene.objects).max() <= 1.01
+        assert np.sum([coverage(item, 64) for item in scene.objects], axis=0).max() <= 1.01
 
 
 def test_visible_colors_differ_from_their_background() -> None:
-    """The middle of an object differs from the image without it in some channel by 60 of 255."""
+    """An object changes some channel by more than 60 of 255, in the median over its pixels."""
     for background, color in itertools.product(BACKGROUNDS, COLORS):
         if color in HIDDEN_COLORS[background]:
             continue
@@ -83,19 +83,19 @@ def test_visible_colors_differ_from_their_background() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outline_area_does_not_depend_on_resolution(shape: str) -> None:
-    """Anti-aliased coverage measures the same area at 32 and at 256 pixels, to one percent."""
+    """The antialiased area is the same at 32 and 256 pixels, to one percent."""
     item = SceneObject(shape, "red", 0.47, 0.52, 0.25)
     assert coverage(item, 32).mean() == pytest.approx(coverage(item, 256).mean(), rel=0.01)
 
 
-def test_circle_area_is_that_of_a_circle() -> None:
-    """A case solved by hand: pi (0.95 r)^2."""
+def test_circle_area_solved_by_hand() -> None:
+    """The area is pi (0.95 r)^2."""
     area = coverage(SceneObject("circle", "red", 0.5, 0.5, 0.25), 256).mean()
     assert area == pytest.approx(np.pi * (0.95 * 0.25) ** 2, rel=1e-3)
 
 
 def test_painting_at_another_size_shows_the_same_scene() -> None:
-    """An image painted at 256 and averaged down is the image painted at 128, nearly."""
+    """An image painted at 256 pixels and averaged down is close to one painted at 128."""
     large, small = paint(ONE, 256).astype(float), paint(ONE, 128).astype(float)
     averaged = large.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     assert np.abs(averaged - small).mean() < 1.5
@@ -103,7 +103,7 @@ def test_painting_at_another_size_shows_the_same_scene() -> None:
 
 
 def test_painting_is_pure() -> None:
-    """Painting twice gives equal bytes, whatever was painted in between."""
+    """Painting a scene again gives equal bytes, even after painting another one."""
     first = paint(ONE)
     paint(SCENES[0])
     assert (paint(ONE) == first).all()

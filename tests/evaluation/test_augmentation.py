@@ -1,4 +1,4 @@
-"""The planted bias is as asked for, the gap is computed right, and the whole runs in small."""
+"""The augmentation experiment: its deliberate bias, the gap, the training, and a small run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PARTNERS = yaml.safe_load(CONFIG.read_text())["world"]["partners"]
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95, 1.0])
-def test_bias_is_as_asked_for(correlation: float) -> None:
-    """The partner's share: the correlation, and what falls to it by even draws; 600 scenes, 4 s."""
+def test_bias_has_the_configured_strength(correlation: float) -> None:
+    """The partner's share in 600 scenes is the correlation plus chance, to 4 standard errors."""
     world = PlantedWorld(PARTNERS, correlation, seed=3)
     scenes = [world.scene("train", index) for index in range(600)]
     hits = np.mean([item.objects[0].color == PARTNERS[item.background] for item in scenes])
@@ -42,8 +42,8 @@ def test_bias_is_as_asked_for(correlation: float) -> None:
     assert {split_of(scene) for scene in fair} == {"heldout"}
 
 
-def test_edits_ask_for_another_color_that_can_be_seen() -> None:
-    """Of each scene different ones; nothing but the color changes; the texts name one class."""
+def test_edits_change_the_color_to_another_visible_one() -> None:
+    """The edits of a scene have different colors, and change only the color."""
     world = PlantedWorld(PARTNERS, 1.0, seed=0)
     for index, task in enumerate(world.tasks(20, 2)):
         scene = world.scene("train", index)
@@ -61,14 +61,14 @@ def test_edits_ask_for_another_color_that_can_be_seen() -> None:
     ("pair", "words"),
     [({"the sea": "blue"}, "cannot be seen on the sea"), ({"the sea": "pink"}, "no such pair")],
 )
-def test_pairs_that_cannot_be_are_refused(pair: dict[str, str], words: str) -> None:
-    """A color that hides in its background, or is none."""
+def test_impossible_pairs_are_refused(pair: dict[str, str], words: str) -> None:
+    """A color that is invisible on its background, and an unknown color, are refused."""
     with pytest.raises(ValueError, match=words):
         PlantedWorld({"a meadow": "red", **pair}, 1.0, 0)
 
 
-def test_gap_closed_by_hand() -> None:
-    """Half, all and more than the gap; t of 4 degrees of freedom; no gap: nothing to close."""
+def test_gap_closed_of_cases_solved_by_hand() -> None:
+    """Half and all of the gap; an interval with 4 degrees of freedom; None without a gap."""
     closed = gap_closed([0.5, 0.9], [0.2, 0.4], [0.8, 0.9])
     assert closed is not None
     assert closed["each"] == pytest.approx([0.5, 1.0])
@@ -83,8 +83,8 @@ def test_gap_closed_by_hand() -> None:
     assert summarise(arms)["edits"]["gap_closed"]["mean"] == pytest.approx(0.4375)
 
 
-def test_shortcut_hurts_and_unbiased_images_mend_it() -> None:
-    """Trained with the bias a classifier reads the background; without it, the object."""
+def test_biased_training_fails_and_unbiased_training_works() -> None:
+    """With the bias a classifier learns the background; without it, the object."""
     world = PlantedWorld(PARTNERS, 1.0, seed=0)
     test = drawn(world.unbiased(), "heldout", 200)
     partner = test.is_partner(world)
@@ -102,8 +102,8 @@ def test_shortcut_hurts_and_unbiased_images_mend_it() -> None:
     assert min(accuracy["unbiased"]) > 0.9
 
 
-def test_training_is_decided_by_its_seed(generator: torch.Generator) -> None:
-    """Equal weights for an equal seed, other ones for another; the global generator is not used."""
+def test_training_depends_on_its_seed_only(generator: torch.Generator) -> None:
+    """Equal seeds give equal weights; the global generator and threads have no effect."""
     images = torch.rand(8, 3, 32, 32, generator=generator)
     labels, how = torch.arange(8) % 2, Settings(3, 4, 1e-3)
 
@@ -128,7 +128,7 @@ def test_training_is_decided_by_its_seed(generator: torch.Generator) -> None:
 
 
 def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) -> None:
-    """Each image changes by itself, stays in [0, 1], and its hue is that of before."""
+    """Each image is changed differently, stays in [0, 1] and keeps its hue."""
     flat = torch.tensor([0.7, 0.4, 0.2]).view(1, 3, 1, 1).expand(6, 3, 32, 32)
     changed = classical(flat, generator)
     assert len({tuple(one.flatten()[:1].tolist()) for one in changed}) == 6
@@ -137,13 +137,14 @@ def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) 
     assert torch.allclose(hue, torch.full((6,), 0.4), atol=1e-4)
     textured = torch.rand(8, 3, 32, 32, generator=generator)
     changed = classical(textured, generator)
-    assert (changed.min(), changed.max()) == (0, 1)  # more contrast than there is room for
+    assert changed.min() == 0
+    assert changed.max() == 1  # because the contrast exceeds the range
     assert not torch.equal(changed, textured)
 
 
 @pytest.mark.slow
 def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few edits of few steps, mixed, trained on and reported; again, and nothing is made anew."""
+    """A small run edits, mixes, trains and reports; a second run reuses everything."""
     command = [
         *("evaluate", "augmentation", "--out", str(tmp_path), "world.images=6"),
         *("world.test_images=30", "training.seeds=2", "training.steps=4"),
@@ -164,7 +165,7 @@ def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "evaluation.png").is_file()
     assert "| DiffEdit | 12 |" in capsys.readouterr().out
 
-    # an edit's class is what its text asks for: no truth of the edit is read anywhere
+    # an edit's class comes from its text; the ground truth of the edit is not used
     mixed = read_training_set([tmp_path / "mixed/SDEdit/train/00000.tar"])
     classes = sorted(PARTNERS.values())
     pairs = zip(mixed.texts, mixed.labels, strict=True)

@@ -1,4 +1,4 @@
-"""Trade-off curves: what is compared, and where one lies above another."""
+"""Trade-off curves: the comparison of two curves, and its confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def points(method: str, *pairs: tuple[float, float], axis: str = "confirmed_e2")
     ]
 
 
-def test_curves_are_compared_where_they_overlap() -> None:
-    """At every point of either curve in the overlap, and at its two ends."""
+def test_curves_are_compared_in_their_overlap() -> None:
+    """They are compared at the points of both curves inside the overlap, and at its ends."""
     both = points("A", (10, 90), (20, 50)) + points("B", (14, 60), (30, 20))
     found = compare(both, "A", "B")
     assert found is not None
@@ -32,8 +32,8 @@ def test_curves_are_compared_where_they_overlap() -> None:
     assert not other["above_everywhere"]
 
 
-def test_a_dip_between_the_ends_is_seen() -> None:
-    """A curve that is above at both ends of the overlap and below inside is not above."""
+def test_curve_that_dips_below_is_not_above_everywhere() -> None:
+    """A curve that is above at both ends and below in between is not above everywhere."""
     both = points("A", (0, 10), (5, 0), (10, 10)) + points("B", (0, 5), (10, 5))
     found = compare(both, "A", "B")
     assert found is not None
@@ -41,8 +41,8 @@ def test_a_dip_between_the_ends_is_seen() -> None:
     assert not found["above_everywhere"]
 
 
-def test_of_distances_lower_is_better() -> None:
-    """CSFID is a distance itself: the curve below is the better one."""
+def test_lower_csfid_is_better() -> None:
+    """CSFID is itself a distance, so the lower curve is the better one."""
     a = [Point("A", r, {"lpips_e2": x, "csfid": y}) for r, x, y in ((0.1, 1, 5), (0.2, 2, 4))]
     b = [Point("B", r, {"lpips_e2": x, "csfid": y}) for r, x, y in ((0.1, 1, 9), (0.2, 2, 8))]
     found = compare([*a, *b], "A", "B")
@@ -51,7 +51,7 @@ def test_of_distances_lower_is_better() -> None:
 
 
 def test_curves_apart_or_without_common_figures_are_not_compared() -> None:
-    """No overlap, one point only, or no pair of axes: there is nothing to say."""
+    """Without overlap, with one point only, or without a pair of axes, the result is None."""
     assert compare(points("A", (0, 1), (1, 1)) + points("B", (2, 1), (3, 1)), "A", "B") is None
     assert compare(points("A", (0, 1)) + points("B", (0, 1), (3, 1)), "A", "B") is None
     mixed = points("A", (0, 1), (1, 1)) + points("B", (0, 1), (1, 1), axis="csfid")
@@ -60,11 +60,12 @@ def test_curves_apart_or_without_common_figures_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_a_configuration(name: str) -> None:
-    """The ratio is the one that the method uses, and the pixel composite is off."""
+def test_overrides_give_a_valid_configuration_for_every_method(name: str) -> None:
+    """The ratio sets the setting that the method uses, and the pixel composite is off."""
     config = load_config("demo", overrides_for(name, 0.35))
     assert not config.method.composite.enabled
     if name == "Imagic":
+        assert config.method.imagic is not None
         assert config.method.imagic.interp_eta == 0.35
         return
     assert config.method.ratio == 0.35
@@ -73,14 +74,14 @@ def test_every_method_is_a_configuration(name: str) -> None:
     assert (config.method.encode == "ddim") == (name in ("DiffEdit", "without mask"))
 
 
-def test_an_unknown_method_is_named() -> None:
-    """With what there is."""
+def test_unknown_method_is_an_error() -> None:
+    """The error names the method and the allowed ones."""
     with pytest.raises(ValueError, match="no method 'Other'; allowed are DiffEdit"):
         overrides_for("Other", 0.5)
 
 
-def test_table_has_a_dash_where_a_figure_is_missing() -> None:
-    """Published rows first, then ours, in the columns of the benchmark."""
+def test_table_has_a_dash_for_a_missing_figure() -> None:
+    """Published rows come first, then ours, in the columns of the benchmark."""
     text = table(("psnr_db", "csfid"), {"Paper": {"csfid": 23.6}}, {"mine": {"psnr_db": 30.123}})
     assert text.splitlines() == [
         "| method | PSNR, true background | CSFID |",
@@ -90,8 +91,8 @@ def test_table_has_a_dash_where_a_figure_is_missing() -> None:
     ]
 
 
-def test_plot_is_drawn_or_says_that_it_cannot() -> None:
-    """A PNG of the curves; without common axes nothing."""
+def test_plot_needs_common_axes() -> None:
+    """The plot is a PNG; without common axes it is None."""
     drawn = plot_curves(points("A", (10, 90), (20, 50)), "title")
     assert drawn is not None
     assert drawn.startswith(b"\x89PNG")
@@ -99,68 +100,68 @@ def test_plot_is_drawn_or_says_that_it_cannot() -> None:
 
 
 def noisy(method: str, lift: float, edits: int = 200) -> list[Point]:
-    """Points whose edits scatter around known means; ``lift`` raises the agreement."""
-    scatter = np.random.default_rng(0).normal(0, 10, edits)  # the same tasks for every method
+    """Points whose edits scatter around known means; ``lift`` is added to the agreement."""
+    scatter = np.random.default_rng(0).normal(0, 10, edits)  # of the tasks, equal for all methods
     own = np.random.default_rng(ord(method))
-    made = []
+    found = []
     for ratio, x, y in ((0.4, 30.0, 50.0), (0.6, 26.0, 60.0), (0.8, 22.0, 70.0)):
         figures = [
             {"psnr_db": x + s / 20, "confirmed_e2": y + lift + s + float(own.normal(0, 3))}
             for s in scatter
         ]
         mean = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
-        made.append(Point(method, ratio, mean, {str(n): f for n, f in enumerate(figures)}))
-    return made
+        found.append(Point(method, ratio, mean, {str(n): f for n, f in enumerate(figures)}))
+    return found
 
 
-def test_the_bootstrap_covers_what_is_true_and_no_more() -> None:
-    """A lift of 2 is seen although edits scatter by 10: the tasks are drawn for both methods."""
+def test_bootstrap_interval_contains_the_true_difference() -> None:
+    """A lift of 2 is significant although edits scatter by 10, because tasks are drawn jointly."""
     both = noisy("A", 2.0) + noisy("B", 0.0)
     found = compare(both, "A", "B")
     assert found is not None
-    sure = bootstrap(both, "A", "B", found["compared_at"])
-    assert sure is not None
-    assert (sure["edits"], sure["resamples"]) == (200, RESAMPLES)
-    low, high = sure["mean_interval"]
+    result = bootstrap(both, "A", "B", found["compared_at"])
+    assert result is not None
+    assert (result["edits"], result["resamples"]) == (200, RESAMPLES)
+    low, high = result["mean_interval"]
     assert 1.0 < low < found["mean_difference"] < high < 3.0
-    assert sure["overlapping"] == 1.0
-    for interval, value in zip(sure["intervals"], found["difference"], strict=True):
+    assert result["overlapping"] == 1.0
+    for interval, value in zip(result["intervals"], found["difference"], strict=True):
         assert interval[0] <= value <= interval[1]
-    assert sure["above_everywhere"] > 0.9
+    assert result["above_everywhere"] > 0.9
     other = bootstrap(both, "B", "A", found["compared_at"])
     assert other is not None
     assert other["above_everywhere"] < 0.1
     assert other["mean_interval"] == pytest.approx([-high, -low])
 
 
-def test_the_mean_and_the_places_of_an_overlap_by_hand() -> None:
-    """A difference that falls from 4 to 0 over a third of the way, and stays."""
+def test_margins_of_a_case_solved_by_hand() -> None:
+    """The difference falls from 4 to 0 over the first third of the range, and stays 0."""
     found = margins([(0.0, 4.0), (1.0, 0.0), (3.0, 0.0)], [(0.0, 0.0), (3.0, 0.0)])
     assert found is not None
     assert found.mean == pytest.approx(2 / 3)
     assert found.at_fractions([0, 1 / 6, 1 / 3, 1]).tolist() == pytest.approx([4, 2, 0, 0])
 
 
-def test_one_edit_s_mean_by_hand() -> None:
-    """Two edits, one of which has no figures at one point: it does not count there."""
+def test_resampled_means_ignore_edits_without_the_figure() -> None:
+    """Two edits, one of which has no figures at one point and does not count there."""
     edits = {"0": {"psnr_db": 1.0, "confirmed_e2": 0.0}, "1": {"psnr_db": 3.0, "confirmed_e2": 9.0}}
-    there = Point("A", 0.1, {}, edits)
-    gap = Point("A", 0.2, {}, {"0": edits["0"]})
+    complete = Point("A", 0.1, {}, edits)
+    incomplete = Point("A", 0.2, {}, {"0": edits["0"]})
     weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]])
-    assert _means(there, ["0", "1"], "psnr_db", weights).tolist() == [2.0, 1.0, 3.0]
+    assert _means(complete, ["0", "1"], "psnr_db", weights).tolist() == [2.0, 1.0, 3.0]
     assert np.array_equal(
-        _means(gap, ["0", "1"], "psnr_db", weights), [1.0, 1.0, np.nan], equal_nan=True
+        _means(incomplete, ["0", "1"], "psnr_db", weights), [1.0, 1.0, np.nan], equal_nan=True
     )
 
 
-def test_an_interval_holds_the_middle_95_percent() -> None:
-    """Of 0 to 200 in steps of 1; where less is better the difference turns round."""
+def test_interval_contains_the_middle_95_percent() -> None:
+    """The interval of 0 to 200 in steps of 1 is 5 to 195; without values it is None."""
     assert _interval(list(range(201))) == [5.0, 195.0]
     assert _interval([]) is None
 
 
-def test_where_less_is_better_intervals_turn_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share that is to be small: what lies above is worse."""
+def test_intervals_change_sign_if_lower_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a lower figure is better, the interval is negated."""
     both = noisy("A", 2.0) + noisy("B", 0.0)
     at = [22.0, 30.0]
     more = bootstrap(both, "A", "B", at)
@@ -174,8 +175,8 @@ def test_where_less_is_better_intervals_turn_round(monkeypatch: pytest.MonkeyPat
     assert less["above_everywhere"] < 0.1
 
 
-def test_what_is_no_mean_over_edits_has_no_interval() -> None:
-    """CSFID belongs to all edits together; points alone have no edits to draw."""
+def test_figures_that_are_not_means_over_edits_have_no_interval() -> None:
+    """CSFID belongs to all edits together, and points without edits cannot be resampled."""
     both = points("A", (10, 90), (20, 50)) + points("B", (14, 60), (30, 20))
     assert bootstrap(both, "A", "B", [14, 20]) is None
     with_edits = [

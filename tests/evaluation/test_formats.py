@@ -1,4 +1,4 @@
-"""The benchmarks' own files: read as their protocols say, refused with a line that says where."""
+"""The benchmarks' files are read by their protocols, and errors name the file and the entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config.input import Input
+from pipeline.demo.edits import true_mask
 from pipeline.evaluation import demo_world, imagenet, pie_bench, tedbench
+from pipeline.evaluation.measure import Seen
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError, first_tasks, write_shards
 from pipeline.steps.read import read_shard
 from pipeline.storage.store import Store
@@ -44,8 +46,8 @@ def write_pie(folder: Path, entries: dict[str, dict[str, Any]]) -> Path:
     return folder
 
 
-def test_a_run_length_mask_by_hand() -> None:
-    """Two cells from the sixth on, in an image of four by four, and the frame of one pixel."""
+def test_run_length_mask_of_a_case_solved_by_hand() -> None:
+    """Two pixels in an image of 4 x 4, and the outermost pixels, which are always set."""
     mask = pie_bench.decode_mask([5, 1, 10, 1], side=4)
     inside = mask[1:3, 1:3]
     assert inside.tolist() == [[True, False], [False, True]]
@@ -53,8 +55,8 @@ def test_a_run_length_mask_by_hand() -> None:
     assert mask.all()
 
 
-def test_runs_go_on_over_a_row_s_end_and_stop_at_the_image_s() -> None:
-    """Flattened row by row; what reaches past the end is cut, as the benchmark cuts it."""
+def test_runs_continue_in_the_next_row_and_end_with_the_image() -> None:
+    """Runs are over the image flattened by rows; they are cut at its end, as in the benchmark."""
     mask = pie_bench.decode_mask([6 * 2 - 3, 6], side=6)
     assert mask[1].tolist() == [True, False, False, True, True, True]
     assert mask[2].tolist() == [True, True, True, False, False, True]
@@ -62,14 +64,14 @@ def test_runs_go_on_over_a_row_s_end_and_stop_at_the_image_s() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[1], [-1, 4], [36, 1], [3, -1], ["a", "b"], [0.5, 2]])
-def test_a_mask_that_is_none_is_refused(lengths: list[Any]) -> None:
-    """Odd, negative, outside, no numbers."""
+def test_invalid_mask_is_refused(lengths: list[Any]) -> None:
+    """An odd count, negative numbers, runs outside the image and non-integers are refused."""
     with pytest.raises(ValueError, match="mask"):
         pie_bench.decode_mask(lengths, side=6)
 
 
 def test_pie_bench_gives_tasks_without_brackets(tmp_path: Path) -> None:
-    """Prompts, type, image and mask of each entry, in the order of the keys."""
+    """Each entry becomes a task with prompts, type, image and mask, in the order of the keys."""
     write_pie(tmp_path, {"000000000001": pie_entry(1), "000000000000": pie_entry(0)})
     tasks = list(pie_bench.read_tasks(tmp_path))
     assert [task.key for task in tasks] == ["000000000000", "000000000001"]
@@ -93,15 +95,15 @@ def test_pie_bench_gives_tasks_without_brackets(tmp_path: Path) -> None:
 def test_pie_bench_says_which_entry_is_wrong(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    """File, key and what is the matter, in one line."""
+    """The error names the entry's key and what is wrong."""
     write_pie(tmp_path, {"k": pie_entry(0)})
     (tmp_path / "mapping_file.json").write_text(json.dumps({"k": pie_entry(0, **changes)}))
     with pytest.raises(BenchmarkError, match=words):
         list(pie_bench.read_tasks(tmp_path))
 
 
-def test_pie_bench_misses_a_field_or_a_file(tmp_path: Path) -> None:
-    """An entry without a prompt; a folder that is no PIE-Bench."""
+def test_pie_bench_names_a_missing_field_or_file(tmp_path: Path) -> None:
+    """An entry without a prompt, and a folder that does not exist, are errors."""
     entry = pie_entry(0)
     write_pie(tmp_path, {"k": entry})
     del entry["editing_prompt"]
@@ -113,7 +115,7 @@ def test_pie_bench_misses_a_field_or_a_file(tmp_path: Path) -> None:
 
 
 def test_tedbench_finds_images_by_name(tmp_path: Path) -> None:
-    """Below a folder of any name; without a caption the mask is taken against the empty text."""
+    """Images are found in subfolders; a missing caption is replaced and not used for masks."""
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals/cat.jpg").write_bytes(encode(pixels(1), "jpg"))
     entries = [
@@ -141,7 +143,7 @@ QUERIES = """,path,source,source_id,target,target_id,is_test
 
 
 def test_imagenet_queries_are_split_into_dev_and_test(tmp_path: Path) -> None:
-    """Keys are the queries' numbers, texts the classes' names; classes travel as facts."""
+    """Keys are the queries' numbers, texts the class names, and facts the class numbers."""
     (tmp_path / "queries.csv").write_text(QUERIES)
     (tmp_path / "val/n01").mkdir(parents=True)
     (tmp_path / "val/n01/a.JPEG").write_bytes(encode(pixels(1), "jpg"))
@@ -161,8 +163,8 @@ def test_imagenet_queries_are_split_into_dev_and_test(tmp_path: Path) -> None:
         list(imagenet.read_tasks(tmp_path))
 
 
-def test_tasks_become_samples_of_the_input_contract(tmp_path: Path) -> None:
-    """Image, caption, edit text; the annotated region is passed through and edits nothing."""
+def test_tasks_become_samples_in_the_input_format(tmp_path: Path) -> None:
+    """Samples have image, caption and edit text; the annotated region is only passed through."""
     write_pie(tmp_path / "pie", {f"{number:04d}": pie_entry(number) for number in range(3)})
     tasks = list(pie_bench.read_tasks(tmp_path / "pie"))
     (name,) = write_shards(tasks, Store(str(tmp_path)))
@@ -174,11 +176,12 @@ def test_tasks_become_samples_of_the_input_contract(tmp_path: Path) -> None:
     assert first.encoded_mask is None
     assert first.metadata["group"] == "1 change object"
     truth = np.asarray(Image.open(io.BytesIO(first.extras[TRUTH])))
+    assert tasks[0].truth is not None
     assert np.array_equal(truth == 255, tasks[0].truth)
 
 
-def test_shards_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
-    """Written again they keep their time of change, so a run goes on; fewer tasks remove tars."""
+def test_equal_shards_are_not_written_again(tmp_path: Path) -> None:
+    """Existing equal tars keep their modification time; tars beyond the tasks are removed."""
     tasks = first_tasks(demo_world.read_tasks(), 66)
     home = Store(str(tmp_path))
     assert write_shards(tasks, home) == ["in/00000.tar", "in/00001.tar"]
@@ -191,8 +194,22 @@ def test_shards_that_are_there_stay_as_they_are(tmp_path: Path) -> None:
     assert first.stat().st_mtime_ns != before
 
 
-def test_demo_tasks_set_no_seed_of_their_own() -> None:
-    """`seed` in key.json would be a setting of the sample; the world's goes by another name."""
+def test_demo_tasks_take_kinds_in_turn_and_tell_their_edit() -> None:
+    """From what a task says, a judge knows the very edit: the texts and the truth are its own."""
+    kinds = ("several", "color", "background")
+    tasks = list(itertools.islice(demo_world.read_tasks(kinds), 6))
+    assert [task.group for task in tasks] == [*kinds, *kinds]
+    for task in tasks:
+        image = np.zeros((8, 8, 3), np.uint8)
+        seen = Seen(task.facts, "", image, image, None, False, task.group)
+        edit = demo_world.edit_of(seen)
+        assert (edit.kind, edit.edit_text) == (task.group, task.edit_text)
+        assert task.truth is not None
+        assert np.array_equal(true_mask(edit), task.truth)
+
+
+def test_demo_tasks_do_not_set_the_samples_seed() -> None:
+    """The world's seed has its own name, because `seed` in key.json is a setting of the sample."""
     (task,) = itertools.islice(demo_world.read_tasks(), 1)
     assert task.facts == {"world_seed": demo_world.SEED, "number": 0}
     assert task.truth is not None

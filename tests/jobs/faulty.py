@@ -116,7 +116,7 @@ def plant(module: ModuleType) -> None:
         module.load_stage = lambda config, name, device: _load(module, name)  # type: ignore[attr-defined]
         return
     if module.__name__ == "pipeline.storage.store":
-        module.Store.hook = staticmethod(on_storage_call)  # type: ignore[attr-defined]
+        module.Store.hook = staticmethod(on_storage_call)
         return
     if module.__name__ == "pipeline.models.device":
         module.device_fault = lambda device: None  # type: ignore[attr-defined]

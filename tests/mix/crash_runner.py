@@ -1,4 +1,4 @@
-"""Kills a real process at every storage call of a mix and mixes again; prints what it found.
+"""Kills a process at every storage call of a mix, resumes the mix, and prints the differences.
 
 python -m tests.mix.crash_runner FOLDER
 """
@@ -26,28 +26,41 @@ def mix(folder: Path, output: str) -> None:
 
 
 def sweep(folder: Path) -> dict[str, list[str]]:
-    """All points of a mix of two shards, and a line for each after which it did not go on."""
-    os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
+    """Tests a mix of two shards; returns all points of a kill, and a line for each failure."""
+    os.fsync = lambda fd: None  # not needed: a killed process loses nothing that it has written
     must(lambda: make_outputs(folder, shards=2, images=3))
-    modules = folder / "modules"
-    must(lambda: (mix(folder, "clean"), modules.write_text("\n".join(sys.modules))))  # type: ignore[func-returns-value]
+    modules, calls = folder / "modules", folder / "calls"
+
+    def undisturbed() -> None:
+        mix(folder, "clean")
+        modules.write_text("\n".join(sys.modules))
+
+    def counted() -> None:
+        record(calls)
+        mix(folder, "counted")
+
+    must(undisturbed)
     for name in modules.read_text().splitlines():
-        with suppress(ImportError):  # what a mix imports at its first use: 2 s less for each fork
+        with suppress(ImportError):  # imports before the forks save 2 s in each
             importlib.import_module(name)
-    calls = folder / "calls"
-    must(lambda: (record(calls), mix(folder, "counted")))  # type: ignore[func-returns-value]
+    must(counted)
     points, bad = calls.read_text().splitlines(), []
     for number, point in enumerate(points):
         shutil.rmtree(folder / "mixed", ignore_errors=True)
-        code, said = in_child(lambda n=number: (kill_at(n), mix(folder, "mixed")))  # type: ignore[misc]
+
+        def killed(number: int = number) -> None:
+            kill_at(number)
+            mix(folder, "mixed")
+
+        code, printed = in_child(killed)
         if code != -signal.SIGKILL:
-            bad.append(f"{point}: was not killed: {said}")
-        code, said = in_child(lambda: mix(folder, "mixed"))
+            bad.append(f"{point}: was not killed: {printed}")
+        code, printed = in_child(lambda: mix(folder, "mixed"))
         found = {
             name: data for name, data in contents(folder / "mixed").items() if ".tmp" not in name
         }
-        if code or said or found != contents(folder / "clean"):
-            bad.append(f"{point}: {code}: {said}: {sorted(found)}")
+        if code or printed or found != contents(folder / "clean"):
+            bad.append(f"{point}: {code}: {printed}: {sorted(found)}")
     return {"points": points, "bad": bad}
 
 

@@ -1,4 +1,4 @@
-"""Splits, quotas and choices: by hashes, the same in any order, and never one too many."""
+"""Splits, quotas and choices are decided by hashes, in any order, with exact counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def test_splits_have_their_shares() -> None:
-    """Of 4000 images each split has its share to three standard deviations; seeds differ."""
+    """Shares of 4000 images are right to three standard deviations; another seed differs."""
     digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(4000)]
     first = [split_of(digest, SPLITS, 0) for digest in digests]
     counts = Counter(first)
@@ -35,13 +35,10 @@ def test_splits_have_their_shares() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 500))
 def test_quotas_add_up(available: list[int], wanted: int) -> None:
-    """What is wanted in all, or all there is; of no shard more than it has, nor far off its share.
-
-    So no shard's edits are used up while another's lie idle.
-    """
-    given_each = quotas(available, wanted)
-    assert sum(given_each) == min(wanted, sum(available))
-    for take, count in zip(given_each, available, strict=True):
+    """Quotas sum to the wanted number, or to all available; each is in proportion to its shard."""
+    takes = quotas(available, wanted)
+    assert sum(takes) == min(wanted, sum(available))
+    for take, count in zip(takes, available, strict=True):
         assert 0 <= take <= count
         if sum(available):
             share = count * min(1, wanted / sum(available))
@@ -49,7 +46,7 @@ def test_quotas_add_up(available: list[int], wanted: int) -> None:
 
 
 def test_every_image_gives_one_edit_before_any_gives_two() -> None:
-    """Three edits of each of four images: of six chosen, no image has more than two."""
+    """Of six edits chosen from four images, no image has more than two."""
     edits = [EditId(output, key, index) for key in "abcd" for output in (0, 1) for index in (0, 1)]
     chosen = choose_edits(edits, 6, shard="0", seed=3)
     assert sorted(Counter(edit.key for edit in chosen).values()) == [1, 1, 2, 2]
@@ -58,8 +55,8 @@ def test_every_image_gives_one_edit_before_any_gives_two() -> None:
     assert choose_edits(edits, 6, shard="1", seed=3) != chosen
 
 
-def test_a_label_is_what_the_text_asks_for() -> None:
-    """Whole words of any case; two words of one class agree; none or two classes are refused."""
+def test_label_comes_from_the_words_of_the_edit_text() -> None:
+    """Whole words count in any case; two words of one class are allowed, two classes are not."""
     labels: dict[str, int | str] = {"cat": 3, "kitten": 3, "night sky": 5, "fox": 7}
     assert label_of("A Cat, or a kitten", labels) == 3
     assert label_of("stars in the night sky", labels) == 5

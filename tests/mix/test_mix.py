@@ -1,4 +1,4 @@
-"""A mix of real outputs: what is in which split, what is left out, and starting again."""
+"""A mix of real outputs: splits, what is left out, and resuming."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_outputs(folder: Path, *, shards: int = 3, images: int = 8) -> None:
-    """Originals, and an output of a stand-in method; one image is broken, one is there twice."""
+    """Writes originals and an output of a fake edit; each shard has a broken image and a twin."""
     for shard in range(shards):
         samples: list[dict[str, Any]] = [
             raw_sample(f"k{shard}.{n}", TEXTS, seed=100 * shard + n, cls="7") for n in range(images)
@@ -69,7 +69,7 @@ def record(members: dict) -> dict[str, Any]:
 
 
 def test_a_mix_accounts_for_every_image_and_every_edit(tmp_path: Path) -> None:
-    """Ratio kept, broken images and unchanged edits left out and counted, texts and classes."""
+    """The ratio holds, everything left out is counted, and texts and classes are right."""
     make_outputs(tmp_path)
     plan = make_mix_plan(settings(tmp_path, ratio=0.5, labels={"cat": 1, "fox": 2}))
     manifest = run_mix(plan)
@@ -102,23 +102,23 @@ def test_a_mix_accounts_for_every_image_and_every_edit(tmp_path: Path) -> None:
 
 
 def test_no_source_image_is_in_two_splits(tmp_path: Path) -> None:
-    """Not under another key or in another shard either: the same bytes are in one split."""
+    """Equal image bytes are in one split, even under another key or in another shard."""
     make_outputs(tmp_path, shards=4)
     run_mix(make_mix_plan(settings(tmp_path, ratio=10, edits_in=["train", "val"])))
     splits: dict[str, set[str]] = {}
     keys: dict[str, set[str]] = {}
     for (split, shard, _), members in mixed_samples(tmp_path).items():
-        said = record(members)
-        assert (said["split"], said["shard"]) == (split, shard)
-        splits.setdefault(said["source_sha256"], set()).add(split)
-        keys.setdefault(said["source_sha256"], set()).add(f"{shard}/{said['key']}")
+        details = record(members)
+        assert (details["split"], details["shard"]) == (split, shard)
+        splits.setdefault(details["source_sha256"], set()).add(split)
+        keys.setdefault(details["source_sha256"], set()).add(f"{shard}/{details['key']}")
     assert all(len(found) == 1 for found in splits.values())
     assert max(len(found) for found in keys.values()) == 5  # four twins, and k0.7
     assert {name for found in splits.values() for name in found} == {"train", "val"}
 
 
 def test_bytes_do_not_depend_on_workers_and_a_second_run_writes_nothing(tmp_path: Path) -> None:
-    """One worker or three; what is there is left as it is; another seed mixes otherwise."""
+    """One and three workers give equal bytes, and a second run writes only the manifest."""
     make_outputs(tmp_path)
     run_mix(make_mix_plan(settings(tmp_path, workers=1)))
     run_mix(make_mix_plan(settings(tmp_path, "other", workers=3)))
@@ -136,8 +136,8 @@ def test_bytes_do_not_depend_on_workers_and_a_second_run_writes_nothing(tmp_path
     assert contents(tmp_path / "seeded") != first
 
 
-def test_edits_that_run_short_are_said_and_weighed(tmp_path: Path) -> None:
-    """A ratio of 3 where 2 of 3 texts are edits: all taken, and a weight that makes up for it."""
+def test_missing_edits_are_reported_and_compensated_by_a_weight(tmp_path: Path) -> None:
+    """With a ratio of 3 and too few edits, all are taken and their weight is above 1."""
     make_outputs(tmp_path)
     manifest = run_mix(make_mix_plan(settings(tmp_path, ratio=3, splits={"all": 1})))
     found = manifest["splits"]["all"]
@@ -146,24 +146,24 @@ def test_edits_that_run_short_are_said_and_weighed(tmp_path: Path) -> None:
         found["edited_wanted"] / found["edited"], abs=1e-6
     )
     weights = {
-        (said["kind"], said["weight"]) for said in map(record, mixed_samples(tmp_path).values())
+        (item["kind"], item["weight"]) for item in map(record, mixed_samples(tmp_path).values())
     }
     assert weights == {("original", 1.0), ("edited", found["weight_of_an_edit"])}
 
 
 def test_several_outputs_are_one_pool(tmp_path: Path) -> None:
-    """Two outputs of the same input: edits of both, under keys of their own."""
+    """Two outputs of the same input are mixed, with unique keys for the edits of each."""
     make_outputs(tmp_path)
     config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
     run(config, Store(str(tmp_path / "second")))
     both = {"paths": [f"{tmp_path}/out", f"{tmp_path}/second"]}
     run_mix(make_mix_plan(settings(tmp_path, edited=both, ratio=10, splits={"train": 1})))
-    said = Counter(item.get("output") for item in map(record, mixed_samples(tmp_path).values()))
-    assert said[0] == said[1] == 3 * (8 * 2 + 1)
+    counts = Counter(item.get("output") for item in map(record, mixed_samples(tmp_path).values()))
+    assert counts[0] == counts[1] == 3 * (8 * 2 + 1)
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
-    """Other originals, an unfinished run, another mix in the output, an output within another."""
+def test_inputs_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    """Other originals, an unfinished run, another mix in the output, and nested outputs."""
     make_outputs(tmp_path)
     run_mix(make_mix_plan(settings(tmp_path)))
     with pytest.raises(MixError, match=r"holds another mix.*ratio"):
@@ -187,8 +187,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_storage_call_the_same_call_goes_on(tmp_path: Path) -> None:
-    """SIGKILL, mix again: the bytes of an undisturbed mix."""
+def test_mix_resumes_after_a_kill_at_any_storage_call(tmp_path: Path) -> None:
+    """After SIGKILL and a second run, the bytes equal those of an undisturbed mix."""
     command = [sys.executable, "-m", "tests.mix.crash_runner", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
@@ -197,10 +197,10 @@ def test_killed_at_any_storage_call_the_same_call_goes_on(tmp_path: Path) -> Non
     assert {"after put train/00.tar", "before put manifest.json"} <= set(found["points"])
 
 
-def test_the_command_reads_the_input_as_the_run_did(
+def test_command_uses_the_runs_input_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`overpaint mix` needs the output alone; it warns of classes, and counts without writing."""
+    """`overpaint mix` needs only the output; it warns about classes; --dry-run writes nothing."""
     from pipeline.plan.run_folder import resolved_yaml
 
     make_outputs(tmp_path)
@@ -220,8 +220,8 @@ def test_the_command_reads_the_input_as_the_run_did(
     )
 
 
-def test_a_sample_that_was_not_read_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    """No caption, no edit text, a damaged JSON: no run has found out whether it is an image."""
+def test_sample_that_was_not_decoded_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    """Without caption or edit text, or with a damaged JSON, its image was never decoded."""
     samples = [
         raw_sample("good", ["a cat"]),
         raw_sample("mute", ["a cat"], caption=None, seed=1),
@@ -236,8 +236,8 @@ def test_a_sample_that_was_not_read_is_left_out_with_its_reason(tmp_path: Path) 
     assert manifest["splits"]["train"]["original"] == 1
 
 
-def test_an_original_that_only_another_output_has_edited_is_taken(tmp_path: Path) -> None:
-    """Two runs with a table of substitutions each: the first one had no edit text for the cow."""
+def test_original_that_only_one_of_the_outputs_has_edited_is_used(tmp_path: Path) -> None:
+    """The runs have different substitutions, so the first has no edit text for the cow."""
     samples = [
         raw_sample("cow", [], caption="a cow"),
         raw_sample("dog", [], caption="a dog", seed=1),

@@ -26,7 +26,7 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["run.part_size=8"],
         ["method.encode_ratio=0.5"],
         ["method.mask.floor=0.5"],
-        ["method.solver=bdia"],
+        ["method.solver=dpmpp_2m"],
         ["output.format=png"],
         ["model.dtype=bfloat16"],
         ["model.size=64"],

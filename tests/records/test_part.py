@@ -30,6 +30,7 @@ def test_part_survives_its_bytes() -> None:
     assert back.to_bytes() == part.to_bytes()
     sample = back.samples[0]
     np.testing.assert_array_equal(sample.trajectory, part.samples[0].trajectory)
+    assert sample.trajectory is not None
     assert sample.trajectory.dtype == np.uint16
     assert sample.metadata == {"edits": ["x"], "ü": 1.5}
     assert sample.extras == {"cls": b"7"}
@@ -41,7 +42,9 @@ def test_part_survives_its_bytes() -> None:
 def test_arrays_of_a_part_read_back_are_writable() -> None:
     """A step may change what it is given."""
     back = Part.from_bytes(example_part().to_bytes())
-    back.samples[0].image[0, 0] = 0
+    image = back.samples[0].image
+    assert image is not None
+    image[0, 0] = 0
 
 
 def test_part_without_images_survives() -> None:

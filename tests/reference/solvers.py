@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.reference.ddim import Network, ddim_step
+from tests.reference.ddim import Network
 
 
 def ancestral_step(
@@ -36,28 +36,3 @@ def dpmpp_2m(network: Network, x: np.ndarray, a: np.ndarray) -> list[np.ndarray]
             d = (1.0 + 1.0 / (2.0 * r)) * x0s[k] - 1.0 / (2.0 * r) * x0s[k - 1]
         xs.append(sigma[k + 1] / sigma[k] * xs[k] - alpha[k + 1] * (np.exp(-h) - 1.0) * d)
     return xs
-
-
-def bdia_encode(network: Network, x0: np.ndarray, a: np.ndarray) -> list[np.ndarray]:
-    """BDIA-DDIM, arXiv:2307.10829, at gamma 1, upwards: the first step is DDIM's."""
-    xs = [x0, ddim_step(x0, network(x0, 0), a[0], a[1])]
-    for k in range(1, len(a) - 1):
-        eps = network(xs[k], k)
-        back, ahead = (ddim_step(xs[k], eps, a[k], a[j]) for j in (k - 1, k + 1))
-        xs.append(xs[k - 1] - back + ahead)
-    return xs
-
-
-def bdia_decode(
-    network: Network, top: np.ndarray, below: np.ndarray, a: np.ndarray, gamma: float = 1.0
-) -> np.ndarray:
-    """The paper's update z_{i-1} = gamma (z_{i+1} - DDIM(z_i, i+1)) + DDIM(z_i, i-1).
-
-    ``a`` ascends in noise, as in encoding; ``top`` and ``below`` are the states at its end.
-    """
-    z_above, z = top, below
-    for i in range(len(a) - 2, 0, -1):
-        eps = network(z, i)
-        above, ahead = (ddim_step(z, eps, a[i], a[j]) for j in (i + 1, i - 1))
-        z_above, z = z, gamma * (z_above - above) + ahead
-    return z

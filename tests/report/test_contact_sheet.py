@@ -1,4 +1,4 @@
-"""The contact sheet: what a person looks at first shows what was really read and written."""
+"""The contact sheet shows the images that were read and written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = 24
 
 
 def run(folder: Path, model: Path, edit_text: str) -> Plan:
-    """Edits one blue image on a run of its own."""
+    """Runs one edit of a blue image."""
     blue = np.full((32, 32, 3), (20, 40, 200), np.uint8)
     one = {"__key__": "a", "png": encode(blue), "txt": "a dog", "edit.txt": edit_text}
     write_shard(folder / "in/0.tar", [one])
@@ -34,14 +34,14 @@ def run(folder: Path, model: Path, edit_text: str) -> Plan:
 
 
 def tile(sheet: Image.Image, number: int) -> np.ndarray:
-    """The inside of the first edit's tile of that number, without its resampled border."""
+    """The inside of one of the first edit's tiles, without its resampled border."""
     left = GAP + number * (TILE + GAP)
     box = (left + 8, HEADER + 8, left + TILE - 8, HEADER + TILE - 8)
     return np.asarray(sheet.crop(box))
 
 
 def test_sheet_shows_before_mask_and_after(tmp_path: Path, tiny_model_folder: Path) -> None:
-    """The tiles are the input image, the mask in black and white, and the written image."""
+    """The tiles show the input image, the mask in black and white, and the output image."""
     data = contact_sheet(run(tmp_path, tiny_model_folder, "a red cat"))
     assert data is not None
     sheet = Image.open(io.BytesIO(data))
@@ -54,5 +54,5 @@ def test_sheet_shows_before_mask_and_after(tmp_path: Path, tiny_model_folder: Pa
 
 
 def test_run_without_edits_has_no_sheet(tmp_path: Path, tiny_model_folder: Path) -> None:
-    """Where nothing was edited there is nothing to show, and no error."""
+    """If nothing was edited, the contact sheet is None."""
     assert contact_sheet(run(tmp_path, tiny_model_folder, "a dog")) is None

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: it works by pointer and by keyboard, and no text becomes markup."""
+"""The page in a real Chromium: mouse and keyboard work, and no text becomes markup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = "</script><script>hacked = 1</script>\"'><img src=x onerror=hacked=1>{
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of 400 edits, one of them with texts that would like to be markup."""
+    """A page of 400 edits, some of which have texts with markup."""
 
     def change(row: dict[str, Any]) -> None:
         if row["key"].endswith("-000030"):
@@ -43,7 +43,7 @@ def browser() -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser: Page, report: Path) -> Iterator[Page]:
-    """The report, freshly opened; afterwards nothing may have gone wrong in it."""
+    """The report, freshly opened; afterwards it must have no errors and no requests."""
     browser.open(report)
     browser.wait_for_gallery()
     yield browser
@@ -53,12 +53,12 @@ def page(browser: Page, report: Path) -> Iterator[Page]:
 
 
 def count(page: Page) -> int:
-    """How many edits the page says it shows."""
+    """The number of edits that the page reports as shown."""
     return int(page.run("document.getElementById('count').textContent").split()[0])
 
 
 def choose(page: Page, name: str, value: str) -> None:
-    """Sets a control as a person would."""
+    """Sets a control's value and fires the events that a user would cause."""
     page.run(
         f"(() => {{ const it = document.getElementById('{name}'); it.value = '{value}';"
         "it.dispatchEvent(new Event('input', {bubbles: true}));"
@@ -67,7 +67,7 @@ def choose(page: Page, name: str, value: str) -> None:
 
 
 def test_gallery_shows_images_and_texts(page: Page) -> None:
-    """Cards with decoded images, both texts and all scores; the number of all edits."""
+    """Cards have decoded images, both texts and all scores, and all edits are counted."""
     assert count(page) == NUM_EDITS
     first = "document.querySelectorAll('.card')[2]"
     images = f"[...{first}.querySelectorAll('img')]"
@@ -80,7 +80,7 @@ def test_gallery_shows_images_and_texts(page: Page) -> None:
 
 
 def test_slider_moves_by_keyboard(page: Page) -> None:
-    """An arrow key moves the cut between before and after, and says where it stands."""
+    """An arrow key moves the cut between before and after, and updates its accessible value."""
     page.run("document.querySelector('.card .slider').focus()")
     page.press("Home", 36)
     assert page.run("document.activeElement.getAttribute('aria-valuetext')") == "0 percent before"
@@ -94,7 +94,7 @@ def test_slider_moves_by_keyboard(page: Page) -> None:
 
 
 def test_search_filters_and_sorting_agree_with_the_rows(page: Page) -> None:
-    """Each control alone narrows the list to what it says, and Reset gives all back."""
+    """Each control narrows the list correctly, and Reset shows all rows again."""
     choose(page, "search", "TULIP hacked")
     page.wait("document.getElementById('count').textContent.startsWith('4 ')")
     assert page.run("document.querySelectorAll('.card').length") == 4
@@ -120,8 +120,8 @@ def test_search_filters_and_sorting_agree_with_the_rows(page: Page) -> None:
     assert found == sorted(found, reverse=True)
 
 
-def test_masks_are_laid_over_one_image_or_all(page: Page) -> None:
-    """The card's button shows its own mask; the box of the gallery shows all of them."""
+def test_masks_can_be_shown_for_one_image_or_all(page: Page) -> None:
+    """The card's button shows its own mask; the gallery's checkbox shows all of them."""
     visible = "i => getComputedStyle(i).display !== 'none'"
     shown = f"[...document.querySelectorAll('.card img.mask')].filter({visible}).length"
     assert page.run(shown) == 0
@@ -133,7 +133,7 @@ def test_masks_are_laid_over_one_image_or_all(page: Page) -> None:
 
 
 def test_details_open_and_close_by_keyboard(page: Page) -> None:
-    """Enter opens the dialog, its Next button goes on, Escape closes it and focus comes back."""
+    """The dialog opens, Next shows the next edit, Escape closes it and focus returns."""
     page.run("document.querySelector('.card .details').focus()")
     page.run("document.activeElement.click()")
     assert page.run("document.getElementById('detail').open")
@@ -147,7 +147,7 @@ def test_details_open_and_close_by_keyboard(page: Page) -> None:
 
 
 def test_only_cards_near_the_window_exist(page: Page) -> None:
-    """Far from the end its cards are not built; scrolled there they are, and the first are gone."""
+    """The last cards are built only after scrolling to them, and the first are removed then."""
     built = "document.querySelectorAll('.card').length"
     assert page.run(built) < 100
     page.run("document.querySelector('.page:last-child').scrollIntoView({block: 'end'})")
@@ -156,8 +156,8 @@ def test_only_cards_near_the_window_exist(page: Page) -> None:
     assert page.run(built) < 150
 
 
-def test_every_control_has_a_name(page: Page) -> None:
-    """What a screen reader is told: nothing that can be operated is nameless."""
+def test_every_control_has_an_accessible_name(page: Page) -> None:
+    """Every control has a name for screen readers."""
     page.send("Accessibility.enable")
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
     roles = ("button", "slider", "combobox", "searchbox", "spinbutton", "checkbox", "link", "image")
@@ -167,19 +167,19 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-def test_failures_lead_into_the_gallery(page: Page) -> None:
-    """The button below a group of failures shows exactly these."""
+def test_failures_can_be_shown_in_the_gallery(page: Page) -> None:
+    """The button below a group of failures shows exactly these edits in the gallery."""
     page.run("document.querySelector('.show-reason[data-reason*=\"BadSettings\"]').click()")
     page.wait("document.getElementById('count').textContent.startsWith('10 ')")
-    said = page.run(
+    texts = page.run(
         "[...document.querySelectorAll('.card .status')].map(s => s.parentNode.innerText)"
     )
-    assert len(said) == 10
-    assert all("decode: BadSettings" in text for text in said)
+    assert len(texts) == 10
+    assert all("decode: BadSettings" in text for text in texts)
 
 
 def test_colors_follow_the_readers_setting(browser: Page, report: Path) -> None:
-    """Dark where the reader wants dark; text and paper far apart in both."""
+    """The page is dark if the reader prefers dark, else light."""
     paper = "getComputedStyle(document.body).backgroundColor"
     found = []
     for dark in (False, True):

@@ -1,4 +1,4 @@
-"""The page without a browser: what it counts, what it holds, and what it keeps to."""
+"""The report page without a browser: its counts, its contents and its limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><!--<script>\u2028'\"&{{ 7
 
 
 def data_of(store: Store) -> dict[str, Any]:
-    """What the page's script reads."""
+    """The data that the page's script reads."""
     page = store.get(REPORT_FILE).decode()
     found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)
     assert found is not None
@@ -40,12 +40,12 @@ def data_of(store: Store) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two shards, forty edits."""
+    """An output with two shards and forty edits."""
     return make_output(tmp_path_factory.mktemp("drawn"), 40, shard_edits=20, size=64)
 
 
 def test_every_edit_has_a_row_and_its_images(drawn: Store) -> None:
-    """Edited rows have before, after and mask; failed and unchanged ones the image before."""
+    """Edited rows have before, after and mask; failed and unchanged ones only before."""
     written = write_report(drawn)
     assert (written.num_rows, written.num_with_images) == (40, 40)
     tree = data_of(drawn)
@@ -60,7 +60,7 @@ def test_every_edit_has_a_row_and_its_images(drawn: Store) -> None:
 
 
 def test_every_numeric_column_is_a_score(drawn: Store, tmp_path: Path) -> None:
-    """A column that this version has never heard of is shown, with the meaning it carries."""
+    """A column that this version does not know is shown, with the meaning in its metadata."""
     store = Store(str(tmp_path))
     for name, data in ((name, drawn.get(name)) for name in drawn.list()):
         store.put(name, data)
@@ -83,8 +83,8 @@ def test_every_numeric_column_is_a_score(drawn: Store, tmp_path: Path) -> None:
     assert "Histogram of clip_directional: 20 values from 0 to 0.9, median" in page
 
 
-def test_texts_cannot_leave_their_place(tmp_path: Path) -> None:
-    """Keys, captions, edit texts, messages and reasons with markup stay text everywhere."""
+def test_markup_in_texts_is_escaped(tmp_path: Path) -> None:
+    """Captions, edit texts, messages and reasons with markup stay text everywhere."""
 
     def change(row: dict[str, Any]) -> None:
         row |= {"caption": HOSTILE, "edit_text": HOSTILE}
@@ -101,8 +101,8 @@ def test_texts_cannot_leave_their_place(tmp_path: Path) -> None:
     assert row[6] == row[7] == HOSTILE
 
 
-def test_page_keeps_to_its_size_and_says_what_it_shows(tmp_path: Path) -> None:
-    """A megabyte for 300 edits: fewer images, all statuses, and the page says how many."""
+def test_page_respects_its_size_limit_and_says_what_it_shows(tmp_path: Path) -> None:
+    """With one megabyte for 300 edits there are fewer images, of all statuses, and it says so."""
     store = make_output(tmp_path, 300, shard_edits=100, size=192)
     written = write_report(store, overrides=["report.max_bytes=1000000"])
     assert written.size_bytes <= 1_000_000
@@ -118,10 +118,12 @@ def test_page_keeps_to_its_size_and_says_what_it_shows(tmp_path: Path) -> None:
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:
-    """Images come from as many tars as ``read_bytes`` allows, at least from one."""
+    """Images are read from as many tars as ``read_bytes`` allows, and at least from one."""
     store = make_output(tmp_path, 60, shard_edits=10, size=48)
     markers = [read_marker(store, f"{number:05d}") for number in range(6)]
-    bytes_of_shard = markers[0].tar_bytes + (tmp_path / "in/00000.tar").stat().st_size
+    first = markers[0]
+    assert first is not None
+    bytes_of_shard = first.tar_bytes + (tmp_path / "in/00000.tar").stat().st_size
     written = write_report(store, overrides=[f"report.read_bytes={int(2.2 * bytes_of_shard)}"])
     assert written.num_with_images == 20
     assert write_report(store, overrides=["report.read_bytes=0"]).num_with_images == 10
@@ -130,8 +132,8 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     assert "Over all 60 edits" in page  # histograms do not need images
 
 
-def test_large_shards_do_not_break_the_bound_of_bytes(tmp_path: Path) -> None:
-    """Shards of unequal size: what is read stays below the bound, unless one alone is above it."""
+def test_large_shards_do_not_exceed_the_limit_of_bytes(tmp_path: Path) -> None:
+    """With shards of unequal size the limit holds, unless a single shard exceeds it."""
     store = make_output(tmp_path, 60, shard_edits=10, size=16)
     found = read_output(store)
     sizes = dict(zip(sorted(found.markers), (100, 900, 100, 900, 100, 900), strict=True))
@@ -144,7 +146,7 @@ def test_large_shards_do_not_break_the_bound_of_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_of_too_many_shards_are_sampled_with_every_kind_of_failure(tmp_path: Path) -> None:
-    """Evenly spaced shards, and one for each kind of failure that those do not have."""
+    """The sample has evenly spaced shards, and one for each kind of failure they do not have."""
 
     def change(row: dict[str, Any]) -> None:
         if row["status"] == "failed":
@@ -158,7 +160,7 @@ def test_rows_of_too_many_shards_are_sampled_with_every_kind_of_failure(tmp_path
 
 
 def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
-    """Where the input is gone, or holds other images now, the page says so."""
+    """If the input is missing or holds other images now, the page says so."""
     store = make_output(tmp_path, 40, shard_edits=20, size=32)
     (tmp_path / "in/00000.tar").unlink()
     image = encode(textured(99, 32), "jpg")
@@ -173,8 +175,8 @@ def test_page_without_inputs_shows_after_only(tmp_path: Path) -> None:
     assert "FileNotFoundError; the input holds other images now" in page
 
 
-def test_before_is_the_image_that_the_model_saw(tmp_path: Path) -> None:
-    """Cropped as the run cropped it where the output shows the model's image; else whole."""
+def test_before_is_prepared_if_the_output_is(tmp_path: Path) -> None:
+    """The image before is cropped like the output's; with resolution source it is whole."""
     wide = np.zeros((32, 64, 3), np.uint8)
     wide[:, :16] = (255, 0, 0)  # cropped away
     one = {"__key__": "a", "png": encode(wide), "txt": "a dog", "edit.txt": "a cat"}
@@ -193,8 +195,8 @@ def test_before_is_the_image_that_the_model_saw(tmp_path: Path) -> None:
         assert red == (resolution == "source")
 
 
-def test_rejected_images_are_found_in_their_own_tar(tmp_path: Path) -> None:
-    """A rejected edit shows what a filter turned down, and the filter's name as the reason."""
+def test_rejected_images_are_read_from_their_own_tar(tmp_path: Path) -> None:
+    """A rejected edit shows its image, with the filter's name as the reason."""
     store = make_output(tmp_path, 8, size=32, filters=["edit_rms <= 0.2"])
     write_report(store)
     tree = data_of(store)
@@ -205,14 +207,14 @@ def test_rejected_images_are_found_in_their_own_tar(tmp_path: Path) -> None:
     page = store.get(REPORT_FILE).decode()
     assert f"<strong>{len(rejected)}</strong> rejected" in page
     assert "<dt>filters</dt><dd>edit_rms &lt;= 0.2</dd>" in page
-    store.delete("_rejected/00000.tar")  # need not be kept
+    store.delete("_rejected/00000.tar")  # rejected images need not be kept
     write_report(store)
     rows = [row for row in data_of(store)["rows"] if tree["statuses"][row[3]] == "rejected"]
     assert all(row[-2] is None for row in rows)
 
 
-def test_cost_is_a_price_times_busy_hours(drawn: Store) -> None:
-    """Two shards of 100 busy seconds each, at 18 an hour, are 1.00; without a price no money."""
+def test_cost_is_price_times_busy_hours(drawn: Store) -> None:
+    """Two shards of 100 busy seconds at 18 EUR per hour cost 1 EUR; no price, no cost."""
     write_report(drawn, overrides=["report.price_per_device_hour=18", "report.currency=EUR"])
     page = drawn.get(REPORT_FILE).decode()
     assert "<strong>1 EUR</strong>, 25 a thousand edits" in page
@@ -222,7 +224,7 @@ def test_cost_is_a_price_times_busy_hours(drawn: Store) -> None:
 
 
 def test_the_same_output_gives_the_same_page(drawn: Store) -> None:
-    """No clock and no chance in it."""
+    """The page depends on neither time nor chance."""
     write_report(drawn)
     first = drawn.get(REPORT_FILE)
     write_report(drawn)
@@ -232,7 +234,7 @@ def test_the_same_output_gives_the_same_page(drawn: Store) -> None:
 def test_command_writes_the_page_and_prints_where(
     drawn: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`overpaint report OUT`; wrong uses are one line and exit code 2."""
+    """`overpaint report OUT` writes the page; wrong arguments are one line and exit code 2."""
     assert main(["report", drawn.url, "report.image_size=64"]) == 0
     line = capsys.readouterr().out
     assert line.startswith(f"report: {drawn.url}/_run/report.html (")
@@ -246,7 +248,7 @@ def test_command_writes_the_page_and_prints_where(
 
 
 def test_page_of_a_real_run_names_its_failures(tmp_path: Path) -> None:
-    """What the flow itself publishes is read: reasons of every kind, grouped and counted."""
+    """The page of a run shows failures of the steps, grouped and counted."""
     write_shard(
         tmp_path / "in/0.tar",
         [

@@ -172,7 +172,7 @@ def test_failed_samples_are_skipped(tiny_model: LatentDiffusion) -> None:
     """Samples that failed before, alone or beside others, keep their failure."""
     failed = make_prepared(0)
     failed.image = None
-    failed.fail("prepare", "BadPicture", "cut short")
+    failed.fail("prepare", "DamagedImage", "truncated")
     masked(tiny_model, failed)
     assert failed.latent is None
     masked(tiny_model, failed, make_prepared(1))

@@ -60,20 +60,6 @@ def test_retry_failed_prints_the_number_of_shards(
     assert "0 published shards have failed edits to recompute" in capsys.readouterr().out
 
 
-def test_bdia_with_guidance_has_a_warning(
-    finished: Plan, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The run starts with one line that says what to choose; without guidance there is none."""
-    for guidance_scale, num_lines in ((7.5, 1), (1.0, 0)):
-        update = {"solver": "bdia", "guidance_scale": guidance_scale}
-        method = finished.config.method.model_copy(update=update)
-        config = finished.config.model_copy(update={"method": method})
-        assert again(replace(finished, config=config)) == 0
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == num_lines
-        assert all("solver=bdia with guidance_scale=7.5" in line for line in lines)
-
-
 def test_with_json_logs_every_line_is_json(
     finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,28 @@ def test_a_sweep_on_the_demo_world_draws_curves(
     assert "resamples of 3 edits" in printed
 
 
+@pytest.mark.slow
+def test_card_measures_every_kind_and_the_model_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five edits, one of each kind, without the composite; and the card's tables in a file."""
+    command = [
+        *("evaluate", "demo", "--plain", "--card", "--out", str(tmp_path), "--limit", "5"),
+        *("method.steps=4", "method.mask.num_noises=1"),
+    ]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert not report["method"]["composite"]["enabled"]
+    (found,) = report["ours"].values()
+    assert {*found["groups"]} == {"color", "shape", "object", "background", "several"}
+    assert found["edits_with_figure"]["cells_iou"] == 5
+    assert found["figures"]["vae_db"] > 30
+    assert {"reader_e2", "generated_one_e2", "generated_two_e2"} <= found["figures"].keys()
+    card = (tmp_path / "card.md").read_text()
+    assert "| background |" in card
+    assert card in capsys.readouterr().out
+
+
 def test_wrong_arguments_are_one_line_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,3 +195,12 @@ def test_wrong_arguments_are_one_line_errors(
     error = capsys.readouterr().err
     assert "input_list.json" in error
     assert len(error.splitlines()) == 1
+    out = ("--plain", "--limit", "1", "method.steps=1", "--out", str(tmp_path))
+    assert main(["evaluate", "demo", "--card", "--sweep", *out]) == 2
+    assert "--card measures one method" in capsys.readouterr().err
+    data = str(write_tedbench(tmp_path / "ted"))
+    assert main(["evaluate", "tedbench", "--data", data, "--kinds", "color", *out]) == 2
+    assert "--kinds is only for demo, but the benchmark is tedbench" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "demo", "--kinds", "colour", *out])
+    assert "'colour'; allowed are color, shape, object" in capsys.readouterr().err

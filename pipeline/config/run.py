@@ -28,6 +28,11 @@ class Run(Section):
         description="`pools`: a pool of actors for each stage. `fused`: all stages in one actor, "
         "for a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
     )
+    accept_code: str | None = Field(
+        None,
+        description="Hash of this installation's code: resume an output that other code began, "
+        "where both compute the same bytes. The error that asks for it names the hash.",
+    )
     address: str | None = Field(
         None,
         description="Address of a Ray cluster; null takes `RAY_ADDRESS`, or starts a local Ray.",

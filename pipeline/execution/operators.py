@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.config.config import Config
 from pipeline.config.sample_settings import resolved_settings
 from pipeline.config.stages import STAGES
+from pipeline.plan.code import check_same_code, code_hash
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
@@ -100,11 +101,13 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
         threads=threads,
     )
     finished = partial(finish, context=context, threads=threads)
-    committed = partial(commit, output=output, config=config, fingerprint=plan.fingerprint)
+    committed = partial(
+        commit, output=output, config=config, fingerprint=plan.fingerprint, code=code_hash()
+    )
     return Flow(
         read=partial(_read, config=config),
         prepare=Operator("prepare", prepared),
-        load=partial(_load, config, plan.device),
+        load=partial(_load, config, plan.device, code_hash()),
         finish=Operator("finish", finished, fails_edits=False),
         commit=Operator(COMMIT, committed, fails_edits=False),
     )
@@ -148,7 +151,7 @@ def compute_part(
     return part
 
 
-def commit(part: Part, output: Store, config: Config, fingerprint: str) -> Part:
+def commit(part: Part, output: Store, config: Config, fingerprint: str, code: str) -> Part:
     """Puts a finished part if absent, and publishes its shard if it was the last one.
 
     Returns:
@@ -156,9 +159,11 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str) -> Part:
 
     Raises:
         OSError: the store does not take it. A storage error is never a row.
+        CodeDiffersError: this worker has other sources than the driver.
     """
+    check_same_code(code)
     filtering = config.filtering
-    write_part(output, part, fingerprint)
+    write_part(output, part, fingerprint, code)
     stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
     table = part.table
     assert table is not None, "finish makes the table of every part"
@@ -203,10 +208,12 @@ def _read(work: ShardWork, config: Config) -> Iterator[Part]:
     )
 
 
-def _load(config: Config, device: str, pool: str) -> list[Operator]:
+def _load(config: Config, device: str, code: str, pool: str) -> list[Operator]:
     """The stages of a pool as operators, over loaded networks."""
     # Imported here: readers and writers import this module too, and start without torch.
     from pipeline.stages.build import load_fused, load_stage
+
+    check_same_code(code)
 
     if pool == "fused":
         return [Operator(name, stage) for name, stage in load_fused(config, device).items()]

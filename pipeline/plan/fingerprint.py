@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import __version__
 from pipeline.config.config import Config
+from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
@@ -48,7 +48,7 @@ def fingerprint_inputs(
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
-        "code": {"overpaint": __version__}
+        "code": {"overpaint": code_hash()}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 

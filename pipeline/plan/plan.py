@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
 
 RUN_FILE = "_run/run.json"
+VERSION = re.compile(r"\d+\.\d+\.\d+.*")  # before the code had a hash, its version stood there
 
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
@@ -91,7 +93,7 @@ def make_plan(config: Config, device: str) -> Plan:
     config = _pinned(_with_resolved_threads(config, saved), model, scorers)
     revisions = {name: files.revision for name, files in scorers.items()}
     inputs = fingerprint_inputs(config, model.revision, device, revisions)
-    _check_same_run(config.output.path, saved, inputs, bool(state))
+    digest, inputs = _same_run(config, saved, inputs, bool(state))
     try:
         check_filters(config.output.path, saved_filters, config.filtering)
     except ValueError as error:
@@ -99,7 +101,7 @@ def make_plan(config: Config, device: str) -> Plan:
     every = _limited(config, shards)
     work, published = _split(every, state)
     listed = {name: item.shard for name, item in every.items()}
-    return Plan(config, device, model, fingerprint(inputs), inputs, work, published, listed)
+    return Plan(config, device, model, digest, inputs, work, published, listed)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
@@ -173,17 +175,39 @@ def _with_resolved_threads(config: Config, saved: dict[str, Any] | None) -> Conf
     return config.with_threads(resumed)
 
 
-def _check_same_run(
-    path: str, saved: dict[str, Any] | None, inputs: dict[str, Any], has_output: bool
-) -> None:
+def _same_run(
+    config: Config, saved: dict[str, Any] | None, inputs: dict[str, Any], has_output: bool
+) -> tuple[str, dict[str, Any]]:
+    """The fingerprint of the output, and what it is a hash of: this run's, or those it resumes.
+
+    Raises:
+        ConfigError: the output holds what other settings, another model or other code computed.
+    """
+    path, digest = config.output.path, fingerprint(inputs)
     if saved is None and has_output:
         raise ConfigError(
-            f"output.path={path!r}: holds shards but no {RUN_FILE}, so it is unknown which run "
-            "made them; choose another folder"
+            f"output.path={path!r}: holds shards but no {RUN_FILE}, so what made them is unknown; "
+            "name another folder"
         )
-    if saved is not None and saved["fingerprint"] != fingerprint(inputs):
+    if saved is None or saved["fingerprint"] == digest:
+        return digest, inputs
+    old, new = saved["inputs"]["code"]["overpaint"], inputs["code"]["overpaint"]
+    if VERSION.fullmatch(old):
+        raise ConfigError(
+            f"output.path={path!r}: was written by version {old}, which this version reads but "
+            "does not resume; name another output.path"
+        )
+    resumed = inputs | {"code": inputs["code"] | {"overpaint": old}}
+    if fingerprint(resumed) != saved["fingerprint"]:
         lines = "\n  ".join(differences(saved["inputs"], inputs))
         raise ConfigError(
             f"output.path={path!r}: holds another run's output, made with other settings. "
             f"Choose another output.path, or set these back:\n  {lines}"
         )
+    if config.run.accept_code != new:
+        raise ConfigError(
+            f"output.path={path!r}: was computed by the code {old}; this is the code {new}, and "
+            f"nothing else differs. If both compute the same bytes, run.accept_code={new} resumes; "
+            "else name another output.path"
+        )
+    return saved["fingerprint"], resumed

@@ -124,11 +124,12 @@ class Part:
         for sample in self.samples:
             sample.fail(stage, error, message)
 
-    def header(self, fingerprint: str = "") -> PartHeader:
+    def header(self, fingerprint: str = "", code: str = "") -> PartHeader:
         """What the marker will say of this part.
 
         Args:
             fingerprint: of the run that computes it.
+            code: hash of the sources that compute it.
         """
         return PartHeader(
             shard=self.shard,
@@ -141,6 +142,7 @@ class Part:
             hosts=self.hosts,
             device=self.device,
             halvings=self.halvings,
+            code=code,
         )
 
     def to_bytes(self) -> bytes:

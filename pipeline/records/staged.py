@@ -20,6 +20,7 @@ class PartHeader:
     hosts: list[str] = field(default_factory=list)
     device: str | None = None  # kind of device that computed it
     halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
+    code: str = ""  # hash of the sources that computed it; "" of what 0.1.0 staged
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

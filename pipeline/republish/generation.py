@@ -101,6 +101,7 @@ def stage_part(
         hosts=stats.hosts,
         device=", ".join(stats.devices) or None,  # which part had which is no longer known
         halvings=stats.halvings if with_totals else {},
+        code=", ".join(stats.codes),  # likewise
     )
     members = [generation.members.get(row.output_key or "", []) for row in rows]
     table = with_header(staged_table(rows, members), header)

@@ -60,6 +60,7 @@ class ShardStats:
     rejections: dict[str, int] = field(default_factory=dict)  # rejected rows by filter
     rejected_bytes: int = 0
     rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
+    codes: list[str] = field(default_factory=list)  # hashes of the sources that computed parts
     version: int = 1
 
     @property
@@ -241,6 +242,7 @@ def _stats(
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         part_rows=[part.num_rows for part in headers],
+        codes=sorted({part.code for part in headers if part.code}),
         model_revision=str(next(iter(rows.column("model_revision").unique().to_pylist()), "")),
         rejections=dict(sorted(rejections.items())),
     )

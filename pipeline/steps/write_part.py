@@ -12,7 +12,7 @@ from pipeline.storage.layout import marker_name, part_name
 from pipeline.storage.store import Store
 
 
-def write_part(store: Store, part: Part, fingerprint: str) -> bool:
+def write_part(store: Store, part: Part, fingerprint: str, code: str) -> bool:
     """Stages a finished part.
 
     The first staged part is the truth: where one is there already (the task ran twice, or another
@@ -22,6 +22,7 @@ def write_part(store: Store, part: Part, fingerprint: str) -> bool:
         store: of the output.
         part: with the ``table`` that ``finish`` made.
         fingerprint: of the run.
+        code: hash of the sources that computed the part.
 
     Returns:
         Whether this call staged it.
@@ -32,7 +33,7 @@ def write_part(store: Store, part: Part, fingerprint: str) -> bool:
     if store.exists(marker_name(part.shard)):
         return False
     assert part.table is not None, "finish makes the table of every part"
-    staged = to_ipc(with_header(part.table, part.header(fingerprint)))
+    staged = to_ipc(with_header(part.table, part.header(fingerprint, code)))
     return store.put_if_absent(part_name(part.shard, part.index, part.num_parts), staged)
 
 

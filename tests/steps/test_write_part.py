@@ -32,7 +32,7 @@ def test_a_part_is_staged_under_its_number(tmp_path: Path, part: Part) -> None:
     store = Store(str(tmp_path))
     part = finished(invert(prepared(part, make_config())))
     part.seconds = {"mask": 1.5}
-    assert write_part(store, part, "f00d")
+    assert write_part(store, part, "f00d", "c0de")
     assert list(store.list()) == [NAME]
     back = from_ipc(store.get(NAME))
     assert part.table is not None
@@ -41,17 +41,18 @@ def test_a_part_is_staged_under_its_number(tmp_path: Path, part: Part) -> None:
     assert (header.shard, header.index, header.num_parts) == ("deep/00042", 1, 3)
     assert (header.num_rows, header.fingerprint, header.problem) == (2, "f00d", "truncated: x")
     assert (header.seconds, header.hosts, header.device) == ({"mask": 1.5}, ["h"], "cpu")
+    assert header.code == "c0de"
 
 
 def test_the_first_staged_part_stays(tmp_path: Path, part: Part) -> None:
     """A task that runs twice takes what is there."""
     store = Store(str(tmp_path))
     first = finished(invert(prepared(part, make_config())))
-    assert write_part(store, first, "f00d")
+    assert write_part(store, first, "f00d", "c0de")
     staged = store.get(NAME)
     again = Part("deep/00042", 1, 3, [Sample("k", edits=[Edit(0, "b")])])
     again.fail("x", "Lost", "again")
-    assert not write_part(store, finished(again), "f00d")
+    assert not write_part(store, finished(again), "f00d", "c0de")
     assert store.get(NAME) == staged
 
 
@@ -59,7 +60,7 @@ def test_nothing_is_staged_for_a_published_shard(tmp_path: Path, part: Part) -> 
     """A late task finds the marker and drops its part."""
     store = Store(str(tmp_path))
     store.put("deep/00042_stats.json", b"{}")
-    assert not write_part(store, finished(part), "f00d")
+    assert not write_part(store, finished(part), "f00d", "c0de")
     assert list(store.list()) == ["deep/00042_stats.json"]
 
 

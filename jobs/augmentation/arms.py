@@ -1,4 +1,4 @@
-"""The arms of ``overpaint evaluate augmentation``: their training sets, and their training."""
+"""The arms of the experiment: a training set each, and the classifiers trained on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from jobs.augmentation.classifier import (
 )
 from jobs.augmentation.figures import BIASED, UNBIASED
 from jobs.augmentation.settings import Augmentation
-from jobs.augmentation.training_set import LabelledImages, painted, read_training_set
-from jobs.augmentation.world import PlantedWorld
+from jobs.augmentation.training_set import LabeledImages, painted, read_training_set
+from jobs.augmentation.world import BiasedWorld
 from pipeline.demo.captions import caption
 
 CLASSICAL, TRUE_EDITS, LARGE = "classical augmentation", "true edits", "unbiased, as many as mixed"
@@ -31,33 +32,33 @@ SPLIT = "train"
 
 @dataclass(frozen=True)
 class Arm:
-    """A training set, and what is done to each of its batches."""
+    """A training set, and the augmentation of its batches, if any."""
 
-    data: LabelledImages
+    data: LabeledImages
     augment: Augment | None = None
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Of each seed, over all test scenes and over those whose color is not the partner."""
+    """Accuracies by seed, each in [0, 1]."""
 
-    every: list[float]
-    breaking: list[float]
+    every: list[float]  # over all test scenes
+    breaking: list[float]  # over those whose color is not the partner of the background
 
 
 def make_arms(
     settings: Augmentation,
-    world: PlantedWorld,
+    world: BiasedWorld,
     biased: Sequence[Path],
     mixed: Mapping[str, Sequence[Path]],
 ) -> dict[str, Arm]:
-    """All arms by name.
+    """Returns all arms by name.
 
     Args:
-        settings: of the evaluation.
-        world: with its bias.
+        settings: of the experiment.
+        world: the biased world.
         biased: the shards of the biased set.
-        mixed: those of the biased set with each method's edits.
+        mixed: by method, the shards of the biased set mixed with the method's edits.
     """
     originals = read_training_set(biased)
     with_edits = {name: read_training_set(tars) for name, tars in mixed.items()}
@@ -73,14 +74,14 @@ def make_arms(
     }
 
 
-def drawn(world: PlantedWorld, split: str, count: int) -> LabelledImages:
-    """The first scenes of a split, with their true classes."""
+def drawn(world: BiasedWorld, split: str, count: int) -> LabeledImages:
+    """Paints the first scenes of a split, with their true classes."""
     scenes = [world.scene(split, index) for index in range(count)]
     return painted(world, scenes, [caption(scene) for scene in scenes])
 
 
-def _with_true_edits(settings: Augmentation, world: PlantedWorld) -> LabelledImages:
-    """The biased set with edits as a faultless editor would make them: a ceiling."""
+def _with_true_edits(settings: Augmentation, world: BiasedWorld) -> LabeledImages:
+    """The biased set with the edits of a perfect editor: the most that edits can do."""
     scenes = [world.scene("train", index) for index in range(settings.world.images)]
     targets = [
         target
@@ -92,36 +93,36 @@ def _with_true_edits(settings: Augmentation, world: PlantedWorld) -> LabelledIma
 
 
 def train_arms(
-    settings: Augmentation, world: PlantedWorld, arms: Mapping[str, Arm], cache: Path
+    settings: Augmentation, world: BiasedWorld, arms: Mapping[str, Arm], cache: Path
 ) -> dict[str, Accuracies]:
-    """Trains and tests every arm with every seed; what ``cache`` holds is not trained again."""
+    """Trains and tests every arm with every seed; results in ``cache`` are reused."""
     test = drawn(world.unbiased(), "heldout", settings.world.test_images)
     inputs, is_partner = as_input(test.images), test.is_partner(world)
     how = Settings(**settings.training.model_dump(exclude={"seeds"}))
-    known = _Known(cache)
+
+    def accuracies(arm: Arm, seed: int) -> list[float]:
+        images, labels = as_input(arm.data.images), torch.from_numpy(arm.data.labels)
+        model = train_classifier(
+            images, labels, len(world.classes), how, seed=seed, augment=arm.augment
+        )
+        right = predictions(model, inputs) == test.labels
+        return [float(right.mean()), float(right[~is_partner].mean())]
+
+    results = _Results(cache)
     found = {}
     for name, arm in arms.items():
-        images = as_input(arm.data.images)
-        labels = torch.from_numpy(arm.data.labels)
-
-        def accuracies(seed: int, arm=arm, images=images, labels=labels) -> list[float]:
-            model = train_classifier(
-                images, labels, len(world.classes), how, seed=seed, augment=arm.augment
-            )
-            right = predictions(model, inputs) == test.labels
-            return [float(right.mean()), float(right[~is_partner].mean())]
-
         key = _digest(name, arm.data, test, how)
-        each = [
-            known.get(f"{key}-{seed}", accuracies, seed) for seed in range(settings.training.seeds)
+        pairs = [
+            results.get(f"{key}-{seed}", partial(accuracies, arm, seed))
+            for seed in range(settings.training.seeds)
         ]
-        found[name] = Accuracies([pair[0] for pair in each], [pair[1] for pair in each])
+        found[name] = Accuracies([pair[0] for pair in pairs], [pair[1] for pair in pairs])
         print(f"{name}: {100 * np.mean(found[name].every):.1f} %", flush=True)
     return found
 
 
-class _Known:
-    """Results by what they depend on, in a JSON file that is written after each."""
+class _Results:
+    """Results by key, in a JSON file that is rewritten after each new one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,19 +130,19 @@ class _Known:
         if path.is_file():
             self.results = json.loads(path.read_text())
 
-    def get(self, key: str, make: Callable[[int], list[float]], seed: int) -> list[float]:
+    def get(self, key: str, compute: Callable[[], list[float]]) -> list[float]:
         if key not in self.results:
-            self.results[key] = make(seed)
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.results, indent=1) + "\n")
-            partial.replace(self.path)
+            self.results[key] = compute()
+            unfinished = self.path.with_suffix(".partial")
+            unfinished.write_text(json.dumps(self.results, indent=1) + "\n")
+            unfinished.replace(self.path)
         return self.results[key]
 
 
-def _digest(name: str, data: LabelledImages, test: LabelledImages, how: Settings) -> str:
-    """What a training depends on besides its seed and this version's code."""
+def _digest(name: str, data: LabeledImages, test: LabeledImages, how: Settings) -> str:
+    """Hash of what a training depends on, except its seed and the code."""
     digest = hashlib.sha256(f"{name}, {how}".encode())
-    for each in (data, test):
-        digest.update(each.images.tobytes())
-        digest.update(each.labels.tobytes())
+    for images in (data, test):
+        digest.update(images.images.tobytes())
+        digest.update(images.labels.tobytes())
     return digest.hexdigest()[:20]

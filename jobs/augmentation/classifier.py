@@ -1,4 +1,4 @@
-"""A small classifier of images of the demo world, for measuring what a training set is worth."""
+"""A small classifier of demo-world images; its accuracy measures a training set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 # N images, H W pixels, K classes.
-SEEN_SIZE = 32  # pixels a side that the network sees: colors are as plain as at 128
+SEEN_SIZE = 32  # side of the network's input in pixels; colors are as clear as at 128
 _CHANNELS = (16, 32, 64)
-_SHIFT = 3  # pixels of SEEN_SIZE, either way
-_JITTER = 0.2  # of brightness, contrast and saturation, either way
+_SHIFT = 3  # largest shift in pixels of SEEN_SIZE
+_JITTER = 0.2  # largest relative change of brightness, contrast and saturation
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_BATCH = 256  # for testing
+_BATCH = 256  # images at once, outside of training
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -29,20 +29,20 @@ class Settings:
 
     steps: int
     batch_size: int
-    learning_rate: float  # the highest; it rises and falls once
+    learning_rate: float  # the peak of one cycle
 
 
 def as_input(images_NHW3: NDArray[np.uint8]) -> Tensor:
-    """Images of any size that SEEN_SIZE divides -> (N, 3, 32, 32) float32 in [0, 1]."""
+    """Scales images down to (N, 3, 32, 32) float32 in [0, 1]; SEEN_SIZE must divide their side."""
     parts = [
         F.avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, part.shape[1] // SEEN_SIZE)
-        for part in torch.from_numpy(images_NHW3).split(_BATCH)
+        for part in torch.split(torch.from_numpy(images_NHW3), _BATCH)
     ]
     return torch.cat(parts)
 
 
 def network(num_classes: int) -> nn.Module:
-    """Three convolutions, a mean over places, a linear layer: about 24,000 weights."""
+    """Three convolutions, a mean over positions, a linear layer: about 24,000 weights."""
     layers: list[nn.Module] = []
     for before, after in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
         layers += [
@@ -56,9 +56,10 @@ def network(num_classes: int) -> nn.Module:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Threads do not pay for a network this small, and cost much where cores are shared.
+    """Makes torch compute in one thread.
 
-    One also gives the same bits on a machine with any number of cores.
+    More threads do not speed up so small a network, and slow it down on shared cores. One thread
+    also gives the same bits on a machine with any number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -83,8 +84,8 @@ def train_classifier(
     Args:
         inputs_N3HW: float32 in [0, 1].
         labels_N: int64, 0 to num_classes - 1.
-        seed: of the first weights and of the batches; the global generator is left alone.
-        augment: changes each batch before it is seen.
+        seed: of the initial weights and of the batches; the global generator is not used.
+        augment: applied to each batch.
 
     Returns:
         The network, in evaluation mode.
@@ -104,7 +105,7 @@ def train_classifier(
             batch = augment(batch, generator)
         loss = F.cross_entropy(model(2 * batch - 1), labels_N[drawn])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -113,20 +114,22 @@ def train_classifier(
 @one_thread()
 @torch.inference_mode()
 def predictions(model: nn.Module, inputs_N3HW: Tensor) -> NDArray[np.int64]:
-    """The class of each image: (N,) int64."""
-    classes = [model(2 * part - 1).argmax(1) for part in inputs_N3HW.split(_BATCH)]
-    return torch.cat(classes).numpy()
+    """Predicts the class of each image: (N,) int64."""
+    parts = torch.split(inputs_N3HW, _BATCH)
+    return torch.cat([model(2 * part - 1).argmax(1) for part in parts]).numpy()
 
 
 def classical(images_N3HW: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip, shifted crop, jitter of brightness, contrast and saturation; never of hue, the label.
+    """Random flips, shifts, and changes of brightness, contrast and saturation.
+
+    The hue is not changed, since the color is the class.
 
     Args:
         images_N3HW: float32 in [0, 1].
         generator: on the CPU.
 
     Returns:
-        The same shape and range, each image changed by itself.
+        Same shape and range; each image has its own random changes.
     """
     count, _, side, _ = images_N3HW.shape
 
@@ -137,7 +140,7 @@ def classical(images_N3HW: Tensor, generator: torch.Generator) -> Tensor:
     padded = F.pad(flipped, (_SHIFT,) * 4, mode="reflect")
     places = torch.randint(2 * _SHIFT + 1, (count, 2), generator=generator).tolist()
     pairs = zip(padded, places, strict=True)
-    shifted = torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in pairs])
+    shifted = torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in pairs])
     low, high = 1 - _JITTER, 1 + _JITTER
     grey = (shifted * torch.tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
     saturated = grey + drawn(low, high) * (shifted - grey)

@@ -1,4 +1,4 @@
-"""The training and test sets: images with their classes, painted or read from shards."""
+"""Training and test sets: images with classes, painted or read from shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.augmentation.world import CLASS_MEMBER, PlantedWorld
+from jobs.augmentation.world import CLASS_MEMBER, BiasedWorld
 from pipeline.demo.readback import load_reader, read_images
 from pipeline.demo.world import Scene, paint
 from pipeline.storage.archive import read_members
@@ -21,32 +21,30 @@ IMAGE_MEMBERS = ("png", "jpg", "webp")
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """A training or test set.
+class LabeledImages:
+    """A training or test set."""
 
-    `images` is (N, H, W, 3) uint8, `labels` (N,) int64; `texts` say what each is meant to show.
-    """
+    images: NDArray[np.uint8]  # (N, H, W, 3)
+    labels: NDArray[np.int64]  # (N,)
+    texts: tuple[str, ...]  # N captions or edit texts
+    edited: tuple[bool, ...]  # N
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    texts: tuple[str, ...]
-    edited: tuple[bool, ...]
-
-    def background(self, number: int, world: PlantedWorld) -> str:
-        """The background that an image's text names."""
+    def background(self, number: int, world: BiasedWorld) -> str:
+        """The background that the text of an image names."""
         return next(name for name in world.partners if name in self.texts[number])
 
-    def is_partner(self, world: PlantedWorld) -> NDArray[np.bool_]:
+    def is_partner(self, world: BiasedWorld) -> NDArray[np.bool_]:
         """Whether each label is its background's partner: (N,) bool. Its mean is the bias."""
         partners = [
             world.partners[self.background(number, world)] for number in range(len(self.labels))
         ]
-        return np.array([world.classes[number] for number in self.labels]) == np.array(partners)
+        colors = [world.classes[number] for number in self.labels]
+        return np.array([color == other for color, other in zip(colors, partners, strict=True)])
 
 
-def painted(world: PlantedWorld, scenes: Sequence[Scene], texts: Sequence[str]) -> LabelledImages:
-    """Scenes with their true classes."""
-    return LabelledImages(
+def painted(world: BiasedWorld, scenes: Sequence[Scene], texts: Sequence[str]) -> LabeledImages:
+    """Paints scenes, with their true classes."""
+    return LabeledImages(
         np.stack([paint(scene) for scene in scenes]),
         np.array([world.class_of(scene) for scene in scenes]),
         tuple(texts),
@@ -54,11 +52,11 @@ def painted(world: PlantedWorld, scenes: Sequence[Scene], texts: Sequence[str]) 
     )
 
 
-def read_training_set(tars: Sequence[Path]) -> LabelledImages:
-    """The images of training shards in their order, with the classes that the shards say.
+def read_training_set(tars: Sequence[Path]) -> LabeledImages:
+    """Reads the images of training shards in order, with their classes.
 
     Raises:
-        ValueError: a sample without image or class.
+        ValueError: a sample has no image or no class.
     """
     samples: dict[tuple[str, str], dict[str, bytes]] = {}
     for path in tars:
@@ -73,15 +71,15 @@ def read_training_set(tars: Sequence[Path]) -> LabelledImages:
         images.append(np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
         labels.append(int(members[CLASS_MEMBER]))
         texts.append(members["txt"].decode())
-        said = json.loads(members["json"]).get("mix", {})
-        edited.append(said.get("kind") == "edited")
-    return LabelledImages(np.stack(images), np.array(labels), tuple(texts), tuple(edited))
+        mix = json.loads(members["json"]).get("mix", {})
+        edited.append(mix.get("kind") == "edited")
+    return LabeledImages(np.stack(images), np.array(labels), tuple(texts), tuple(edited))
 
 
-def share_confirmed(data: LabelledImages, classes: Sequence[str]) -> float | None:
-    """Of the edited images, the share in which a trained reader sees the color of the label.
+def share_confirmed(data: LabeledImages, classes: Sequence[str]) -> float | None:
+    """The share of the edited images in which the scene reader sees the color of the label.
 
-    It uses the world's truth: a figure to explain others by, which nothing is trained with.
+    None if no image is edited. The figure explains others; no training uses it.
     """
     numbers = [number for number, is_edited in enumerate(data.edited) if is_edited]
     if not numbers:

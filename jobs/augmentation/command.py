@@ -1,8 +1,8 @@
-"""``overpaint evaluate augmentation``: does a training set with edits undo a planted bias?
+"""``overpaint evaluate augmentation``: do edits undo the bias of a training set?
 
-Below the output folder: in/ the biased set, out/<method>/ its edits, mixed/<method>/ both, as
-``overpaint edit`` and ``overpaint mix`` write them; trainings.json what was trained so far;
-evaluation.json, evaluation.md and evaluation.png.
+The output folder has in/ with the biased set; out/<method>/ with its edits and mixed/<method>/
+with both, as ``overpaint edit`` and ``overpaint mix`` write them; trainings.json with the results
+of the trainings so far; and evaluation.json, evaluation.md and evaluation.png.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jobs import exit_codes
 from jobs.augmentation.arms import SPLIT, Accuracies, Arm, make_arms, train_arms
 from jobs.augmentation.figures import interval, summarise, table
 from jobs.augmentation.plot import plot_arms
 from jobs.augmentation.settings import Augmentation
 from jobs.augmentation.training_set import share_confirmed
-from jobs.augmentation.world import PlantedWorld
+from jobs.augmentation.world import BiasedWorld
 from jobs.edit.cluster import device_of
 from pipeline.config.config import Config
 from pipeline.config.load import (
@@ -40,17 +41,26 @@ SETTINGS = Path(__file__).with_name("settings.yaml")
 
 
 def evaluate_augmentation(config: str | Path | None, overrides: list[str], home: Path) -> int:
-    """Makes the sets, trains and tests the classifiers, writes and prints what was found.
+    """Makes the sets, trains and tests the classifiers, writes and prints the results.
 
-    Run again with the same settings it goes on: edits and trainings that are there are used.
+    Run again with the same settings, it resumes: it reuses finished edits and trainings.
+
+    Args:
+        config: a YAML file; None means settings.yaml beside this module.
+        overrides: "key=value".
+        home: the output folder.
+
+    Returns:
+        The exit code.
 
     Raises:
-        ConfigError: the settings cannot run, or ``home`` holds what others have made.
+        ConfigError: the settings cannot run, or ``home`` has outputs of other settings.
     """
     settings = parse_settings(load_tree(config or SETTINGS, overrides), Augmentation)
-    of_world = settings.world
     try:
-        world = PlantedWorld(of_world.partners, of_world.correlation, of_world.seed)
+        world = BiasedWorld(
+            settings.world.partners, settings.world.correlation, settings.world.seed
+        )
     except ValueError as error:
         raise ConfigError(f"world.partners: {error}") from error
     configs = {name: _config(settings, name, home) for name in settings.methods}
@@ -70,11 +80,11 @@ def evaluate_augmentation(config: str | Path | None, overrides: list[str], home:
     title = f"in training, color goes with background in {settings.world.correlation:.0%}"
     plot_arms(report["arms"], title, home / "evaluation.png")
     print(f"{text}\n{home}/evaluation.json")
-    return 0
+    return exit_codes.OK
 
 
 def _config(settings: Augmentation, name: str, home: Path) -> Config:
-    """The run that makes a method's edits. What is trained on is what the method made: PNG."""
+    """The configuration of a method's run; PNG, so that training sees no compression."""
     tree = copy.deepcopy(settings.edit)
     places = [f"input.shards={home}/in/*.tar", f"output.path={home}/out/{name}"]
     for override in [*settings.methods[name], "output.format=png", *places]:
@@ -83,9 +93,11 @@ def _config(settings: Augmentation, name: str, home: Path) -> Config:
 
 
 def _mixed(
-    settings: Augmentation, world: PlantedWorld, home: Path, name: str, config: Config
+    settings: Augmentation, world: BiasedWorld, home: Path, name: str, config: Config
 ) -> dict[str, Any]:
-    """A method's edits, mixed with the biased set; an edit's class is what its text asks for.
+    """Makes a method's edits and mixes them with the biased set.
+
+    The class of an edit is the color that its text asks for.
 
     Returns:
         The manifest of the mix, and the model's revision.
@@ -109,13 +121,13 @@ def _mixed(
 
 def _report(
     settings: Augmentation,
-    world: PlantedWorld,
+    world: BiasedWorld,
     arms: dict[str, Arm],
     accuracies: dict[str, Accuracies],
     manifests: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything, JSON-able."""
-    found = summarise({name: each.every for name, each in accuracies.items()})
+    """The contents of evaluation.json."""
+    found = summarise({name: of_arm.every for name, of_arm in accuracies.items()})
     for name, arm in arms.items():
         found[name] |= {
             "pictures": len(arm.data.labels),
@@ -135,7 +147,7 @@ def _report(
             }
             for name, manifest in manifests.items()
         },
-        "intervals": "95 %, Student's t over seeds (first weights and batches); one draw of scenes",
+        "intervals": "95 %, Student's t over seeds (initial weights, batches); one draw of scenes",
     }
 
 
@@ -144,8 +156,10 @@ def _text(report: dict[str, Any]) -> str:
     for name, edits in report["edits"].items():
         left = ", ".join(f"{count} {reason}" for reason, count in edits["left_out"].items())
         lines.append(
-            f"{name}: {edits['taken']} edits, left out: {left or 'none'}; of those taken "
-            f"{edits['confirmed']:.0%} show the color that was asked for."
+            f"{name}: {edits['taken']} edits in the mix, left out: {left or 'none'}; of those in "
+            f"the mix {edits['confirmed']:.0%} show the color that their text asks for."
         )
-    lines.append(f"Intervals: {report['intervals']}. True edits are painted: a ceiling.")
+    lines.append(
+        f"Intervals: {report['intervals']}. True edits are painted: the most that edits can do."
+    )
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""What a training set is worth: accuracies with intervals, and the share of the gap that it closes.
+"""The figures of each arm: accuracy, and the share of the gap that it closes, with intervals.
 
-An arm is a way to make a training set. All arms are trained for the same number of steps and
-tested on the same unbiased, held-out scenes.
+An arm is a way to make a training set. All classifiers are trained for the same number of steps
+and tested on the same unbiased, held-out scenes. The gap is between the biased and the unbiased
+set.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval of the mean, by Student's t.
+    """The mean and its 95 % interval, by Student's t.
 
     Args:
-        values: 2 to 10 of them.
+        values: 2 to 10 values.
     """
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
@@ -31,14 +32,16 @@ def interval(values: Sequence[float]) -> dict[str, float]:
 def gap_closed(
     arm: Sequence[float], biased: Sequence[float], unbiased: Sequence[float]
 ) -> dict[str, Any] | None:
-    """(arm - biased) / (unbiased - biased), seed by seed, with its interval.
+    """(arm - biased) / (unbiased - biased) for each seed, with the interval of the mean.
 
     Args:
-        arm: accuracy of each seed; the others in the same order of seeds.
+        arm: accuracy by seed.
+        biased: same, for the biased set.
+        unbiased: same, for the unbiased set.
 
     Returns:
-        JSON-able; None where a seed's biased classifier is no worse than its unbiased one, so that
-        there is no gap to close.
+        JSON-able. None if for some seed the biased classifier is as good as the unbiased one: then
+        there is no gap.
     """
     gaps = [b - a for a, b in zip(biased, unbiased, strict=True)]
     if min(gaps) <= 0:
@@ -48,7 +51,7 @@ def gap_closed(
 
 
 def summarise(accuracies: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Accuracy and share of the gap closed of each arm, with intervals."""
+    """Accuracy and closed share of the gap for each arm, with intervals."""
     found = {}
     for name, values in accuracies.items():
         of_arm: dict[str, Any] = {"accuracy": interval(values) | {"each": list(values)}}
@@ -60,7 +63,7 @@ def summarise(accuracies: Mapping[str, Sequence[float]]) -> dict[str, dict[str, 
 
 
 def table(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """The arms as Markdown, in percent."""
+    """The arms as a Markdown table, in percent."""
     lines = [
         "| training set | images | label is the partner's | accuracy | gap closed |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The arms of an augmentation evaluation as a PNG: accuracy of each seed, mean and interval."""
+"""Plots the arms as a PNG: accuracy by seed, mean and interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.augmentation.figures import BIASED, UNBIASED
 
 
 def plot_arms(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
-    """One line an arm, the first one on top; beside it the share of the gap that it closes.
+    """Draws one line per arm, the first on top, and the share of the gap that it closes.
 
     Raises:
         ImportError: matplotlib is not installed (``pip install 'overpaint[train]'``).
@@ -33,7 +33,7 @@ def plot_arms(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> 
         if closed is not None:
             shares = tuple(100 * closed[name] for name in ("mean", "low", "high"))
             text = "{:.0f} % of the gap ({:.0f} to {:.0f})".format(*shares)
-            side = "right" if mean > middle else "left"  # so that it stays within the axes
+            side = "right" if mean > middle else "left"  # keeps the text within the axes
             plot.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha=side, size=8)
     for name in (BIASED, UNBIASED):
         plot.axvline(100 * arms[name]["accuracy"]["mean"], color="0.7", ls=":", zorder=1)

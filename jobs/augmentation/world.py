@@ -1,7 +1,7 @@
-"""The demo world with a planted bias: in training, an object's color goes with its background.
+"""The demo world with a bias: in training, the color of the object goes with the background.
 
-Every scene has one object. Its color is what a classifier has to name; the background is the
-shortcut, since it fills most of the image and is read much more easily.
+Every scene has one object. Its color is the class. The background is a shortcut for a classifier:
+it fills most of the image and is much easier to recognize.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pipeline.demo.world import COLORS, HIDDEN_COLORS, Scene, draw_scene, paint,
 from pipeline.evaluation.tasks import Task
 
 CLASS_MEMBER = "cls"  # the class's number, as WebDataset decodes it
-# What each stream of random numbers is for: scenes of one purpose are none of another's.
+# Streams of random numbers, so that scenes and edits are drawn independently.
 _SCENE, _EDIT = 1, 2
 
 
 @dataclass(frozen=True)
-class PlantedWorld:
-    """The world's bias.
+class BiasedWorld:
+    """The demo world with one object per scene, and a bias.
 
     Attributes:
         partners: a color for each background, all different; these colors are the classes.
-        correlation: the share of scenes whose color is the background's partner for that reason;
-            the others have any class that can be seen there.
+        correlation: share of scenes whose color is set to the partner of the background; the others
+            have a random class among those that are visible there.
         seed: of the scenes.
     """
 
@@ -39,30 +39,30 @@ class PlantedWorld:
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: a background or a color that the world does not have, or that cannot be
-                seen together.
+            ValueError: the world has no such background or color, or the color is invisible on
+                the background.
         """
         for background, color in self.partners.items():
             if background not in HIDDEN_COLORS or color not in COLORS:
-                raise ValueError(f"{background!r}: {color!r}: the world has no such pair")
+                raise ValueError(f"{background!r}: {color!r}: no such background or color")
             if color in HIDDEN_COLORS[background]:
                 raise ValueError(f"{color} cannot be seen on {background}")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The colors, sorted; a class's number is its place here."""
+        """The colors, sorted; the number of a class is its index here."""
         return tuple(sorted(self.partners.values()))
 
-    def unbiased(self) -> PlantedWorld:
-        """The same world without its bias; other scenes, since its seed is another."""
+    def unbiased(self) -> BiasedWorld:
+        """The same world without the bias, with another seed and so with other scenes."""
         return replace(self, correlation=0.0, seed=self.seed + 1)
 
     def visible(self, background: str) -> list[str]:
-        """The classes that can be seen on a background."""
+        """The classes that are visible on a background."""
         return [name for name in self.classes if name not in HIDDEN_COLORS[background]]
 
     def scene(self, split: str, index: int) -> Scene:
-        """The scene number ``index`` of a split ("train" or "heldout"), with one object."""
+        """Draws scene ``index`` of a split ("train" or "heldout")."""
         rng = np.random.default_rng([self.seed, index, _SCENE])
         while True:
             drawn = draw_scene(rng, num_objects=1)
@@ -79,17 +79,17 @@ class PlantedWorld:
         return self.classes.index(scene.objects[0].color)
 
     def targets(self, scene: Scene, index: int, count: int) -> list[Scene]:
-        """The scene with other colors: ``count`` different ones, or as many as can be seen."""
+        """The scene in ``count`` other colors, or in as many as are visible."""
         rng = np.random.default_rng([self.seed, index, _EDIT])
         others = [c for c in self.visible(scene.background) if c != scene.objects[0].color]
         return [_recolored(scene, color) for color in rng.permutation(others)[:count].tolist()]
 
     def tasks(self, count: int, edits: int) -> Iterator[Task]:
-        """The biased training set as a data set has it: image, caption, class; and edit texts.
+        """The biased training set: image, caption, class and edit texts.
 
         Args:
-            count: of images.
-            edits: of each image, each to another color.
+            count: number of images.
+            edits: edit texts per image, each asking for another color.
         """
         for index in range(count):
             scene, phrasing = self.scene("train", index), index % len(PHRASINGS)

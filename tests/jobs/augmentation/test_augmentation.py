@@ -1,4 +1,4 @@
-"""The augmentation experiment: its deliberate bias, the gap, the training, and a small run."""
+"""The augmentation experiment: the bias, the figures, the classifier, and a small run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobs.augmentation.classifier import (
 from jobs.augmentation.command import SETTINGS
 from jobs.augmentation.figures import gap_closed, interval, summarise
 from jobs.augmentation.training_set import read_training_set
-from jobs.augmentation.world import PlantedWorld
+from jobs.augmentation.world import BiasedWorld
 from jobs.cli import main
 from pipeline.demo.world import split_of
 
@@ -29,9 +29,9 @@ PARTNERS = yaml.safe_load(SETTINGS.read_text())["world"]["partners"]
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95, 1.0])
-def test_bias_has_the_configured_strength(correlation: float) -> None:
-    """The partner's share in 600 scenes is the correlation plus chance, to 4 standard errors."""
-    world = PlantedWorld(PARTNERS, correlation, seed=3)
+def test_share_of_partners_follows_the_correlation(correlation: float) -> None:
+    """It is the correlation plus the partners among random colors; 600 scenes, 4 sigma."""
+    world = BiasedWorld(PARTNERS, correlation, seed=3)
     scenes = [world.scene("train", index) for index in range(600)]
     hits = np.mean([item.objects[0].color == PARTNERS[item.background] for item in scenes])
     chance = np.mean([1 / len(world.visible(item.background)) for item in scenes])
@@ -39,13 +39,13 @@ def test_bias_has_the_configured_strength(correlation: float) -> None:
     assert abs(hits - expected) <= 4 * (expected * (1 - expected) / 600) ** 0.5
     assert {split_of(scene) for scene in scenes} == {"train"}
     assert world.unbiased().correlation == 0
-    fair = {world.unbiased().scene("heldout", index) for index in range(50)}
-    assert {split_of(scene) for scene in fair} == {"heldout"}
+    unbiased = {world.unbiased().scene("heldout", index) for index in range(50)}
+    assert {split_of(scene) for scene in unbiased} == {"heldout"}
 
 
-def test_edits_change_the_color_to_another_visible_one() -> None:
-    """The edits of a scene have different colors, and change only the color."""
-    world = PlantedWorld(PARTNERS, 1.0, seed=0)
+def test_edits_ask_for_another_color_that_can_be_seen() -> None:
+    """The edits of a scene ask for different colors; only the color changes; texts name it."""
+    world = BiasedWorld(PARTNERS, 1.0, seed=0)
     for index, task in enumerate(world.tasks(20, 2)):
         scene = world.scene("train", index)
         targets = world.targets(scene, index, 2)
@@ -60,16 +60,19 @@ def test_edits_change_the_color_to_another_visible_one() -> None:
 
 @pytest.mark.parametrize(
     ("pair", "words"),
-    [({"the sea": "blue"}, "cannot be seen on the sea"), ({"the sea": "pink"}, "no such pair")],
+    [
+        ({"the sea": "blue"}, "cannot be seen on the sea"),
+        ({"the sea": "pink"}, "no such background or color"),
+    ],
 )
 def test_impossible_pairs_are_refused(pair: dict[str, str], words: str) -> None:
-    """A color that is invisible on its background, and an unknown color, are refused."""
+    """A color that is invisible on its background, or that the world does not have."""
     with pytest.raises(ValueError, match=words):
-        PlantedWorld({"a meadow": "red", **pair}, 1.0, 0)
+        BiasedWorld({"a meadow": "red", **pair}, 1.0, 0)
 
 
-def test_gap_closed_of_cases_solved_by_hand() -> None:
-    """Half and all of the gap; an interval with 4 degrees of freedom; None without a gap."""
+def test_gap_closed_by_hand() -> None:
+    """Half of the gap and all of it, t with 1 and 4 degrees of freedom, and no gap."""
     closed = gap_closed([0.5, 0.9], [0.2, 0.4], [0.8, 0.9])
     assert closed is not None
     assert closed["each"] == pytest.approx([0.5, 1.0])
@@ -84,9 +87,9 @@ def test_gap_closed_of_cases_solved_by_hand() -> None:
     assert summarise(arms)["edits"]["gap_closed"]["mean"] == pytest.approx(0.4375)
 
 
-def test_biased_training_fails_and_unbiased_training_works() -> None:
-    """With the bias a classifier learns the background; without it, the object."""
-    world = PlantedWorld(PARTNERS, 1.0, seed=0)
+def test_biased_classifier_reads_the_background_and_unbiased_one_the_object() -> None:
+    """Where color and background are not partners, the biased classifier is wrong."""
+    world = BiasedWorld(PARTNERS, 1.0, seed=0)
     test = drawn(world.unbiased(), "heldout", 200)
     partner = test.is_partner(world)
     how, accuracy = Settings(steps=150, batch_size=32, learning_rate=6e-3), {}
@@ -103,8 +106,8 @@ def test_biased_training_fails_and_unbiased_training_works() -> None:
     assert min(accuracy["unbiased"]) > 0.9
 
 
-def test_training_depends_on_its_seed_only(generator: torch.Generator) -> None:
-    """Equal seeds give equal weights; the global generator and threads have no effect."""
+def test_seed_decides_the_training(generator: torch.Generator) -> None:
+    """Equal seeds give equal weights with any number of threads; no global generator is used."""
     images = torch.rand(8, 3, 32, 32, generator=generator)
     labels, how = torch.arange(8) % 2, Settings(3, 4, 1e-3)
 
@@ -129,23 +132,22 @@ def test_training_depends_on_its_seed_only(generator: torch.Generator) -> None:
 
 
 def test_classical_augmentation_keeps_range_and_hue(generator: torch.Generator) -> None:
-    """Each image is changed differently, stays in [0, 1] and keeps its hue."""
+    """Each image has its own random changes, stays in [0, 1] and keeps its hue."""
     flat = torch.tensor([0.7, 0.4, 0.2]).view(1, 3, 1, 1).expand(6, 3, 32, 32)
     changed = classical(flat, generator)
-    assert len({tuple(one.flatten()[:1].tolist()) for one in changed}) == 6
+    assert len({tuple(image.flatten()[:1].tolist()) for image in changed}) == 6
     red, green, blue = changed.mean((2, 3)).T
     hue = (green - blue) / (red - blue)
     assert torch.allclose(hue, torch.full((6,), 0.4), atol=1e-4)
     textured = torch.rand(8, 3, 32, 32, generator=generator)
     changed = classical(textured, generator)
-    assert changed.min() == 0
-    assert changed.max() == 1  # because the contrast exceeds the range
+    assert (changed.min().item(), changed.max().item()) == (0, 1)  # the contrast is clipped
     assert not torch.equal(changed, textured)
 
 
 @pytest.mark.slow
 def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A small run edits, mixes, trains and reports; a second run reuses everything."""
+    """A small run edits, mixes, trains and reports; the same command again reuses everything."""
     command = [
         *("evaluate", "augmentation", "--out", str(tmp_path), "world.images=6"),
         *("world.test_images=30", "training.seeds=2", "training.steps=4"),
@@ -166,7 +168,7 @@ def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "evaluation.png").is_file()
     assert "| DiffEdit | 12 |" in capsys.readouterr().out
 
-    # an edit's class comes from its text; the ground truth of the edit is not used
+    # the class of an edit is the color that its text asks for, not what the image shows
     mixed = read_training_set([tmp_path / "mixed/SDEdit/train/00000.tar"])
     classes = sorted(PARTNERS.values())
     pairs = zip(mixed.texts, mixed.labels, strict=True)

@@ -146,7 +146,7 @@ def _load(module: ModuleType, name: str) -> Any:
     return module.load_fused()[name]
 
 
-def _key_of_computed(store: object, part: Part, fingerprint: str) -> str:
+def _key_of_computed(store: object, part: Part, *rest: str) -> str:
     """Of a part that was computed: one that is staged as failed meets no fault."""
     lost = all(edit.status == Status.FAILED for edit in part.edits)
     return "" if lost else part.samples[0].key

@@ -183,7 +183,7 @@ def test_duplicates_are_a_failed_row() -> None:
     assert [sample.key for sample in samples] == ["a", "b"]
     index, kind, message = reason(samples[0])
     assert (index, kind) == (-1, "DuplicateKey")
-    assert "comes back" in str(message)
+    assert "appears again" in str(message)
     assert samples[1].pending
     twice = [a, {"a.txt": "again"}]
     assert "more than once" in str(

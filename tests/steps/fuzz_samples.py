@@ -1,8 +1,8 @@
 """Runs mutated samples through read, prepare and finish; prints counts of the outcomes.
 
-    python -m tests.steps.fuzz_samples NUM_SAMPLES
+    python -m tests.steps.fuzz_samples NUM_SAMPLES SEED
 
-Everything is drawn from a seed. It runs as its own process, to measure its memory.
+Everything is drawn from the seed. It runs as its own process, to measure its memory.
 """
 
 from __future__ import annotations
@@ -202,9 +202,9 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def main(num_samples: int) -> dict[str, Any]:
+def main(num_samples: int, seed: int) -> dict[str, Any]:
     """JSON-able: samples, rows, outcomes by kind, and memory growth in bytes."""
-    rng, files = np.random.default_rng(0), samples()
+    rng, files = np.random.default_rng(seed), samples()
     outcomes: Counter[str] = Counter()
     num_rows = num_found = 0
     process = psutil.Process()
@@ -233,4 +233,4 @@ def main(num_samples: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]))))
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]))))

@@ -20,11 +20,15 @@ from pipeline.records.staged import PartHeader, PartResult
 
 
 class Status(StrEnum):
-    """What became of an edit. Input edits = edited + unchanged + rejected + failed."""
+    """What became of an edit. Input edits = edited + unchanged + rejected + skipped + failed.
+
+    ``skipped``: nothing asked for an edit, since no word of ``input.substitutions`` occurs.
+    """
 
     EDITED = "edited"
     UNCHANGED = "unchanged"
     REJECTED = "rejected"
+    SKIPPED = "skipped"
     FAILED = "failed"
 
 

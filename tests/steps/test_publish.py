@@ -59,7 +59,7 @@ def test_a_run_leaves_three_objects_per_shard(config: Config, tmp_path: Path) ->
         *("_run/filters.json", "_run/run.json"),
     ]
     stats = ShardStats.from_json(store.get("0_stats.json"))
-    assert stats.counts == {"edited": 5, "unchanged": 1, "rejected": 0, "failed": 1}
+    assert stats.counts == {"edited": 5, "unchanged": 1, "rejected": 0, "skipped": 0, "failed": 1}
     assert stats.failures == {"read: NoImage": 1}
     assert (stats.num_parts, stats.problem, stats.fingerprint) == (4, None, "f00d")
     assert stats.num_evals == {"mask": 120, "encode": 0, "decode": 480}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.edit.progress import duration
 from jobs.logs import is_json, tell
@@ -12,6 +13,7 @@ from pipeline.plan.run_folder import resolved_yaml
 from pipeline.plan.summary import PlanOutcome, RunSummary
 
 MAX_NAMES = 20
+MAX_REASONS = 10
 
 
 def print_dry_run(plan: Plan) -> None:
@@ -49,6 +51,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
         counts.add_row(status, str(number))
     counts.add_row("total", str(summary.edits), style="bold")
     console.print(counts)
+    if summary.failures:
+        console.print(_reasons(summary))
     steps = Table("step", "seconds", "network evaluations", title="summed over workers")
     for name, seconds in summary.seconds.items():
         steps.add_row(name, f"{seconds:.1f}", str(summary.num_evals.get(name, "")))
@@ -73,6 +77,17 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
     else:
         console.print("there was nothing left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)
+
+
+def _reasons(summary: RunSummary) -> Table:
+    """Why edits failed, most frequent first."""
+    table = Table("failed at: reason", "edits", title="why edits failed")
+    for reason, number in list(summary.failures.items())[:MAX_REASONS]:
+        table.add_row(Text(reason), str(number))
+    more = len(summary.failures) - MAX_REASONS
+    if more > 0:
+        table.add_row(f"{more} more reasons: see the report", "")
+    return table
 
 
 def _print_outcome(console: Console, outcome: PlanOutcome | None) -> None:

@@ -18,7 +18,7 @@ from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inpu
 from pipeline.process.gc_pause import gc_paused
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import ShardState, output_state
-from pipeline.storage.shards import InputShard, check_output, expand_shards
+from pipeline.storage.shards import InputShard, check_output, list_shards
 from pipeline.storage.store import Store
 
 RUN_FILE = "_run/run.json"
@@ -46,6 +46,7 @@ class Plan:
     work: list[ShardWork]
     published: list[str]
     inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
+    left_out: list[str] = field(default_factory=list)  # lines on what is no shard beside them
 
     @property
     def output(self) -> Store:
@@ -78,7 +79,8 @@ def make_plan(config: Config, device: str) -> Plan:
         ConfigError: one line that names the key, the value and what is allowed.
     """
     try:
-        shards = expand_shards(config.input.shards, config.input.storage_options)
+        listing = list_shards(config.input.shards, config.input.storage_options)
+        shards = listing.shards
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
         check_suits(model, config)
@@ -101,7 +103,7 @@ def make_plan(config: Config, device: str) -> Plan:
     every = _limited(config, shards)
     work, published = _split(every, state)
     listed = {name: item.shard for name, item in every.items()}
-    return Plan(config, device, model, digest, inputs, work, published, listed)
+    return Plan(config, device, model, digest, inputs, work, published, listed, listing.left_out)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:

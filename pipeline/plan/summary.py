@@ -35,7 +35,8 @@ class RunSummary:
     published: int  # shards
     to_do: int
     counts: dict[str, int]  # rows by status
-    problems: dict[str, str]  # by shard: why its input could not be read to its end
+    failures: dict[str, int]  # failed rows by "stage: kind of error", most frequent first
+    problems: dict[str, str]  # by shard: why its input could not be read completely
     seconds: dict[str, float]  # by step, summed over workers
     num_evals: dict[str, int]  # network evaluations, by stage
     halvings: dict[str, int]  # of the micro-batch, by stage
@@ -48,6 +49,12 @@ class RunSummary:
     def edits(self) -> int:
         """Rows of all published shards."""
         return sum(self.counts.values())
+
+    @property
+    def failed_share(self) -> float:
+        """Failed rows over all that are not skipped; 0 without rows."""
+        wanted = self.edits - self.counts.get(Status.SKIPPED, 0)
+        return self.counts.get(Status.FAILED, 0) / wanted if wanted else 0.0
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able, as it is written."""
@@ -72,12 +79,14 @@ def summarize(
     seconds: Counter[str] = Counter()
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
     problems: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
         marker = ShardStats.from_json(blob)
         if marker.problem:
             problems[name] = marker.problem
         counts.update(marker.counts)
+        failures.update(marker.failures)
         seconds.update(marker.seconds)
         evals.update(marker.num_evals)
         halvings.update(marker.halvings)
@@ -86,6 +95,7 @@ def summarize(
         published=len(plan.published),
         to_do=len(plan.work),
         counts=dict(counts),
+        failures=dict(failures.most_common()),
         problems=problems,
         seconds={name: round(seconds[name], 3) for name in TIMED_STEPS if _ran(name, seconds)},
         num_evals=dict(evals),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.storage.retry import StorageError
 
 # Ends of names, in any case, and pyarrow's name of the compression.
-COMPRESSIONS = {".tar": None, ".tar.gz": "gzip", ".tgz": "gzip", ".tar.zst": "zstd"}
+COMPRESSIONS: dict[str, Literal["gzip", "zstd"] | None] = {
+    ".tar": None,
+    ".tar.gz": "gzip",
+    ".tgz": "gzip",
+    ".tar.zst": "zstd",
+}
 CHUNK = 1 << 20  # bytes
 # Images hardly shrink, so a shard that grows more than this was made to fill the memory.
 MAX_GROWTH, MIN_LIMIT = 20, 64 << 20

@@ -215,7 +215,7 @@ def _may_follow(data: bytes, offset: int) -> bool:
 def _size_in(header: bytes) -> int | None:
     """The size that a damaged header declares; None if that is no number."""
     try:
-        size: int = tarfile.nti(header[SIZE_FIELD])
+        size: int = tarfile.nti(header[SIZE_FIELD])  # type: ignore[attr-defined]
     except (tarfile.TarError, IndexError):  # the field is no number, or cut off
         return None
     return size if size >= 0 else None

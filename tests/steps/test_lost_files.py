@@ -134,8 +134,9 @@ def test_another_image_or_caption_never_takes_the_place_of_one_that_is_lost() ->
         contents = read(data, image=["jpg", "png"])
         assert words in reasons(contents)["y"]
         assert contents.problem is not None
-    caption = [("y.jpg", PHOTO), ("y.json", b'{"caption": "x"}'), ("y.txt", outside), TEXTS[1]]
-    assert "the member .txt is a symbolic link" in reasons(read(tar_of(*caption)))["y"]
+    caption = ("y.json", b'{"caption": "x"}')
+    data = tar_of(("y.jpg", PHOTO), caption, ("y.txt", outside), TEXTS[1])
+    assert "the member .txt is a symbolic link" in reasons(read(data))["y"]
 
 
 def test_a_hard_link_has_the_content_of_the_file_that_it_names() -> None:
@@ -173,7 +174,7 @@ def test_a_sparse_file_is_never_passed_through_with_other_content(
         file.write(b"depth" * 2000)
         file.truncate(500_000)
     names = ["x.png", "x.depth.npy", "x.edit.txt", "x.txt"]
-    tar = ["tar", "-S", *form, "-cf", tmp_path / "s.tar", "-C", tmp_path, *names]
+    tar: list[str | Path] = ["tar", "-S", *form, "-cf", tmp_path / "s.tar", "-C", tmp_path, *names]
     subprocess.run(tar, check=True)
     data = (tmp_path / "s.tar").read_bytes()
     assert len(data) < 100_000, "the disk keeps no holes"

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.steps.read import BadShardError, count_edits, plan_parts, read_parts, read_shard
+from pipeline.steps.read import count_edits, plan_parts, read_parts, read_shard
 from pipeline.steps.texts import substituted
+from pipeline.storage.formats import BadShardError
 from pipeline.storage.shards import expand_shards
 from tests.samples import encode, pixels, raw_sample, shard_bytes, write_shard
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config.input import Input
-from pipeline.steps.read import BadShardError, count_edits, read_parts
-from pipeline.storage.formats import ending, unpacked, what_it_is
+from pipeline.steps.read import count_edits, read_parts
+from pipeline.storage.formats import BadShardError, ending, unpacked, what_it_is
 from pipeline.storage.shards import InputShard, expand_shards
 from tests.samples import raw_sample, shard_bytes
 

@@ -137,9 +137,10 @@ def _originals(
                 "changed, or input.shards names other images"
             )
         assert sample.suffix is not None
+        details = {"kind": "original", "output": -1, "weight": 1.0}
         record = {
-            "mix": _record(survey, key, survey.splits[key], {"kind": "original", "weight": 1.0}),
-            "source": sample.metadata,
+            "mix": _record(survey, key, survey.splits[key], details),
+            "source": json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False),
         }
         yield survey.splits[key], f"{_encoded(key)}_original", _original_members(sample, record)
 

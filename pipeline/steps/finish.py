@@ -183,9 +183,25 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
-    """The member .json: how the image was made, and the sample's own JSON under "source"."""
-    record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
-    record["source"] = sample.metadata
+    """The member .json: how the image was made, and the sample's own JSON under "source".
+
+    Every field has one type in all edits, so that a loader may take the types from the first ones:
+    scores that an edit cannot have, and the sample's own JSON, are inside of texts.
+    """
+    record = {
+        name: value
+        for name, value in row.items()
+        if name not in NOT_PROVENANCE and not name.startswith(SCORE)
+    }
+    scores = {name: value for name, value in row.items() if name.startswith(SCORE)}
+    known = {name: value for name, value in scores.items() if value is not None}
+    record |= {
+        "mask_box": row["mask_box"] or [0, 0, 0, 0],
+        "notes": "; ".join(row["notes"]),
+        "scores": _json_text(known).decode(),
+        "settings": _json_text(row["settings"]).decode(),
+        "source": _json_text(sample.metadata).decode(),
+    }
     return _json_text(record, indent=1)
 
 

@@ -195,9 +195,15 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
 
 
 def to_parquet(rows: pa.Table) -> bytes:
-    """The published Parquet file: equal bytes for equal rows."""
+    """The published Parquet file: equal bytes for equal rows.
+
+    Without rows it has no row group either: readers that take an empty one as the size of their
+    batches fail on it.
+    """
     sink = io.BytesIO()
-    pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        if rows.num_rows:
+            writer.write_table(rows.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
 
 

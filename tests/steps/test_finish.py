@@ -145,7 +145,8 @@ def test_background_scores_are_of_the_decoded_image() -> None:
         row["score_background_mse"] * outside.mean()
     )
     record = json.loads(members(row)["json"])
-    assert record["score_background_mse"] == pytest.approx(row["score_background_mse"])
+    scores = json.loads(record["scores"])
+    assert scores["score_background_mse"] == pytest.approx(row["score_background_mse"])
     assert "score_lpips" not in record
 
 
@@ -175,9 +176,14 @@ def test_an_edited_row_and_its_members_agree() -> None:
     assert (mask[8:24, 8:] == 255).all()
     assert files["txt"] == b"a cat"
     record = json.loads(files["json"])
-    assert record["source"] == {"label": [1, "ü"]}
-    assert record["settings"] == json.loads(row["settings"]) == {"encode_ratio": 0.8}
-    for name in set(record) - {"source", "settings"}:
+    assert json.loads(record["source"]) == {"label": [1, "ü"]}
+    assert json.loads(record["settings"]) == json.loads(row["settings"]) == {"encode_ratio": 0.8}
+    scores = json.loads(record["scores"])
+    known = {name for name in row if name.startswith("score_") and row[name] is not None}
+    assert scores.keys() == known > {"score_edit_rms", "score_background_mse"}
+    assert all(scores[name] == pytest.approx(row[name]) for name in scores)
+    assert record["notes"] == "; ".join(row["notes"])
+    for name in set(record) - {"source", "settings", "scores", "notes"}:
         wanted = pytest.approx(row[name]) if isinstance(row[name], float) else row[name]
         assert record[name] == wanted, name
 
@@ -357,7 +363,8 @@ def test_a_sample_with_two_images_keeps_the_second() -> None:
 def test_half_a_surrogate_in_the_json_is_still_json() -> None:
     """What Python's parser lets in goes out as the same escape."""
     (row,) = finished(make_prepared(metadata={"x": "\ud800"}))
-    assert json.loads(members(row)["json"])["source"] == {"x": "\ud800"}
+    source = json.loads(members(row)["json"])["source"]
+    assert json.loads(source) == {"x": "\ud800"}
 
 
 def test_half_a_surrogate_in_the_samples_settings_fails_its_row_alone() -> None:

@@ -18,9 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         # in a first run stat finds no object and raises, so there is no "after stat"
         ("edit", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
-        ("edit beside", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
+        pytest.param(
+            *("edit beside", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
+            marks=pytest.mark.sweep,
+        ),
         ("retry", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
-        ("retry, then edit", {"put_if_absent", "delete"}),
+        pytest.param(*("retry, then edit", {"put_if_absent", "delete"}), marks=pytest.mark.sweep),
         ("refilter", {"get", "put", "put_if_absent", "list", "delete"}),
     ],
 )

@@ -81,11 +81,11 @@ def state_of(listing: dict[str, int]) -> dict[str, ShardState]:
     return state
 
 
-def sweep(store: Store, *, older_than_s: float = 3600.0) -> list[str]:
+def sweep(store: Store) -> list[str]:
     """Removes objects that no run needs any more, and returns their names.
 
     These are the parts of published shards, probes, and temporary files of killed local writers
-    that are at least ``older_than_s`` seconds old.
+    that are at least an hour old.
     """
     listing = store.list()
     state = state_of(listing)
@@ -96,4 +96,4 @@ def sweep(store: Store, *, older_than_s: float = 3600.0) -> list[str]:
             leftovers.append(name)
     for name in leftovers:
         store.delete(name)
-    return [*leftovers, *store.remove_temporaries(older_than_s)]
+    return [*leftovers, *store.remove_temporaries()]

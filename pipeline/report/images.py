@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.config import Config
-from pipeline.images.files import ImageError, decode_image, decode_mask
+from pipeline.images.errors import ImageError
+from pipeline.images.files import decode_image, decode_mask
 from pipeline.records.part import Part, Sample, Status
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import Preparation, prepare

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.config import Config
-from pipeline.images.files import ImageError, decode_image, decode_mask
+from pipeline.images.errors import ImageError
+from pipeline.images.files import decode_image, decode_mask
 from pipeline.images.geometry import Box, fit
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Part, Sample

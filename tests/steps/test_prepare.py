@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from pipeline.images import files as image_files
+from pipeline.images.errors import ImageError
 from pipeline.images.files import (
     ALPHA_NOTE,
     FRAMES_NOTE,
-    ImageError,
     decode_image,
     decode_mask,
 )

@@ -22,7 +22,7 @@ from pipeline.images.formats import (
     refuse_unknown_kind,
     refuse_without_codec,
 )
-from pipeline.images.png import without_texts
+from pipeline.images.png import with_8_bit_key, without_texts
 
 # EXIF 2.32, tag 0x0112: how to transpose the stored image.
 TRANSPOSES = {
@@ -149,6 +149,7 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
             f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
         )
     image.load()
+    with_8_bit_key(image, data)
     notes = [BROKEN_NOTE] if lost_profile else []
     first_frame = in_8_bits(image, notes)  # a copy, because counting the frames reads on
     if first_frame.mode == "La":  # alpha is multiplied in; Pillow converts it to LA only
@@ -158,7 +159,8 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
 
 def _is_animated(image: Image.Image) -> bool:
     try:
-        return bool(getattr(image, "is_animated", False))
+        # What is behind a JPEG's image (MPO) is a gain map or a preview of it.
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # noqa: BLE001 - frames that cannot be read do not count
         return False
 

@@ -1,7 +1,8 @@
-"""PNG's texts and profiles: what is not read is taken out before Pillow unpacks it.
+"""PNG's texts, profiles and transparent color, where Pillow needs help.
 
-A sound file may hold megabytes of text: workflows and prompts, for example. Pillow unpacks every
-text, and refuses the whole file above 1 MiB of one or 64 MiB of all.
+Texts are not read, so they are taken out before Pillow unpacks them. A sound file may hold
+megabytes of text: workflows and prompts, for example. Pillow unpacks every text, and refuses the
+whole file above 1 MiB of one or 64 MiB of all.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import struct
 import zlib
 
+from PIL import Image
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 2**20  # of a text or profile; Pillow's own limit (MAX_TEXT_CHUNK)
+BIT_DEPTH = 24  # its place in the file: behind signature, IHDR's head, width and height
 MAX_KEYWORD = 80  # bytes, with the 0 behind it (PNG, 11.3.3)
 # The texts in which Pillow looks for an orientation, written by ImageMagick and by Adobe.
 WITH_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -46,6 +50,20 @@ def without_texts(data: bytes) -> tuple[bytes, bool]:
     if not kept:
         return data, False
     return b"".join([SIGNATURE, *kept, view[begin:]]), lost_profile
+
+
+def with_8_bit_key(image: Image.Image, data: bytes) -> None:
+    """Halves the 16 bits of a PNG's transparent color: Pillow keeps the pixels' high bytes only.
+
+    Pixels that differ from it in low bytes alone become transparent too.
+
+    Args:
+        image: as opened; its info is changed in place.
+        data: the file.
+    """
+    key = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(key, tuple) and data[BIT_DEPTH] == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _is_read(kind: bytes, chunk: memoryview, seen: set[bytes]) -> bool:

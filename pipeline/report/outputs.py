@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +63,7 @@ class Output:
 
     def some(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Some of the rows that were read, as mappings; there may be none."""
-        chosen = self.rows.take(pa.array(indices, pa.int64()))
-        return cast(list[dict[str, Any]], chosen.to_pylist())
+        return self.rows.take(pa.array(indices, pa.int64())).to_pylist()
 
     def texts(self, name: str) -> list[str]:
         """A text column of the rows that is never null: shard, key or status."""

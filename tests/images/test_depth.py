@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Any
+import zlib
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ from PIL import Image
 
 from pipeline.images.depth import SIGNED_NOTE
 from pipeline.images.errors import ImageError
-from pipeline.images.files import decode_image, decode_mask
-from tests.samples import declared_png
+from pipeline.images.files import ALPHA_NOTE, decode_image, decode_mask
 
 HEIGHT, WIDTH = 16, 32
 RAMP = np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)  # black to white
@@ -66,6 +65,18 @@ def twelve_bits() -> bytes:
     return whole
 
 
+def deep_png(colors: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """16 bits of red, green and blue, which Pillow does not write."""
+    height, width = colors.shape[:2]
+    lines = b"".join(b"\0" + row.tobytes() for row in colors.astype(">u2"))
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    pixels = (b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), *chunks, pixels, (b"IEND", b""))
+    )
+
+
 def saved(image: Image.Image, form: str) -> bytes:
     sink = io.BytesIO()
     image.save(sink, form)
@@ -88,8 +99,8 @@ GRAYS = {
 }
 
 
-def decode(data: bytes, **changes: Any) -> tuple[np.ndarray, list[str]]:
-    image, notes = decode_image(data, **({"max_pixels": 10**6, "suffixes": ["img"]} | changes))
+def decode(data: bytes) -> tuple[np.ndarray, list[str]]:
+    image, notes = decode_image(data, max_pixels=10**6, suffixes=["img"])
     return np.asarray(image), notes
 
 
@@ -112,20 +123,21 @@ def test_colors_are_scaled(form: str) -> None:
     if form == "PPM":
         data = pgm(65535, colors, "P6")
     else:
-        head = declared_png(WIDTH, HEIGHT)
-        import zlib
-
-        rows = np.round(colors * 65535).astype(">u2").reshape(HEIGHT, -1)
-        lines = b"".join(b"\0" + row.tobytes() for row in rows)
-        chunks = [(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)),
-                  (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]  # fmt: skip
-        data = head[:8] + b"".join(
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-            for kind, body in chunks
-        )
+        data = deep_png(np.round(colors * 65535))
     image, notes = decode(data)
     assert np.abs(image - colors * 255).max() <= 1
     assert notes == []
+
+
+def test_a_transparent_color_of_16_bits_is_found_among_8() -> None:
+    """By its high bytes; Pillow compares its low bytes with the pixels' high ones."""
+    colors = np.full((2, 4, 3), 0x3456)
+    colors[0] = 0x1234
+    transparent = (b"tRNS", struct.pack(">3H", *[0x1234] * 3))
+    image, notes = decode(deep_png(colors, transparent))
+    assert (image[0] == 255).all()
+    assert (image[1] == 0x34).all()
+    assert notes == [ALPHA_NOTE]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ CODECS = {"avif": ("AVIF", "avif"), "jp2": ("JPEG2000", "jpg_2000"), "webp": ("W
 
 def encoded(form: str) -> bytes:
     sink = io.BytesIO()
-    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}
+    options: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    }
     Image.fromarray(pixels(1)).save(sink, form, **options.get(form, {}))
     return sink.getvalue()
 
@@ -52,6 +56,17 @@ def test_a_missing_codec_is_named(suffix: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ImageError, match=f"no {form} codec") as refused:
         decode_image(data, max_pixels=10**6, suffixes=[suffix])
     assert refused.value.kind == "UnsupportedImage"
+
+
+def test_the_pictures_behind_a_phones_photo_are_no_animation() -> None:
+    """A JPEG with a gain map or a preview (MPO) is a still image, and there is nothing to note."""
+    sink = io.BytesIO()
+    photo, map_ = (Image.fromarray(pixels(n)) for n in range(2))
+    photo.save(sink, "MPO", save_all=True, append_images=[map_], quality=95)
+    assert Image.open(io.BytesIO(sink.getvalue())).format == "MPO"
+    image, notes = decode_image(sink.getvalue(), max_pixels=10**6, suffixes=["jpg"])
+    assert np.abs(np.asarray(image, np.int16) - pixels(0)).mean() < 3
+    assert notes == []
 
 
 def test_a_damaged_file_of_the_new_formats_is_a_reason() -> None:

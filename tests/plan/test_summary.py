@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,10 @@ def run_cut(folder: Path, resize: str) -> Plan:
                 made.mask[1:3, 1] = 1
         return part
 
-    sections = {"output": {"resolution": "source"}, "model": {"resize": resize, "size": 32}}
+    sections: dict[str, Any] = {
+        "output": {"resolution": "source"},
+        "model": {"resize": resize, "size": 32},
+    }
     return run_fake(fake_plan(f"{folder}/in/*.tar", f"{folder}/out", **sections), edit=edit)
 
 

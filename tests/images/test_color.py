@@ -200,3 +200,23 @@ def test_an_edit_at_the_sources_size_is_in_srgb_too(tmp_path: Path) -> None:
     assert "icc_profile" not in Image.open(io.BytesIO(members["a_0.png"])).info
     row = pq.read_table(tmp_path / "out/0.parquet").to_pylist()[0]
     assert row["notes"] == [NOTE.format("Display P3")]
+
+
+def test_mutated_profiles_never_raise() -> None:
+    """400 profiles with changed, lost and added bytes: converted, taken as sRGB, or noted."""
+    generator = np.random.default_rng(0)
+    profiles = [(P3, "RGB"), (DOT_GAIN, "L"), (cmyk_profile("Coated"), "CMYK")]
+    outcomes = set()
+    for number in range(400):
+        profile, mode = profiles[number % 3]
+        data = bytearray(profile)
+        for _ in range(int(generator.integers(1, 9))):
+            # Most bytes are of curves: half of the changes fall on header and tags.
+            place = int(generator.integers(512 if generator.random() < 0.5 else len(data)))
+            size = int(generator.integers(0, 5))
+            data[place : place + size] = generator.bytes(int(generator.integers(0, 5)))
+        image = Image.fromarray(pixels(number, 8, 8)).convert(mode)
+        found, notes = decoded(save(image, "TIFF", icc_profile=bytes(data)))
+        assert found.shape == (8, 8, 3)
+        outcomes.add(notes[0].split()[1] if notes else "none")
+    assert outcomes >= {"colors", "embedded"}

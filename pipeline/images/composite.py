@@ -95,7 +95,8 @@ def meets_cut(mask: np.ndarray, width: int, height: int, resize: str) -> bool:
     """Whether a mask reaches a side of the model's image on which the original goes on.
 
     Args:
-        mask: (H, W), above 0 = edit, at the model's size.
+        mask: (H, W) in [0, 1], 1 = edit, at the model's size. It counts from a half on: a
+            supplied mask may be lossy.
         width: of the original in pixels.
         height: same.
         resize: how the original was fitted to the model's size; only crop cuts something off.
@@ -107,7 +108,7 @@ def meets_cut(mask: np.ndarray, width: int, height: int, resize: str) -> bool:
         (top > 0, mask[0]),
         (bottom < height, mask[-1]),
     )
-    return any(is_cut and bool((side > 0).any()) for is_cut, side in sides)
+    return any(is_cut and bool((side >= 0.5).any()) for is_cut, side in sides)
 
 
 def mask_of(sample: Sample, edit: Edit) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from PIL import features
+from PIL import AvifImagePlugin, features
 
 from pipeline.images.errors import UNSUPPORTED, ImageError
 
@@ -27,6 +27,8 @@ BEGINNINGS = {
     "WEBP": re.compile(rb"RIFF....WEBP", re.DOTALL),
     "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
 }
+# Images are decoded in threads of our own; Pillow would start one a CPU for each image.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # Pillow's names of features
 
 

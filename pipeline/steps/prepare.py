@@ -17,6 +17,7 @@ from pipeline.records.part import Part, Sample
 from pipeline.storage.readers import in_threads
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MASK_CROPPED_NOTE = "a part of the supplied mask lies outside of the crop that the model saw"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def _prepare(sample: Sample, how: Preparation) -> None:
         )
     if mask.size != decoded.size:  # the same shape in another resolution
         mask = mask.resize(decoded.size, Image.Resampling.BOX)
+    if _reaches_beyond(mask, source):
+        for edit in sample.pending:
+            edit.notes.append(MASK_CROPPED_NOTE)
     sample.supplied_mask = _placed(mask, source, target, how.size, Image.Resampling.BOX)
 
 
@@ -119,6 +123,14 @@ def _placed(
     if resized.ndim == 2:
         return np.pad(resized, margins)
     return np.pad(resized, [*margins, (0, 0)], mode="edge")
+
+
+def _reaches_beyond(mask: Image.Image, box: Box) -> bool:
+    """Whether a mask is white outside of a box. A lossy mask is never quite 0."""
+    left, top, right, bottom = box
+    outside = np.asarray(mask) >= 128
+    outside[top:bottom, left:right] = False
+    return bool(outside.any())
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

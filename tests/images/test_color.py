@@ -108,6 +108,10 @@ def test_cmyk_is_converted_by_its_profile() -> None:
     found, notes = decoded(save(image, "TIFF", icc_profile=profile))
     assert np.array_equal(found, by_littlecms(image, profile))
     assert notes == [NOTE.format("Coated")]
+    data = save(Image.fromarray(pixels(6)).convert("CMYK"), "JPEG", icc_profile=profile)
+    found, notes = decoded(data)  # a JPEG's inks are stored inverted
+    assert np.array_equal(found, by_littlecms(Image.open(io.BytesIO(data)), profile))
+    assert notes == [NOTE.format("Coated")]
     plain, notes = decoded(save(image, "TIFF"))
     assert np.array_equal(plain, np.asarray(image.convert("RGB")))
     assert notes == []

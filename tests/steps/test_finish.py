@@ -254,7 +254,9 @@ def test_each_side_that_the_crop_cut_counts() -> None:
     """Of a wide original the left and right sides, of a high one top and bottom."""
     for row, column in ((3, 0), (3, -1), (0, 3), (-1, 3)):
         mask = np.zeros((8, 8), np.float32)
-        mask[row, column] = 0.2
+        mask[row, column] = 0.4
+        assert not meets_cut(mask, 12, 8, "crop")
+        mask[row, column] = 0.6
         assert meets_cut(mask, 12, 8, "crop") == (row == 3)
         assert meets_cut(mask, 8, 12, "crop") == (column == 3)
         assert not meets_cut(mask, 8, 8, "crop")

@@ -23,7 +23,7 @@ from pipeline.images.files import (
 from pipeline.images.geometry import fit
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.republish.retry_failed import is_retried
-from pipeline.steps.prepare import Preparation, prepare
+from pipeline.steps.prepare import MASK_CROPPED_NOTE, Preparation, prepare
 from tests.samples import declared_png, encode, pixels
 
 LIMITS = Preparation(size=32, resize="crop", resolution="model", max_pixels=10**6)
@@ -289,6 +289,22 @@ def test_a_supplied_mask_goes_where_the_image_goes() -> None:
     everywhere = np.full((64, 128), 255, np.uint8)
     whole = prepare_one(encoded, save(Image.fromarray(everywhere), "PNG"), resize="pad")
     assert not mask_of(whole)[:8].any()
+
+
+@pytest.mark.parametrize(
+    ("resize", "column", "is_noted"),
+    [("crop", 10, True), ("crop", 40, False), ("pad", 10, False), ("stretch", 10, False)],
+)
+def test_a_supplied_mask_outside_of_the_crop_is_noted(
+    resize: str, column: int, is_noted: bool
+) -> None:
+    """That part is not edited, though it was asked for."""
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:, 60:70] = 255  # in the crop, which has the columns 32 to 95
+    mask[20, column] = 200
+    mask[:, 0] = 3  # as JPEG leaves it
+    sample = prepare_one(encode(pixels(1, 64, 128)), encode(mask), resize=resize)
+    assert sample.edits[0].notes == ([MASK_CROPPED_NOTE] if is_noted else [])
 
 
 def test_a_mask_of_another_shape_fails_its_image() -> None:

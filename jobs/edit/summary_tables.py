@@ -64,6 +64,14 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
             style="yellow",
             soft_wrap=True,
         )
+    if summary.cut_masks:
+        console.print(
+            f"{summary.cut_masks} edited images ({summary.cut_mask_share:.1%}): the mask meets the "
+            "border of the crop that the model saw, so the edit may be cut there; the rows say "
+            "which. model.resize: pad shows the model all of an image",
+            style="yellow",
+            soft_wrap=True,
+        )
     for name, problem in summary.problems.items():
         console.print(f"shard {name}: {problem}", style="yellow")
     console.print(f"{summary.published} shards published, {summary.to_do} to do")

@@ -22,7 +22,9 @@ class Input(Section):
     image: list[str] = Field(
         ["jpg", "jpeg", "png", "webp"],
         min_length=1,
-        description="Suffixes of image files. The first one that a sample has is its image.",
+        description="Suffixes of image files. The first one that a sample has is its image. "
+        "`avif`, `jp2`, `j2k`, `tif`, `gif`, `bmp`, `ppm` and `pgm` are read as well, if named; of "
+        "a suffix that names no format (`img`) the bytes decide.",
     )
     caption: list[str] = Field(
         ["txt", "json:caption"],

@@ -27,7 +27,7 @@ from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.finish import FinishContext, finish
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import write_part
@@ -93,11 +93,7 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
     )
     prepared = partial(
         prepare,
-        size=plan.model.size_for(config.model),
-        resize=config.model.resize,
-        resolution=config.output.resolution,
-        max_pixels=config.input.max_pixels,
-        suffixes=config.input.image,
+        how=Preparation.of(config, plan.model.size_for(config.model)),
         threads=threads,
     )
     finished = partial(finish, context=context, threads=threads)

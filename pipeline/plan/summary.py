@@ -43,6 +43,7 @@ class RunSummary:
     wall_s: float  # of this invocation, start-up included
     images_per_s: float  # likewise
     edits_computed_now: int  # by this invocation
+    cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     plan: PlanOutcome | None = None
 
     @property
@@ -56,11 +57,18 @@ class RunSummary:
         wanted = self.edits - self.counts.get(Status.SKIPPED, 0)
         return self.counts.get(Status.FAILED, 0) / wanted if wanted else 0.0
 
+    @property
+    def cut_mask_share(self) -> float:
+        """The share of the edited rows whose mask meets the border of the model's crop."""
+        edited = self.counts.get(Status.EDITED, 0)
+        return round(self.cut_masks / edited, 4) if edited else 0.0
+
     def to_tree(self) -> dict[str, Any]:
         """JSON-able, as it is written."""
         tree = asdict(self)
         shards = {"published": tree.pop("published"), "to_do": tree.pop("to_do")}
-        return tree | {"shards": shards, "edits": self.edits}
+        share = {"cut_mask_share": self.cut_mask_share}
+        return tree | {"shards": shards, "edits": self.edits} | share
 
 
 def summarize(
@@ -80,6 +88,7 @@ def summarize(
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
     failures: Counter[str] = Counter()
+    cut_masks = 0
     problems: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
         marker = ShardStats.from_json(blob)
@@ -90,6 +99,7 @@ def summarize(
         seconds.update(marker.seconds)
         evals.update(marker.num_evals)
         halvings.update(marker.halvings)
+        cut_masks += marker.cut_masks
     return RunSummary(
         fingerprint=plan.fingerprint,
         published=len(plan.published),
@@ -103,6 +113,7 @@ def summarize(
         wall_s=round(wall_s, 3),
         images_per_s=round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         edits_computed_now=num_edits_now,
+        cut_masks=cut_masks,
         plan=outcome,
     )
 

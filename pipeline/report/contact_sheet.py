@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_parts
 from pipeline.storage.archive import read_members
 from pipeline.storage.shards import expand_shards
@@ -83,18 +83,11 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     config = plan.config
     shards = expand_shards(config.input.shards, config.input.storage_options)
     wanted = next(item for item in shards if item.name == shard)
+    how = Preparation.of(config, plan.model.size_for(config.model))
     images = {}
     for part in read_parts(wanted, config.input, config.run.part_size):
         part.samples = [sample for sample in part.samples if sample.key in keys]
-        part = prepare(
-            part,
-            size=plan.model.size_for(config.model),
-            resize=config.model.resize,
-            resolution="model",
-            max_pixels=config.input.max_pixels,
-            suffixes=config.input.image,
-        )
-        for sample in part.samples:
+        for sample in prepare(part, how).samples:
             if sample.image is not None:
                 images[sample.key] = Image.fromarray(sample.image)
     return images

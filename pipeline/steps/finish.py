@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.config import Config
-from pipeline.images.composite import Composite, composite, into_source, mask_of
+from pipeline.images.composite import (
+    CUT_NOTE,
+    Composite,
+    composite,
+    into_source,
+    mask_of,
+    meets_cut,
+)
 from pipeline.images.files import decode_image, encode_gray, encode_image
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
@@ -176,10 +183,11 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     source, _ = decode_image(
         sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
     )
+    resize = config.model.resize
+    if meets_cut(mask, *source.size, resize):
+        edit.notes.append(CUT_NOTE)
     raw = composite(sample.image, edit.image, mask, feather=None)
-    return into_source(
-        np.asarray(source), raw, size=size, resize=config.model.resize, feather=feather
-    )
+    return into_source(np.asarray(source), raw, size=size, resize=resize, feather=feather)
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.filters import Filtering
+from pipeline.images.composite import CUT_NOTE
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
 from pipeline.records.staged import PartHeader
@@ -61,6 +62,7 @@ class ShardStats:
     rejected_bytes: int = 0
     rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
     codes: list[str] = field(default_factory=list)  # hashes of the sources that computed parts
+    cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     version: int = 1
 
     @property
@@ -222,7 +224,7 @@ def _stats(
     for part in headers:
         seconds.update(part.seconds)
         halvings.update(part.halvings)
-    reasons = rows.select(["status", "stage", "error"]).to_pylist()
+    reasons = rows.select(["status", "stage", "error", "notes"]).to_pylist()
     failures = Counter(
         f"{row['stage']}: {row['error']}" for row in reasons if row["status"] == Status.FAILED
     )
@@ -248,6 +250,9 @@ def _stats(
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         part_rows=[part.num_rows for part in headers],
+        cut_masks=sum(
+            row["status"] == Status.EDITED and CUT_NOTE in row["notes"] for row in reasons
+        ),
         codes=sorted({part.code for part in headers if part.code}),
         model_revision=str(next(iter(rows.column("model_revision").unique().to_pylist()), "")),
         rejections=dict(sorted(rejections.items())),

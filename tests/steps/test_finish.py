@@ -17,10 +17,12 @@ from PIL import Image
 
 from pipeline.config.sample_settings import resolved_settings
 from pipeline.images.composite import (
+    CUT_NOTE,
     blend,
     composite,
     into_source,
     inward_ramp,
+    meets_cut,
     pixel_mask,
 )
 from pipeline.records.part import Edit, Part, Sample
@@ -220,6 +222,52 @@ def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, in
     assert np.array_equal(made[mask == 0], image[mask == 0])
     assert not np.array_equal(made[mask > 0], image[mask > 0])
     assert row["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
+
+
+def at_border(part: Part) -> Part:
+    """As ``invert``, with the mask at the left side of the model's image."""
+    for edit in invert(part).edits:
+        assert edit.mask is not None
+        edit.mask = np.roll(edit.mask, -1, axis=1)
+    return part
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "resolution", "is_cut"),
+    [
+        ((48, 64), "crop", "source", True),
+        ((64, 48), "crop", "source", False),  # cut above and below
+        ((64, 64), "crop", "source", False),
+        ((48, 64), "pad", "source", False),
+        ((48, 64), "stretch", "source", False),
+        ((48, 64), "crop", "model", False),  # the crop is the image
+    ],
+)
+def test_a_mask_that_meets_the_crops_border_is_noted(
+    shape: tuple[int, int], resize: str, resolution: str, is_cut: bool
+) -> None:
+    """There the object goes on in the original, and is not edited."""
+    config = make_config(output={"resolution": resolution}, model={"resize": resize})
+    sample = make_prepared(encoded=encode(pixels(1, *shape)))
+    part = at_border(prepared(Part("s", 0, 1, [sample]), config))
+    (row,) = table_of(part, make_context(config)).to_pylist()
+    assert row["status"] == "edited"
+    assert row["notes"] == ([CUT_NOTE] if is_cut else [])
+    assert json.loads(members(row)["json"])["notes"] == row["notes"]
+
+
+def test_each_side_that_the_crop_cut_counts() -> None:
+    """Of a wide original the left and right sides, of a high one top and bottom."""
+    for row, column in ((3, 0), (3, -1), (0, 3), (-1, 3)):
+        mask = np.zeros((8, 8), np.float32)
+        mask[row, column] = 0.4
+        assert not meets_cut(mask, 12, 8, "crop")
+        mask[row, column] = 0.6
+        assert meets_cut(mask, 12, 8, "crop") == (row == 3)
+        assert meets_cut(mask, 8, 12, "crop") == (column == 3)
+        assert not meets_cut(mask, 8, 8, "crop")
+    assert not meets_cut(np.zeros((8, 8), np.float32), 12, 8, "crop")
+    assert meets_cut(np.ones((8, 8), np.float32), 9, 8, "crop")  # one column, on one side
 
 
 @pytest.mark.parametrize("side", [32, 48, 100])

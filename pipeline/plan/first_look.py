@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -100,8 +101,6 @@ def _in_a_process(shard: InputShard, config: Input) -> Look | None:
 
 def _look_and_send(shard: InputShard, config: Input, sender: Connection) -> None:
     look = None
-    try:
+    with suppress(Exception, SystemExit):  # the run reads it again, and says what it is
         look = look_at(shard, config)
-    except (Exception, SystemExit):  # noqa: BLE001 - the run reads it again, and says what it is
-        pass
     sender.send(look)

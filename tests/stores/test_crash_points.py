@@ -41,4 +41,5 @@ def test_a_run_killed_at_any_storage_call_is_completed_by_the_next(
     assert {(when, name) for when in ("before", "after") for name in operations} <= swept
     if not mode.startswith("edit"):
         assert "before delete 0_stats.json" in found["points"]
-        assert "after put_if_absent _parts/0/00001-of-00002.arrow" in found["points"]
+        part = "after put_if_absent _parts/0/00001-of-00002-"
+        assert any(point.startswith(part) for point in found["points"])

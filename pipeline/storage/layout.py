@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pipeline.storage.store import Store
 
@@ -28,7 +27,8 @@ CLAIM = re.compile(r"_parts/(?P<shard>.+)/generation\.claim")
 PartId = tuple[str, int, int]  # generation, number of parts, index
 
 
-class StagedPart(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StagedPart:
     """What the name of a staged part says. An output of 0.1.0 has no generation: ""."""
 
     shard: str

@@ -139,9 +139,9 @@ def test_a_damaged_part_is_deleted_and_computed_again(
         data = bytearray(whole)
         data[place] ^= 1 << int(generator.integers(8))
         damaged.append(bytes(data))
-    for data in damaged:
+    for wrong in damaged:
         restore(store, before)
-        store.put(victim.name, data)
+        store.put(victim.name, wrong)
         run(config_of(tmp_path), store, order=lambda parts: list(parts)[3:])
         assert not store.exists("0_stats.json"), "published with a damaged part"
         assert not store.exists(victim.name)

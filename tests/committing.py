@@ -97,7 +97,7 @@ def run(
             part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
             part = finish(edit(prepared(part, config)), context)
             write_part(store, part, context.fingerprint, "c0de")
-            publish_if_complete(store, shard.name, part.num_parts, config.filtering)
+            publish_if_complete(store, shard.name, config.filtering)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ def print_dry_run(plan: Plan) -> None:
     print(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
     print(f"fingerprint:  {plan.fingerprint}")
     print(f"done:         {len(plan.published)} shards{_some(plan.published)}")
-    names = [f"{work.shard.name} ({len(work.staged)} parts staged)" for work in plan.work]
+    names = [f"{work.shard.name} ({work.num_staged} parts staged)" for work in plan.work]
     print(f"to do:        {len(plan.work)} shards{_some(names)}")
     table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
     for name in config.pools:

@@ -160,7 +160,7 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     check_same_code(code)
     filtering = config.filtering
     write_part(output, part, fingerprint, code)
-    stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
+    stats = publish_if_complete(output, part.shard, filtering)
     table = part.table
     assert table is not None, "finish makes the table of every part"
     statuses = cast(list[str], apply_filters(table, filtering).column("status").to_pylist())
@@ -168,6 +168,7 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     part.result = PartResult(
         shard=part.shard,
         part=part.index,
+        part_id=(part.generation, part.num_parts, part.index),
         counts=dict(Counter(statuses)),
         seconds=part.seconds,
         num_evals=num_evals,

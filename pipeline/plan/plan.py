@@ -17,7 +17,7 @@ from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
 from pipeline.steps.read import count_edits
-from pipeline.storage.layout import ShardState, output_state
+from pipeline.storage.layout import PartId, ShardState, output_state, progress_of
 from pipeline.storage.shards import InputShard, check_output, list_shards
 from pipeline.storage.store import Store
 
@@ -30,8 +30,13 @@ class ShardWork:
     """One input shard that is not published yet, and which of its parts are staged already."""
 
     shard: InputShard
-    staged: frozenset[int] = frozenset()
+    staged: frozenset[PartId] = frozenset()
     max_edits: int | None = None  # with input.limit: edits to take from this shard
+
+    @property
+    def num_staged(self) -> int:
+        """Of the set of parts with the most staged ones; another content's do not count."""
+        return progress_of(self.staged)[0]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline.steps.texts import (
 )
 from pipeline.storage.archive import read_tar
 from pipeline.storage.formats import BadShardError, what_it_is
+from pipeline.storage.layout import PartId, generation_of
 from pipeline.storage.shards import InputShard
 
 
@@ -36,7 +37,7 @@ def read_parts(
     config: Input,
     part_size: int,
     *,
-    skip: Collection[int] = (),
+    skip: Collection[PartId] = (),
     max_edits: int | None = None,
 ) -> Iterator[Part]:
     """Yields the parts of a shard in order. Each knows how many there are.
@@ -45,7 +46,7 @@ def read_parts(
         shard: as ``expand_shards`` froze it.
         config: which member of a sample is what.
         part_size: edits in a part.
-        skip: indices of parts that are already staged.
+        skip: parts that are already staged.
         max_edits: take at most so many edits from the start of the shard; None takes all.
 
     Returns:
@@ -57,7 +58,8 @@ def read_parts(
             "fail".
         ChangedError, OSError: the store cannot return the object that was listed.
     """
-    data = shard.read(config.storage_options)
+    data, digest = shard.fetch(config.storage_options)
+    generation = generation_of(digest, max_edits)
     contents = read_shard(data, config)
     if contents.problem is not None and not contents.num_files:
         raise BadShardError(f"{shard.url}: {what_it_is(data)}; it is read again in the next run")
@@ -68,8 +70,12 @@ def read_parts(
         )
     planned = plan_parts(first_edits(contents.samples, max_edits), part_size)
     for index, samples in enumerate(planned):
-        if index not in skip:
-            yield Part(shard.name, index, len(planned), samples, problem=contents.problem)
+        if (generation, len(planned), index) not in skip:
+            yield Part(
+                *(shard.name, index, len(planned), samples, contents.problem),
+                input_sha256=digest,
+                generation=generation,
+            )
 
 
 def count_edits(shard: InputShard, config: Input) -> int:

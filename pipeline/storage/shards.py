@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -40,7 +41,13 @@ class InputShard:
     def read(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
     ) -> bytes:
-        """The whole tar, unpacked if it is compressed.
+        """The whole tar, unpacked if it is compressed; see ``fetch``."""
+        return self.fetch(storage_options, as_listed=as_listed)[0]
+
+    def fetch(
+        self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
+    ) -> tuple[bytes, str]:
+        """The whole tar, unpacked if it is compressed, and the sha256 of the stored object.
 
         Args:
             storage_options: for fsspec.
@@ -52,7 +59,8 @@ class InputShard:
         """
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
-        return unpacked(name, Store(folder, storage_options).get(name, listed=listed))
+        data = Store(folder, storage_options).get(name, listed=listed)
+        return unpacked(name, data), hashlib.sha256(data).hexdigest()
 
 
 @dataclass

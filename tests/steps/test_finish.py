@@ -253,7 +253,7 @@ def test_a_mask_that_meets_the_crops_border_is_noted(
     (row,) = table_of(part, make_context(config)).to_pylist()
     assert row["status"] == "edited"
     assert row["notes"] == ([CUT_NOTE] if is_cut else [])
-    assert json.loads(members(row)["json"])["notes"] == row["notes"]
+    assert json.loads(members(row)["json"])["notes"] == "; ".join(row["notes"])
 
 
 def test_each_side_that_the_crop_cut_counts() -> None:

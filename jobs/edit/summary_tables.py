@@ -64,6 +64,13 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
             style="yellow",
             soft_wrap=True,
         )
+    if summary.left_out:
+        console.print(
+            f"{summary.left_out} rows are of samples with files that were not passed through; "
+            "their notes name them, input.pass_through adds suffixes",
+            style="yellow",
+            soft_wrap=True,
+        )
     if summary.cut_masks:
         console.print(
             f"{summary.cut_masks} edited images ({summary.cut_mask_share:.1%}): the mask meets the "

@@ -24,7 +24,7 @@ from pipeline.mix.choose import EditId, choose_edits, unit_hash
 from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
-from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
@@ -155,7 +155,7 @@ def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
     members = {sample.suffix: sample.encoded, "json": _provenance(record)}
     if sample.caption is not None:
         members["txt"] = sample.caption.encode()
-    reserved = {sample.suffix, "json", "txt"}
+    reserved = {sample.suffix, *IMAGE_SUFFIXES, "json", "txt"}
     return members | {output_suffix(name, reserved): data for name, data in sample.extras.items()}
 
 

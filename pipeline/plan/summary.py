@@ -43,6 +43,7 @@ class RunSummary:
     wall_s: float  # of this invocation, start-up included
     images_per_s: float  # likewise
     edits_computed_now: int  # by this invocation
+    left_out: int = 0  # rows of samples with files that input.pass_through leaves out
     cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     plan: PlanOutcome | None = None
 
@@ -88,7 +89,7 @@ def summarize(
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    cut_masks = 0
+    cut_masks = left_out = 0
     problems: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
         marker = ShardStats.from_json(blob)
@@ -100,6 +101,7 @@ def summarize(
         evals.update(marker.num_evals)
         halvings.update(marker.halvings)
         cut_masks += marker.cut_masks
+        left_out += marker.left_out
     return RunSummary(
         fingerprint=plan.fingerprint,
         published=len(plan.published),
@@ -113,6 +115,7 @@ def summarize(
         wall_s=round(wall_s, 3),
         images_per_s=round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         edits_computed_now=num_edits_now,
+        left_out=left_out,
         cut_masks=cut_masks,
         plan=outcome,
     )

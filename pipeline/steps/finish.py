@@ -24,7 +24,7 @@ from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
-from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
@@ -149,7 +149,7 @@ def _write_members(
     if context.keep_difference and edit.difference is not None:
         gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
         files["difference.png"] = encode_gray(gray)
-    reserved = {*files, "difference.png"}
+    reserved = {*files, *IMAGE_SUFFIXES, "difference.png"}
     files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
     return members, written

@@ -19,6 +19,7 @@ from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import apply_filters
+from pipeline.steps.read import LEFT_OUT
 from pipeline.steps.staged_parts import claimed_parts, delete_staged, read_staged
 from pipeline.steps.write_part import header_of
 from pipeline.storage.archive import tar_writer
@@ -62,6 +63,7 @@ class ShardStats:
     rejected_bytes: int = 0
     rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
     codes: list[str] = field(default_factory=list)  # hashes of the sources that computed parts
+    left_out: int = 0  # rows of samples with files that input.pass_through leaves out
     cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     input_sha256: str = ""  # of the input shard's object; "" of what 0.1.0 published
     generation: str = ""  # of its parts, likewise
@@ -242,6 +244,7 @@ def _stats(
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         part_rows=[part.num_rows for part in headers],
+        left_out=sum(any(note.startswith(LEFT_OUT) for note in row["notes"]) for row in reasons),
         cut_masks=sum(
             row["status"] == Status.EDITED and CUT_NOTE in row["notes"] for row in reasons
         ),

@@ -22,6 +22,8 @@ from pipeline.storage.formats import BadShardError, what_it_is
 from pipeline.storage.layout import PartId, generation_of
 from pipeline.storage.shards import InputShard
 
+LEFT_OUT = "not passed through, by input.pass_through:"
+
 
 @dataclass
 class ShardContents:
@@ -183,7 +185,9 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
     sample.settings = own_settings(sample.metadata)
     sample.caption = caption_of(raw.members, sample.metadata, config)
     sample.encoded_mask = raw.members.get(config.mask.lower())
-    sample.extras = _extras(raw, sample, config)
+    sample.extras, left_out = _extras(raw, sample, config)
+    if left_out:
+        raw.notes.append(f"{LEFT_OUT} {', '.join(f'.{suffix}' for suffix in left_out)}")
 
 
 def _image_suffix(raw: RawSample, config: Input) -> str:
@@ -203,8 +207,21 @@ def _image_suffix(raw: RawSample, config: Input) -> str:
     raise SampleError("NoImage", f"the sample has no image: none of {wanted}")
 
 
-def _extras(raw: RawSample, sample: Sample, config: Input) -> dict[str, bytes]:
-    """The members to pass through: all that no key of the configuration reads."""
+def _extras(raw: RawSample, sample: Sample, config: Input) -> tuple[dict[str, bytes], list[str]]:
+    """The files to pass through, of those that no key of the configuration reads; and the others.
+
+    Those whose last suffix is not in ``input.pass_through`` are left out: most loaders decode by
+    suffix, and some formats run code then.
+    """
     read = {sample.suffix, config.mask.lower(), "json"}
     read |= {entry.lower() for entry in (*config.caption, *config.edits) if ":" not in entry}
-    return {suffix: data for suffix, data in raw.members.items() if suffix not in read}
+    passed = {suffix.lower() for suffix in config.pass_through}
+    extras, left_out = {}, []
+    for suffix, data in raw.members.items():
+        if suffix in read:
+            continue
+        if suffix.rpartition(".")[2] in passed:
+            extras[suffix] = data
+        else:
+            left_out.append(suffix)
+    return extras, left_out

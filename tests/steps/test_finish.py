@@ -408,6 +408,15 @@ def test_a_sample_with_two_images_keeps_the_second() -> None:
     assert files["a%5Cb"] == b"2"
 
 
+def test_every_image_suffix_is_the_edits() -> None:
+    """A loader takes "jpg;png;webp": it must not find the source's other image with this text."""
+    sample = make_prepared(extras={"png": b"other", "jpeg": b"other", "mask.png": b"other"})
+    (row,) = finished(sample, output={"format": "webp"})
+    assert sorted(members(row)) == [
+        *("json", "mask.png", "source.jpeg", "source.mask.png", "source.png", "txt", "webp"),
+    ]
+
+
 def test_half_a_surrogate_in_the_json_is_still_json() -> None:
     """What Python's parser lets in goes out as the same escape."""
     (row,) = finished(make_prepared(metadata={"x": "\ud800"}))

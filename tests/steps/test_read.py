@@ -175,6 +175,25 @@ def test_settings_that_are_null_are_not_set_and_whole_floats_are_seeds() -> None
     assert isinstance(sample.settings["seed"], int)
 
 
+def test_only_files_of_named_suffixes_are_passed_through() -> None:
+    """Loaders decode by suffix, and run what is in a pickle: a note names what stays behind."""
+    others = {"depth__npy": b"1", "boxes__json": b"{}", "cls": b"7"}
+    pickles = {"pyd": b"x", "a__pkl": b"x", "PICKLE": b"x", "pth": b"x", "flow__exr": b"x"}
+    sample = read_one(png=IMAGE, txt="a", edit__txt="b", **others, **pickles)
+    assert sample.extras == {"depth.npy": b"1", "boxes.json": b"{}", "cls": b"7"}
+    note = "not passed through, by input.pass_through: .pyd, .a.pkl, .pickle, .pth, .flow.exr"
+    assert sample.edits[0].notes == [note]
+    sample = read_one({"pass_through": ["exr"]}, png=IMAGE, txt="a", edit__txt="b", **pickles)
+    assert sample.extras == {"flow.exr": b"x"}
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "PYD", "weights.pth"])
+def test_a_pickle_is_never_passed_through(suffix: str) -> None:
+    """Whatever the configuration says."""
+    with pytest.raises(ValueError, match="a loader would run the code in such a file"):
+        Input(shards="x", pass_through=["txt", suffix])
+
+
 def test_an_empty_edit_text_fails_alone() -> None:
     """A blank line between texts, or an empty text in a list, keeps its index; the others go on."""
     for members in (

@@ -15,7 +15,7 @@ import braceexpand  # webdataset expands its patterns with the same library
 from fsspec.utils import glob_translate
 
 from pipeline.storage.bucket import etag_of, open_filesystem
-from pipeline.storage.formats import COMPRESSIONS, ending, unpacked
+from pipeline.storage.formats import COMPRESSIONS, BadShardError, ending, unpacked
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
@@ -26,6 +26,7 @@ ALLOWED = (
 )
 MAGIC = re.compile(r"[*?\[]")
 RESERVED = ("_run", "_parts", "_rejected")
+MAX_SHARD_BYTES = 16 << 30  # a shard is held in memory
 MAX_NAMES = 3  # of what was left out, in a line
 
 
@@ -55,8 +56,13 @@ class InputShard:
 
         Raises:
             ChangedError: the tar has changed, and ``as_listed`` is set.
-            BadShardError: it is compressed and cannot be unpacked.
+            BadShardError: it is too large, or it is compressed and cannot be unpacked.
         """
+        if self.size > MAX_SHARD_BYTES:
+            raise BadShardError(
+                f"{self.url}: {self.size} bytes; at most {MAX_SHARD_BYTES} are read, since a shard "
+                "is read whole: split it"
+            )
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
         data = Store(folder, storage_options).get(name, listed=listed)

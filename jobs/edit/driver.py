@@ -58,8 +58,8 @@ def edit(
         keep_ray: stay connected for another run; the caller then calls ``ray.shutdown``.
 
     Returns:
-        The exit code and the plan at the end. The code is 0 if every shard is published, 75 after
-        SIGTERM or Ctrl-C (run again to resume), else 1.
+        The exit code and the plan at the end. The code is 0 if every shard is published and its
+        marker can be read, 75 after SIGTERM or Ctrl-C (run again to resume), else 1.
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
@@ -107,7 +107,7 @@ def edit(
         message = f"interrupted with {len(plan.work)} shards to do; run the same command to resume"
         tell(message, level="warning", to=sys.stdout)
         return exit_codes.INTERRUPTED, plan
-    return (exit_codes.INCOMPLETE if plan.work else exit_codes.OK), plan
+    return (exit_codes.INCOMPLETE if plan.work or summary.unreadable else exit_codes.OK), plan
 
 
 def _warn(lines: Iterable[str]) -> None:

@@ -11,14 +11,17 @@ import yaml
 
 from pipeline import __version__
 from pipeline.config.config import Config
+from pipeline.config.load import parse_saved_config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import INPUTS_FILE, inputs_json
 from pipeline.plan.plan import RUN_FILE, Plan
+from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
 
 CONFIG_FILE = "_run/config.yaml"
 SUMMARY_FILE = "_run/summary.json"
+REMEDY = "restore it, or run overpaint edit on this output again, which writes it anew"
 
 
 def write_run_folder(plan: Plan) -> None:
@@ -44,6 +47,21 @@ def write_run_folder(plan: Plan) -> None:
 def write_config(plan: Plan) -> None:
     """Writes ``_run/config.yaml``, replacing that of an earlier run."""
     plan.output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
+
+
+def read_config(output: Store) -> Config:
+    """The configuration in ``_run/config.yaml``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RunFileError: it cannot be used.
+    """
+    data = output.get(CONFIG_FILE)
+    try:
+        return parse_saved_config(data.decode())
+    except ValueError as error:
+        reason = "is damaged, or of another version: " + " | ".join(str(error).splitlines())
+        raise RunFileError(f"{output.url}/{CONFIG_FILE}", reason, REMEDY) from None
 
 
 def write_summary(output: Store, summary: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.config.stages import SCORE_STAGE, TIMED_STEPS
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
+from pipeline.records.run_files import RunFileError
 from pipeline.steps.publish import ShardStats
 from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
@@ -43,6 +44,7 @@ class RunSummary:
     images_per_s: float  # likewise
     edits_computed_now: int  # by this invocation
     plan: PlanOutcome | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)  # by shard: why its marker is none
 
     @property
     def edits(self) -> int:
@@ -73,8 +75,13 @@ def summarize(
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
     problems: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
-        marker = ShardStats.from_json(blob)
+        try:
+            marker = ShardStats.from_json(blob, f"{output.url}/{marker_name(name)}")
+        except RunFileError as error:
+            unreadable[name] = str(error)
+            continue
         if marker.problem:
             problems[name] = marker.problem
         counts.update(marker.counts)
@@ -94,6 +101,7 @@ def summarize(
         images_per_s=round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         edits_computed_now=num_edits_now,
         plan=outcome,
+        unreadable=unreadable,
     )
 
 

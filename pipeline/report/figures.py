@@ -190,7 +190,9 @@ def reasons(found: Output) -> list[Reason]:
             status=status,
             reason=reason,
             count=max(counted[status, reason], len(indices[status, reason])),
-            examples=found.rows.take(indices[status, reason][:NUM_EXAMPLES]).to_pylist(),
+            examples=found.rows.take(
+                pa.array(indices[status, reason][:NUM_EXAMPLES], pa.int64())  # also if it is empty
+            ).to_pylist(),
         )
         for status, reason in {**counted, **indices}
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config.filters import Filtering, filtering_of
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA, Row, rows_of
+from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, parse_run
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
@@ -99,25 +99,27 @@ def _objects(shard: str) -> tuple[str, ...]:
 def _fingerprint(store: Store) -> tuple[str | None, str | None]:
     """(fingerprint, problem) of the file with the run's fingerprint; one of them is None."""
     try:
-        return str(json.loads(store.get(RUN_FILE))["fingerprint"]), None
+        return parse_run(store.get(RUN_FILE), RUN_FILE).fingerprint, None
     except FileNotFoundError:
         return None, f"{RUN_FILE}: missing, so the run's fingerprint is unknown"
-    except (ValueError, KeyError, TypeError):
-        return None, f"{RUN_FILE}: has no fingerprint"
+    except RunFileError as error:
+        return None, f"{RUN_FILE}: has no fingerprint: {error.reason}; {error.remedy}"
 
 
 def _filtering(store: Store) -> tuple[Filtering, str | None]:
     """The filters in force, and the problem with the file that records them, if any."""
     try:
-        tree = json.loads(store.get(FILTERS_FILE))
-        filtering = filtering_of(tree["filters"])
-        if tree["applied"]:
+        record = parse_filters(store.get(FILTERS_FILE), FILTERS_FILE)
+        filtering = filtering_of(record.filters)
+        if record.applied:
             return filtering, None
         return filtering, f"{FILTERS_FILE}: not applied to all shards yet; run refilter again"
     except FileNotFoundError:
         return Filtering(), f"{FILTERS_FILE}: missing, so the filters in force are unknown"
-    except (ValueError, KeyError, TypeError):
-        return Filtering(), f"{FILTERS_FILE}: has no filters"
+    except RunFileError as error:
+        return Filtering(), f"{FILTERS_FILE}: has no filters: {error.reason}; {error.remedy}"
+    except ValueError as error:
+        return Filtering(), f"{FILTERS_FILE}: has no filters: {error}; {OF_FILTERS}"
 
 
 def _audit(
@@ -129,9 +131,12 @@ def _audit(
 ) -> Iterator[str]:
     """The problems of one published shard; adds its rows to ``counts``."""
     try:
-        stats = ShardStats.from_json(store.get(marker_name(shard)))
-    except (ValueError, TypeError) as error:
+        stats = ShardStats.from_json(store.get(marker_name(shard)), marker_name(shard))
+    except RunFileError as error:
         yield f"the marker cannot be read: {error}"
+        return
+    except FileNotFoundError:
+        yield "its marker has gone since the listing: a run or a refilter publishes it anew"
         return
     if stats.shard != shard:
         yield f"the marker names another shard, {stats.shard!r}"

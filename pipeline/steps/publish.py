@@ -166,7 +166,10 @@ def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None
             f"shard {shard!r} has staged parts of {sorted(totals)} in total: two runs with "
             f"different settings wrote here; remove {PARTS}{shard}/ and run again"
         )
-    return names if names and len(names) == totals.pop() else None
+    if not names or len(names) != totals.pop():
+        return None
+    # by number: from 100,000 parts on, the order of the names is another one
+    return sorted(names, key=lambda name: cast(tuple[str, int, int], parse_part(name))[1])
 
 
 def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:

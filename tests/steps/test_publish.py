@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from pipeline.config.config import Config
 from pipeline.records.part import Part
 from pipeline.records.rows import ROW_SCHEMA
-from pipeline.steps.publish import ShardStats, publish_if_complete
+from pipeline.steps.publish import ShardStats, _staged, publish_if_complete
 from pipeline.steps.verify import verify
 from pipeline.storage.layout import output_state, part_name, sweep
 from pipeline.storage.store import Store
@@ -251,3 +252,14 @@ def test_hugging_face_datasets_reads_the_output(
     assert list(loaded["__key__"]) == ["a_0", "a_1", "b_0"]
     assert loaded[0]["png"].size == (32, 32)
     assert loaded[0]["json"]["edit_text"] == "a cat"
+
+
+def test_parts_are_published_in_the_order_of_their_numbers() -> None:
+    """From 100,000 parts on, numbers have six digits, which sort otherwise as text."""
+    count = 100_001
+    names = sorted(part_name("s", index, count) for index in range(count))
+    store = mock.Mock(list=lambda prefix: dict.fromkeys(names, 1))
+    staged = _staged(store, "s", count)
+    assert staged is not None
+    assert staged == [part_name("s", index, count) for index in range(count)]
+    assert staged != names

@@ -14,9 +14,10 @@ from pipeline.config.config import Config
 from pipeline.config.load import parse_saved_config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
-from pipeline.plan.inputs import INPUTS_FILE, inputs_json
+from pipeline.plan.inputs import inputs_json
 from pipeline.plan.plan import RUN_FILE, Plan
 from pipeline.records.run_files import RunFileError
+from pipeline.storage.saved_inputs import INPUTS_FILE
 from pipeline.storage.store import Store
 
 CONFIG_FILE = "_run/config.yaml"

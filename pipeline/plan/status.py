@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.plan.inputs import saved_inputs
 from pipeline.records.part import Status
 from pipeline.records.run_files import NewerVersionError, RunFileError
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, ShardState, output_state
 from pipeline.storage.readers import in_threads
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 
 

@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from pipeline.config.config import Config
 from pipeline.config.run import Report
-from pipeline.plan.inputs import saved_inputs
 from pipeline.records.printable import printable
 from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
 from pipeline.report.gallery import Gallery, make_gallery
 from pipeline.report.images import ShardImages
 from pipeline.report.outputs import Output, read_output
 from pipeline.report.packing import LINES, script_json
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 
 REPORT_FILE = "_run/report.html"

@@ -30,10 +30,13 @@ from pipeline.storage.layout import (
     tar_name,
 )
 from pipeline.storage.retry import StorageError
+from pipeline.storage.saved_inputs import INPUTS_FILE, saved_inputs
 from pipeline.storage.store import Store
 
 RUN_FILE = f"{RUN}run.json"
 FILTERS_FILE = f"{RUN}filters.json"
+CONFIG_FILE = f"{RUN}config.yaml"
+MAX_MISSING = 100  # lines
 
 
 @dataclass
@@ -52,7 +55,8 @@ class VerifyReport:
 def verify(store: Store) -> VerifyReport:
     """Audits an output: markers, hashes, rows, members, and objects of no published shard.
 
-    A shard with staged parts but no marker is a problem too: the run has not ended.
+    A shard with staged parts but no marker is a problem too: the run has not ended. So is an input
+    shard in ``_run/inputs.json`` that is not published.
 
     Raises:
         OSError: the store cannot be listed or read.
@@ -65,6 +69,7 @@ def verify(store: Store) -> VerifyReport:
     report.problems += [problem] if problem else []
     filtering, problem = _filtering(store)
     report.problems += [problem] if problem else []
+    report.problems += _unpublished(store, listing, set(shards))
     counts: Counter[str] = Counter()
     for shard in shards:
         found: Counter[str] = Counter()
@@ -89,6 +94,20 @@ def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
             yield f"{name}: a leftover probe; run again to sweep it"
         elif name not in expected and not name.startswith(RUN):
             yield f"{name}: belongs to no published shard"
+
+
+def _unpublished(store: Store, listing: dict[str, int], shards: set[str]) -> list[str]:
+    """A line for each input shard of the run that is not published, or has vanished since."""
+    if INPUTS_FILE not in listing:
+        gone = f"{INPUTS_FILE}: missing, so it is unknown which shards the run had"
+        return [gone] if CONFIG_FILE in listing else []
+    try:
+        missing = sorted(saved_inputs(store).keys() - shards)
+    except RunFileError as error:
+        return [f"{INPUTS_FILE}: {error.reason}; {error.remedy}"]
+    lines = [f"{name}: an input of the run, but not published; run again" for name in missing]
+    more = len(lines) - MAX_MISSING
+    return lines if more <= 0 else [*lines[:MAX_MISSING], f"{more} more shards are not published"]
 
 
 def _objects(shard: str) -> tuple[str, ...]:

@@ -69,6 +69,9 @@ def test_a_damaged_file_of_the_run_is_named(file: str, data: bytes, made: Damage
             if name == "verify" and file in ("_run/run.json", "_run/filters.json"):
                 assert found.code == 1
                 assert f"{file}: has no" in found.text
+            if name == "verify" and file == "_run/inputs.json":
+                assert found.code == 1
+                assert f"{file}: is " in found.text
     finally:
         made.restore()
 

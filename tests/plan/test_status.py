@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from pipeline.plan.inputs import changed_inputs, saved_inputs
+from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.plan.status import read_status
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard

@@ -79,7 +79,7 @@ def unknown_licences(libraries: Iterable[PackageMetadata]) -> Iterator[str]:
 
 def licences_of(metadata: PackageMetadata) -> set[str]:
     """The names of a library's licences, in capitals: its expression, else its classifiers."""
-    given = metadata.get("License-Expression") or ""
+    given = _first(metadata, "License-Expression")
     if not given:
         classifiers = metadata.get_all("Classifier") or []
         found = {
@@ -89,11 +89,15 @@ def licences_of(metadata: PackageMetadata) -> set[str]:
         } - {"OSI APPROVED", "DFSG APPROVED"}
         if found:
             return found
-        given = (metadata.get("License") or "").strip().partition("\n")[0]
+        given = _first(metadata, "License").strip().partition("\n")[0]
     if given.upper() in ALLOWED:
         return {given.upper()}
     words = re.split(r"\s+(?:AND|OR|WITH)\s+|[()]", given, flags=re.IGNORECASE)
     return {word.strip().upper() for word in words if word.strip()}
+
+
+def _first(metadata: PackageMetadata, field: str) -> str:
+    return str(next(iter(metadata.get_all(field) or []), ""))
 
 
 def _is_allowed(names: set[str]) -> bool:

@@ -27,7 +27,7 @@ from jobs.ray_environment import WANTS_TOKEN
 from jobs.terminal import show, show_log
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.storage.credentials import secret_options
+from pipeline.storage.credentials import check_no_credentials, secret_options
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -128,7 +128,7 @@ def _check_paths(config: Config) -> None:
 
 
 def check_secrets(config: Config) -> None:
-    """Refuses credentials in ``storage_options``.
+    """Refuses credentials in ``storage_options`` and in the urls of input and output.
 
     The configuration travels as a file. Ray uploads it to the head and unpacks it on every node,
     with its own modes and for as long as it likes, so no mode that is set here would protect it.
@@ -136,6 +136,12 @@ def check_secrets(config: Config) -> None:
     Raises:
         ConfigError: names the keys, not their values.
     """
+    shards = config.input.shards
+    for url in [*([shards] if isinstance(shards, str) else shards), config.output.path]:
+        try:
+            check_no_credentials(url)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     for section in ("input", "output"):
         keys = list(secret_options(getattr(config, section).storage_options))
         if keys:

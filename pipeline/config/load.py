@@ -68,11 +68,11 @@ class _SavedLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.depth >= MAX_DEPTH or self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.depth >= MAX_DEPTH or self.check_event(yaml.AliasEvent):
             raise ValueError("it is nested too deep, or has an alias")
         self.depth += 1
         try:
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+            return super().compose_node(parent, index)
         finally:
             self.depth -= 1
 
@@ -96,24 +96,30 @@ def parse_config(tree: dict[str, Any]) -> Config:
     return parse_settings(tree, Config)
 
 
-def parse_saved_config(text: str) -> Config:
-    """The configuration that a run has saved, without the keys that this version does not know.
+def saved_tree(text: str) -> dict[str, Any]:
+    """The mapping in a configuration that a run has saved.
 
     Raises:
-        ValueError: it is not YAML, no mapping, nested too deep or with aliases, or a key is missing
-            or has a value that is not allowed.
+        ValueError: it is not YAML, no mapping, nested too deep, or has aliases.
     """
     tree = parse_yaml(text, _SavedLoader)
     if not isinstance(tree, dict):
         raise ValueError(f"a configuration is a mapping, not {type(tree).__name__}")
+    return tree
+
+
+def parse_saved(tree: dict[str, Any]) -> Config:
+    """The configuration in a mapping of ``saved_tree``, without keys that this version lacks.
+
+    Raises:
+        ConfigError: a key is missing, or has a value that is not allowed.
+    """
     try:
         Config.model_validate(tree)
     except ValidationError as error:
         for item in error.errors():
             if item["type"] == "extra_forbidden":
                 _drop(tree, item["loc"])
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
     return parse_config(tree)
 
 

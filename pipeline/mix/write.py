@@ -69,8 +69,8 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
             data = _tar(sorted(of_split, key=lambda item: unit_hash(plan.mix.seed, name, item[0])))
             output.put(path, data)
             digest = hashlib.sha256(data).hexdigest()
-            of_tar = {"tar": path, "bytes": len(data), "sha256": digest}
-            mixed.splits[split] = replace(mixed.splits[split], **of_tar)
+            counts = mixed.splits[split]
+            mixed.splits[split] = replace(counts, tar=path, bytes=len(data), sha256=digest)
     output.put(marker_name(name), to_json(mixed.tree()))
     return mixed, wrong
 

@@ -6,9 +6,10 @@ list or a number where a text is expected. Fields that this version does not kno
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -54,13 +55,14 @@ def parse_record(
     """
     try:
         check_version(from_json(data), name, newest)  # refuses what is nested 200 levels deep
-        return _adapter(kind).validate_json(data, strict=True)
+        found: Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
     except ValidationError as error:
         raise RunFileError(name, f"is damaged: {first_error(error)}", remedy) from None
     except RunFileError:
         raise
     except ValueError as error:
         raise RunFileError(name, f"is damaged: it is not JSON: {error}", remedy) from None
+    return found
 
 
 def check_version(tree: object, name: str, newest: int) -> None:
@@ -81,7 +83,7 @@ def first_error(error: ValidationError) -> str:
 
 
 @cache
-def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

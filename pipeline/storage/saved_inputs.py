@@ -50,6 +50,7 @@ def _shard_of(entry: dict[str, Any]) -> InputShard | dict[str, Any]:
         raise ValueError("an entry has no url, name or etag")
     if type(size) is not int or not 0 <= size < 2**63:
         raise ValueError("an entry has no size")
-    if not (name.isascii() and url.isascii()):
-        (name + url).encode("utf-8", "surrogateescape")  # half of a pair is no character
+    text = f"{name}{url}{etag}"
+    if not text.isascii():
+        text.encode("utf-8", "surrogateescape")  # half of a surrogate pair is no character
     return InputShard(url, name, size, etag)

@@ -89,5 +89,6 @@ def test_what_a_run_record_does_not_say_is_none() -> None:
     known = {"code": {"overpaint": "c0de"}, "stages": {"decode": {"threads": 2}}}
     found = parse_run(json.dumps({"fingerprint": "f", "inputs": known}).encode(), "run.json")
     assert (found.code, found.threads) == ("c0de", 2)
-    for inputs in ({}, {"code": None, "stages": {"decode": []}}, {"code": {"overpaint": 3}}):
+    odd: list[dict] = [{}, {"code": None, "stages": {"decode": []}}, {"code": {"overpaint": 3}}]
+    for inputs in odd:
         assert (RunRecord("f", inputs).code, RunRecord("f", inputs).threads) == (None, None)

@@ -163,6 +163,14 @@ def test_credentials_in_the_options_are_refused(section: str) -> None:
     assert "hunter2" not in message
 
 
+def test_a_password_in_a_url_is_refused() -> None:
+    """Ray shows a job's output on its dashboard, and the config is a file on every node."""
+    tree = {"input": {"shards": ["s3://key:hunter2@bucket/in"]}, "output": {"path": "s3://b/out"}}
+    with pytest.raises(ConfigError, match="credentials in a url") as caught:
+        submitting.submit(parse_config(tree), "http://127.0.0.1:1", packages=False, wait=False)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_packages_are_pinned_to_this_installations_versions() -> None:
     """Versions are in the fingerprint: a job that is submitted again needs the same ones."""
     wanted = submitting._requirements()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.records.printable import printable
 from tests.plan.damaged import (
     BOMB,
     DEEP,
@@ -135,3 +138,30 @@ def test_the_page_shows_no_control_characters(tmp_path: Path) -> None:
     page = (made.output / "_run/report.html").read_text()
     assert not HOSTILE.search(page)
     assert r"\x1b[2J\u202ecod\x9b" in page
+
+
+@pytest.mark.parametrize(
+    "name", [b"[/x]_stats.json", b"a\x1b[2J_stats.json", b"a\nb_stats.json", b"\xff_stats.json"]
+)
+def test_hostile_names_in_an_output_are_shown_escaped(name: bytes, made: Damaged) -> None:
+    """Such a shard is damaged like any other; no object's name crashes or moves the terminal."""
+    shard = name.removesuffix(b"_stats.json")
+    marker = os.fsencode(made.output) + b"/" + name
+    part = os.fsencode(made.output) + b"/_parts/p" + shard + b"/00000-of-00001.arrow"
+    try:
+        for path in (marker, part):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(os.fsdecode(path)).write_bytes(b"{}")
+        for command, call in commands(made).items():
+            found = answer(call)
+            assert found.trace == "", (command, found.trace)
+            assert not HOSTILE.search(found.text.replace("\n", " ")), (command, found.text)
+            if command in ("status", "verify"):
+                assert printable(os.fsdecode(shard))[:3] in found.text
+        page = (made.output / "_run/report.html").read_text()
+        assert not HOSTILE.search(page)
+        assert "b_stats.json\n" not in page
+    finally:
+        os.remove(marker)
+        shutil.rmtree(made.output / "_parts")
+        shutil.rmtree(made.output / "[", ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -59,15 +60,16 @@ def test_code_beside_a_processor_is_neither_run_nor_asked_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers would ask on the terminal, and one "y" would run the folder's own code."""
-    ran, asked = tmp_path / "ran", []
+    ran = tmp_path / "ran"
+    asked = mock.Mock(return_value="y")
     auto_map = {"AutoImageProcessor": "evil.Evil"}
     config = {"image_processor_type": "Evil", "auto_map": auto_map}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
-    monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
+    monkeypatch.setattr("builtins.input", asked)
     with pytest.raises(ValueError, match="trust_remote_code"):
         _processor(ScorerFiles(tmp_path, (), "r"))
-    assert not asked
+    asked.assert_not_called()
     assert not ran.exists()
 
 

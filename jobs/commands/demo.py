@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.edit.driver import edit
+from jobs.terminal import show
 from pipeline.config.config import Config
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
 from pipeline.report.contact_sheet import contact_sheet
@@ -24,12 +25,12 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
         if sheet is not None:
             path = home / "contact_sheet.png"
             path.write_bytes(sheet)
-            print(f"before, difference, mask, after: {path}")
+            show(f"before, difference, mask, after: {path}")
     return code
 
 
 def demo_data(output: str, num_shards: int, num_samples: int, seed: int) -> int:
     """Draws shards of the demo world, with the true mask and the true result of each sample."""
     write_demo_shards(Path(output), num_shards, num_samples, seed)
-    print(f"{num_shards} shards of {num_samples} samples: {output}")
+    show(f"{num_shards} shards of {num_samples} samples: {output}")
     return 0

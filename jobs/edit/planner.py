@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ray
-from rich.console import Console
-from rich.table import Table
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
 from jobs.edit.cluster import check_pools, check_stores, connect, device_of, disconnect
@@ -14,6 +12,7 @@ from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.logs import tell
 from jobs.ray_environment import cluster_address
+from jobs.terminal import show, show_table
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan, make_plan
@@ -36,7 +35,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
         connect(config, verbose)
     plan = make_plan(config, device_of(config))
     if not plan.work:
-        print("nothing is left to compute")
+        show("nothing is left to compute")
         return 0
     if not ray.is_initialized():
         connect(config, verbose)
@@ -98,7 +97,8 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
 def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> None:
     config, known = plan.config, costs.source != "evaluations"
     names = ["pool", "actors", "s per edit", "busy", "micro-batch"]
-    table = Table(*names, *(["largest that fits"] if expected.micro_batch else []), title="plan")
+    names += ["largest that fits"] if expected.micro_batch else []
+    rows = []
     stages = costs.stage_seconds(config)
     for pool in config.pools:
         fused = pool == "fused"
@@ -108,11 +108,10 @@ def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> N
         if expected.micro_batch:
             fits = expected.micro_batch
             row.append(str(min(fits.values()) if fused else fits.get(pool, "")))
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
+        rows.append(row)
+    show_table(names, rows, title="plan")
     for line in _lines(plan, expected, costs, nodes):
-        console.print(line, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> list[str]:

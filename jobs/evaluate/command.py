@@ -13,6 +13,7 @@ from jobs.edit.cluster import device_of, disconnect
 from jobs.edit.driver import edit
 from jobs.evaluate.judges import Judging
 from jobs.evaluate.options import config_for, home_of
+from jobs.terminal import show
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.demo.edits import KINDS
@@ -85,13 +86,13 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.sweep:
         _plot(report, options.benchmark, home)
     home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
-    print(text)
+    show(text, lines=True)
     if options.card:
         (found,) = report["ours"].values()
         card = demo_model.card_text(found)
         home.put("card.md", f"{card}\n".encode())
-        print(f"\n{card}")
-    print(f"{home.url}/evaluation.json")
+        show(f"\n{card}", lines=True)
+    show(f"{home.url}/evaluation.json")
     return exit_codes.OK
 
 
@@ -141,7 +142,7 @@ def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any
             ours[f"{name}, {ratio:g}"] = found
             edits.append((name, ratio, measured))
             settings[name] = config.method.model_dump(mode="json")
-            print(f"{name}, {ratio:g}: {json.dumps(found['counts'])}", flush=True)
+            show(f"{name}, {ratio:g}: {json.dumps(found['counts'])}")
     report = {
         "model": config.model.path,
         "methods": settings,
@@ -191,9 +192,9 @@ def _plot(report: dict[str, Any], benchmark: str, home: Store) -> None:
     try:
         drawn = plot_curves(points, f"{benchmark}: trade-off")
     except ImportError:
-        print("no plot: matplotlib is not installed (pip install 'overpaint[train]')")
+        show("no plot: matplotlib is not installed (pip install 'overpaint[train]')")
         return
     if drawn is None:
-        print("no plot: no distance and agreement were measured for all points")
+        show("no plot: no distance and agreement were measured for all points")
     else:
         home.put("evaluation.png", drawn)

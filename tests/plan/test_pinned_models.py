@@ -74,33 +74,3 @@ def test_scorers_of_a_branch_are_pinned_too(
     cache("clip", folder, SECOND)
     found = probe_scores(plan.config.scores)["clip"]
     assert (found.folder.name, found.revision) == (FIRST, FIRST)
-
-
-def test_a_cached_commit_needs_no_call_to_the_hub(
-    cache: Callable[..., Path],
-    tiny_model_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Hundreds of actors start without asking it; an incomplete snapshot is asked for again."""
-    import huggingface_hub
-
-    folder = cache("model", tiny_model_folder, FIRST)
-    model = {"path": "owner/model", "revision": FIRST, "size": 32}
-    config = config_of(tmp_path, model=model)
-    asked: list[bool] = []
-    download = huggingface_hub.snapshot_download
-
-    def noting(*arguments: Any, **options: Any) -> Any:
-        asked.append(not options.get("local_files_only"))
-        return download(*arguments, **options)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", noting)
-    load_model(config.model, "cpu", Stage())
-    assert asked == [False]
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    weights.unlink()
-    asked.clear()
-    with pytest.raises(ValueError, match="unet/ has no weights"):
-        load_model(config.model, "cpu", Stage())
-    assert True in asked

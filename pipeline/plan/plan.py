@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,10 @@ from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.models.file_hashes import FileHashes
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
-from pipeline.models.suitability import check_suits
+from pipeline.models.suitability import check_suits, suitability_warnings
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
@@ -22,6 +24,8 @@ from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
 
 RUN_FILE = "_run/run.json"
+HASHES_FILE = "_run/model_files.json"  # size, times and sha256 of the models' local files
+log = logging.getLogger(__name__)
 VERSION = re.compile(r"\d+\.\d+\.\d+.*")  # before the code had a hash, its version stood there
 
 
@@ -46,6 +50,7 @@ class Plan:
     work: list[ShardWork]
     published: list[str]
     inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
+    hashes: FileHashes = field(default_factory=FileHashes)  # of the models' local files
 
     @property
     def output(self) -> Store:
@@ -63,7 +68,7 @@ class Plan:
 
     def without_shards(self) -> Plan:
         """A copy for workers: small, however many shards the run has."""
-        return replace(self, work=[], published=[], inputs={})
+        return replace(self, work=[], published=[], inputs={}, hashes=FileHashes())
 
 
 @gc_paused()
@@ -80,11 +85,14 @@ def make_plan(config: Config, device: str) -> Plan:
     try:
         shards = expand_shards(config.input.shards, config.input.storage_options)
         check_output(config.output.path, shards, config.input.shards)
-        model = probe_model(config.model)
-        check_suits(model, config)
-        scorers = probe_scores(config.scores)
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
+        hashes = _saved_hashes(output)
+        model = probe_model(config.model, hashes=hashes)
+        check_suits(model, config)
+        for line in suitability_warnings(model, config):
+            log.warning(line)
+        scorers = probe_scores(config.scores, hashes=hashes)
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
@@ -101,7 +109,7 @@ def make_plan(config: Config, device: str) -> Plan:
     every = _limited(config, shards)
     work, published = _split(every, state)
     listed = {name: item.shard for name, item in every.items()}
-    return Plan(config, device, model, digest, inputs, work, published, listed)
+    return Plan(config, device, model, digest, inputs, work, published, listed, hashes)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
@@ -162,6 +170,11 @@ def _saved_run(output: Store) -> dict[str, Any] | None:
         return None
     saved: dict[str, Any] = json.loads(output.get(RUN_FILE))
     return saved
+
+
+def _saved_hashes(output: Store) -> FileHashes:
+    """Which hashes of local model files are known from an earlier start."""
+    return FileHashes.from_json(output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}")
 
 
 def _with_resolved_threads(config: Config, saved: dict[str, Any] | None) -> Config:

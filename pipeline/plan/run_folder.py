@@ -14,7 +14,7 @@ from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import INPUTS_FILE, inputs_json
-from pipeline.plan.plan import RUN_FILE, Plan
+from pipeline.plan.plan import HASHES_FILE, RUN_FILE, Plan
 from pipeline.storage.store import Store
 
 CONFIG_FILE = "_run/config.yaml"
@@ -37,6 +37,8 @@ def write_run_folder(plan: Plan) -> None:
     in_force = FiltersInForce(plan.config.filtering.texts)
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, inputs_json(plan))
+    if plan.hashes.to_tree():
+        output.put(HASHES_FILE, plan.hashes.to_json())
     write_config(plan)
     output.put("_run/environment.json", _json(environment(plan)))
 

@@ -65,7 +65,7 @@ class Model(Section):
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of a hub id; null: the hub's default branch. A branch "
-        "is resolved to its commit at the start.",
+        "is resolved to its commit at the start. Of a local folder: the sha256 that it must have.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the networks' weights and arithmetic."

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import stat
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.small_files import read_small, write_small
 from pipeline.process.heartbeat import heartbeat
 
 CHUNK_BYTES = 8 << 20
 # A file that changed this recently is hashed, but not remembered: a second change within the
 # resolution of the file system's clock (2 s on FAT) would leave its times as they are.
 SETTLED_S = 2.0
+NODE_FILE, MOST_ENTRIES = "model_files.json", 10_000
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileHashes:
@@ -34,14 +41,12 @@ class FileHashes:
         self._used: dict[str, Mapping[str, Any]] = {}
 
     @classmethod
-    def from_json(cls, data: bytes) -> FileHashes:
-        """From ``to_json``; damaged content counts as nothing known."""
-        try:
-            tree = json.loads(data)
-        except ValueError:
-            tree = None
-        entries = tree.items() if isinstance(tree, dict) else ()
-        return cls({name: entry for name, entry in entries if isinstance(entry, dict)})
+    def from_json(cls, *data: bytes) -> FileHashes:
+        """From what ``to_json`` returned; damaged content counts as nothing known."""
+        known: dict[str, Mapping[str, Any]] = {}
+        for each in data:
+            known |= _entries(each)
+        return cls(known)
 
     def to_tree(self) -> dict[str, Mapping[str, Any]]:
         """What was asked for and may be remembered, by path."""
@@ -70,6 +75,46 @@ class FileHashes:
         for name, path in named:
             total.update(f"{name}\0{self.sha256(path)}\n".encode())
         return total.hexdigest()
+
+
+def recall_node() -> bytes:
+    """What processes of this user on this machine hashed, for ``FileHashes.from_json``."""
+    folder = _node_folder()
+    return (_is_ours(folder) and read_small(folder / NODE_FILE)) or b"{}"
+
+
+def remember_node(hashes: FileHashes) -> None:
+    """Adds hashes to those of this machine, in its folder for temporary files."""
+    known = {name: entry for name, entry in _entries(recall_node()).items() if os.path.exists(name)}
+    tree = dict(list((known | hashes.to_tree()).items())[-MOST_ENTRIES:])
+    folder = _node_folder()
+    if tree != known:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if _is_ours(folder):
+            write_small(folder / NODE_FILE, json.dumps(tree).encode())
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is this user's, so that nobody else could put hashes there."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+
+def _node_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"overpaint-{os.getuid()}"
+
+
+def _entries(data: bytes) -> dict[str, Mapping[str, Any]]:
+    try:
+        tree = json.loads(data)
+    except ValueError:
+        return {}
+    entries = tree.items() if isinstance(tree, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
 
 
 def _stamp(path: Path) -> dict[str, int]:

@@ -17,7 +17,8 @@ from huggingface_hub.hf_api import RepoFile
 
 from pipeline.models.hub_errors import HubOfflineError, Wanted, explained
 from pipeline.models.hub_requests import asked, in_words
-from pipeline.models.hub_snapshot import OURS, HubFile, Snapshot, read_small, write_small
+from pipeline.models.hub_snapshot import OURS, HubFile, Snapshot
+from pipeline.models.small_files import read_small, write_small
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ANSWER_S = 20.0  # to wait for the hub's answer to a question

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +13,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import WeakFileLock, disable_progress_bars
 
-from pipeline.models.file_hashes import FileHashes
+from pipeline.models.file_hashes import SHA256, FileHashes
 from pipeline.models.hub_errors import HubError, Wanted
 from pipeline.models.hub_requests import asked, in_words
+from pipeline.models.small_files import read_small, write_small
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 PARALLEL = 8  # downloads at a time, as in the hub's own client
 OURS = "overpaint"  # folder in a model's cache: listings, and which files are checked
 
@@ -156,23 +154,3 @@ class Snapshot:
             return
         with WeakFileLock(lock):
             yield
-
-
-def read_small(path: Path) -> bytes | None:
-    """The content of a file in the cache, or None."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def write_small(path: Path, data: bytes) -> None:
-    """Replaces a small file at once; a cache that cannot be written is asked for again."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        log.debug("%s: %s", path, error)
-        partial.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.config import Model
+from pipeline.models.file_hashes import SHA256, FileHashes, recall_node, remember_node
 
 if TYPE_CHECKING:
     from pipeline.models.hub_snapshot import Snapshot
@@ -134,9 +135,42 @@ def files_on_hub(option: str, path: str, revision: str | None) -> ModelFiles:
     return ModelFiles(option, path, snapshot.folder, sizes, snapshot)
 
 
-def named(files: ModelFiles, names: Iterable[str]) -> list[tuple[str, Path]]:
-    """Names and paths of files, sorted, as ``FileHashes.of_files`` takes them."""
-    return [(name, files.folder / name) for name in sorted(names)]
+def revision_of(
+    files: ModelFiles,
+    names: Iterable[str],
+    wanted: str | None,
+    hashes: FileHashes | None,
+    *,
+    hash_files: bool,
+) -> str:
+    """The commit of a hub model, or the hash of local files.
+
+    Args:
+        files: the model's.
+        names: the files that are loaded.
+        wanted: the configured revision. The driver puts the hash of a local folder there, so that
+            a worker on another machine, or later, refuses a folder that is not the same.
+        hashes: what is known of local files; None: what this machine remembers.
+        hash_files: False leaves the revision of local files empty, unless one is wanted.
+
+    Raises:
+        ValueError: the files are not those of the wanted revision.
+    """
+    if files.commit is not None:
+        return files.commit
+    pinned = SHA256.fullmatch(wanted or "") is not None
+    if not hash_files and not pinned:
+        return ""
+    known = hashes if hashes is not None else FileHashes.from_json(recall_node())
+    found = known.of_files([(name, files.folder / name) for name in sorted(names)])
+    if hashes is None:
+        remember_node(known)
+    if pinned and found != wanted:
+        raise files.error(
+            f"its files have the hash {found}, and {files.option.removesuffix('.path')}.revision "
+            f"asks for {wanted}: the folder was changed, or is another one on this machine"
+        )
+    return found
 
 
 def read_json(path: Path, option: str = "model.path") -> Mapping[str, Any]:

@@ -20,8 +20,8 @@ from pipeline.models.model_files import (
     ModelFiles,
     locate_model,
     model_error,
-    named,
     read_json,
+    revision_of,
 )
 from pipeline.models.network_checks import (
     check_classes,
@@ -116,9 +116,9 @@ def probe_model(
 
     Args:
         model: the configuration's section. A hub id is resolved to a commit.
-        hash_files: False leaves the revision of a local folder empty, so that actors do not read
-            gigabytes for a hash that the driver already has.
-        hashes: what is known of local files from an earlier start; None: nothing.
+        hash_files: False leaves the revision of a local folder empty, unless the section gives the
+            hash that it must have.
+        hashes: what is known of local files; None: what this machine remembers.
         fetch: also download what is loaded of a hub model, after all checks, and compare it with
             the hub's sizes and hashes. The driver needs no weights.
 
@@ -144,7 +144,7 @@ def probe_model(
     loaded = _loaded_files(files, components, weights)
     info = ModelInfo(
         folder=files.folder,
-        revision=files.commit or "",
+        revision="",
         family=family,
         prediction_type=prediction_type(model.path, family, scheduler),
         native_size=sample_size(model.path, network) * latent_scale,
@@ -164,10 +164,8 @@ def probe_model(
         files.fetch(loaded)
     if fetch or not files.is_remote:
         check_files(files, loaded)
-    if hash_files and not files.is_remote:
-        revision = (hashes or FileHashes()).of_files(named(files, loaded))
-        info = replace(info, revision=revision)
-    return info
+    revision = revision_of(files, loaded, model.revision, hashes, hash_files=hash_files)
+    return replace(info, revision=revision)
 
 
 def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:

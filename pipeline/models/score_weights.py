@@ -18,7 +18,7 @@ from pipeline.models.model_files import (
     ModelFiles,
     files_of_folder,
     files_on_hub,
-    named,
+    revision_of,
 )
 from pipeline.models.weight_files import (
     TEXT_STEM,
@@ -95,8 +95,8 @@ def probe_scores(
 
     Args:
         scores: the configuration's section. Hub ids are resolved to a commit.
-        hash_files: False leaves the revision of local files empty.
-        hashes: what is known of local files from an earlier start; None: nothing.
+        hash_files: False leaves the revision of local files empty, unless one is configured.
+        hashes: what is known of local files; None: what this machine remembers.
         fetch: also download what is loaded of hub models, after all checks.
 
     Raises:
@@ -155,8 +155,8 @@ def locate(
         weights: a file, a folder or a hub id.
         needed: what the folder must hold besides safetensors, see ``NEEDED``.
         dtype: to load the weights in; decides between their variants.
-        hash_files: False leaves the revision of local files empty.
-        hashes: what is known of local files from an earlier start; None: nothing.
+        hash_files: False leaves the revision of local files empty, unless one is configured.
+        hashes: what is known of local files; None: what this machine remembers.
 
     Raises:
         FileNotFoundError: there is no such file or folder, and no such model on the hub.
@@ -179,11 +179,9 @@ def locate(
             pickles = [name for name in files.names_in("") if name.endswith(PICKLES)]
             lacking = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
             raise files.error(f"{files.folder} {lacking}; allowed are safetensors weights")
-    revision = files.commit or ""
     if not files.is_remote:
         check_files(files, loaded)
-        if hash_files:
-            revision = (hashes or FileHashes()).of_files(named(files, loaded))
+    revision = revision_of(files, loaded, weights.revision, hashes, hash_files=hash_files)
     return ScorerFiles(files, tuple(loaded), revision, variant)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.models.file_hashes import FileHashes
+from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits, suitability_warnings
@@ -93,6 +93,7 @@ def make_plan(config: Config, device: str) -> Plan:
         for line in suitability_warnings(model, config):
             log.warning(line)
         scorers = probe_scores(config.scores, hashes=hashes)
+        remember_node(hashes)
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
@@ -113,20 +114,22 @@ def make_plan(config: Config, device: str) -> Plan:
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
-    """The configuration with the commits of hub models in place of branches.
+    """The configuration with what was found in place of branches: commits, and hashes of folders.
 
-    It travels to the workers, so each loads what the driver found, also after a branch has moved.
+    It travels to the workers, so each loads what the driver found, also after a branch has moved,
+    and refuses a folder that has changed.
     """
-    commits = {name: files.commit for name, files in scorers.items() if files.commit}
     chosen = config.scores.chosen
     scores = {
-        name: chosen[name].model_copy(update={"revision": commit})
-        for name, commit in commits.items()
+        name: chosen[name].model_copy(update={"revision": files.revision})
+        for name, files in scorers.items()
     }
-    changes: dict[str, Any] = {"scores": config.scores.model_copy(update=scores)}
-    if model.commit:
-        changes["model"] = config.model.model_copy(update={"revision": model.commit})
-    return config.model_copy(update=changes)
+    return config.model_copy(
+        update={
+            "scores": config.scores.model_copy(update=scores),
+            "model": config.model.model_copy(update={"revision": model.revision}),
+        }
+    )
 
 
 def _check_reachable(output: Store) -> None:
@@ -173,8 +176,9 @@ def _saved_run(output: Store) -> dict[str, Any] | None:
 
 
 def _saved_hashes(output: Store) -> FileHashes:
-    """Which hashes of local model files are known from an earlier start."""
-    return FileHashes.from_json(output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}")
+    """Which hashes of local model files are known, from this output or on this machine."""
+    saved = output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}"
+    return FileHashes.from_json(recall_node(), saved)
 
 
 def _with_resolved_threads(config: Config, saved: dict[str, Any] | None) -> Config:

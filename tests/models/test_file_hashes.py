@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 
 from pipeline.config.config import Config
 from pipeline.models import file_hashes
-from pipeline.models.file_hashes import FileHashes
+from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
+from pipeline.models.probe import probe_model
+from pipeline.models.score_weights import probe_scores
 from pipeline.plan.plan import HASHES_FILE, make_plan
 from pipeline.plan.run_folder import write_run_folder
 from tests.samples import raw_sample, write_shard
@@ -31,6 +34,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(file_hashes, "_read", noting)
     return names
+
+
+@pytest.fixture(autouse=True)
+def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine that remembers nothing yet."""
+    folder = tmp_path / "node"
+    monkeypatch.setattr(file_hashes, "_node_folder", lambda: folder)
+    return folder
 
 
 def restarted(hashes: FileHashes) -> FileHashes:
@@ -88,7 +99,7 @@ def test_damaged_memory_is_none(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_restart_reads_no_weights(
-    tiny_model_folder: Path, tmp_path: Path, reads: list[str]
+    tiny_model_folder: Path, tmp_path: Path, node: Path, reads: list[str]
 ) -> None:
     """Model and scorers: the hashes lie beside the output; the fingerprint is the same."""
     write_shard(tmp_path / "in/0.tar", [raw_sample("a")])
@@ -105,6 +116,10 @@ def test_a_restart_reads_no_weights(
     write_run_folder(plan)
     assert (tmp_path / "out" / HASHES_FILE).is_file()
     reads.clear()
+    probe_model(plan.config.model, hash_files=False)  # as workers of this machine do
+    probe_scores(plan.config.scores, hash_files=False)
+    assert reads == []
+    shutil.rmtree(node)
     again = make_plan(config, "cpu")
     assert reads == []
     assert again.fingerprint == plan.fingerprint
@@ -112,3 +127,38 @@ def test_a_restart_reads_no_weights(
     make_plan(config, "cpu")
     assert reads == []
     assert again.without_shards().hashes.to_tree() == {}
+
+
+def test_a_machine_remembers_what_its_processes_hashed(
+    tmp_path: Path, node: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes add to it; files that are gone leave it; another user's file is not believed."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+        hashes = FileHashes.from_json(recall_node())
+        hashes.sha256(tmp_path / name)
+        remember_node(hashes)
+    hashes = FileHashes.from_json(recall_node())
+    assert [hashes.sha256(tmp_path / name)[:4] for name in ("a", "b")] == ["ca97", "3e23"]
+    assert reads == ["a", "b"]
+    (tmp_path / "b").unlink()
+    (tmp_path / "c").write_bytes(b"c")
+    hashes.sha256(tmp_path / "c")
+    remember_node(hashes)
+    assert str(tmp_path / "c").encode() in recall_node()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert recall_node() == b"{}"
+    remember_node(hashes)
+    monkeypatch.undo()
+
+
+def test_a_machine_without_room_remembers_nothing(
+    tmp_path: Path, node: Path, reads: list[str]
+) -> None:
+    """No folder can be made: that is no error."""
+    node.write_bytes(b"a file where the folder should be")
+    (tmp_path / "a").write_bytes(b"a")
+    hashes = FileHashes()
+    hashes.sha256(tmp_path / "a")
+    remember_node(hashes)
+    assert recall_node() == b"{}"

@@ -21,7 +21,6 @@ from pipeline.models.hub_snapshot import OURS, HubFile, Snapshot
 from pipeline.models.small_files import read_small, write_small
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ANSWER_S = 20.0  # to wait for the hub's answer to a question
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def _resolved(wanted: Wanted, cache: Path) -> str:
     ref = cache / "refs" / branch
     try:
         found = asked(
-            lambda: HfApi().model_info(wanted.name, revision=branch, timeout=ANSWER_S),
+            lambda: HfApi().model_info(wanted.name, revision=branch),
             f"hub: find {branch} of {wanted.name}",
             patient=False,
         )

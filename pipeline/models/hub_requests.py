@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from huggingface_hub import get_session
 from huggingface_hub.errors import SafetensorsParsingError
 
 from pipeline.models.hub_errors import (
@@ -19,6 +20,7 @@ from pipeline.models.hub_errors import (
 )
 from pipeline.storage.retry import with_retries
 
+ANSWER_S = 20.0  # to wait for an answer; the client's own default is to wait forever
 Result = TypeVar("Result")
 
 
@@ -32,6 +34,7 @@ def asked(call: Callable[[], Result], what: str, *, patient: bool = True) -> Res
     """
 
     def attempt() -> Result:
+        _limit_waiting()
         try:
             return call()
         except Exception as error:
@@ -44,6 +47,20 @@ def asked(call: Callable[[], Result], what: str, *, patient: bool = True) -> Res
             raise better from error
 
     return with_retries(attempt, what=what)
+
+
+def _limit_waiting() -> None:
+    """Gives a limit to requests that the client sends without one, such as those of listings."""
+    hooks = get_session().event_hooks["request"]
+    if _limited not in hooks:
+        hooks.append(_limited)
+
+
+def _limited(request: Any) -> None:
+    given = request.extensions.get("timeout") or {}
+    names = ("connect", "read", "write", "pool")
+    limits = {name: given.get(name) or ANSWER_S for name in names}
+    request.extensions["timeout"] = limits
 
 
 @contextmanager

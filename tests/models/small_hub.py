@@ -33,6 +33,7 @@ class Fault:
         cut: bytes after which the body ends too early.
         reset: with ``cut``: the connection is reset instead of closed.
         damage: the body has one wrong byte.
+        stall_s: seconds before the answer.
         times: how many requests.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     cut: int | None = None
     reset: bool = False
     damage: bool = False
+    stall_s: float = 0.0
     times: int = 1
     method: str = "GET"
 
@@ -103,6 +105,8 @@ class _Answers(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
         fault = self._fault(path)
+        if fault is not None and fault.stall_s:
+            threading.Event().wait(fault.stall_s)  # tests may replace time.sleep
         if fault is not None and fault.status:
             self._send(fault.status, b"", {"X-Error-Message": "not now"})
         elif match := TREE.fullmatch(path):

@@ -90,6 +90,21 @@ def test_a_cached_commit_needs_no_call_to_the_hub(small_hub: SmallHub, folder: P
     assert {path.rpartition("/")[2] for _, path in small_hub.requests} == {Path(UNET).name}
 
 
+def test_a_branch_that_moves_is_not_followed(small_hub: SmallHub, folder: Path) -> None:
+    """A worker that starts later loads what the driver found, from the hub's older commit."""
+    first = small_hub.commit(NAME, folder)
+    assert probe(revision="main").revision == first
+    other = Path(shutil.copytree(folder, folder.with_name("other")))
+    zeros = {name: torch.zeros_like(value) for name, value in load_file(other / UNET).items()}
+    save_file(zeros, other / UNET)
+    second = small_hub.commit(NAME, other)
+    model = load_model(Model(path=NAME, revision=first), "cpu", Stage())
+    network: Any = model.unbatched.network
+    assert torch.equal(network.conv_in.bias, load_file(folder / UNET)["conv_in.bias"])
+    assert not small_hub.got(second)
+    assert probe(revision="main").revision == second
+
+
 def test_a_branch_is_its_last_known_commit_where_the_hub_is_away(
     small_hub: SmallHub,
     folder: Path,
@@ -214,6 +229,20 @@ def test_questions_are_asked_again(
     small_hub.commit(NAME, folder)
     small_hub.fail(path, status=status, times=2)
     probe()
+
+
+@pytest.mark.parametrize("path", ["/revision/", "/tree/"])
+def test_a_hub_that_does_not_answer_is_asked_again(
+    small_hub: SmallHub, folder: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The client would wait forever."""
+    monkeypatch.setattr("pipeline.models.hub_requests.ANSWER_S", 0.3)
+    small_hub.commit(NAME, folder)
+    small_hub.fail(path, stall_s=2.0)
+    start = time.monotonic()
+    probe()
+    assert time.monotonic() - start < 2.0
+    assert len(small_hub.got(path)) == 2
 
 
 def test_a_download_that_was_given_up_goes_on_from_there(small_hub: SmallHub, folder: Path) -> None:

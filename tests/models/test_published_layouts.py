@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config.config import Model
@@ -146,6 +146,33 @@ def test_a_published_layout_is_loaded_as_its_own_pipeline_loads_it(
     pipeline = theirs_of(folder, model)
     check_texts(model, pipeline, "a red dog on the circle")
     check_guided_decode(model, pipeline, "a red dog", 5.0)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_published_layout_is_loaded_in_half_precision(
+    tmp_path: Path, layout: str, dtype: Any
+) -> None:
+    """From the plain files, and from fp16 files once there are any; whole ones, in both dtypes."""
+    folder = make_layout(layout, tmp_path / "model")
+    if "only" not in layout:
+        for path in folder.glob("*/*fp16*"):
+            path.unlink()
+    model = load_model(Model(path=str(folder), dtype=dtype), "cpu", Stage())
+    check_every_tensor_is_loaded(model)
+    for name in model.info.files:
+        path = folder / name
+        if path.suffix == ".safetensors" and "-of-" not in name and "fp16" not in name:
+            rounded = {key: (1.0625 * value).half() for key, value in load_file(path).items()}
+            save_file(rounded, path.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+    model = load_model(Model(path=str(folder), dtype=dtype), "cpu", Stage())
+    assert "fp16" in model.info.variants.values()
+    check_every_tensor_is_loaded(model)
+    condition = model.text.encode(["a cat"])
+    latent = torch.randn(1, model.info.latent_channels, 8, 8)
+    eps = model.denoiser(latent, model.schedule.level_at(0.5), condition)
+    assert eps.isfinite().all()
 
 
 def test_the_revision_is_of_what_is_loaded(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ class Model(Section):
         "is resolved to its commit at the start. Of a local folder: the sha256 that it must have.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the networks' weights and arithmetic."
+        "float32",
+        description="Precision of the networks' weights and arithmetic. The other two load the "
+        "model's `fp16` files where it has them.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto` takes CUDA if the cluster or machine has a GPU, else the CPU."

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.utils import WeakFileLock, disable_progress_bars
+
+# both are exported, without being marked so
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    WeakFileLock,
+    disable_progress_bars,
+)
 
 from pipeline.models.file_hashes import SHA256, FileHashes
 from pipeline.models.hub_errors import HubError, Wanted

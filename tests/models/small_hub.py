@@ -113,7 +113,7 @@ class _Answers(BaseHTTPRequestHandler):
             self._tree(*match.groups())
         elif match := INFO.fullmatch(path):
             if found := self._find(*match.groups()):
-                tree = {"id": match[1], "sha": found[0], "siblings": [], "tags": []}
+                tree: dict[str, Any] = {"id": match[1], "sha": found[0], "siblings": [], "tags": []}
                 self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif match := FILE.fullmatch(path):
             self._file(match[1], match[2], match[3], fault)

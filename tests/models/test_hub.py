@@ -330,7 +330,8 @@ def shard(folder: Path, component: str, shards: int = 2) -> Path:
     (plain,) = (folder / component).glob("*.safetensors")
     tensors = load_file(plain)
     plain.unlink()
-    stem, weight_map = plain.name.removesuffix(".safetensors"), {}
+    stem = plain.name.removesuffix(".safetensors")
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         name = f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors"
         part = {key: tensors[key] for key in sorted(tensors)[number::shards]}

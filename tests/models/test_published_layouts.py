@@ -65,9 +65,9 @@ def theirs_of(folder: Path, model: LatentDiffusion) -> Any:
 
     class Kind:
         @staticmethod
-        def from_pretrained(path: Path, **absent: None) -> Any:
-            options = {"variant": variant, "use_safetensors": True}
-            return DiffusionPipeline.from_pretrained(path, **options, **absent)
+        def from_pretrained(path: Path, **absent: Any) -> Any:
+            options: dict[str, Any] = {"variant": variant, "use_safetensors": True}
+            return DiffusionPipeline.from_pretrained(path, **(options | absent))
 
     return load_pipeline(Kind, folder)
 

@@ -69,8 +69,14 @@ class Model(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="Precision of the networks' weights and arithmetic. The other two load the "
-        "model's `fp16` files where it has them.",
+        description="Precision of the networks' weights and arithmetic. See `variant` too.",
+    )
+    variant: str = Field(
+        "auto",
+        pattern=r"\w+",
+        description="Which weights of several: `auto` (the `fp16` files in a half dtype where the "
+        "model has them), `plain` (the files without a variant in their names) or a variant such "
+        "as `fp16`. A component that lacks the asked one is loaded from another.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto` takes CUDA if the cluster or machine has a GPU, else the CPU."

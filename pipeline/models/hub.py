@@ -81,6 +81,8 @@ def _listing(wanted: Wanted, cache: Path, commit: str) -> dict[str, HubFile]:
             return {name: HubFile(*entry) for name, entry in json.loads(data).items()}
         except (ValueError, TypeError, AttributeError):
             log.warning("%s is damaged; asking the hub again", kept)
+    if (files := _listed_by_client(wanted, commit)) is not None:
+        return files
     try:
         entries = asked(
             lambda: list(HfApi().list_repo_tree(wanted.name, recursive=True, revision=commit)),
@@ -104,6 +106,23 @@ def _listing(wanted: Wanted, cache: Path, commit: str) -> dict[str, HubFile]:
     tree = {name: [file.size, file.sha256] for name, file in files.items()}
     write_small(kept, json.dumps(tree, indent=1).encode())
     return files
+
+
+def _listed_by_client(wanted: Wanted, commit: str) -> dict[str, HubFile] | None:
+    """The listing that the hub's client keeps when it downloads a snapshot, as `hf download` does.
+
+    It has no hashes; the cache itself names files in LFS by theirs.
+    """
+    try:
+        from huggingface_hub import get_cached_repo_tree  # the client has it since version 2
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    except ImportError:
+        return None
+    try:
+        entries = get_cached_repo_tree(wanted.name, revision=commit)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return {entry.path: HubFile(entry.size) for entry in entries}
 
 
 def _is_denied(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
 from pipeline.models.distilled import Distilled, distilled_kind
 from pipeline.models.file_hashes import FileHashes
+from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.model_files import (
     PICKLES,
     ModelFiles,
@@ -30,15 +31,7 @@ from pipeline.models.network_checks import (
     prediction_type,
     sample_size,
 )
-from pipeline.models.weight_files import (
-    CLIP_VOCABULARY,
-    T5_VOCABULARY,
-    TEXT_STEM,
-    ChosenWeights,
-    check_files,
-    choose_tokenizer,
-    choose_weights,
-)
+from pipeline.models.weight_files import check_files
 
 FAMILIES = {  # pipeline class in model_index.json -> family
     "StableDiffusionPipeline": "stable-diffusion",
@@ -90,6 +83,12 @@ class ModelInfo:
     variants: Mapping[str, str | None] = field(default_factory=dict)
     distilled: Distilled | None = None
 
+    @property
+    def variant(self) -> str:
+        """The setting ``model.variant`` that chooses the same weights again, with any cache."""
+        found = {variant for variant in self.variants.values() if variant is not None}
+        return "auto" if len(found) > 1 else next(iter(found), "plain")
+
     def size_for(self, model: Model) -> int:
         """Side of the images to edit in pixels: ``model.size``, or the model's own."""
         return self.native_size if model.size is None else model.size
@@ -140,8 +139,8 @@ def probe_model(
     check_network(model.path, family, network, vae)
     latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
     check_size(model, network, latent_scale)
-    weights = _weights(files, components, model.dtype)
-    loaded = _loaded_files(files, components, weights)
+    weights = weights_of(files, components, model)
+    loaded = files_of(files, components, weights)
     info = ModelInfo(
         folder=files.folder,
         revision="",
@@ -217,32 +216,3 @@ def _components(files: ModelFiles, family: str, index: Mapping[str, Any]) -> tup
         if not files.names_in(name):
             raise files.error(f"{files.folder} has no {name}/; its {family} model needs one")
     return components
-
-
-def _weights(
-    files: ModelFiles, components: tuple[str, ...], dtype: str
-) -> dict[str, ChosenWeights]:
-    """The weights to load, by component. Quantized ones are refused."""
-    chosen = {}
-    for name in components:
-        if name.startswith(("tokenizer", "scheduler")):
-            continue
-        stem = {"stem": TEXT_STEM} if name.startswith("text_encoder") else {}
-        chosen[name] = choose_weights(files, name, dtype, **stem)
-        if files.json(f"{name}/config.json").get("quantization_config"):
-            raise files.error(f"{name}/ is quantized; allowed are plain weights")
-    return chosen
-
-
-def _loaded_files(
-    files: ModelFiles, components: tuple[str, ...], weights: Mapping[str, ChosenWeights]
-) -> tuple[str, ...]:
-    """Every file that loading the model reads."""
-    loaded = ["model_index.json", "scheduler/scheduler_config.json"]
-    for name in components:
-        if name.startswith("tokenizer"):
-            t5 = name == "tokenizer_3"
-            loaded += choose_tokenizer(files, name, T5_VOCABULARY if t5 else CLIP_VOCABULARY)
-        elif name in weights:
-            loaded += [f"{name}/config.json", *weights[name].files]
-    return tuple(sorted(loaded))

@@ -40,14 +40,20 @@ class ChosenWeights:
     Attributes:
         variant: for ``from_pretrained``; None for files without one in their names.
         files: relative to the model's folder: safetensors, and the index of shards if there is one.
+        others: all variants that there are.
     """
 
     variant: str | None
     files: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def choose_weights(
-    files: ModelFiles, component: str, dtype: str, stem: str = NETWORK_STEM
+    files: ModelFiles,
+    component: str,
+    dtype: str,
+    stem: str = NETWORK_STEM,
+    variant: str = "auto",
 ) -> ChosenWeights:
     """Chooses the safetensors of a component: of a half dtype the rounded ones where they exist.
 
@@ -56,6 +62,7 @@ def choose_weights(
         component: its subfolder, or "" for the model's folder itself.
         dtype: the configured one.
         stem: how the names of the weights begin.
+        variant: the configured one: auto, plain, or a name.
 
     Raises:
         ValueError: there are no safetensors, or the index names a file that is missing or shorter
@@ -70,11 +77,13 @@ def choose_weights(
     for pattern in order:
         found |= {match[1]: match[0] for name in names if (match := pattern.fullmatch(name))}
     others = sorted((v for v in found if v is not None), key=lambda v: (v in AVERAGES, v))
-    for variant in (*VARIANTS[dtype], *others, None):
-        if variant in found:
-            name = found[variant]
+    asked: tuple[str | None, ...] = (None if variant == "plain" else variant, None)
+    for wanted in (*(VARIANTS[dtype] if variant == "auto" else asked), *others):
+        if wanted in found:
+            name = found[wanted]
             chosen = (name,) if name.endswith(".safetensors") else _shards(files, component, name)
-            return ChosenWeights(variant, tuple(_path(component, name) for name in chosen))
+            paths = tuple(_path(component, name) for name in chosen)
+            return ChosenWeights(wanted, paths, tuple(others))
     where = f"{component}/" if component else str(files.folder)
     shards = next((name for name in names if re.fullmatch(rf"{stem}.*\.safetensors", name)), None)
     if shards is not None:

@@ -127,7 +127,9 @@ def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]
     return config.model_copy(
         update={
             "scores": config.scores.model_copy(update=scores),
-            "model": config.model.model_copy(update={"revision": model.revision}),
+            "model": config.model.model_copy(
+                update={"revision": model.revision, "variant": model.variant}
+            ),
         }
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.config import Model
@@ -315,6 +315,50 @@ def test_half_dtypes_take_the_fp16_files_where_they_exist(
     assert torch.equal(network.conv_in.bias, bias)
     # the same choice is made where the plain files lie in the cache already
     assert f"{wanted}.safetensors" in probe(dtype=dtype).files
+
+
+def test_the_variant_can_be_chosen(small_hub: SmallHub, folder: Path) -> None:
+    """What the driver found is a setting too, so a worker with another cache takes the same."""
+    add_rounded(folder, "unet")
+    small_hub.commit(NAME, folder)
+    for settings, wanted in (
+        ({"dtype": "bfloat16"}, "fp16"),
+        ({"dtype": "bfloat16", "variant": "plain"}, None),
+        ({"variant": "fp16"}, "fp16"),
+        ({}, None),
+    ):
+        info = probe(**settings)
+        assert info.variants == {"unet": wanted, "vae": None, "text_encoder": None}
+        assert info.variant == (wanted or "plain")
+        again = probe(**{**settings, "dtype": "float16", "variant": info.variant})
+        assert again.files == info.files
+    with pytest.raises(ValueError, match=r"variant='bf16': .* allowed are auto, plain, fp16"):
+        probe(variant="bf16")
+
+
+def test_a_cache_that_the_client_filled_needs_no_call(
+    small_hub: SmallHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hf download` of everything, then a start offline: the fp16 files are chosen."""
+    add_rounded(folder, "unet")
+    commit = small_hub.commit(NAME, folder)
+    snapshot_download(NAME)
+    small_hub.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    info = load(dtype="bfloat16", revision=commit)
+    assert (info.commit, info.variants["unet"]) == (commit, "fp16")
+    assert load(dtype="bfloat16").commit == commit
+    assert not small_hub.requests
+
+
+def test_a_cache_that_takes_no_notes_is_used(small_hub: SmallHub, folder: Path) -> None:
+    """The listing and what is checked cannot be kept: the hub is asked again, and it works."""
+    small_hub.commit(NAME, folder)
+    notes = Path(constants.HF_HUB_CACHE) / "models--owner--name/overpaint"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("a file where the folder would be")
+    load()
+    assert load().files
 
 
 def test_fp16_files_are_taken_if_there_are_no_others(small_hub: SmallHub, folder: Path) -> None:

@@ -74,7 +74,7 @@ def theirs_of(folder: Path, model: LatentDiffusion) -> Any:
 
 def check_texts(model: LatentDiffusion, pipeline: Any, text: str) -> None:
     """The embeddings of a text and of the default negative text are equal, bit for bit."""
-    others = {"prompt_2": None} if len(model.text.towers) > 1 else {}
+    others: dict[str, Any] = {"prompt_2": None} if len(model.text.towers) > 1 else {}
     if hasattr(pipeline, "transformer"):
         others["prompt_3"] = None
     else:

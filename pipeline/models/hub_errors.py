@@ -127,9 +127,10 @@ def explained(error: Exception, wanted: Wanted) -> HubError:
     if isinstance(error, HFValidationError):
         return HubError(f"{wanted.key}: no such folder, and not a hub id: {_said(error)}")
     if isinstance(error, HubOfflineError):
+        revision = f" --revision {wanted.revision}" if wanted.revision else ""
         return HubError(
             f"{wanted.key}: no such folder, it is not in the hub's cache {constants.HF_HUB_CACHE}, "
-            f"and HF_HUB_OFFLINE is set; fill the cache with `hf download {wanted.name}`"
+            f"and HF_HUB_OFFLINE is set; fill the cache: `hf download {wanted.name}{revision}`"
         )
     if isinstance(error, HubUnreachableError):
         return HubError(

@@ -14,7 +14,8 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers.utils.logging import disable_progress_bar
+from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
+from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
 from pipeline.config.config import Model
 from pipeline.config.method import Reuse
@@ -108,7 +109,8 @@ def load_model(
             if they are not cached.
     """
     make_deterministic()
-    disable_progress_bar()  # a bar for every file would flood the job's output
+    hide_bars_of_diffusers()  # a bar for every file would flood the job's output
+    hide_bars_of_transformers()
     if device == "cpu":
         torch.set_num_threads(stage.num_threads)
     info = probe_model(model, hash_files=False, fetch=True)

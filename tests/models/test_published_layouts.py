@@ -130,15 +130,18 @@ def test_a_published_layout_is_loaded_as_its_own_pipeline_loads_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     layout: str,
 ) -> None:
     """Every tensor of the chosen files; embeddings bit for bit; a guided decode to 1e-4."""
     folder = make_layout(layout, tmp_path / "model")
     # on a CPU other kernels compute the same to the last bits; here the layout is compared
     monkeypatch.setattr("pipeline.models.loading.use_onednn", lambda network: None)
+    capsys.readouterr()
     with caplog.at_level(logging.INFO, "pipeline.models"):
         model = load_model(Model(path=str(folder)), "cpu", Stage())
     assert "are not used" not in caplog.text
+    assert "Loading" not in capsys.readouterr().err  # a bar for each sharded network
     beside = [path for path in folder.rglob("*") if path.is_file()]
     beside = [path for path in beside if path.read_bytes() == GARBAGE]
     assert not {path.relative_to(folder).as_posix() for path in beside} & set(model.info.files)

@@ -6,18 +6,60 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Model
-from pipeline.models.model_files import model_error
+from pipeline.models.model_files import ModelFiles, model_error
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of a UNet
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"}  # of a UNet
+
+WHOLE, POSITIVE, LIST = "a whole number of 1 or more", "a number above 0", "a list of numbers"
+KINDS = {  # what the values must be that are read here and have no check of their own
+    "block_out_channels": LIST,
+    "latent_channels": WHOLE,
+    "in_channels": WHOLE,
+    "patch_size": WHOLE,
+    "num_train_timesteps": WHOLE,
+    "beta_start": POSITIVE,
+    "beta_end": POSITIVE,
+    "shift": POSITIVE,
+    "steps_offset": "a whole number",
+}
+OR_NULL = {"pos_embed_max_size": WHOLE, "trained_betas": LIST}
+
+
+def check_kinds(files: ModelFiles, name: str) -> Mapping[str, Any]:
+    """Reads a config and refuses values of a kind that nothing can be computed with.
+
+    Raises:
+        ValueError: the message names file, key, value and what is allowed.
+    """
+    config = files.json(name)
+    nullable = {key: kind for key, kind in OR_NULL.items() if config.get(key) is not None}
+    for key, kind in (KINDS | nullable).items():
+        if key in config and not _is_of(kind, config[key]):
+            raise files.error(f"{name}: {key}={config[key]!r}; allowed is {kind}")
+    return config
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    if kind == LIST:
+        return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+    if not _is_number(value) or value < 0:
+        return False
+    if kind == POSITIVE:
+        return bool(value > 0)
+    return isinstance(value, int) and (kind != WHOLE or value > 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sample_size(model_path: str, network: Mapping[str, Any]) -> int:
     """Side of the latent that the network was trained on; some configs give height and width."""
     given = network.get("sample_size") or 64
     sides = given if isinstance(given, list) else [given]
-    if not all(isinstance(side, int) and side > 0 for side in sides) or len(set(sides)) > 1:
+    if not all(_is_of(WHOLE, side) for side in sides) or len(set(sides)) > 1:
         raise model_error(model_path, f"sample_size={given!r}; allowed is a square's side")
     return int(sides[0])
 

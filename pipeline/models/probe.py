@@ -26,6 +26,7 @@ from pipeline.models.model_files import (
 )
 from pipeline.models.network_checks import (
     check_classes,
+    check_kinds,
     check_network,
     check_size,
     prediction_type,
@@ -132,9 +133,9 @@ def probe_model(
     family = FAMILIES[index["_class_name"]]
     components = _components(files, family, index)
     network_folder, network_class = NETWORKS[family]
-    network = files.json(f"{network_folder}/config.json")
-    vae = files.json("vae/config.json")
-    scheduler = files.json("scheduler/scheduler_config.json")
+    network = check_kinds(files, f"{network_folder}/config.json")
+    vae = check_kinds(files, "vae/config.json")
+    scheduler = check_kinds(files, "scheduler/scheduler_config.json")
     check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
     check_network(model.path, family, network, vae)
     latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
@@ -195,7 +196,7 @@ def _index(files: ModelFiles) -> Mapping[str, Any]:
             "format"
         )
     index = files.json("model_index.json")
-    name = index.get("_class_name")
+    name = str(index.get("_class_name"))
     if name not in FAMILIES:
         raise files.error(f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
     if index.get("requires_aesthetics_score"):
@@ -210,7 +211,9 @@ def _names(*configs: Mapping[str, Any]) -> list[str]:
 
 def _components(files: ModelFiles, family: str, index: Mapping[str, Any]) -> tuple[str, ...]:
     """The model's subfolders, checked to be there."""
-    left_out = {name for name in OPTIONAL.get(family, ()) if not (index.get(name) or [None])[0]}
+    left_out = {
+        name for name in OPTIONAL.get(family, ()) if index.get(name) in (None, [], [None, None])
+    }
     components = tuple(name for name in components_of(family) if name not in left_out)
     for name in components:
         if not files.names_in(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from pipeline.config.config import Model
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
-from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
+from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl, make_tiny_stable_diffusion
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -23,8 +24,8 @@ def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
 
 
-def probe(folder: Path, **settings: object) -> object:
-    return probe_model(Model(path=str(folder), **settings))
+def probe(folder: Path, *, hash_files: bool = True, **settings: object) -> object:
+    return probe_model(Model(path=str(folder), **settings), hash_files=hash_files)
 
 
 def edit_json(path: Path, **values: object) -> None:
@@ -119,6 +120,45 @@ def test_unsupported_models_are_refused(
     with pytest.raises(ValueError, match=message) as caught:
         probe(folder)
     assert str(caught.value).startswith("model.path=")
+
+
+ODD: tuple[object, ...] = ([8, 8], [], {}, "8", "x", None, True, -1, 0, 0.5, 1e30)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("make", [make_tiny_stable_diffusion, make_tiny_sdxl, make_tiny_sd3])
+def test_values_of_another_kind_are_no_tracebacks(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    """Every key of every config with odd values: a model is described, or refused."""
+    folder = make(tmp_path / "model")
+    for path in (folder / "model_index.json", *folder.glob("*/*config.json")):
+        text = path.read_text()
+        for key in (*json.loads(text), "trained_betas", "pos_embed_max_size"):
+            for value in ODD:
+                edit_json(path, **{key: value})
+                with contextlib.suppress(ValueError):
+                    probe(folder, hash_files=False)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "allowed"),
+    [
+        ("vae/config.json", "latent_channels", "four", "a whole number of 1 or more"),
+        ("vae/config.json", "block_out_channels", None, "a list of numbers"),
+        ("unet/config.json", "patch_size", 0, "a whole number of 1 or more"),
+        ("scheduler/scheduler_config.json", "beta_start", None, "a number above 0"),
+        ("scheduler/scheduler_config.json", "steps_offset", 0.5, "a whole number"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    folder: Path, file: str, key: str, value: object, allowed: str
+) -> None:
+    """File, key, value and what is allowed, instead of a traceback."""
+    edit_json(folder / file, **{key: value})
+    with pytest.raises(ValueError, match=f"{file}: {key}={value!r}; allowed is {allowed}$"):
+        probe(folder)
 
 
 def test_size_must_suit_the_latent_grid(folder: Path) -> None:

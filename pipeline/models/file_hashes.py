@@ -48,12 +48,17 @@ class FileHashes:
             known |= _entries(each)
         return cls(known)
 
-    def to_tree(self) -> dict[str, Mapping[str, Any]]:
-        """What was asked for and may be remembered, by path."""
-        return dict(sorted(self._used.items()))
+    def to_tree(self, *, forget: bool = True) -> dict[str, Mapping[str, Any]]:
+        """What was asked for and may be remembered, by path.
 
-    def to_json(self) -> bytes:
-        return (json.dumps(self.to_tree(), indent=1) + "\n").encode()
+        Args:
+            forget: False keeps what was known of other files too, as long as they exist.
+        """
+        others = {} if forget else {n: e for n, e in self._known.items() if os.path.exists(n)}
+        return dict(sorted((others | self._used).items()))
+
+    def to_json(self, *, forget: bool = True) -> bytes:
+        return (json.dumps(self.to_tree(forget=forget), indent=1) + "\n").encode()
 
     def sha256(self, path: Path) -> str:
         """The hash of one file: 64 hexadecimal digits."""

@@ -104,7 +104,7 @@ class Snapshot:
                     self.fetch([name])
                     if reason := self._damage(name, hashes):
                         raise HubError(f"{self.wanted.key}: {reason}, and so it is after a new one")
-            write_small(checked, hashes.to_json())
+            write_small(checked, hashes.to_json(forget=False))  # other runs load other files
 
     def tensor_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors in a safetensors file, of which only the header comes.

@@ -60,6 +60,7 @@ def test_a_file_is_read_once(tmp_path: Path, reads: list[str]) -> None:
     assert again.sha256(tmp_path / "a") == wanted
     assert reads == ["a", "b"]
     assert [Path(name).name for name in again.to_tree()] == ["a"]
+    assert [Path(name).name for name in again.to_tree(forget=False)] == ["a", "b"]
 
 
 def test_a_changed_file_of_the_same_size_is_read_again(tmp_path: Path, reads: list[str]) -> None:

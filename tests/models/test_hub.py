@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.config import Model
 from pipeline.config.scores import Scores
 from pipeline.config.stages import Stage
+from pipeline.models.classifier import ImageClassifier, check_classifier
 from pipeline.models.loading import load_model
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import probe_scores
+from pipeline.models.scorers import load_scorers
 from tests.models.small_hub import SmallHub
 from tests.tiny_scorers import make_tiny_scorers
 
@@ -435,8 +437,12 @@ def test_scorers_are_found_alike(small_hub: SmallHub, tmp_path: Path) -> None:
     found = probe_scores(Scores.model_validate(section))
     assert found["lpips"].revision == commit
     assert not any(path.is_file() for files in found.values() for path in files.weights)
-    probe_scores(Scores.model_validate(section), fetch=True)
+    load_scorers(Scores.model_validate(section), "cpu", Stage())
     assert all(path.is_file() for files in found.values() for path in files.weights)
+    small_hub.commit("owner/judge", tmp_path / "scorers/nsfw")
+    check_classifier("owner/judge")
+    assert not small_hub.got(f"owner/judge/.*{WEIGHTS}")
+    assert ImageClassifier("owner/judge", "cpu").num_classes == 2
     assert not small_hub.got("flax")
     section["lpips"]["net"] = "alex"
     with pytest.raises(ValueError, match="alex needs"):

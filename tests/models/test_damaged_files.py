@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,6 @@ POINTER = (
     b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 )
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model that a test may change."""
-    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
 
 
 def refused(folder: Path, *words: str) -> None:

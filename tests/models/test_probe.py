@@ -18,12 +18,6 @@ from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl, make_tiny_stable_di
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture
-def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model that a test may change."""
-    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
-
-
 def probe(folder: Path, *, hash_files: bool = True, **settings: object) -> object:
     return probe_model(Model(path=str(folder), **settings), hash_files=hash_files)
 

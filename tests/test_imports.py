@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.images": {"records", "config"},
     "pipeline.diffusion": {"records", "torch"},
     "pipeline.models": {
-        *("config", "process", "diffusion"),
+        *("config", "process", "storage", "diffusion"),  # storage: downloads are retried alike
         *("torch", "diffusers", "transformers"),
     },
     "pipeline.stages": {

@@ -139,7 +139,7 @@ RANDOM: dict[str, Callable[[CLIPTokenizer], Any]] = {"random:sd15": _sd15, "rand
 
 
 def _tokenizer() -> CLIPTokenizer:
-    bundled, _ = locate_model(Model(path="bundled"))
+    bundled = locate_model(Model(path="bundled")).folder
     return CLIPTokenizer.from_pretrained(
         bundled / "tokenizer",
         local_files_only=True,

@@ -65,10 +65,18 @@ class Model(Section):
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of a hub id; null: the hub's default branch. A branch "
-        "is resolved to its commit at the start.",
+        "is resolved to its commit at the start. Of a local folder: the sha256 that it must have.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the networks' weights and arithmetic."
+        "float32",
+        description="Precision of the networks' weights and arithmetic. See `variant` too.",
+    )
+    variant: str = Field(
+        "auto",
+        pattern=r"\w+",
+        description="Which weights of several: `auto` (the `fp16` files in a half dtype where the "
+        "model has them), `plain` (the files without a variant in their names) or a variant such "
+        "as `fp16`. A component that lacks the asked one is loaded from another.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto` takes CUDA if the cluster or machine has a GPU, else the CPU."

@@ -37,7 +37,9 @@ class Weights(Section):
         "part of the fingerprint."
     )
     revision: str | None = Field(
-        None, description="Branch, tag or commit of a hub id; null takes the default branch."
+        None,
+        description="Branch, tag or commit of a hub id; null takes the default branch. Of local "
+        "weights: the sha256 that they must have.",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from transformers import AutoModelForImageClassification as Network
 
 from pipeline.config.scores import Weights
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.score_weights import locate
+from pipeline.models.score_weights import CONFIG, PROCESSOR, ScorerFiles, fetch_scorer, locate
 from pipeline.models.weights import load_network
-
-NEEDED = (("config.json",), ("preprocessor_config.json",))
 
 
 class ImageClassifier:
@@ -31,8 +28,10 @@ class ImageClassifier:
         Raises:
             FileNotFoundError, ValueError: see ``pipeline.models.score_weights.locate``.
         """
-        folder = check_classifier(path)
-        network = load_network(Network, Path(folder), f"--classifier {path}")
+        files = _located(path)
+        fetch_scorer(files)
+        folder, key = files.folder, f"--classifier {path}"
+        network = load_network(Network, folder, key, variant=files.variant)
         self.network = network.to(device).eval().requires_grad_(False)
         # Pillow's backend: the other one needs torchvision
         self.processor = AutoImageProcessor.from_pretrained(
@@ -81,4 +80,8 @@ def check_classifier(path: str) -> str:
     Raises:
         FileNotFoundError, ValueError: as ``locate``.
     """
-    return str(locate("--classifier", Weights(path=path), NEEDED, hash_files=False).folder)
+    return str(_located(path).folder)
+
+
+def _located(path: str) -> ScorerFiles:
+    return locate("--classifier", Weights(path=path), (CONFIG, PROCESSOR), hash_files=False)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models.inception_layers import BLOCKS, LAYERS, VALID, shape_error
+from pipeline.models.model_files import is_pointer, pointer_reason
 
 SIDE = 299  # of the network's input, in pixels
 NORM_EPS = 1e-3
@@ -131,6 +132,8 @@ def check_inception(path: str) -> None:
         raise FileNotFoundError(f"no such file; {HOW_TO_GET}")
     if file.suffix != ".safetensors":
         raise ValueError(f"a file of the wrong kind; allowed is safetensors; {HOW_TO_GET}")
+    if is_pointer(file):
+        raise ValueError(pointer_reason(file))
     try:
         with safe_open(file, framework="pt") as tensors:
             shapes = {n: tuple(tensors.get_slice(n).get_shape()) for n in tensors.keys()}  # noqa: SIM118

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers.utils.logging import disable_progress_bar
+from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
+from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
 from pipeline.config.config import Model
 from pipeline.config.method import Reuse
@@ -26,12 +28,12 @@ from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
 from pipeline.models.feature_reuse import denoiser_for
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.model_files import read_json, weights_variant
+from pipeline.models.model_files import read_json
 from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
-from pipeline.models.weights import load_network
+from pipeline.models.weights import WeightsError, load_network
 
 DTYPES = {
     "float32": torch.float32,
@@ -103,13 +105,15 @@ def load_model(
         vae_halves: encoder, decoder, both or neither; other halves are dropped.
 
     Raises:
-        FileNotFoundError, ValueError: see ``probe_model``.
+        FileNotFoundError, ValueError: see ``probe_model``. The files of a hub model are downloaded
+            if they are not cached.
     """
     make_deterministic()
-    disable_progress_bar()  # a bar for every file would flood the job's output
+    hide_bars_of_diffusers()  # a bar for every file would flood the job's output
+    hide_bars_of_transformers()
     if device == "cpu":
         torch.set_num_threads(stage.num_threads)
-    info = probe_model(model, hash_files=False)
+    info = probe_model(model, hash_files=False, fetch=True)
     dtype = DTYPES[model.dtype]
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
@@ -118,7 +122,7 @@ def load_model(
             kind,
             folder,
             f"model.path={model.path!r}",
-            variant=weights_variant(folder, model.path),
+            variant=info.variants[name],
             torch_dtype=dtype,
         )
         if isinstance(network, ModelMixin):
@@ -179,9 +183,7 @@ def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatc
         name = f"text_encoder{suffix}"
         if name not in info.components:
             continue
-        tokenizer = tokenizer_class.from_pretrained(
-            info.folder / f"tokenizer{suffix}", local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = _tokenizer(tokenizer_class, info.folder / f"tokenizer{suffix}")
         encoder = load(encoder_class, name)
         positions = getattr(encoder.config, "max_position_embeddings", T5_TOKENS)  # T5 has no limit
         max_tokens = min(int(tokenizer.model_max_length), int(positions))
@@ -196,6 +198,15 @@ def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatc
             index.get("force_zeros_for_empty_prompt", info.family == "stable-diffusion-xl")
         ),
     )
+
+
+def _tokenizer(kind: Any, folder: Path) -> Any:
+    """A tokenizer that tells texts apart: one without words gives them all the same tokens."""
+    tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    first, second = (tokenizer(text)["input_ids"] for text in ("cat", "dog"))
+    if first == second:
+        raise WeightsError(f"model.path: {folder}: its vocabulary knows no word")
+    return tokenizer
 
 
 def _vae_dtype(info: ModelInfo, dtype: torch.dtype) -> torch.dtype:

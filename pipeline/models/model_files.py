@@ -1,33 +1,93 @@
-"""Finds a model's files in a folder or on the hub, checks their kind, and hashes them."""
+"""Finds a model's files in a folder or on the hub, and reads its JSON files."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.config import Model
+from pipeline.models.file_hashes import SHA256, FileHashes, recall_node, remember_node
+
+if TYPE_CHECKING:
+    from pipeline.models.hub_snapshot import Snapshot
 
 BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder to use for "bundled", in development
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+POINTER = b"version https://git-lfs.github.com/spec/"  # what Git leaves in place of a file in LFS
+POINTER_BYTES = 1024  # pointers are smaller
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HASH_CHUNK_BYTES = 8 << 20
-WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # files to download of each component
-UNWANTED = ("*.fp16*", "*non_ema*")  # the same weights, rounded or without averaging
 
 
-def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, str | None]:
-    """Finds the folder of a model's files, and the commit if the model is from the hub.
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model: those of a local folder, or of a commit on the hub, fetched or not.
+
+    Attributes:
+        option: the configuration key or command-line option that names the model.
+        path: its value.
+        folder: where the files are, or will be.
+        sizes: in bytes, by path relative to the folder.
+        snapshot: of a hub model; None for a local folder.
+    """
+
+    option: str
+    path: str
+    folder: Path
+    sizes: Mapping[str, int]
+    snapshot: Snapshot | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """Of a hub model; None for a local folder."""
+        return self.snapshot.commit if self.snapshot is not None else None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are those of a commit on the hub."""
+        return self.snapshot is not None
+
+    def names_in(self, component: str) -> list[str]:
+        """The names of the files directly in a subfolder; "" is the model's folder itself."""
+        prefix = f"{component}/" if component else ""
+        rests = (name[len(prefix) :] for name in self.sizes if name.startswith(prefix))
+        return sorted(rest for rest in rests if "/" not in rest)
+
+    def json(self, name: str) -> Mapping[str, Any]:
+        """Reads a JSON object; downloads this one file of a hub model if it is not cached.
+
+        Raises:
+            FileNotFoundError: the hub does not give it.
+            ValueError: the file is missing or not a JSON object.
+        """
+        if self.snapshot is not None and name in self.sizes:
+            self.snapshot.fetch([name])
+        return read_json(self.folder / name, self.option)
+
+    def fetch(self, names: Collection[str]) -> None:
+        """Downloads files of a hub model if they are not cached, and checks their content.
+
+        Raises:
+            FileNotFoundError: the hub does not give one, or it is damaged.
+        """
+        if self.snapshot is not None:
+            self.snapshot.fetch_checked(names)
+
+    def error(self, reason: str) -> ValueError:
+        """The error for a model that cannot be used: key, value and reason in one line."""
+        return ValueError(f"{self.option}={self.path!r}: {reason}")
+
+
+def locate_model(model: Model) -> ModelFiles:
+    """Finds a model's files; of a hub model only the listing is downloaded.
 
     Args:
         model: the configuration's section.
-        components: the folders to download of a hub model; those that it lacks are ignored.
 
     Raises:
         FileNotFoundError: there is no such folder, and no such model on the hub.
@@ -39,10 +99,10 @@ def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, st
         if not folder.is_dir():
             hint = f"{BUNDLED_OVERRIDE}={override}" if override else "this installation lacks it"
             raise FileNotFoundError(f"model.path='bundled': {hint}: no folder {folder}")
-        return folder, None
+        return files_of_folder("model.path", model.path, folder)
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return folder, None
+        return files_of_folder("model.path", model.path, folder)
     if folder.exists():
         raise model_error(
             model.path, "a file; allowed is a folder in diffusers' format or a hub id"
@@ -52,136 +112,100 @@ def locate_model(model: Model, components: Iterable[str] = ()) -> tuple[Path, st
             f"model.path={model.path!r}: no such folder; allowed are 'bundled', a folder in "
             "diffusers' format, or a hub id such as 'owner/name'"
         )
-    return _from_hub(model, components)
+    return files_on_hub("model.path", model.path, model.revision)
 
 
-def weights_variant(folder: Path, model_path: str) -> str | None:
-    """The variant of the weights in a component's folder: None for plain ones, else e.g. "fp16".
+def files_of_folder(option: str, path: str, folder: Path) -> ModelFiles:
+    """The files of a local folder and of its subfolders, one level deep."""
+    paths = (found for pattern in ("*", "*/*") for found in folder.glob(pattern))
+    sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in paths if p.is_file()}
+    return ModelFiles(option, path, folder, sizes)
+
+
+def files_on_hub(option: str, path: str, revision: str | None) -> ModelFiles:
+    """The files of a commit on the hub, of which nothing but the listing is downloaded.
 
     Raises:
-        ValueError: there are no safetensors weights; the message names the pickle, if any.
+        FileNotFoundError: see ``find_snapshot``.
     """
-    names = sorted(file.name for file in folder.iterdir())
-    tensors = [name for name in names if name.endswith(".safetensors")]
-    plain = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
-    if any(plain.fullmatch(name) for name in tensors):
-        return None
-    variant = re.compile(r"(diffusion_pytorch_model|model)\.(\w+)(-\d+-of-\d+)?\.safetensors")
-    for name in tensors:
-        if match := variant.fullmatch(name):
-            return match[2]
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    found = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
-    raise model_error(model_path, f"{folder.name}/ {found}; allowed are safetensors weights")
+    from pipeline.models.hub import find_snapshot  # imported here: local models do not need it
+
+    snapshot = find_snapshot(option, path, revision)
+    sizes = {name: file.size for name, file in snapshot.files.items()}
+    return ModelFiles(option, path, snapshot.folder, sizes, snapshot)
 
 
-def folder_sha256(folder: Path, components: Iterable[str]) -> str:
-    """sha256 over names and bytes of the model's files, read in chunks.
+def revision_of(
+    files: ModelFiles,
+    names: Iterable[str],
+    wanted: str | None,
+    hashes: FileHashes | None,
+    *,
+    hash_files: bool,
+) -> str:
+    """The commit of a hub model, or the hash of local files.
 
-    Other files in the folder, such as a model card or an image, are not included.
+    Args:
+        files: the model's.
+        names: the files that are loaded.
+        wanted: the configured revision. The driver puts the hash of a local folder there, so that
+            a worker on another machine, or later, refuses a folder that is not the same.
+        hashes: what is known of local files; None: what this machine remembers.
+        hash_files: False leaves the revision of local files empty, unless one is wanted.
+
+    Raises:
+        ValueError: the files are not those of the wanted revision.
     """
-    files = [folder / "model_index.json"]
-    for component in components:
-        files += (path for path in (folder / component).rglob("*") if path.is_file())
-    return files_sha256(sorted((path.relative_to(folder).as_posix(), path) for path in files))
+    if files.commit is not None:
+        return files.commit
+    pinned = SHA256.fullmatch(wanted or "") is not None
+    if not hash_files and not pinned:
+        return ""
+    known = hashes if hashes is not None else FileHashes.from_json(recall_node())
+    found = known.of_files([(name, files.folder / name) for name in sorted(names)])
+    if hashes is None:
+        remember_node(known)
+    if pinned and found != wanted:
+        raise files.error(
+            f"its files have the hash {found}, and {files.option.removesuffix('.path')}.revision "
+            f"asks for {wanted}: the folder was changed, or is another one on this machine"
+        )
+    return found
 
 
-def files_sha256(named: Iterable[tuple[str, Path]]) -> str:
-    """sha256 over names and bytes of files, in the given order, read in chunks."""
-    total = hashlib.sha256()
-    for name, path in named:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while chunk := stream.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        total.update(f"{name}\0{digest.hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path, option: str = "model.path") -> Mapping[str, Any]:
     """Reads a JSON object from a model's folder.
 
     Raises:
         ValueError: the file is missing or not a JSON object.
     """
     try:
+        if is_pointer(path):
+            raise ValueError(f"{option}: {pointer_reason(path)}")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"model.path: {path}: {error}") from None
+        raise ValueError(f"{option}: {path}: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"model.path: {path}: not a JSON object")
+        raise ValueError(f"{option}: {path}: not a JSON object")
     return value
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves where the content in LFS was not fetched."""
+    if path.stat().st_size >= POINTER_BYTES:
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(POINTER)) == POINTER
+
+
+def pointer_reason(path: Path) -> str:
+    """What to say about a pointer."""
+    return (
+        f"{path} is a pointer of Git LFS, not the file; run `git lfs pull` in the clone that "
+        "holds it"
+    )
 
 
 def model_error(model_path: str, reason: str) -> ValueError:
     """The error for a model that cannot be used: key, value and reason in one line."""
     return ValueError(f"model.path={model_path!r}: {reason}")
-
-
-def _from_hub(model: Model, components: Iterable[str]) -> tuple[Path, str]:
-    """Downloads the needed files of a hub model, pinned to the commit of its revision.
-
-    A commit whose files are cached needs no call to the hub: so a worker, which is given the commit
-    that the driver found, neither waits for the hub nor sees a branch that has moved since.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [f"{component}/{kind}" for component in sorted(set(components)) for kind in WANTED]
-    try:
-        if COMMIT.fullmatch(model.revision or ""):
-            try:
-                folder = _snapshot(model.path, model.revision, patterns, local_files_only=True)
-                if (folder / "model_index.json").is_file() and not incomplete_weights(folder):
-                    return folder, folder.name
-            except LocalEntryNotFoundError:
-                pass  # nothing of this commit is cached
-        folder = _snapshot(model.path, model.revision, patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"model.path={model.path!r}, model.revision={model.revision!r}: no such folder, and "
-            f"the hub says: {reason}"
-        ) from None
-    return folder, folder.name  # the snapshot's folder is named by its commit
-
-
-def _snapshot(
-    name: str, revision: str | None, patterns: list[str], *, local_files_only: bool = False
-) -> Path:
-    """The folder of a commit in the cache, with its files downloaded."""
-    from huggingface_hub import snapshot_download  # imported here: local models do not need it
-
-    folder = Path(
-        snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=["model_index.json", *patterns],
-            ignore_patterns=list(UNWANTED),
-            local_files_only=local_files_only,
-        )
-    )
-    bare = _without_weights(folder)
-    if bare and not local_files_only:  # only rounded weights exist, so download those
-        snapshot_download(
-            name,
-            revision=folder.name,
-            allow_patterns=[f"{component}/*.safetensors*" for component in bare],
-        )
-    return folder
-
-
-def _without_weights(folder: Path) -> list[str]:
-    """The components that have a network's configuration but no weights."""
-    networks = {path.parent for path in folder.glob("*/config.json")}
-    return sorted(path.name for path in networks if not any(path.glob("*.safetensors")))
-
-
-def incomplete_weights(folder: Path) -> list[str]:
-    """What a model's folder lacks: components without weights, and files that an index names."""
-    lacking = [f"{name}/*.safetensors" for name in _without_weights(folder)]
-    for index in sorted(folder.glob("*/*.safetensors.index.json")):
-        files = sorted(set(read_json(index).get("weight_map", {}).values()))
-        lacking += [
-            f"{index.parent.name}/{file}" for file in files if not (index.parent / file).is_file()
-        ]
-    return lacking

@@ -6,21 +6,33 @@ Every error is one line that names the key, the value and what is allowed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.config import Model
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
+from pipeline.models.distilled import Distilled, distilled_kind
+from pipeline.models.file_hashes import FileHashes
+from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.model_files import (
     PICKLES,
-    folder_sha256,
+    ModelFiles,
     locate_model,
     model_error,
     read_json,
-    weights_variant,
+    revision_of,
 )
+from pipeline.models.network_checks import (
+    check_classes,
+    check_kinds,
+    check_network,
+    check_size,
+    prediction_type,
+    sample_size,
+)
+from pipeline.models.weight_files import check_files
 
 FAMILIES = {  # pipeline class in model_index.json -> family
     "StableDiffusionPipeline": "stable-diffusion",
@@ -38,9 +50,6 @@ NETWORKS = {  # family -> folder and class of the network
 }
 NUM_TEXT_ENCODERS = {"stable-diffusion": 1, "stable-diffusion-xl": 2, "stable-diffusion-3": 3}
 OPTIONAL = {"stable-diffusion-3": ("text_encoder_3", "tokenizer_3")}  # T5: may be left out
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of a UNet
-FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"}  # of a UNet
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,9 @@ class ModelInfo:
         latent_channels: C.
         components: its subfolders.
         commit: of a hub model; None for a local folder.
+        files: all files that are loaded, relative to the folder; no others are read.
+        variants: of the weights, by component; None for files without one in their names.
+        distilled: set if the model was made for a few steps.
     """
 
     folder: Path
@@ -68,6 +80,15 @@ class ModelInfo:
     latent_channels: int
     components: tuple[str, ...] = ()
     commit: str | None = None
+    files: tuple[str, ...] = ()
+    variants: Mapping[str, str | None] = field(default_factory=dict)
+    distilled: Distilled | None = None
+
+    @property
+    def variant(self) -> str:
+        """The setting ``model.variant`` that chooses the same weights again, with any cache."""
+        found = {variant for variant in self.variants.values() if variant is not None}
+        return "auto" if len(found) > 1 else next(iter(found), "plain")
 
     def size_for(self, model: Model) -> int:
         """Side of the images to edit in pixels: ``model.size``, or the model's own."""
@@ -84,49 +105,67 @@ def components_of(family: str) -> tuple[str, ...]:
     return (NETWORKS[family][0], "vae", *texts, "scheduler")
 
 
-def probe_model(model: Model, *, hash_files: bool = True) -> ModelInfo:
-    """Finds a model and checks that it can be used.
+def probe_model(
+    model: Model,
+    *,
+    hash_files: bool = True,
+    hashes: FileHashes | None = None,
+    fetch: bool = False,
+) -> ModelInfo:
+    """Finds a model and checks that it can be used. The first look is at the JSON files.
 
     Args:
-        model: the configuration's section. A hub id is resolved to a commit, and files that are
-            not cached are downloaded.
-        hash_files: False leaves the revision of a local folder empty, so that actors do not read
-            gigabytes for a hash that the driver already has.
+        model: the configuration's section. A hub id is resolved to a commit.
+        hash_files: False leaves the revision of a local folder empty, unless the section gives the
+            hash that it must have.
+        hashes: what is known of local files; None: what this machine remembers.
+        fetch: also download what is loaded of a hub model, after all checks, and compare it with
+            the hub's sizes and hashes. The driver needs no weights.
 
     Raises:
         FileNotFoundError: there is no such folder, and no such model on the hub.
-        ValueError: the folder is not a model, or has pickled weights only, or its family, network
-            or schedule is not supported, or ``model.size`` does not suit it.
+        ValueError: the folder is not a model, or a file that is loaded is missing, pickled,
+            truncated or a pointer of Git LFS, or its family, network or schedule is not
+            supported, or ``model.size`` does not suit it.
     """
-    every = {component for family in NETWORKS for component in components_of(family)}
-    folder, commit = locate_model(model, every)
-    index = _index(model.path, folder)
+    files = locate_model(model)
+    index = _index(files)
     family = FAMILIES[index["_class_name"]]
-    components = _components(model.path, folder, family, index)
+    components = _components(files, family, index)
     network_folder, network_class = NETWORKS[family]
-    network = read_json(folder / network_folder / "config.json")
-    vae = read_json(folder / "vae/config.json")
-    scheduler = read_json(folder / "scheduler/scheduler_config.json")
-    _check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
-    _check_network(model.path, family, network, vae)
+    network = check_kinds(files, f"{network_folder}/config.json")
+    vae = check_kinds(files, "vae/config.json")
+    scheduler = check_kinds(files, "scheduler/scheduler_config.json")
+    check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
+    check_network(model.path, family, network, vae)
     latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-    _check_size(model, network, latent_scale)
+    check_size(model, network, latent_scale)
+    weights = weights_of(files, components, model)
+    loaded = files_of(files, components, weights)
     info = ModelInfo(
-        folder=folder,
-        revision=commit or (folder_sha256(folder, components) if hash_files else ""),
+        folder=files.folder,
+        revision="",
         family=family,
-        prediction_type=_prediction_type(model.path, family, scheduler),
-        native_size=int(network.get("sample_size") or 64) * latent_scale,
+        prediction_type=prediction_type(model.path, family, scheduler),
+        native_size=sample_size(model.path, network) * latent_scale,
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
         components=components,
-        commit=commit,
+        commit=files.commit,
+        files=loaded,
+        variants={name: chosen.variant for name, chosen in weights.items()},
+        distilled=distilled_kind([model.path, *_names(index, network)], scheduler),
     )
     try:
         load_schedule(info, info.size_for(model))
     except ValueError as error:
         raise model_error(model.path, str(error)) from None
-    return info
+    if fetch:
+        files.fetch(loaded)
+    if fetch or not files.is_remote:
+        check_files(files, loaded)
+    revision = revision_of(files, loaded, model.revision, hashes, hash_files=hash_files)
+    return replace(info, revision=revision)
 
 
 def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
@@ -147,98 +186,36 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
     return FlowSchedule.from_config(config, tokens_a_side**2)
 
 
-def _index(model_path: str, folder: Path) -> Mapping[str, Any]:
+def _index(files: ModelFiles) -> Mapping[str, Any]:
     """Reads ``model_index.json`` and checks that its pipeline is supported."""
-    if not (folder / "model_index.json").is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if "model_index.json" not in files.sizes:
+        pickles = [name for name in files.names_in("") if name.endswith(PICKLES)]
         found = f" (but {pickles[0]})" if pickles else ""
-        raise model_error(
-            model_path,
-            f"{folder} has no model_index.json{found}; allowed is a folder in diffusers' format",
+        raise files.error(
+            f"{files.folder} has no model_index.json{found}; allowed is a folder in diffusers' "
+            "format"
         )
-    index = read_json(folder / "model_index.json")
-    name = index.get("_class_name")
+    index = files.json("model_index.json")
+    name = str(index.get("_class_name"))
     if name not in FAMILIES:
-        raise model_error(model_path, f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
+        raise files.error(f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
     if index.get("requires_aesthetics_score"):
-        raise model_error(model_path, "an SDXL refiner; allowed are base models")
+        raise files.error("an SDXL refiner; allowed are base models")
     return index
 
 
-def _components(
-    model_path: str, folder: Path, family: str, index: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """The model's subfolders, checked to be complete."""
-    left_out = {name for name in OPTIONAL.get(family, ()) if not (index.get(name) or [None])[0]}
+def _names(*configs: Mapping[str, Any]) -> list[str]:
+    """The names under which a model's configs say that it was saved."""
+    return [str(config["_name_or_path"]) for config in configs if config.get("_name_or_path")]
+
+
+def _components(files: ModelFiles, family: str, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The model's subfolders, checked to be there."""
+    left_out = {
+        name for name in OPTIONAL.get(family, ()) if index.get(name) in (None, [], [None, None])
+    }
     components = tuple(name for name in components_of(family) if name not in left_out)
     for name in components:
-        if not (folder / name).is_dir():
-            raise model_error(model_path, f"{folder} has no {name}/; its {family} model needs one")
-    for name in components:
-        if not name.startswith(("tokenizer", "scheduler")):
-            weights_variant(folder / name, model_path)
-            if read_json(folder / name / "config.json").get("quantization_config"):
-                raise model_error(model_path, f"{name}/ is quantized; allowed are plain weights")
+        if not files.names_in(name):
+            raise files.error(f"{files.folder} has no {name}/; its {family} model needs one")
     return components
-
-
-def _check_classes(model_path: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, config in wanted.items():
-        if config.get("_class_name", name) != name:
-            raise model_error(
-                model_path, f"network class {config['_class_name']}; allowed is {name}"
-            )
-
-
-def _check_network(
-    model_path: str, family: str, network: Mapping[str, Any], vae: Mapping[str, Any]
-) -> None:
-    """Refuses networks that need inputs which are not supported here."""
-    latent_channels = int(vae.get("latent_channels", 4))
-    if network.get("in_channels", latent_channels) != latent_channels:
-        raise model_error(
-            model_path,
-            f"its network takes {network['in_channels']} channels where the VAE has "
-            f"{latent_channels} (an inpainting model?); allowed are text-to-image models",
-        )
-    if vae.get("latents_mean") or vae.get("latents_std"):
-        raise model_error(model_path, "its VAE has latents_mean or latents_std: not supported")
-    if network.get("time_cond_proj_dim"):
-        raise model_error(
-            model_path,
-            f"time_cond_proj_dim={network['time_cond_proj_dim']}: its guidance is distilled into "
-            "the network; allowed are models with classifier-free guidance",
-        )
-    added, wanted = network.get("addition_embed_type"), ADDED_CONDITIONS.get(family)
-    if added != wanted:
-        raise model_error(model_path, f"addition_embed_type={added!r}; allowed is {wanted!r}")
-
-
-def _check_size(model: Model, network: Mapping[str, Any], latent_scale: int) -> None:
-    """The image must divide into latent cells, and these into the network's patches."""
-    multiple = latent_scale * int(network.get("patch_size", 1))
-    largest = multiple * int(network.get("pos_embed_max_size") or 2**16)
-    if model.size is not None and (model.size % multiple or model.size > largest):
-        bound = f" up to {largest}" if network.get("pos_embed_max_size") else ""
-        raise ValueError(
-            f"model.size={model.size}: for this model allowed are multiples of {multiple}{bound}"
-        )
-
-
-def _prediction_type(model_path: str, family: str, scheduler: Mapping[str, Any]) -> str:
-    name = str(scheduler.get("_class_name", ""))
-    if family == "stable-diffusion-3":
-        if name not in FLOW_SCHEDULERS:
-            raise model_error(
-                model_path, f"scheduler class {name}; allowed are {', '.join(FLOW_SCHEDULERS)}"
-            )
-        return "flow"
-    if name.startswith(("FlowMatch", "EDM")):
-        raise model_error(
-            model_path, f"scheduler class {name}; allowed are those of a schedule of betas"
-        )
-    prediction_type = str(scheduler.get("prediction_type", "epsilon"))
-    if prediction_type not in PREDICTION_TYPES:
-        allowed = ", ".join(PREDICTION_TYPES)
-        raise model_error(model_path, f"prediction_type={prediction_type!r}; allowed are {allowed}")
-    return prediction_type

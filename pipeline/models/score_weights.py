@@ -5,72 +5,128 @@ Every error is one line that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from pipeline.config.scores import Dino, Lpips, Nsfw, Scores, Weights
+from pipeline.models.file_hashes import FileHashes
 from pipeline.models.lpips_layers import identifying_shapes
-from pipeline.models.model_files import COMMIT, HUB_ID, PICKLES, files_sha256
+from pipeline.models.model_files import (
+    HUB_ID,
+    PICKLES,
+    ModelFiles,
+    files_of_folder,
+    files_on_hub,
+    revision_of,
+)
+from pipeline.models.weight_files import (
+    TEXT_STEM,
+    check_files,
+    choose_tokenizer,
+    choose_weights,
+    tensor_shapes,
+)
 
-# Files that a scorer needs besides safetensors: one of each inner tuple.
-NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "clip": (("config.json",), ("preprocessor_config.json",), ("tokenizer.json", "vocab.json")),
+CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer"
+# What a scorer needs besides safetensors. One that needs a config is a folder of transformers.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "clip": (CONFIG, PROCESSOR, TOKENIZER),
     "lpips": (),
-    "dino": (("config.json",),),
-    "dinov2": (("config.json",), ("preprocessor_config.json",)),
+    "dino": (CONFIG,),
+    "dinov2": (CONFIG, PROCESSOR),
     "aesthetic": (),
-    "nsfw": (("config.json",), ("preprocessor_config.json",)),
+    "nsfw": (CONFIG, PROCESSOR),
 }
 MODEL_TYPES = {"clip": "clip", "dino": "vit", "dinov2": "dinov2"}
-PATTERNS = ("*.json", "*.txt", "*.safetensors")
 
 
 @dataclass(frozen=True)
 class ScorerFiles:
-    """The files of one scorer."""
+    """The files of one scorer.
 
-    folder: Path
-    weights: tuple[Path, ...]  # safetensors
-    revision: str  # the hub's commit, or sha256 of the local files
-    commit: str | None = None  # of a hub model
+    Attributes:
+        files: of its folder or commit.
+        loaded: those that are read, relative to the folder.
+        revision: the hub's commit, or sha256 of the local files that are loaded.
+        variant: of the weights, for ``from_pretrained``.
+    """
+
+    files: ModelFiles
+    loaded: tuple[str, ...]
+    revision: str
+    variant: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.files.folder
+
+    @property
+    def commit(self) -> str | None:
+        """Of a hub model; None for a local one."""
+        return self.files.commit
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The safetensors among the loaded files."""
+        return tuple(name for name in self.loaded if name.endswith(".safetensors"))
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The paths of the safetensors."""
+        return tuple(self.folder / name for name in self.tensors)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors, read from the headers."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in self.tensors:
+            shapes |= tensor_shapes(self.files, name)
+        return shapes
 
 
-def probe_scores(scores: Scores, *, hash_files: bool = True) -> dict[str, ScorerFiles]:
+def probe_scores(
+    scores: Scores,
+    *,
+    hash_files: bool = True,
+    hashes: FileHashes | None = None,
+    fetch: bool = False,
+) -> dict[str, ScorerFiles]:
     """Finds the weights of every configured scorer.
 
     Args:
-        scores: the configuration's section. Hub ids are resolved to a commit, and files that are
-            not cached are downloaded.
-        hash_files: False leaves the revision of local files empty.
+        scores: the configuration's section. Hub ids are resolved to a commit.
+        hash_files: False leaves the revision of local files empty, unless one is configured.
+        hashes: what is known of local files; None: what this machine remembers.
+        fetch: also download what is loaded of hub models, after all checks.
 
     Raises:
         FileNotFoundError: there is no such file or folder, and no such model on the hub.
         ValueError: there are no safetensors, or the model is of another kind, or lacks the
-            configured layer or label.
+            configured layer or label, or a file is truncated or a pointer of LFS.
     """
     found = {}
     for name, weights in scores.chosen.items():
         key = f"scores.{name}.path"
-        found[name] = locate(key, weights, NEEDED[name], hash_files=hash_files)
+        found[name] = locate(
+            key, weights, NEEDED[name], scores.dtype, hash_files=hash_files, hashes=hashes
+        )
         _check(name, weights, found[name])
     if "aesthetic" in found:
         _check_width(scores, found)
+    if fetch:
+        for files in found.values():
+            fetch_scorer(files)
     return found
 
 
-def tensor_shapes(files: ScorerFiles) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors in a scorer's files, read from the headers."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files.weights:
-        with safe_open(path, framework="numpy") as tensors:
-            shapes |= {n: tuple(tensors.get_slice(n).get_shape()) for n in tensors.keys()}  # noqa: SIM118
-    return shapes
+def fetch_scorer(files: ScorerFiles) -> None:
+    """Downloads what is loaded of a hub model and is not cached; checks all of it.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``probe_scores``.
+    """
+    files.files.fetch(files.loaded)
+    check_files(files.files, files.loaded)
 
 
 def linear_layers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -84,64 +140,79 @@ def linear_layers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def locate(
-    option: str, weights: Weights, needed: Sequence[Sequence[str]], *, hash_files: bool = True
+    option: str,
+    weights: Weights,
+    needed: Collection[str],
+    dtype: str = "float32",
+    *,
+    hash_files: bool = True,
+    hashes: FileHashes | None = None,
 ) -> ScorerFiles:
-    """Finds the files of one network.
+    """Finds the files of one network, without downloading weights.
 
     Args:
         option: the configuration key or command-line option to name in messages.
         weights: a file, a folder or a hub id.
-        needed: files besides safetensors that the folder must hold: one of each inner sequence.
-        hash_files: False leaves the revision of local files empty.
+        needed: what the folder must hold besides safetensors, see ``NEEDED``.
+        dtype: to load the weights in; decides between their variants.
+        hash_files: False leaves the revision of local files empty, unless one is configured.
+        hashes: what is known of local files; None: what this machine remembers.
 
     Raises:
         FileNotFoundError: there is no such file or folder, and no such model on the hub.
-        ValueError: there are no safetensors, or a needed file is missing.
+        ValueError: there are no safetensors, or a file is missing, truncated or a pointer of LFS.
     """
+    files = _found(option, weights, needed)
+    variant = None
+    if CONFIG in needed:
+        texts = [name for name in needed if name != TOKENIZER]
+        for name in texts:
+            if name not in files.sizes:
+                raise files.error(f"{files.folder} has no {name}")
+        chosen = choose_weights(files, "", dtype, TEXT_STEM)
+        loaded, variant = [*texts, *chosen.files], chosen.variant
+        if TOKENIZER in needed:
+            loaded += choose_tokenizer(files, "")
+    else:
+        loaded = [name for name in files.names_in("") if name.endswith(".safetensors")]
+        if not loaded:
+            pickles = [name for name in files.names_in("") if name.endswith(PICKLES)]
+            lacking = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
+            raise files.error(f"{files.folder} {lacking}; allowed are safetensors weights")
+    if not files.is_remote:
+        check_files(files, loaded)
+    revision = revision_of(files, loaded, weights.revision, hashes, hash_files=hash_files)
+    return ScorerFiles(files, tuple(loaded), revision, variant)
+
+
+def _found(option: str, weights: Weights, needed: Collection[str]) -> ModelFiles:
+    """The files of a folder or a hub id, or the one file that is named."""
     path = Path(weights.path).expanduser()
-    commit = None
     if path.is_file():
         if path.suffix != ".safetensors" or needed:
             allowed = "a folder" if needed else "a .safetensors file, a folder"
             reason = f"a file of the wrong kind; allowed is {allowed} or a hub id"
             raise _error(option, weights, reason)
-        files = [path]
-        folder = path.parent
-    else:
-        if path.is_dir():
-            folder = path
-        elif HUB_ID.fullmatch(weights.path):
-            folder, commit = _from_hub(option, weights)
-        else:
-            raise FileNotFoundError(
-                f"{option}={weights.path!r}: no such file or folder; allowed are "
-                "safetensors weights or a hub id such as 'owner/name'"
-            )
-        files = sorted(file for pattern in PATTERNS for file in folder.glob(pattern))
-    tensors = tuple(file for file in files if file.suffix == ".safetensors")
-    if not tensors:
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-        found = f"has pickled weights only ({pickles[0]})" if pickles else "has no weights"
-        raise _error(option, weights, f"{found}; allowed are safetensors weights")
-    for alternatives in needed:
-        if not any((folder / file).is_file() for file in alternatives):
-            raise _error(option, weights, f"{folder} has no {' or '.join(alternatives)}")
-    revision = commit or (files_sha256((file.name, file) for file in files) if hash_files else "")
-    return ScorerFiles(folder, tensors, revision, commit)
+        return ModelFiles(option, weights.path, path.parent, {path.name: path.stat().st_size})
+    if path.is_dir():
+        return files_of_folder(option, weights.path, path)
+    if HUB_ID.fullmatch(weights.path):
+        return files_on_hub(option, weights.path, weights.revision)
+    raise FileNotFoundError(
+        f"{option}={weights.path!r}: no such file or folder; allowed are "
+        "safetensors weights or a hub id such as 'owner/name'"
+    )
 
 
 def _check(name: str, weights: Weights, files: ScorerFiles) -> None:
-    try:
-        shapes = tensor_shapes(files)
-    except (SafetensorError, OSError) as error:
-        raise _error(f"scores.{name}.path", weights, f"not safetensors: {error}") from None
     if isinstance(weights, Lpips):
+        shapes = files.shapes()
         for tensor, wanted_shape in identifying_shapes(weights.net).items():
             if shapes.get(tensor) != wanted_shape:
                 found = shapes.get(tensor, "missing")
                 reason = f"{tensor} is {found}; {weights.net} needs {wanted_shape}"
                 raise _error(f"scores.{name}.path", weights, reason)
-    config = _config(name, weights, files) if NEEDED[name] else {}
+    config = files.files.json(CONFIG) if NEEDED[name] else {}
     wanted = MODEL_TYPES.get(name)
     if wanted is not None and config.get("model_type") != wanted:
         kind = config.get("model_type")
@@ -159,9 +230,9 @@ def _check(name: str, weights: Weights, files: ScorerFiles) -> None:
 def _check_width(scores: Scores, found: dict[str, ScorerFiles]) -> None:
     assert scores.aesthetic is not None
     assert scores.clip is not None
-    shapes = tensor_shapes(found["aesthetic"])
+    shapes = found["aesthetic"].shapes()
     layers = linear_layers(shapes)
-    width = _config("clip", scores.clip, found["clip"]).get("projection_dim", 512)
+    width = found["clip"].files.json(CONFIG).get("projection_dim", 512)
     shape = shapes[f"{layers[0]}.weight".lstrip(".")] if layers else ()
     if not layers or shape[1] != width:
         raise _error(
@@ -169,40 +240,6 @@ def _check_width(scores: Scores, found: dict[str, ScorerFiles]) -> None:
             scores.aesthetic,
             f"its first linear layer is {shape or 'missing'}; scores.clip gives {width} features",
         )
-
-
-def _config(name: str, weights: Weights, files: ScorerFiles) -> dict[str, Any]:
-    try:
-        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _error(f"scores.{name}.path", weights, f"config.json: {error}") from None
-    if not isinstance(config, dict):
-        raise _error(f"scores.{name}.path", weights, "config.json is not a JSON object")
-    return config
-
-
-def _from_hub(option: str, weights: Weights) -> tuple[Path, str]:
-    """Downloads the needed files, pinned to the commit of the revision."""
-    from huggingface_hub import snapshot_download  # imported here: local weights do not need it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    download = partial(snapshot_download, weights.path, revision=weights.revision)
-    download = partial(download, allow_patterns=list(PATTERNS))
-    try:
-        try:  # a commit that the driver found needs no call to the hub where it is cached
-            is_commit = COMMIT.fullmatch(weights.revision or "") is not None
-            folder = download(local_files_only=is_commit)
-            if is_commit and not any(Path(folder).glob("*.safetensors")):
-                folder = download()
-        except LocalEntryNotFoundError:
-            folder = download()
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{option}={weights.path!r}, revision {weights.revision!r}: no such file or folder, "
-            f"and the hub says: {reason}"
-        ) from None
-    return Path(folder), Path(folder).name  # the snapshot's folder is named by its commit
 
 
 def _number(layer: str) -> int:

@@ -51,7 +51,7 @@ class Scorers:
         """
         self.device, self.dtype = torch.device(device), DTYPES[scores.dtype]
         self.micro_batch = MicroBatch(micro_batch)
-        files = probe_scores(scores, hash_files=False)
+        files = probe_scores(scores, hash_files=False, fetch=True)
         self.clip = self._clip(files["clip"]) if "clip" in files else None
         self.aesthetic = self._head(files["aesthetic"]) if "aesthetic" in files else None
         self.lpips = (
@@ -148,7 +148,12 @@ class Scorers:
 
     def _network(self, kind: Any, files: ScorerFiles, **options: Any) -> Any:
         network = load_network(
-            kind, files.folder, f"scores: {files.folder}", torch_dtype=self.dtype, **options
+            kind,
+            files.folder,
+            f"scores: {files.folder}",
+            variant=files.variant,
+            torch_dtype=self.dtype,
+            **options,
         )
         return network.to(self.device).eval().requires_grad_(False)
 

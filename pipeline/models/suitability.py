@@ -1,9 +1,10 @@
-"""Checks at start-up that a model's family supports the configured method."""
+"""Checks at start-up that a model supports the configured method, and was made for its settings."""
 
 from __future__ import annotations
 
 from pipeline.config.config import Config
 from pipeline.config.method import Reuse
+from pipeline.models.distilled import about_distillation, about_size
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
 
@@ -32,6 +33,13 @@ def check_suits(info: ModelInfo, config: Config) -> None:
         )
     if method.reuse.interval > 1:
         _check_reuse(info, method.reuse)
+
+
+def suitability_warnings(info: ModelInfo, config: Config) -> list[str]:
+    """A line for each setting that this model was not made for, though it computes with it."""
+    lines = about_distillation(info.distilled, config.method)
+    lines += about_size(info.size_for(config.model), info.native_size)
+    return [f"model.path={config.model.path!r}: {line}" for line in lines]
 
 
 def _check_reuse(info: ModelInfo, reuse: Reuse) -> None:

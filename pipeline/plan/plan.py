@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,10 @@ from typing import Any
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
-from pipeline.models.suitability import check_suits
+from pipeline.models.suitability import check_suits, suitability_warnings
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
@@ -22,6 +24,8 @@ from pipeline.storage.shards import InputShard, check_output, list_shards
 from pipeline.storage.store import Store
 
 RUN_FILE = "_run/run.json"
+HASHES_FILE = "_run/model_files.json"  # size, times and sha256 of the models' local files
+log = logging.getLogger(__name__)
 VERSION = re.compile(r"\d+\.\d+\.\d+.*")  # before the code had a hash, its version stood there
 
 
@@ -52,6 +56,7 @@ class Plan:
     published: list[str]
     inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
     left_out: list[str] = field(default_factory=list)  # lines on what is no shard beside them
+    hashes: FileHashes = field(default_factory=FileHashes)  # of the models' local files
 
     @property
     def output(self) -> Store:
@@ -69,7 +74,7 @@ class Plan:
 
     def without_shards(self) -> Plan:
         """A copy for workers: small, however many shards the run has."""
-        return replace(self, work=[], published=[], inputs={})
+        return replace(self, work=[], published=[], inputs={}, hashes=FileHashes())
 
 
 @gc_paused()
@@ -88,11 +93,15 @@ def make_plan(config: Config, device: str) -> Plan:
         listing = list_shards(config.input.shards, config.input.storage_options)
         shards = listing.shards
         check_output(config.output.path, shards, config.input.shards)
-        model = probe_model(config.model)
-        check_suits(model, config)
-        scorers = probe_scores(config.scores)
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
+        hashes = _saved_hashes(output)
+        model = probe_model(config.model, hashes=hashes)
+        check_suits(model, config)
+        for line in suitability_warnings(model, config):
+            log.warning(line)
+        scorers = probe_scores(config.scores, hashes=hashes)
+        remember_node(hashes)
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
@@ -109,24 +118,29 @@ def make_plan(config: Config, device: str) -> Plan:
     every = _limited(config, shards)
     work, published = _split(every, state)
     listed = {name: item.shard for name, item in every.items()}
-    return Plan(config, device, model, digest, inputs, work, published, listed, listing.left_out)
+    left_out = listing.left_out
+    return Plan(config, device, model, digest, inputs, work, published, listed, left_out, hashes)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
-    """The configuration with the commits of hub models in place of branches.
+    """The configuration with what was found in place of branches: commits, and hashes of folders.
 
-    It travels to the workers, so each loads what the driver found, also after a branch has moved.
+    It travels to the workers, so each loads what the driver found, also after a branch has moved,
+    and refuses a folder that has changed.
     """
-    commits = {name: files.commit for name, files in scorers.items() if files.commit}
     chosen = config.scores.chosen
     scores = {
-        name: chosen[name].model_copy(update={"revision": commit})
-        for name, commit in commits.items()
+        name: chosen[name].model_copy(update={"revision": files.revision})
+        for name, files in scorers.items()
     }
-    changes: dict[str, Any] = {"scores": config.scores.model_copy(update=scores)}
-    if model.commit:
-        changes["model"] = config.model.model_copy(update={"revision": model.commit})
-    return config.model_copy(update=changes)
+    return config.model_copy(
+        update={
+            "scores": config.scores.model_copy(update=scores),
+            "model": config.model.model_copy(
+                update={"revision": model.revision, "variant": model.variant}
+            ),
+        }
+    )
 
 
 def _check_reachable(output: Store) -> None:
@@ -170,6 +184,12 @@ def _saved_run(output: Store) -> RunRecord | None:
         return parse_run(output.get(RUN_FILE), f"{output.url}/{RUN_FILE}")
     except FileNotFoundError:
         return None
+
+
+def _saved_hashes(output: Store) -> FileHashes:
+    """Which hashes of local model files are known, from this output or on this machine."""
+    saved = output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}"
+    return FileHashes.from_json(recall_node(), saved)
 
 
 def _with_resolved_threads(config: Config, saved: RunRecord | None) -> Config:

@@ -15,7 +15,7 @@ from pipeline.config.load import parse_saved, saved_tree
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import inputs_json
-from pipeline.plan.plan import RUN_FILE, Plan
+from pipeline.plan.plan import HASHES_FILE, RUN_FILE, Plan
 from pipeline.records.run_files import RunFileError, check_version
 from pipeline.storage.credentials import redacted
 from pipeline.storage.saved_inputs import INPUTS_FILE
@@ -43,6 +43,8 @@ def write_run_folder(plan: Plan) -> None:
     in_force = FiltersInForce(plan.config.filtering.texts)
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, inputs_json(plan))
+    if plan.hashes.to_tree():
+        output.put(HASHES_FILE, plan.hashes.to_json())
     write_config(plan)
     output.put("_run/environment.json", _json(environment(plan)))
 

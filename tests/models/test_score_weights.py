@@ -56,7 +56,7 @@ def test_revisions_follow_the_files(section: Section, copied: Section) -> None:
     ("change", "message"),
     [
         (lambda s: s["clip"].update(path="/no/where"), "scores.clip.path='/no/where': no such"),
-        (lambda s: s["lpips"].update(path="owner/name"), "and the hub says"),
+        (lambda s: s["lpips"].update(path="owner/name"), "it is not in the hub's cache"),
         (lambda s: pickled(s, "dino"), "has pickled weights only (pytorch_model.bin)"),
         (lambda s: s["dino"].update(path=s["clip"]["path"]), "of type 'clip'; allowed is 'vit'"),
         (

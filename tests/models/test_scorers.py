@@ -15,6 +15,7 @@ from transformers import CLIPModel, ViTForImageClassification, ViTModel
 from pipeline.config.scores import COMPUTED_BY, Scores
 from pipeline.models.embeddings import clip_scores
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.model_files import ModelFiles
 from pipeline.models.score_weights import ScorerFiles
 from pipeline.models.scorers import EditToScore, Scorers, _processor
 from tests.reference import scores as reference
@@ -67,8 +68,9 @@ def test_code_beside_a_processor_is_neither_run_nor_asked_about(
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
     monkeypatch.setattr("builtins.input", asked)
+    files = ModelFiles("scores.clip", str(tmp_path), tmp_path, {})
     with pytest.raises(ValueError, match="trust_remote_code"):
-        _processor(ScorerFiles(tmp_path, (), "r"))
+        _processor(ScorerFiles(files, (), "r"))
     asked.assert_not_called()
     assert not ran.exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +34,6 @@ def reshape(tensors: dict[str, Tensor]) -> str:
     name = sorted(tensors)[0]
     tensors[name] = torch.zeros(3, 3)
     return name
-
-
-@pytest.fixture
-def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
 
 
 def changed(folder: Path, component: str, change: Change) -> str:

@@ -76,31 +76,37 @@ def test_scorers_of_a_branch_are_pinned_too(
     assert (found.folder.name, found.revision) == (FIRST, FIRST)
 
 
-def test_a_cached_commit_needs_no_call_to_the_hub(
-    cache: Callable[..., Path],
-    tiny_model_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_folder_that_changes_after_the_start_is_refused(
+    tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """Hundreds of actors start without asking it; an incomplete snapshot is asked for again."""
-    import huggingface_hub
-
-    folder = cache("model", tiny_model_folder, FIRST)
-    model = {"path": "owner/model", "revision": FIRST, "size": 32}
-    config = config_of(tmp_path, model=model)
-    asked: list[bool] = []
-    download = huggingface_hub.snapshot_download
-
-    def noting(*arguments: Any, **options: Any) -> Any:
-        asked.append(not options.get("local_files_only"))
-        return download(*arguments, **options)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", noting)
-    load_model(config.model, "cpu", Stage())
-    assert asked == [False]
+    """The plan names a hash; a worker that finds other weights does not compute with them."""
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    model = {"path": str(folder), "revision": "main", "size": 32}
+    plan = make_plan(config_of(tmp_path, model=model), "cpu")
+    assert plan.config.model.revision == plan.model.revision
+    load_model(plan.config.model, "cpu", Stage())
+    (folder / "unused.bin").write_bytes(b"no part of it")
+    load_model(plan.config.model, "cpu", Stage())
     (weights,) = (folder / "unet").glob("*.safetensors")
-    weights.unlink()
-    asked.clear()
-    with pytest.raises(ValueError, match="unet/ has no weights"):
-        load_model(config.model, "cpu", Stage())
-    assert True in asked
+    save_file({n: torch.zeros_like(v) for n, v in load_file(weights).items()}, weights)
+    with pytest.raises(ValueError, match=r"model\.revision asks for .*: the folder was changed"):
+        load_model(plan.config.model, "cpu", Stage())
+
+
+def test_scorers_that_change_after_the_start_are_refused(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """A file, and a folder."""
+    section = make_tiny_scorers(tmp_path / "scorers")
+    scores = {name: section[name] for name in ("lpips", "dino")}
+    model = {"path": str(tiny_model_folder), "size": 32}
+    plan = make_plan(config_of(tmp_path, model=model, scores=scores), "cpu")
+    probe_scores(plan.config.scores, hash_files=False)
+    for name in ("dino/model", "lpips"):
+        weights = tmp_path / f"scorers/{name}.safetensors"
+        before = weights.read_bytes()
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        key = name.partition("/")[0]
+        with pytest.raises(ValueError, match=rf"scores\.{key}\.revision asks for"):
+            probe_scores(plan.config.scores, hash_files=False)
+        weights.write_bytes(before)

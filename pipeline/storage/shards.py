@@ -14,6 +14,7 @@ from typing import Any
 import braceexpand  # webdataset expands its patterns with the same library
 from fsspec.utils import glob_translate
 
+from pipeline.process.outage import store_of
 from pipeline.storage.bucket import etag_of, open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import with_retries
@@ -77,6 +78,7 @@ def expand_shards(
                 what=f"list input {pattern}",
                 first=True,
             )
+                store=store_of(pattern),
             if not matches:
                 raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
             found |= matches

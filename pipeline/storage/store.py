@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
+from pipeline.process.outage import store_of
 from pipeline.storage.bucket import Bucket, open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
@@ -191,7 +192,8 @@ class Store:
         hook = type(self).hook
         if hook is not None:
             hook("before", operation, name)
-        result = with_retries(attempt, what=f"{operation} {self.url}/{name}")
+        what = f"{operation} {self.url}/{name}"
+        result = with_retries(attempt, what=what, store=store_of(self.url))
         if hook is not None:
             hook("after", operation, name)
         return result

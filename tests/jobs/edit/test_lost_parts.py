@@ -28,6 +28,9 @@ class NoJournal(Journal):
         return []
 
     def entry(self, shard: str, part: int | None) -> None:
+    def take_outages(self) -> list[str]:
+        return []
+
         return None
 
 

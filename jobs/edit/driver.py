@@ -25,6 +25,7 @@ from jobs.supervise.shutdown import GracefulStop, StopFlag
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
+from pipeline.plan.cuts import apply_cuts
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
@@ -76,6 +77,9 @@ def edit(
     _warn(changed_inputs(plan))
     if not plan.output.conditional:  # tested once, before workers get their copies
         tell(ONE_DRIVER, level="warning")
+    for line in plan.cuts.lines:
+        tell(line)
+    apply_cuts(plan.output, plan.cuts)
     write_run_folder(plan)
     _warn(complete_refilter(plan))
     if retry_failed:

@@ -29,6 +29,8 @@ def print_dry_run(plan: Plan) -> None:
         max_actors = stage.max_actors or stage.actors
         table.add_row(
             name,
+    for line in plan.cuts.lines:
+        print(line)
             str(stage.actors) if max_actors == stage.actors else f"{stage.actors} to {max_actors}",
             f"{stage.cpus:g}",
             f"{stage.gpus_per_actor(plan.device):g}",

@@ -18,10 +18,12 @@ from jobs.benchmark.plot import plot_curves, plot_report
 from jobs.benchmark.report import WORKLOADS, print_report, ratios_of, runs_of, write_report
 from jobs.benchmark.sweep import SWEEPS, run_sweep
 from jobs.benchmark.work import BenchmarkSample, draw_samples
+from jobs.edit.writable import check_writable
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
 from pipeline.config.stages import STAGES
 
+from pipeline.storage.store import Store
 BASELINE_FAMILY = "stable-diffusion"
 
 
@@ -78,6 +80,7 @@ def benchmark(options: Options) -> int:
     """Measures, writes the report and its plot, prints the figures."""
     start = time.monotonic()
     config, device = benchmark_config(options)
+    check_writable(Store(str(options.out.parent)))
     report = (
         measure_curves(options, config, device)
         if options.sweep

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from jobs.edit.driver import edit
 from pipeline.config.config import Config
+from jobs.edit.writable import check_writable
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
 from pipeline.report.contact_sheet import contact_sheet
 
+from pipeline.storage.store import Store
 
 def demo(config: Config, home: Path, *, verbose: bool) -> int:
     """Draws the demo's input below ``home``, edits it, and draws a contact sheet.
@@ -17,6 +19,7 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
         The exit code of the job.
     """
     if not (home / "in/trouble.json").is_file():  # written after the shards
+    check_writable(Store(str(home)))
         write_demo_input(home / "in")
     code, plan = edit(config, verbose=verbose)
     if code == 0:
@@ -31,5 +34,6 @@ def demo(config: Config, home: Path, *, verbose: bool) -> int:
 def demo_data(output: str, num_shards: int, num_samples: int, seed: int) -> int:
     """Draws shards of the demo world, with the true mask and the true result of each sample."""
     write_demo_shards(Path(output), num_shards, num_samples, seed)
+    check_writable(Store(output))
     print(f"{num_shards} shards of {num_samples} samples: {output}")
     return 0

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import exit_codes
+from jobs.edit.writable import check_writable
 from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
 from pipeline.config.mix import Mix
 from pipeline.mix.mix import MANIFEST, run_mix
@@ -42,6 +43,7 @@ def mix_outputs(
         plan = make_mix_plan(mix)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error) or type(error).__name__) from error
+    check_writable(plan.output)
     _print_plan(plan)
     if dry_run:
         return 0

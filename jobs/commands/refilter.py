@@ -13,6 +13,7 @@ from rich.table import Table
 
 from jobs.commands.open_output import open_output
 from jobs.edit.report import draw_report
+from jobs.edit.writable import check_writable
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.plan.filters import changed_filters, read_filters
@@ -70,6 +71,7 @@ def refilter_output(
             f"{path}: {found.lost} rejected edits would pass, but their images were not kept "
             "(output.keep_rejected: false); this output can only get stricter filters"
         )
+    check_writable(output)
     if dry_run:
         return 0
     done = refilter(output, config.filtering)

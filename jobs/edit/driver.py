@@ -18,6 +18,7 @@ from jobs.edit.planner import planned
 from jobs.edit.progress import RunProgress
 from jobs.edit.report import report_run
 from jobs.edit.summary_tables import print_dry_run, print_summary
+from jobs.edit.writable import before_the_start, check_writable
 from jobs.logs import tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.supervise.journal import Journal
@@ -43,7 +44,9 @@ ONE_DRIVER = (
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
     check_stores(config)
-    print_dry_run(make_plan(config, device_of(config)))
+    plan = make_plan(config, device_of(config))
+    check_writable(plan.output, _named(plan))
+    print_dry_run(plan)
     return exit_codes.OK
 
 
@@ -74,13 +77,15 @@ def edit(
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # "auto" depends on the GPUs of the cluster
     plan = make_plan(config, device_of(config))
+    check_writable(plan.output, _named(plan))
     _warn(changed_inputs(plan))
-    if not plan.output.conditional:  # tested once, before workers get their copies
-        tell(ONE_DRIVER, level="warning")
     for line in plan.cuts.lines:
         tell(line)
-    apply_cuts(plan.output, plan.cuts)
-    write_run_folder(plan)
+    with before_the_start(_named(plan)):
+        if not plan.output.conditional:  # tested once, before workers get their copies
+            tell(ONE_DRIVER, level="warning")
+        apply_cuts(plan.output, plan.cuts)
+        write_run_folder(plan)
     _warn(complete_refilter(plan))
     if retry_failed:
         plan = _reopened(plan)
@@ -112,6 +117,10 @@ def edit(
         tell(message, level="warning", to=sys.stdout)
         return exit_codes.INTERRUPTED, plan
     return (exit_codes.INCOMPLETE if plan.work else exit_codes.OK), plan
+
+
+def _named(plan: Plan) -> str:
+    return f"output.path={plan.config.output.path!r}"
 
 
 def _warn(lines: Iterable[str]) -> None:

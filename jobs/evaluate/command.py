@@ -12,6 +12,7 @@ from jobs import exit_codes
 from jobs.edit.cluster import device_of, disconnect
 from jobs.edit.driver import edit
 from jobs.evaluate.judges import Judging
+from jobs.edit.writable import check_writable
 from jobs.evaluate.options import config_for, home_of
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
@@ -67,6 +68,7 @@ def evaluate(options: argparse.Namespace) -> int:
     try:
         tasks = first_tasks(_tasks(options), options.limit)
         if not tasks:
+    check_writable(home)
             raise BenchmarkError(f"{options.data}: holds no task of {options.benchmark}")
         judging = Judging(options, config, tasks, home)
         write_shards(tasks, home)

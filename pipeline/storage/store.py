@@ -83,6 +83,15 @@ class Store:
         what = f"reach {self.url}"
         with_retries(self.backend.check_reachable, what=what, first=True)
 
+    def check_writable(self) -> None:
+        """Checks at the start of a run that it may write here, and leaves nothing behind.
+
+        Raises:
+            OSError: it may not, or ``check_reachable`` fails.
+        """
+        self.check_reachable()
+        with_retries(self.backend.check_writable, what=f"write to {self.url}", first=True)
+
     def get(self, name: str, *, listed: Stat | None = None) -> bytes:
         """The whole object. Its length is checked against the size that the store reports.
 

@@ -17,6 +17,7 @@ from fsspec.utils import glob_translate
 from pipeline.process.outage import store_of
 from pipeline.storage.bucket import etag_of, open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
+from pipeline.storage.no_shards import why_no_shards
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
 
@@ -77,10 +78,13 @@ def expand_shards(
                 partial(_matches, pattern, storage_options),
                 what=f"list input {pattern}",
                 first=True,
-            )
                 store=store_of(pattern),
+            )
             if not matches:
-                raise ValueError(f"input.shards: nothing matches {pattern!r}; allowed is {ALLOWED}")
+                why = why_no_shards(_static_root(pattern, is_folder=True), storage_options)
+                raise ValueError(
+                    f"input.shards: nothing matches {pattern!r}: {why}; allowed is {ALLOWED}"
+                )
             found |= matches
             is_tar = _absolute(pattern) in matches
             roots.append(_static_root(entry, is_folder=not is_tar and not MAGIC.search(pattern)))

@@ -10,6 +10,7 @@ from rich.table import Table
 from jobs.commands.open_output import open_output
 from pipeline.config.load import ConfigError
 from pipeline.plan.status import OutputStatus, ShardStatus, read_status
+from pipeline.republish.retry_failed import retried_rows
 
 
 def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int:
@@ -27,7 +28,25 @@ def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int
         print(json.dumps(status.to_tree(), indent=2, ensure_ascii=False))
     else:
         _print_table(status)
+        failed = [shard for shard in status.shards if shard.failed]
+        if failed:
+            _print_advice(
+                sum(shard.failed for shard in failed),
+                sum(retried_rows(output, [shard.shard for shard in failed]).values()),
+            )
     return 0
+
+
+def _print_advice(failed: int, retried: int) -> None:
+    """Says what can be done about failed edits: nothing here, where their own input is at fault."""
+    others = "the reasons are in the column message: correct the input, and use another output"
+    if retried == failed:
+        print(f"{failed} failed edits: overpaint edit ... --retry-failed")
+    elif retried:
+        print(f"{failed} failed edits: overpaint edit ... --retry-failed recomputes {retried}")
+        print(f"the other {failed - retried} would fail again; {others}")
+    else:
+        print(f"{failed} failed edits, which would fail again; {others}")
 
 
 def _print_table(status: OutputStatus) -> None:
@@ -40,8 +59,6 @@ def _print_table(status: OutputStatus) -> None:
     states = ", ".join(f"{number} {state}" for state, number in status.states.items())
     tree = status.to_tree()
     console.print(f"{len(status.shards)} shards: {states}; {tree['edits']} edits", highlight=False)
-    if tree["failed"]:
-        console.print(f"{tree['failed']} failed edits: overpaint edit ... --retry-failed")
 
 
 def _parts(shard: ShardStatus) -> str:

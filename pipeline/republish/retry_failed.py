@@ -67,7 +67,7 @@ def reopen_failed(plan: Plan) -> Reopened:
     output = plan.output
     work = {item.shard.name: item for item in plan.work}
     reopened = Reopened(plan)
-    for shard in _with_retried_rows(output, plan.published):
+    for shard in retried_rows(output, plan.published):
         try:
             max_edits = _reopen(plan, output, plan.inputs[shard])
         except FileNotFoundError:  # another driver is republishing it
@@ -84,20 +84,21 @@ def reopen_failed(plan: Plan) -> Reopened:
     return reopened
 
 
-def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
-    """The shards whose markers count failures that are retried."""
+def retried_rows(output: Store, published: list[str]) -> dict[str, int]:
+    """The published shards with rows that ``--retry-failed`` computes again, and how many."""
 
-    def has_some(shard: str) -> bool:
+    def count(shard: str) -> int:
         try:
             stats = read_marker(output, shard)
         except (ValueError, TypeError):  # verify names it
-            return False
-        kinds = [kind.partition(": ") for kind in (stats.failures if stats else {})]
-        return any(is_retried(stage, error) for stage, _, error in kinds)
+            return 0
+        found = 0
+        for kind, rows in (stats.failures if stats else {}).items():
+            stage, _, error = kind.partition(": ")
+            found += rows if is_retried(stage, error) else 0
+        return found
 
-    for shard, wanted in in_threads(has_some, published):
-        if wanted:
-            yield shard
+    return {shard: rows for shard, rows in in_threads(count, published) if rows}
 
 
 def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:

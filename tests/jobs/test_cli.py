@@ -101,6 +101,45 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
     assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to resume\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["edti", "demo"], "edit"),
+        (["statsu", "out"], "status"),
+        (["Mix", "out"], "mix"),
+        (["evaluate", "piebench"], "pie-bench"),
+        (["evaluate", "demo", "--methods", "difedit"], "DiffEdit"),
+        (["evaluate", "imagenet", "--split", "tests"], "test"),
+        (["benchmark", "--dtype", "bfloat"], "bfloat16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_misspelt_command_or_choice_suggests_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str
+) -> None:
+    """As a misspelt key does; the allowed ones are listed too."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"; did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["edit", "difedit_sd15_512"], "; did you mean 'diffedit_sd15_512'?"),
+        (["benchmark", "--sweep", "bach"], "; did you mean 'batch'?"),
+    ],
+)
+def test_a_misspelt_name_in_a_command_suggests_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    """Of bundled configurations and of sweeps, which argparse does not check."""
+    more = ["--out", str(tmp_path / "result")] if arguments[0] == "benchmark" else []
+    assert main([*arguments, *more]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
 def test_the_progress_line_counts_parts_edits_and_failures() -> None:
     """Shards are counted by the results that published one."""
     with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:

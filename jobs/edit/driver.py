@@ -43,6 +43,7 @@ ONE_DRIVER = (
 
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
+    use_format(config.run.log_format)
     check_stores(config)
     plan = make_plan(config, device_of(config))
     check_writable(plan.output, _named(plan))

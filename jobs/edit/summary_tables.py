@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +19,9 @@ MAX_NAMES = 20
 
 def print_dry_run(plan: Plan) -> None:
     """Prints the resolved config, the fingerprint, the shards to do and done, and the pools."""
+    if is_json():
+        tell("dry run", **_dry_run_tree(plan))
+        return
     config = plan.config
     print(resolved_yaml(config))
     print(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
@@ -23,14 +29,14 @@ def print_dry_run(plan: Plan) -> None:
     print(f"done:         {len(plan.published)} shards{_some(plan.published)}")
     names = [f"{work.shard.name} ({len(work.staged)} parts staged)" for work in plan.work]
     print(f"to do:        {len(plan.work)} shards{_some(names)}")
+    for line in plan.cuts.lines:
+        print(line)
     table = Table("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch", title="actors")
     for name in config.pools:
         stage = config.pool_stage(name)
         max_actors = stage.max_actors or stage.actors
         table.add_row(
             name,
-    for line in plan.cuts.lines:
-        print(line)
             str(stage.actors) if max_actors == stage.actors else f"{stage.actors} to {max_actors}",
             f"{stage.cpus:g}",
             f"{stage.gpus_per_actor(plan.device):g}",
@@ -38,6 +44,18 @@ def print_dry_run(plan: Plan) -> None:
             str(stage.micro_batch),
         )
     Console().print(table)
+
+
+def _dry_run_tree(plan: Plan) -> dict[str, Any]:
+    """What a dry run prints, for a JSON line."""
+    return {
+        "config": yaml.safe_load(resolved_yaml(plan.config)),
+        "model": {"family": plan.model.family, "revision": plan.model.revision},
+        "fingerprint": plan.fingerprint,
+        "done": plan.published,
+        "to_do": {work.shard.name: len(work.staged) for work in plan.work},
+        "notes": plan.cuts.lines,
+    }
 
 
 def print_summary(plan: Plan, summary: RunSummary) -> None:
@@ -72,6 +90,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
             soft_wrap=True,
         )
         _print_outcome(console, summary.plan)
+    elif summary.to_do:
+        console.print("nothing was computed")
     else:
         console.print("there was nothing left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)

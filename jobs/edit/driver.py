@@ -11,6 +11,7 @@ import ray
 from jobs import exit_codes
 from jobs.edit.cluster import check_stores, connect, device_of, disconnect
 from jobs.edit.driver_memory import release_memory
+from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
 from jobs.edit.lost_parts import run_missing
 from jobs.edit.paths import with_absolute_paths
@@ -157,7 +158,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
     try:
         with (
             JournalWatch(guard.journal),
-            RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
+            RunProgress(plan.num_shards, len(plan.published), every_s, EditsLeft(plan)) as progress,
         ):
             for wave in _waves(plan.work, plan.config.run.shards_per_wave):
                 if stop.requested:

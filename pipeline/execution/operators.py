@@ -177,6 +177,7 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
         num_evals=num_evals,
         halvings=part.halvings,
         published=stats is not None,
+        num_parts=part.num_parts,
     )
     return part
 

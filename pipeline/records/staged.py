@@ -42,6 +42,7 @@ class PartResult:
     num_evals: dict[str, int] = field(default_factory=dict)  # network evaluations, by stage
     halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
     published: bool = False  # this part completed its shard
+    num_parts: int = 0  # of the shard; 0: not known
 
     @property
     def num_edits(self) -> int:

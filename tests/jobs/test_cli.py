@@ -194,7 +194,8 @@ def test_nothing_left_to_compute_is_said_only_where_nothing_is_to_do(
 
 def test_the_progress_line_counts_parts_edits_and_failures() -> None:
     """Shards are counted by the results that published one."""
-    with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:
+    left = mock.Mock(estimate=lambda: 12.0)
+    with RunProgress(num_shards=4, num_done=1, every_s=1000.0, left=left) as progress:
         progress.update(PartResult("a", 0, {"edited": 3}, published=False))
         progress.update(PartResult("a", 1, {"edited": 2, "failed": 1}, published=True))
         progress.update(PartResult("a", 2, {}, published=True))  # two parts may find it complete

@@ -15,7 +15,7 @@ from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.records.part import Part, Status
 from pipeline.steps.finish import FinishContext, finish
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import write_part
@@ -77,14 +77,7 @@ def invert(part: Part) -> Part:
 
 def prepared(part: Part, config: Config) -> Part:
     """Calls ``prepare`` with the configuration's settings and this file's size."""
-    return prepare(
-        part,
-        size=SIZE,
-        resize=config.model.resize,
-        resolution=config.output.resolution,
-        max_pixels=config.input.max_pixels,
-        suffixes=config.input.image,
-    )
+    return prepare(part, Preparation.of(config, SIZE))
 
 
 def run(
@@ -104,7 +97,7 @@ def run(
             part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
             part = finish(edit(prepared(part, config)), context)
             write_part(store, part, context.fingerprint, "c0de")
-            publish_if_complete(store, shard.name, part.num_parts, config.filtering)
+            publish_if_complete(store, shard.name, config.filtering)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

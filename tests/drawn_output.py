@@ -24,7 +24,7 @@ from pipeline.records.rows import STAGED_SCHEMA
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.write_part import to_ipc, with_header
-from pipeline.storage.layout import part_name
+from pipeline.storage.layout import StagedPart
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
 from tests.committing import make_config
@@ -175,5 +175,5 @@ def _publish(
     part = Part(shard, 0, 1, hosts=["here"], device="cpu", seconds=SECONDS)
     header = replace(part.header("f00d"), num_rows=len(rows))
     table = with_header(pa.Table.from_pylist(rows, schema=STAGED_SCHEMA), header)
-    output.put_if_absent(part_name(shard, 0, 1), to_ipc(table))
-    assert publish_if_complete(output, shard, 1, filtering) is not None
+    output.put_if_absent(StagedPart(shard, 0, 1).name, to_ipc(table))
+    assert publish_if_complete(output, shard, filtering) is not None

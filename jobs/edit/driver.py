@@ -28,10 +28,11 @@ from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
 from pipeline.plan.cuts import apply_cuts
+from pipeline.plan.first_look import first_look
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
-from pipeline.plan.summary import summarize
+from pipeline.plan.summary import RunSummary, summarize
 from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged, reopen_failed
 from pipeline.storage.layout import sweep
@@ -48,6 +49,7 @@ def dry_run(config: Config) -> int:
     check_stores(config)
     plan = make_plan(config, device_of(config))
     check_writable(plan.output, _named(plan))
+    _warn([*plan.left_out, *first_look(plan)])
     print_dry_run(plan)
     return exit_codes.OK
 
@@ -64,8 +66,8 @@ def edit(
         keep_ray: stay connected for another run; the caller then calls ``ray.shutdown``.
 
     Returns:
-        The exit code and the plan at the end. The code is 0 if every shard is published, 75 after
-        SIGTERM or Ctrl-C (run again to resume), else 1.
+        The exit code and the plan at the end. The code is 0 if every shard is published, 3 if too
+        many of the edits failed, 75 after SIGTERM or Ctrl-C (run again to resume), else 1.
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
@@ -80,7 +82,7 @@ def edit(
         connect(config, verbose)  # "auto" depends on the GPUs of the cluster
     plan = make_plan(config, device_of(config))
     check_writable(plan.output, _named(plan))
-    _warn(changed_inputs(plan))
+    _warn([*plan.left_out, *first_look(plan), *changed_inputs(plan)])
     for line in plan.cuts.lines:
         tell(line)
     with before_the_start(_named(plan)):
@@ -118,7 +120,22 @@ def edit(
         message = f"interrupted with {len(plan.work)} shards to do; run the same command to resume"
         tell(message, level="warning", to=sys.stdout)
         return exit_codes.INTERRUPTED, plan
-    return (exit_codes.INCOMPLETE if plan.work else exit_codes.OK), plan
+    return _exit_code(plan, summary), plan
+
+
+def _exit_code(plan: Plan, summary: RunSummary) -> int:
+    """Of a run that was not interrupted; says why it is not 0."""
+    if plan.work:
+        return exit_codes.INCOMPLETE
+    allowed = plan.config.run.max_failed_share
+    if summary.failed_share > allowed:
+        message = (
+            f"complete, but {summary.failed_share:.0%} of the edits failed, above "
+            f"run.max_failed_share={allowed:g}: exit code {exit_codes.TOO_MANY_FAILED}"
+        )
+        tell(message, level="error")
+        return exit_codes.TOO_MANY_FAILED
+    return exit_codes.OK
 
 
 def _named(plan: Plan) -> str:

@@ -22,8 +22,8 @@ class EditsLeft:
         # With input.limit every shard's edits were counted, and nothing has to be estimated.
         counted = [work.max_edits for work in plan.work if work.max_edits is not None]
         self.limit = sum(counted) if len(counted) == len(plan.work) else None
-        self.part_size = plan.config.run.part_size
-        self.staged = {work.shard.name: len(work.staged) for work in plan.work if work.staged}
+        self.edits_before = plan.config.run.part_size * sum(work.num_staged for work in plan.work)
+        self.staged = {work.shard.name: work.staged for work in plan.work if work.staged}
         self.bytes_unseen = sum(work.shard.size for work in plan.work)
         self.bytes_seen = 0
         self.parts_seen = 0  # all parts of the shards that were seen
@@ -42,11 +42,12 @@ class EditsLeft:
 
     def _see(self, result: PartResult) -> bool:
         """Notes how many parts a shard has. Returns False if that is not known."""
-        shard = self.inputs.get(result.shard)
-        if shard is None or not result.num_parts:
+        shard, (generation, num_parts, _) = self.inputs.get(result.shard), result.part_id
+        if shard is None or not num_parts:
             return False
-        self.parts_left[result.shard] = result.num_parts - self.staged.get(result.shard, 0)
-        self.parts_seen += result.num_parts
+        staged = [part for part in self.staged.get(result.shard, ()) if part[0] == generation]
+        self.parts_left[result.shard] = num_parts - len(staged)
+        self.parts_seen += num_parts
         self.bytes_seen += shard.size
         self.bytes_unseen -= shard.size
         return True
@@ -54,8 +55,7 @@ class EditsLeft:
     def estimate(self) -> float | None:
         """About how many edits are left; None before the first part."""
         if self.limit is not None:
-            before = self.part_size * sum(self.staged.values())
-            return max(0.0, self.limit - before - self.edits_done)
+            return max(0.0, self.limit - self.edits_before - self.edits_done)
         if not self.parts_done or not self.bytes_seen:
             return None
         unseen = max(0, self.bytes_unseen) * self.parts_seen / self.bytes_seen

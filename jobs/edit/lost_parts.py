@@ -12,6 +12,7 @@ from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.starts import tell_reports
 from jobs.supervise.watchdog import Guard
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.staged import PartResult
 from pipeline.republish.retry_failed import publish_staged
 
 
@@ -145,8 +146,9 @@ def _run_shard(
             continue
         if index in failures:
             progress.metrics.lost.inc()
-        work = replace(work, staged=work.staged | {index})
-        progress.update(result)  # type: ignore[arg-type]
+        assert isinstance(result, PartResult)
+        work = replace(work, staged=work.staged | {result.part_id})
+        progress.update(result)
 
 
 def failure(journal: Journal, shard: str, part: int, error: RunnerLostError) -> Failure:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.edit.progress import duration
 from jobs.logs import is_json, tell
@@ -15,6 +16,7 @@ from pipeline.plan.run_folder import resolved_yaml
 from pipeline.plan.summary import PlanOutcome, RunSummary
 
 MAX_NAMES = 20
+MAX_REASONS = 10
 
 
 def print_dry_run(plan: Plan) -> None:
@@ -27,7 +29,7 @@ def print_dry_run(plan: Plan) -> None:
     print(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
     print(f"fingerprint:  {plan.fingerprint}")
     print(f"done:         {len(plan.published)} shards{_some(plan.published)}")
-    names = [f"{work.shard.name} ({len(work.staged)} parts staged)" for work in plan.work]
+    names = [f"{work.shard.name} ({work.num_staged} parts staged)" for work in plan.work]
     print(f"to do:        {len(plan.work)} shards{_some(names)}")
     for line in plan.cuts.lines:
         print(line)
@@ -53,7 +55,7 @@ def _dry_run_tree(plan: Plan) -> dict[str, Any]:
         "model": {"family": plan.model.family, "revision": plan.model.revision},
         "fingerprint": plan.fingerprint,
         "done": plan.published,
-        "to_do": {work.shard.name: len(work.staged) for work in plan.work},
+        "to_do": {work.shard.name: work.num_staged for work in plan.work},
         "notes": plan.cuts.lines,
     }
 
@@ -69,6 +71,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
         counts.add_row(status, str(number))
     counts.add_row("total", str(summary.edits), style="bold")
     console.print(counts)
+    if summary.failures:
+        console.print(_reasons(summary))
     steps = Table("step", "seconds", "network evaluations", title="summed over workers")
     for name, seconds in summary.seconds.items():
         steps.add_row(name, f"{seconds:.1f}", str(summary.num_evals.get(name, "")))
@@ -77,6 +81,21 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
         console.print(
             f"{stage}: out of memory, so the micro-batch was halved {number} times; the rows "
             f"record it. Lower stages.{stage}.micro_batch for the next output",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if summary.left_out:
+        console.print(
+            f"{summary.left_out} rows are of samples with files that were not passed through; "
+            "their notes name them, input.pass_through adds suffixes",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if summary.cut_masks:
+        console.print(
+            f"{summary.cut_masks} edited images ({summary.cut_mask_share:.1%}): the mask meets the "
+            "border of the crop that the model saw, so the edit may be cut there; the rows say "
+            "which. model.resize: pad shows the model all of an image",
             style="yellow",
             soft_wrap=True,
         )
@@ -95,6 +114,17 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
     else:
         console.print("there was nothing left to compute")
     console.print(f"output: {plan.config.output.path}", soft_wrap=True)
+
+
+def _reasons(summary: RunSummary) -> Table:
+    """Why edits failed, most frequent first."""
+    table = Table("failed at: reason", "edits", title="why edits failed")
+    for reason, number in list(summary.failures.items())[:MAX_REASONS]:
+        table.add_row(Text(reason), str(number))
+    more = len(summary.failures) - MAX_REASONS
+    if more > 0:
+        table.add_row(f"{more} more reasons: see the report", "")
+    return table
 
 
 def _print_outcome(console: Console, outcome: PlanOutcome | None) -> None:

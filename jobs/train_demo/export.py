@@ -95,7 +95,7 @@ Apache-2.0, like the rest of the package.
 """)
 
 
-def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) -> None:
+def export(settings: dict[str, Any], folder: Path) -> None:
     """Writes the model folder and the reader's weights into the package.
 
     Args:
@@ -103,7 +103,6 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         folder: of the training run; its evaluation/card.md, if there is one, becomes part of the
             card. It comes from ``overpaint evaluate demo --card --config demo
             model.path=FOLDER/model --out FOLDER/evaluation``.
-        target: the model folder to replace.
 
     Raises:
         ValueError: the folder would be larger than 25 MB.
@@ -126,7 +125,7 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
         "settings": yaml.safe_dump(settings, sort_keys=False).strip(),
         "figures": _text(folder / "evaluation" / "card.md") or "Not measured yet.",
     }
-    partial = target.with_name(target.name + ".partial")
+    partial = BUNDLED.with_name(BUNDLED.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for name in settings["edits"]["trained_modules"]:
         round_weights(pipeline.unet.get_submodule(name), settings["export"]["mantissa_bits"])
@@ -143,10 +142,10 @@ def export(settings: dict[str, Any], folder: Path, *, target: Path = BUNDLED) ->
     total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if total > LARGEST_BYTES:
         raise ValueError(f"{partial}: {total} bytes; at most {LARGEST_BYTES} are allowed")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    shutil.rmtree(BUNDLED, ignore_errors=True)
+    partial.rename(BUNDLED)
     shutil.copyfile(folder / "readback.safetensors", WEIGHTS)
-    print(f"{target}: {total / 1e6:.1f} MB")
+    print(f"{BUNDLED}: {total / 1e6:.1f} MB")
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def load_weights(network: TextToNoise, folder: Path) -> None:
     network.load_state_dict(load_networks(folder).state_dict())
 
 
-def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+def build_scheduler() -> DDIMScheduler:
     """Stable Diffusion's schedule."""
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -103,7 +103,7 @@ def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
         timestep_spacing="leading",
-        prediction_type=prediction_type,
+        prediction_type="epsilon",
     )
 
 

@@ -82,7 +82,8 @@ class Model(Section):
     resize: Literal["crop", "pad", "stretch"] = Field(
         "crop",
         description="How an image becomes that square. `crop`: its largest centred square. `pad`: "
-        "all of it, with borders. `stretch`: all of it, in another shape.",
+        "all of it, with borders. `stretch`: all of it, in another shape. With "
+        "`output.resolution: source` the default is `pad`.",
     )
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
@@ -117,6 +118,23 @@ class Config(Section):
         description="Conditions that an edit must meet to be kept: `name operator number`, or "
         "`{preset: name}`. All must hold.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_source_is_seen_whole(cls, tree: Any) -> Any:
+        """An original that keeps its size is padded by default: a crop would edit its middle only.
+
+        The value is set where settings are read, so the fingerprint and ``_run/config.yaml`` hold
+        it like a given one.
+        """
+        if not isinstance(tree, dict):
+            return tree
+        output, model = tree.get("output"), tree.get("model", {})
+        if not isinstance(output, dict) or not isinstance(model, dict):
+            return tree
+        if output.get("resolution") != "source":
+            return tree
+        return tree | {"model": {"resize": "pad"} | model}
 
     @property
     def filtering(self) -> Filtering:

@@ -8,6 +8,13 @@ from pydantic import Field, field_validator
 
 from pipeline.config.sections import Section
 
+PASSED = (
+    *("txt", "text", "json", "cls", "cls2", "index", "csv"),
+    *("jpg", "jpeg", "png", "webp", "npy", "npz"),
+)
+# Formats that run code when a loader decodes them, as webdataset's decode() does.
+PICKLES = frozenset({"pyd", "pkl", "pickle", "pth", "pt", "ckpt", "bin", "joblib", "dill"})
+
 
 class Input(Section):
     """The shards to read, and which file of a sample is its image, caption, edit text and mask."""
@@ -25,7 +32,9 @@ class Input(Section):
     image: list[str] = Field(
         ["jpg", "jpeg", "png", "webp"],
         min_length=1,
-        description="Suffixes of image files. The first one that a sample has is its image.",
+        description="Suffixes of image files. The first one that a sample has is its image. "
+        "`avif`, `jp2`, `j2k`, `tif`, `gif`, `bmp`, `ppm` and `pgm` are read as well, if named; of "
+        "a suffix that names no format (`img`) the bytes decide.",
     )
     caption: list[str] = Field(
         ["txt", "json:caption"],
@@ -41,6 +50,12 @@ class Input(Section):
         "mask.png",
         description="Suffix of a sample's own edit mask (white = edit), which replaces the "
         "inferred mask.",
+    )
+    pass_through: list[str] = Field(
+        list(PASSED),
+        description="Last suffixes of a sample's other files that go into the output beside each "
+        "edit. Files of other suffixes are left out, with a note in the row; pickles always are, "
+        "since loaders run what is in them.",
     )
     substitutions: dict[str, list[str]] = Field(
         {},
@@ -69,6 +84,17 @@ class Input(Section):
         description="Options of fsspec's file system for the input, such as endpoint and "
         "timeouts. They appear in no output and no log.",
     )
+
+    @field_validator("pass_through")
+    @classmethod
+    def _no_pickles(cls, value: list[str]) -> list[str]:
+        found = sorted({suffix.lower().rpartition(".")[2] for suffix in value} & PICKLES)
+        if found:
+            raise ValueError(
+                f"{', '.join(found)}: a loader would run the code in such a file, so it is never "
+                "passed through"
+            )
+        return value
 
     @field_validator("shards")
     @classmethod

@@ -54,7 +54,8 @@ class Mix(Section):
     labels: dict[str, int | str] = Field(
         {},
         description="Classes by word (or words): an edit takes the class of the word that its edit "
-        "text has. Empty: an edit keeps the class of its source.",
+        "text has, an original without a class that of its caption. Empty: an edit keeps the class "
+        "of its source, and an original its own.",
     )
     label_member: str = Field("cls", description="Suffix of the file that holds the class.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice and of the order.")

@@ -28,6 +28,13 @@ class Run(Section):
         description="`pools`: a pool of actors for each stage. `fused`: all stages in one actor, "
         "for a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
     )
+    max_failed_share: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="A complete run ends with exit code 3 if more of its edits failed than this "
+        "share; skipped ones do not count. 1 accepts any.",
+    )
     accept_code: str | None = Field(
         None,
         description="Hash of this installation's code: resume an output that other code began, "

@@ -23,7 +23,8 @@ def method_for(method: Method, sample: Sample) -> Method:
     if not own:
         return method
     for name, value in own.items():
-        if isinstance(value, bool):  # pydantic would read it as 1 or 0
+        # pydantic would also read "0.5" and true as numbers
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError(f"key.json: {name}={json.dumps(value)}: allowed are numbers")
     try:
         return Method.model_validate(method.model_dump() | own)

@@ -11,46 +11,30 @@ from pathlib import Path
 from pipeline.demo.edits import KINDS, sample_edit
 from pipeline.demo.samples import edit_sample, write_shard
 from pipeline.demo.trouble import FOUR_KINDS, TROUBLE, four_edit_texts
-from pipeline.demo.world import NATIVE_SIZE
 
 DEMO_SHARDS, DEMO_ROWS_IN_SHARD = 4, 64
 _DEMO_SEED = 2210
 
 
-def write_demo_shards(
-    out: Path | str,
-    num_shards: int,
-    samples: int,
-    seed: int = 0,
-    size: int = NATIVE_SIZE,
-    *,
-    kinds: tuple[str, ...] = KINDS,
-    split: str = "heldout",
-) -> list[Path]:
+def write_demo_shards(out: Path | str, num_shards: int, samples: int, seed: int = 0) -> list[Path]:
     """Write `num_shards` tars of `samples` edits each, 00000.tar onwards; returns their paths.
 
-    Args:
-        size: side of the images in pixels; the world can be painted at any size.
-        kinds: the kinds of edits, used in turn.
-        split: "heldout" has scenes that the bundled model was not trained on; "train" may have
-            some that it was trained on.
+    All kinds of edits take turns; the bundled model was not trained on these scenes.
 
     Raises:
-        ValueError: a count is below 1, the size is below 16, or a kind or the split is unknown.
+        ValueError: a count is below 1.
     """
     if num_shards < 1 or samples < 1:
         raise ValueError(
             f"num_shards and samples must be at least 1, got {num_shards} and {samples}"
         )
-    if size < 16:
-        raise ValueError(f"size: got {size}, must be at least 16 pixels")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{shard:05d}.tar" for shard in range(num_shards)]
     for shard, path in enumerate(paths):
         numbers = range(shard * samples, (shard + 1) * samples)
-        edits = ((number, sample_edit(seed, split, number, kinds=kinds)) for number in numbers)
-        write_shard(path, (edit_sample(edit, f"{number:08d}", size=size) for number, edit in edits))
+        edits = ((number, sample_edit(seed, "heldout", number)) for number in numbers)
+        write_shard(path, (edit_sample(edit, f"{number:08d}") for number, edit in edits))
     return paths
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.demo.backgrounds import BACKGROUNDS
 from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.shapes import SHAPES
-from pipeline.demo.world import COLORS, HIDDEN_COLORS, NATIVE_SIZE, Scene, paint, sample_scene
+from pipeline.demo.world import COLORS, HIDDEN_COLORS, Scene, paint, sample_scene
 
 # Shapes too similar for an edit between them to show on a 16 x 16 grid (IoU above 0.8).
 CLOSE_SHAPES = frozenset({frozenset({"circle", "square"})})
@@ -24,6 +24,7 @@ VISIBLE = 24
 FAINT = 4
 # A latent cell is truly edited if at least this share of its pixels is.
 CELL_SHARE = 0.25
+CELLS = 16  # a side of the bundled model's latent grid
 
 
 @dataclass(frozen=True)
@@ -141,30 +142,28 @@ def sample_edit(seed: int, split: str, index: int, *, kinds: tuple[str, ...] = K
                 raise RuntimeError(f"no scene allows an edit of kind {kind!r}") from error
 
 
-def true_mask(edit: Edit, size: int = NATIVE_SIZE, *, differs: int = VISIBLE) -> NDArray[np.bool_]:
-    """Where the two true images differ by more than `differs`: (size, size) bool.
+def true_mask(edit: Edit, *, differs: int = VISIBLE) -> NDArray[np.bool_]:
+    """Where the two true images differ by more than `differs`: (128, 128) bool.
 
     VISIBLE includes the core of a shadow. FAINT includes everything that the edit changes: with
     VISIBLE, the true image of a shape edit itself has only 40 dB PSNR outside the mask.
     """
-    before, after = (paint(scene, size).astype(np.int16) for scene in (edit.source, edit.target))
+    before, after = (paint(scene).astype(np.int16) for scene in (edit.source, edit.target))
     return np.asarray(np.abs(before - after).max(axis=2) > differs)
 
 
-def mask_on_grid(
-    mask: NDArray[np.bool_], cells: int = 16, share: float = CELL_SHARE
-) -> NDArray[np.bool_]:
-    """Convert a pixel mask to the latent grid: (cells, cells) bool.
+def mask_on_grid(mask: NDArray[np.bool_], share: float = CELL_SHARE) -> NDArray[np.bool_]:
+    """Convert a pixel mask to the latent grid: (16, 16) bool.
 
     A cell is true if at least `share` of its pixels is.
 
     Raises:
-        ValueError: the mask's sides are not multiples of `cells`.
+        ValueError: the mask's sides are not multiples of 16.
     """
     height, width = mask.shape
-    if height % cells or width % cells:
+    if height % CELLS or width % CELLS:
         raise ValueError(
-            f"mask: {height} x {width} pixels do not divide into {cells} x {cells} cells"
+            f"mask: {height} x {width} pixels do not divide into {CELLS} x {CELLS} cells"
         )
-    blocks = mask.reshape(cells, height // cells, cells, width // cells)
+    blocks = mask.reshape(CELLS, height // CELLS, CELLS, width // CELLS)
     return np.asarray(blocks.mean(axis=(1, 3)) >= share)

@@ -107,14 +107,14 @@ def presence(logits_NKhw: Tensor) -> Tensor:
     return torch.logsumexp(_SHARPNESS * logits_NKhw.flatten(2), 2) / _SHARPNESS
 
 
-def load_reader(path: Path = WEIGHTS) -> SceneReader:
-    """Load the trained reader, by default from the file beside this module.
+def load_reader() -> SceneReader:
+    """Load the trained reader from the file beside this module.
 
     Raises:
         FileNotFoundError: the weights are missing.
     """
     reader = SceneReader()
-    reader.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    reader.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
     return reader.eval()
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.demo.edits import Edit, true_mask
-from pipeline.demo.world import NATIVE_SIZE, paint
+from pipeline.demo.world import paint
 
 Members = dict[str, Any]  # "__key__" and bytes by extension
 
@@ -42,9 +42,7 @@ def image_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def edit_sample(
-    edit: Edit, key: str, *, size: int = NATIVE_SIZE, image_format: str = "jpg"
-) -> Members:
+def edit_sample(edit: Edit, key: str, *, image_format: str = "jpg") -> Members:
     """One sample in the input format, with its ground truth.
 
     Args:
@@ -69,12 +67,12 @@ def edit_sample(
     }
     return {
         "__key__": key,
-        image_format: image_bytes(Image.fromarray(paint(edit.source, size)), kind, **settings),
+        image_format: image_bytes(Image.fromarray(paint(edit.source)), kind, **settings),
         "txt": edit.caption.encode(),
         "edit.txt": edit.edit_text.encode(),
         "json": json.dumps(facts, sort_keys=True).encode(),
-        "target.png": png_bytes(paint(edit.target, size)),
-        "truth.png": png_bytes(true_mask(edit, size).astype(np.uint8) * 255),
+        "target.png": png_bytes(paint(edit.target)),
+        "truth.png": png_bytes(true_mask(edit).astype(np.uint8) * 255),
     }
 
 

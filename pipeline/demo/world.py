@@ -154,13 +154,6 @@ def paint(scene: Scene, size: int = NATIVE_SIZE) -> NDArray[np.uint8]:
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
-def coverage(item: SceneObject, size: int = NATIVE_SIZE) -> Grid:
-    """The share of each pixel that an object covers: (size, size) float32 in [0, 1]."""
-    x, y = _pixel_grid(size)
-    distance = SHAPES[item.shape]((x - item.x) / item.radius, (y - item.y) / item.radius)
-    return np.asarray(np.clip(0.5 - distance * np.float32(item.radius * size), 0, 1))
-
-
 def _paint_object(canvas: Grid, item: SceneObject, size: int) -> None:
     """Paint an object's shadow and then its lit surface onto the canvas, in place."""
     reach = 1.6 * item.radius

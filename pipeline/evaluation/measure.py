@@ -18,7 +18,7 @@ from pipeline.images.files import decode_image, decode_mask
 from pipeline.records.part import Part, Sample, Status
 from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import REJECTED, parquet_name, tar_name
@@ -148,14 +148,7 @@ def _prepared(
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
     """The image and the annotated region, prepared to the model's size."""
     sample.encoded_mask = sample.extras.get(TRUTH)
-    prepare(
-        Part("", 0, 1, [sample]),
-        size=size,
-        resize=config.model.resize,
-        resolution="model",
-        max_pixels=config.input.max_pixels,
-        suffixes=config.input.image,
-    )
+    prepare(Part("", 0, 1, [sample]), Preparation.of(config, size))
     truth = sample.supplied_mask
     return sample.image, None if truth is None else truth >= 128
 

@@ -15,6 +15,7 @@ from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 from pipeline.republish.refilter import complete_refilter
 from pipeline.republish.retry_failed import publish_staged
+from pipeline.storage.formats import BadShardError
 
 # Images decoded at once, and encoded at once, as far as there are cores: a GPU that edits a few
 # images a second must not wait for PNGs of a megapixel, which take 0.4 s each.
@@ -43,6 +44,7 @@ def run_loop(
         The plan as it stands afterwards; its ``work`` is empty if every shard is published.
 
     Raises:
+        BadShardError: at the end, after all other shards: some are no tars, each named.
         OSError: a shard cannot be read, or a part not be stored. Parts before it are committed.
     """
     apply_cuts(plan.output, plan.cuts)
@@ -55,7 +57,8 @@ def run_loop(
         if stages is None
         else [Operator(name, stage) for name, stage in stages.items()]
     )
-    parts = _prepared(plan, flow)
+    bad: list[str] = []
+    parts = _prepared(plan, flow, bad)
     with ExitStack() as stack:  # whatever ends the loop, its threads end first
         if beside:
             parts = stack.enter_context(closing(prefetch(parts)))
@@ -70,10 +73,16 @@ def run_loop(
         for part in committed:
             if on_part is not None and part.result is not None:
                 on_part(part.result)
+    if bad:
+        raise BadShardError("\n".join(bad))
     return plan.still_to_do()
 
 
-def _prepared(plan: Plan, flow: Flow) -> Iterator[Part]:
+def _prepared(plan: Plan, flow: Flow, bad: list[str]) -> Iterator[Part]:
+    """The prepared parts of all shards; what cannot be read of bad ones is added to ``bad``."""
     for work in plan.work:
-        for part in read(flow, work):
-            yield compute_part(part, [flow.prepare])
+        try:
+            for part in read(flow, work):
+                yield compute_part(part, [flow.prepare])
+        except BadShardError as error:
+            bad.append(str(error))

@@ -27,7 +27,7 @@ from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.finish import FinishContext, finish
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import write_part
@@ -93,11 +93,7 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
     )
     prepared = partial(
         prepare,
-        size=plan.model.size_for(config.model),
-        resize=config.model.resize,
-        resolution=config.output.resolution,
-        max_pixels=config.input.max_pixels,
-        suffixes=config.input.image,
+        how=Preparation.of(config, plan.model.size_for(config.model)),
         threads=threads,
     )
     finished = partial(finish, context=context, threads=threads)
@@ -164,7 +160,7 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     check_same_code(code)
     filtering = config.filtering
     write_part(output, part, fingerprint, code)
-    stats = publish_if_complete(output, part.shard, part.num_parts, filtering)
+    stats = publish_if_complete(output, part.shard, filtering)
     table = part.table
     assert table is not None, "finish makes the table of every part"
     statuses = cast(list[str], apply_filters(table, filtering).column("status").to_pylist())
@@ -172,12 +168,12 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     part.result = PartResult(
         shard=part.shard,
         part=part.index,
+        part_id=(part.generation, part.num_parts, part.index),
         counts=dict(Counter(statuses)),
         seconds=part.seconds,
         num_evals=num_evals,
         halvings=part.halvings,
         published=stats is not None,
-        num_parts=part.num_parts,
     )
     return part
 

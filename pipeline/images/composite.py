@@ -11,6 +11,8 @@ from PIL import Image
 from pipeline.images.geometry import Box, fit
 from pipeline.records.part import Edit, Sample
 
+CUT_NOTE = "the mask meets the border of the crop that the model saw, so the edit may be cut there"
+
 
 @dataclass(frozen=True)
 class Composite:
@@ -87,6 +89,26 @@ def into_source(
     inside = mask > 0
     edit_rms = rms(source[inside], pixels[inside]) if inside.any() else None
     return Composite(pixels, mask, edit_rms)
+
+
+def meets_cut(mask: np.ndarray, width: int, height: int, resize: str) -> bool:
+    """Whether a mask reaches a side of the model's image on which the original goes on.
+
+    Args:
+        mask: (H, W) in [0, 1], 1 = edit, at the model's size. It counts from a half on: a
+            supplied mask may be lossy.
+        width: of the original in pixels.
+        height: same.
+        resize: how the original was fitted to the model's size; only crop cuts something off.
+    """
+    left, top, right, bottom = fit(width, height, size=mask.shape[0], resize=resize)[0]
+    sides = (
+        (left > 0, mask[:, 0]),
+        (right < width, mask[:, -1]),
+        (top > 0, mask[0]),
+        (bottom < height, mask[-1]),
+    )
+    return any(is_cut and bool((side >= 0.5).any()) for is_cut, side in sides)
 
 
 def mask_of(sample: Sample, edit: Edit) -> np.ndarray:

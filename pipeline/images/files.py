@@ -1,31 +1,29 @@
 """The only place where image files become pixels and pixels become files.
 
-Color values are used as stored and treated as sRGB: an embedded ICC profile is ignored and not
-written to the output. CMYK is converted without a profile. 16 bits are scaled to 8.
+Pixels are sRGB: an embedded ICC profile is converted (``color.py``) and not written to the output.
+CMYK without a profile is converted by a formula. 16 bits are scaled to 8 (``depth.py``).
 """
 
 from __future__ import annotations
 
 import io
-import re
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.config.config import Output
+from pipeline.images.color import BROKEN_NOTE, GRAY_MODES, to_srgb
+from pipeline.images.depth import in_8_bits
+from pipeline.images.errors import OUT_OF_MEMORY, ImageError, as_image_errors
+from pipeline.images.formats import (
+    FORMATS,
+    formats_of,
+    refuse_unknown_kind,
+    refuse_without_codec,
+)
+from pipeline.images.png import with_8_bit_key, without_texts
 
-# Pillow's names of the formats that may be decoded. Formats that run other programs (EPS) or are
-# documents (PDF) are never decoded, whatever the configuration says.
-FORMATS = {
-    **dict.fromkeys(("jpg", "jpeg", "jfif"), "JPEG"),
-    **dict.fromkeys(("tif", "tiff"), "TIFF"),
-    **dict.fromkeys(("ppm", "pgm"), "PPM"),
-    **{name.lower(): name for name in ("PNG", "WEBP", "GIF", "BMP")},
-}
 # EXIF 2.32, tag 0x0112: how to transpose the stored image.
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,22 +35,13 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 ALPHA_NOTE = "transparent pixels were put on white"
-OUT_OF_MEMORY = MemoryError.__name__  # the kind of error that --retry-failed retries
 FRAMES_NOTE = "of an animated image the first frame was taken"
-
-
-class ImageError(Exception):
-    """A file that cannot be decoded: the kind of error, and a message that is always the same."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind, self.message = kind, message
 
 
 def decode_image(
     data: bytes, *, max_pixels: int, suffixes: Sequence[str]
 ) -> tuple[Image.Image, list[str]]:
-    """Decodes an image file to RGB, rotated as its EXIF says.
+    """Decodes an image file to RGB, rotated as its EXIF says, in sRGB.
 
     Args:
         data: the file.
@@ -66,40 +55,41 @@ def decode_image(
     Raises:
         ImageError: the file is not an image of these formats, too large, truncated or damaged.
     """
-    endings = {suffix.lower().rpartition(".")[2] for suffix in suffixes}
-    known = endings if endings <= FORMATS.keys() else FORMATS.keys()
-    formats = sorted({FORMATS[name] for name in known})
-    with _as_image_errors(data, formats):
+    formats = formats_of(suffixes)
+    with as_image_errors(data, formats):
         image, notes = _loaded(data, formats, max_pixels)
         return _as_rgb(image, notes), notes
 
 
 def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Rotates, removes alpha and converts to 8 bits per channel; notes what changes the image."""
-    transpose = TRANSPOSES.get(_orientation(image))
-    if image.mode.startswith("I;16"):
-        image = _from_16_bits(image)
+    """Rotates, converts to sRGB and removes alpha; notes what changes the image."""
+    transpose, profile = _transpose(image), image.info.get("icc_profile")
+    alpha = None
     if image.has_transparency_data:
+        is_gray = image.mode in GRAY_MODES
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            notes.append(ALPHA_NOTE)
+        alpha = image.getchannel("A")
+        image = image.convert("L" if is_gray else "RGB")
+    image = to_srgb(image, profile, notes)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        notes.append(ALPHA_NOTE)
+        image.putalpha(alpha)
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    elif image.mode in ("I", "F"):
-        raise ImageError("UnsupportedImage", "images of 32 bits a channel are not supported")
-    image = image.convert("RGB")
+        image = Image.alpha_composite(white, image).convert("RGB")
     return image if transpose is None else image.transpose(transpose)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decodes a mask file to mode L: 255 = edit. Transparent pixels become 0.
+    """Decodes a mask file to mode L, rotated as its EXIF says: 255 = edit.
+
+    Transparent pixels become 0. Values are taken as stored: a mask has no colors to convert.
 
     Raises:
         ImageError: see ``decode_image``.
     """
     formats = sorted(set(FORMATS.values()))
     try:
-        with _as_image_errors(data, formats):
+        with as_image_errors(data, formats):
             return _as_gray(_loaded(data, formats, max_pixels)[0])
     except ImageError as error:
         kind = OUT_OF_MEMORY if error.kind == OUT_OF_MEMORY else "BadMask"
@@ -107,14 +97,12 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Image.Image:
 
 
 def _as_gray(mask: Image.Image) -> Image.Image:
-    if mask.mode.startswith("I;16"):
-        mask = _from_16_bits(mask)
-    if mask.mode in ("I", "F"):
-        raise ImageError("UnsupportedImage", "32 bits a channel are not supported")
+    transpose = _transpose(mask)
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
-    return mask.convert("L")
+    mask = mask.convert("L")
+    return mask if transpose is None else mask.transpose(transpose)
 
 
 def encode_image(pixels: np.ndarray, output: Output) -> bytes:
@@ -147,7 +135,13 @@ def encode_gray(values: np.ndarray) -> bytes:
 
 def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Image, list[str]]:
     """Decodes the first frame, and notes if there are others. Checks the size before decoding."""
-    image = Image.open(io.BytesIO(data), formats=formats)
+    refuse_without_codec(data, formats)
+    data, lost_profile = without_texts(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        refuse_unknown_kind(data, formats)
+        raise
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -155,90 +149,26 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
             f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
         )
     image.load()
-    first_frame = image.copy()  # because counting the frames reads on in the file
-    return first_frame, [FRAMES_NOTE] if _is_animated(image) else []
-
-
-@contextmanager
-def _as_image_errors(data: bytes, formats: list[str]) -> Iterator[None]:
-    """Turns everything that Pillow raises into an ``ImageError``; Pillow's pixel limit is off."""
-    if not data:
-        raise ImageError("EmptyFile", "the image's member has 0 bytes")
-    try:
-        with _PILLOW:
-            yield
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        tried = ", ".join(formats)
-        raise ImageError("NotAnImage", f"the bytes are not an image in {tried}") from error
-    except MemoryError as error:  # the machine's fault, not the image's, so it can be retried
-        raise ImageError(OUT_OF_MEMORY, "out of memory while decoding") from error
-    except Exception as error:  # hostile bytes make decoders raise anything
-        raise ImageError("DamagedImage", _stable(error)) from error
-
-
-class _PillowSettings:
-    """Changes Pillow's process-wide settings while any thread decodes.
-
-    Pillow's own pixel limit is off; the last thread restores it. Pillow's warnings, about odd EXIF
-    for example, stay off, because ``warnings.catch_warnings`` is not thread-safe (Python below
-    3.14).
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._threads = threading.Lock(), 0
-        self._limit: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._threads:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._threads += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                Image.MAX_IMAGE_PIXELS = self._limit
-
-
-_PILLOW = _PillowSettings()
+    with_8_bit_key(image, data)
+    notes = [BROKEN_NOTE] if lost_profile else []
+    first_frame = in_8_bits(image, notes)  # a copy, because counting the frames reads on
+    if first_frame.mode == "La":  # alpha is multiplied in; Pillow converts it to LA only
+        first_frame = first_frame.convert("LA")
+    return first_frame, [*notes, FRAMES_NOTE] if _is_animated(image) else notes
 
 
 def _is_animated(image: Image.Image) -> bool:
     try:
-        return bool(getattr(image, "is_animated", False))
+        # What is behind a JPEG's image (MPO) is a gain map or a preview of it.
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # noqa: BLE001 - frames that cannot be read do not count
         return False
 
 
-def _orientation(image: Image.Image) -> int:
+def _transpose(image: Image.Image) -> Image.Transpose | None:
+    """What turns the stored image upright, by its EXIF; None if it is upright."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF raises anything; it is ignored
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Converts mode I;16 to L by scaling: 65535 becomes 255. (Pillow's own convert clips at 255.)
-
-    If one value stands for transparent pixels, the result is LA: Pillow supports transparency
-    with 8 bits only.
-    """
-    wide = np.asarray(image).astype(np.uint32)
-    gray = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    key = image.info.get("transparency")
-    if key is None:
-        return gray
-    alpha = Image.fromarray(np.where(wide == key, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (gray, alpha))
-
-
-def _stable(error: Exception) -> str:
-    """The error's first line without parts that vary from run to run, such as addresses."""
-    line = (str(error).splitlines() or [""])[0]
-    line = re.sub(r"<[^>]*>|0x[0-9a-fA-F]+", "", line).strip()
-    return line or type(error).__name__
+        return None
+    return TRANSPOSES.get(value) if isinstance(value, int) else None

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Literal
 
 from pipeline.records.seeds import hash_words
 from pipeline.steps.texts import whole_word
 
-UNLABELED = "no word of labels in the edit text"
-AMBIGUOUS = "words of several labels in the edit text"
+# The beginnings of reasons; what has been searched follows.
+UNLABELED = "no word of labels in the"
+AMBIGUOUS = "words of several labels in the"
 
 
 @dataclass(frozen=True, order=True)
@@ -41,18 +43,25 @@ def split_of(source_sha256: str, splits: Mapping[str, float], seed: int) -> str:
     return list(splits)[-1]  # reached if rounding made the shares' sum less than 1
 
 
-def label_of(edit_text: str, labels: Mapping[str, int | str]) -> int | str:
-    """The class of an edit text, from the words of ``labels`` that it contains.
+def label_of(
+    text: str, labels: Mapping[str, int | str], what: Literal["edit text", "caption"] = "edit text"
+) -> int | str:
+    """The class of an image, from the words of ``labels`` that its text contains.
 
     Whole words count, case is ignored. Several words of the same class are allowed.
 
+    Args:
+        text: of the image.
+        labels: classes by word.
+        what: the text is; for the message.
+
     Raises:
-        ValueError: there is no such word, or words of several classes; the message is
+        ValueError: there is no such word, or words of several classes; the message begins with
             ``UNLABELED`` or ``AMBIGUOUS``.
     """
-    found = {label for word, label in labels.items() if whole_word(word).search(edit_text)}
+    found = {label for word, label in labels.items() if whole_word(word).search(text)}
     if len(found) != 1:
-        raise ValueError(AMBIGUOUS if found else UNLABELED)
+        raise ValueError(f"{AMBIGUOUS if found else UNLABELED} {what}")
     return found.pop()
 
 

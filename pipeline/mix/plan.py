@@ -12,14 +12,14 @@ from typing import Any
 
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
-from pipeline.mix.survey import MixError, survey_shard
+from pipeline.mix.survey import MixError, originals_of, survey_shard
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
 
 PLAN_FILE = "_mix/plan.json"
-VERSION = 1  # changes when the same plan would give other bytes
+VERSION = 2  # changes when the same plan would give other bytes
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def round_half_up(value: float) -> int:
 
 def _counted(plan: MixPlan, shard: InputShard) -> PlannedShard:
     """The counts of a shard's survey. Only these are kept in memory for every shard."""
-    survey = survey_shard(plan.edited, shard.name, plan.mix)
-    images = Counter(survey.splits.values())
+    survey = survey_shard(plan.edited, shard.name, plan.mix, partial(originals_of, shard, plan.mix))
+    images = Counter(survey.originals.values())
     return PlannedShard(
         shard,
         [marker.parquet_sha256 for marker in survey.markers],
@@ -167,6 +167,8 @@ def _check_same_mix(plan: MixPlan) -> None:
     if saved != (wanted := plan.identity()):
         changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
         what = ", ".join(changed) or "the edited outputs have changed, or other ones are named"
+        if saved["version"] != VERSION:
+            what = "written by another version, which chose and labeled in another way"
         raise MixError(
             f"output.path={plan.output.url!r} holds another mix ({what}); restore this setting, or "
             "choose another folder"

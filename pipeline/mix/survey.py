@@ -1,26 +1,29 @@
 """Surveys a shard by the rows of the edited outputs: usable images, accepted edits, the rest.
 
-Reads Parquet files but no images. Each shard is surveyed twice, once to count and once to mix, so
-that the rows of all shards are never in memory together.
+Reads Parquet files; the originals too where ``labels`` gives one of them no class. Each shard is
+surveyed twice, once to count and once to mix, so that the rows of all shards are never in memory
+together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import EditId, label_of, split_of
-from pipeline.records.part import Status
+from pipeline.records.part import Sample, Status
 from pipeline.republish.generation import read_rows
 from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.steps.read import read_originals
+from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 
 COLUMNS = (
     *("key", "edit_index", "output_key", "status", "stage", "error", "edit_text"),
-    *("source_sha256", "source_width"),
+    *("source_sha256", "source_width", "caption"),
 )
 
 
@@ -45,14 +48,30 @@ class Survey:
     markers: list[ShardStats]  # of each output
     images: dict[str, str] = field(default_factory=dict)  # sha256 of each usable image, by key
     splits: dict[str, str] = field(default_factory=dict)  # split of each usable image, by key
+    captions: dict[str, str] = field(default_factory=dict)  # of each usable image, by key
+    classes: dict[str, int | str] = field(default_factory=dict)  # by ``labels``, by key
+    without_class: set[str] = field(default_factory=set)  # keys of images that are left out
     edits: dict[str, list[AcceptedEdit]] = field(default_factory=dict)  # by split
     images_left_out: Counter[str] = field(default_factory=Counter)  # by reason
     edits_left_out: Counter[str] = field(default_factory=Counter)  # by reason
     num_rows: int = 0
 
+    @property
+    def originals(self) -> dict[str, str]:
+        """The split of each image that is in the mix itself, by key."""
+        return {key: split for key, split in self.splits.items() if key not in self.without_class}
 
-def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
+
+def survey_shard(
+    outputs: Sequence[Store], name: str, mix: Mix, originals: Callable[[], list[Sample]]
+) -> Survey:
     """Reads the rows of a shard in every output.
+
+    Args:
+        outputs: of ``overpaint edit``.
+        name: of the shard.
+        mix: the settings.
+        originals: reads the input shard; called if a caption gives no class.
 
     Raises:
         MixError: an output has not published the shard, or was made from other images.
@@ -65,11 +84,22 @@ def survey_shard(outputs: Sequence[Store], name: str, mix: Mix) -> Survey:
         for output, marker in zip(outputs, survey.markers, strict=True)
     ]
     _find_images(survey, rows, outputs, mix)
+    if mix.labels:
+        _find_classes(survey, mix, originals)
     for number, of_output in enumerate(rows):
         survey.num_rows += len(of_output)
         for row in of_output:
             _classify(survey, number, row, mix)
     return survey
+
+
+def originals_of(shard: InputShard, mix: Mix) -> list[Sample]:
+    """The samples of an input shard that have an image and a caption.
+
+    Raises:
+        OSError: it cannot be read, or is another object than the listed one.
+    """
+    return read_originals(shard.read(mix.input.storage_options), mix.input)
 
 
 def _marker(output: Store, name: str) -> ShardStats:
@@ -91,7 +121,9 @@ def _find_images(
             never_decoded = row["stage"] in ("read", "prepare") and row["source_width"] is None
             if digest is None or never_decoded:
                 unusable[key] = f"{row['stage']}: {row['error']}"
-            elif survey.images.setdefault(key, digest) != digest:
+                continue
+            survey.captions.setdefault(key, row["caption"] or "")
+            if survey.images.setdefault(key, digest) != digest:
                 raise MixError(
                     f"{output.url}: shard {survey.name}: the image of {key!r} differs from the one "
                     f"in {outputs[0].url}; mix outputs of the same input"
@@ -102,6 +134,23 @@ def _find_images(
     survey.splits = {
         key: split_of(digest, mix.splits, mix.seed) for key, digest in survey.images.items()
     }
+
+
+def _find_classes(survey: Survey, mix: Mix, originals: Callable[[], list[Sample]]) -> None:
+    """Labels images by their captions, and leaves out those without any class.
+
+    An image with a class of its own keeps that one; only its shard knows.
+    """
+    reasons = {}
+    for key, caption in survey.captions.items():
+        try:
+            survey.classes[key] = label_of(caption, mix.labels, "caption")
+        except ValueError as error:
+            reasons[key] = str(error)
+    if reasons:
+        labeled = {sample.key for sample in originals() if mix.label_member in sample.extras}
+        survey.without_class = reasons.keys() - labeled
+        survey.images_left_out.update(reasons[key] for key in survey.without_class)
 
 
 def _classify(survey: Survey, output: int, row: dict[str, Any], mix: Mix) -> None:

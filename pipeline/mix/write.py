@@ -17,14 +17,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from pipeline.mix.choose import EditId, choose_edits, unit_hash
 from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
-from pipeline.mix.survey import AcceptedEdit, MixError, Survey, survey_shard
+from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
-from pipeline.steps.output_keys import output_key, output_suffix
-from pipeline.steps.read import read_originals
+from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
@@ -60,12 +60,13 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
         return MixedShard(**json.loads(output.get(marker)))
     except FileNotFoundError:
         pass
-    survey = survey_shard(plan.edited, name, plan.mix)
+    originals = cache(partial(originals_of, planned.shard, plan.mix))  # read once
+    survey = survey_shard(plan.edited, name, plan.mix, originals)
     if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
         raise MixError(f"shard {name}: the edited output has changed during the mix; run it again")
     chosen = _chosen(plan, planned, survey)
     mixed = _account(survey, chosen)
-    samples = [*_originals(plan, planned, survey, mixed), *_edits(plan, survey, chosen, mixed)]
+    samples = [*_originals(plan, originals(), survey), *_edits(plan, survey, chosen, mixed)]
     for split in plan.mix.splits:
         of_split = [(key, members) for found, key, members in samples if found == split]
         if of_split:
@@ -103,7 +104,7 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
     left_out = Counter(survey.edits_left_out)
     for split, edits in survey.edits.items():
         left_out[NOT_CHOSEN] += len(edits) - len(chosen[split])
-    samples = Counter(survey.splits.values())
+    samples = Counter(survey.originals.values())
     mixed = MixedShard(
         survey.name,
         splits={
@@ -112,7 +113,7 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
         },
         images_left_out=dict(sorted(survey.images_left_out.items())),
         edits_left_out={reason: count for reason, count in sorted(left_out.items()) if count},
-        num_images=len(survey.images) + survey.images_left_out.total(),
+        num_images=samples.total() + survey.images_left_out.total(),
         num_rows=survey.num_rows,
         problem=next((stats.problem for stats in survey.markers if stats.problem), None),
     )
@@ -123,25 +124,28 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
 
 
 def _originals(
-    plan: MixPlan, planned: PlannedShard, survey: Survey, mixed: MixedShard
+    plan: MixPlan, originals: list[Sample], survey: Survey
 ) -> Iterator[tuple[str, str, Members]]:
-    """(split, key, members) of every usable image."""
-    mix = plan.mix
-    originals = read_originals(planned.shard.read(mix.input.storage_options), mix.input)
+    """(split, key, members) of every image that is in the mix itself."""
+    label_member = plan.mix.label_member
     by_key = {sample.key: sample for sample in originals}
-    for key, digest in survey.images.items():
-        sample = by_key.get(key)
+    for key, split in survey.originals.items():
+        sample, digest = by_key.get(key), survey.images[key]
         if sample is None or sample.source_sha256 != digest:
             raise MixError(
                 f"shard {survey.name}: {key!r} is not the image that was edited; the input has "
                 "changed, or input.shards names other images"
             )
         assert sample.suffix is not None
+        details = {"kind": "original", "output": -1, "weight": 1.0}
         record = {
-            "mix": _record(survey, key, survey.splits[key], {"kind": "original", "weight": 1.0}),
-            "source": sample.metadata,
+            "mix": _record(survey, key, split, details),
+            "source": json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False),
         }
-        yield survey.splits[key], f"{_encoded(key)}_original", _original_members(sample, record)
+        members = _original_members(sample, record)
+        if key in survey.classes:
+            members.setdefault(label_member, str(survey.classes[key]).encode())
+        yield split, f"{_encoded(key)}_original", members
 
 
 def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
@@ -151,7 +155,7 @@ def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
     members = {sample.suffix: sample.encoded, "json": _provenance(record)}
     if sample.caption is not None:
         members["txt"] = sample.caption.encode()
-    reserved = {sample.suffix, "json", "txt"}
+    reserved = {sample.suffix, *IMAGE_SUFFIXES, "json", "txt"}
     return members | {output_suffix(name, reserved): data for name, data in sample.extras.items()}
 
 

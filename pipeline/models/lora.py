@@ -59,11 +59,6 @@ class LoraSites:
             for size in (rank * module.in_features, rank * module.out_features)
         ]
 
-    @property
-    def num_values(self) -> int:
-        """P: the number of values in the factors of one row."""
-        return sum(self.sizes)
-
     def draw(self, seeds: Sequence[int]) -> Tensor:
         """Initial factors, which change nothing yet: A is uniform, B is zero, as in the paper.
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.storage.layout import PARTS, ShardState, marker_name, parse_part
+from pipeline.steps.staged_parts import delete_staged
+from pipeline.storage.layout import ShardState, marker_name
 from pipeline.storage.store import Store
 
 CUTS_FILE = "_run/cut_shards.json"
@@ -58,7 +59,7 @@ def compare_cuts(
     """Compares what the output holds with what this run asks for.
 
     A published shard stays as it is under a lower limit: it holds what is wanted, and more. Staged
-    parts must be of the same edits, since they are put together with the missing ones.
+    parts of other edits are not used, but a complete set of them would be published.
 
     Args:
         saved: from ``saved_cuts``.
@@ -90,9 +91,6 @@ def apply_cuts(output: Store, cuts: Cuts) -> None:
     """
     for shard in cuts.outdated:
         output.delete(marker_name(shard))
-        for name in output.list(f"{PARTS}{shard}/"):
-            part = parse_part(name)
-            if part is not None and part[0] == shard:
-                output.delete(name)
+        delete_staged(output, shard)
     if cuts.record != saved_cuts(output):
         output.put(CUTS_FILE, (json.dumps(cuts.record, indent=2, sort_keys=True) + "\n").encode())

@@ -18,8 +18,8 @@ from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
 from pipeline.steps.read import count_edits
-from pipeline.storage.layout import ShardState, output_state
-from pipeline.storage.shards import InputShard, check_output, expand_shards
+from pipeline.storage.layout import PartId, ShardState, output_state, progress_of
+from pipeline.storage.shards import InputShard, check_output, list_shards
 from pipeline.storage.store import Store
 
 RUN_FILE = "_run/run.json"
@@ -31,8 +31,13 @@ class ShardWork:
     """One input shard that is not published yet, and which of its parts are staged already."""
 
     shard: InputShard
-    staged: frozenset[int] = frozenset()
+    staged: frozenset[PartId] = frozenset()
     max_edits: int | None = None  # with input.limit: edits to take from this shard
+
+    @property
+    def num_staged(self) -> int:
+        """Of the set of parts with the most staged ones; another content's do not count."""
+        return progress_of(self.staged)[0]
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Plan:
     work: list[ShardWork]
     published: list[str]
     inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
+    left_out: list[str] = field(default_factory=list)  # lines on what is no shard beside them
     cuts: Cuts = field(default_factory=Cuts)  # what input.limit leaves of shards
 
     @property
@@ -80,7 +86,8 @@ def make_plan(config: Config, device: str) -> Plan:
         ConfigError: one line that names the key, the value and what is allowed.
     """
     try:
-        shards = expand_shards(config.input.shards, config.input.storage_options)
+        listing = list_shards(config.input.shards, config.input.storage_options)
+        shards = listing.shards
         check_output(config.output.path, shards, config.input.shards)
         model = probe_model(config.model)
         check_suits(model, config)
@@ -106,7 +113,9 @@ def make_plan(config: Config, device: str) -> Plan:
     up_to_date = {name: held for name, held in state.items() if name not in cuts.outdated}
     work, published = _split(every, up_to_date)
     listed = {name: item.shard for name, item in every.items()}
-    return Plan(config, device, model, digest, inputs, work, published, listed, cuts)
+    return Plan(
+        config, device, model, digest, inputs, work, published, listed, listing.left_out, cuts
+    )
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:

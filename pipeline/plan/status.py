@@ -75,6 +75,6 @@ def _shard_status(output: Store, name: str, state: ShardState | None) -> ShardSt
         except (ValueError, TypeError):
             return ShardStatus(name, "done", problem="the marker cannot be read")
     if stats is None:  # not published, or its marker was removed since the listing
-        return ShardStatus(name, "staged", len(state.staged), state.num_parts)
+        return ShardStatus(name, "staged", *state.progress)
     failed = stats.counts.get(Status.FAILED, 0)
     return ShardStatus(name, "done", 0, stats.num_parts, stats.num_rows, failed, stats.problem)

@@ -35,13 +35,16 @@ class RunSummary:
     published: int  # shards
     to_do: int
     counts: dict[str, int]  # rows by status
-    problems: dict[str, str]  # by shard: why its input could not be read to its end
+    failures: dict[str, int]  # failed rows by "stage: kind of error", most frequent first
+    problems: dict[str, str]  # by shard: why its input could not be read completely
     seconds: dict[str, float]  # by step, summed over workers
     num_evals: dict[str, int]  # network evaluations, by stage
     halvings: dict[str, int]  # of the micro-batch, by stage
     wall_s: float  # of this invocation, start-up included
     images_per_s: float  # likewise
     edits_computed_now: int  # by this invocation
+    left_out: int = 0  # rows of samples with files that input.pass_through leaves out
+    cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     plan: PlanOutcome | None = None
 
     @property
@@ -49,11 +52,24 @@ class RunSummary:
         """Rows of all published shards."""
         return sum(self.counts.values())
 
+    @property
+    def failed_share(self) -> float:
+        """Failed rows over all that are not skipped; 0 without rows."""
+        wanted = self.edits - self.counts.get(Status.SKIPPED, 0)
+        return self.counts.get(Status.FAILED, 0) / wanted if wanted else 0.0
+
+    @property
+    def cut_mask_share(self) -> float:
+        """The share of the edited rows whose mask meets the border of the model's crop."""
+        edited = self.counts.get(Status.EDITED, 0)
+        return round(self.cut_masks / edited, 4) if edited else 0.0
+
     def to_tree(self) -> dict[str, Any]:
         """JSON-able, as it is written."""
         tree = asdict(self)
         shards = {"published": tree.pop("published"), "to_do": tree.pop("to_do")}
-        return tree | {"shards": shards, "edits": self.edits}
+        share = {"cut_mask_share": self.cut_mask_share}
+        return tree | {"shards": shards, "edits": self.edits} | share
 
 
 def summarize(
@@ -72,20 +88,26 @@ def summarize(
     seconds: Counter[str] = Counter()
     evals: Counter[str] = Counter()
     halvings: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    cut_masks = left_out = 0
     problems: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
         marker = ShardStats.from_json(blob)
         if marker.problem:
             problems[name] = marker.problem
         counts.update(marker.counts)
+        failures.update(marker.failures)
         seconds.update(marker.seconds)
         evals.update(marker.num_evals)
         halvings.update(marker.halvings)
+        cut_masks += marker.cut_masks
+        left_out += marker.left_out
     return RunSummary(
         fingerprint=plan.fingerprint,
         published=len(plan.published),
         to_do=len(plan.work),
         counts=dict(counts),
+        failures=dict(failures.most_common()),
         problems=problems,
         seconds={name: round(seconds[name], 3) for name in TIMED_STEPS if _ran(name, seconds)},
         num_evals=dict(evals),
@@ -93,6 +115,8 @@ def summarize(
         wall_s=round(wall_s, 3),
         images_per_s=round(num_edits_now / wall_s, 3) if wall_s > 0 else 0.0,
         edits_computed_now=num_edits_now,
+        left_out=left_out,
+        cut_masks=cut_masks,
         plan=outcome,
     )
 

@@ -20,11 +20,15 @@ from pipeline.records.staged import PartHeader, PartResult
 
 
 class Status(StrEnum):
-    """What became of an edit. Input edits = edited + unchanged + rejected + failed."""
+    """What became of an edit. Input edits = edited + unchanged + rejected + skipped + failed.
+
+    ``skipped``: nothing asked for an edit, since no word of ``input.substitutions`` occurs.
+    """
 
     EDITED = "edited"
     UNCHANGED = "unchanged"
     REJECTED = "rejected"
+    SKIPPED = "skipped"
     FAILED = "failed"
 
 
@@ -107,7 +111,9 @@ class Part:
     index: int
     num_parts: int
     samples: list[Sample] = field(default_factory=list)
-    problem: str | None = None  # why the shard could not be read to its end, if so
+    problem: str | None = None  # why the shard could not be read completely, if so
+    input_sha256: str = ""  # of the shard's object as it was read
+    generation: str = ""  # see ``pipeline.storage.layout``
     seconds: dict[str, float] = field(default_factory=dict)  # by step, for the marker only
     hosts: list[str] = field(default_factory=list)  # likewise
     device: str | None = None  # kind of device that computed it, e.g. "cpu" or a GPU's name
@@ -143,6 +149,8 @@ class Part:
             device=self.device,
             halvings=self.halvings,
             code=code,
+            input_sha256=self.input_sha256,
+            generation=self.generation,
         )
 
     def to_bytes(self) -> bytes:
@@ -176,6 +184,8 @@ class Part:
             index=header.index,
             num_parts=header.num_parts,
             problem=header.problem,
+            input_sha256=header.input_sha256,
+            generation=header.generation,
             seconds=header.seconds,
             hosts=header.hosts,
             device=header.device,

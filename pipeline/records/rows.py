@@ -38,9 +38,9 @@ class Row:
     output_key: str | None = nullable(
         STRING, "key of the edit's files in the tar; of a rejected edit in the tar of _rejected/"
     )
-    status: str = required(STRING, "edited, unchanged, rejected or failed")
+    status: str = required(STRING, "edited, unchanged, rejected, skipped or failed")
     stage: str | None = nullable(
-        STRING, "where the edit failed, was rejected or was found unchanged"
+        STRING, "where the edit failed, was skipped, rejected or found unchanged"
     )
     error: str | None = nullable(STRING, "the kind of error, or the filter that rejected the edit")
     message: str | None = nullable(STRING, "the reason, in a sentence")

@@ -21,6 +21,8 @@ class PartHeader:
     device: str | None = None  # kind of device that computed it
     halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
     code: str = ""  # hash of the sources that computed it; "" of what 0.1.0 staged
+    input_sha256: str = ""  # of the shard's object as it was read; likewise
+    generation: str = ""  # see ``pipeline.storage.layout``; likewise
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -42,7 +44,7 @@ class PartResult:
     num_evals: dict[str, int] = field(default_factory=dict)  # network evaluations, by stage
     halvings: dict[str, int] = field(default_factory=dict)  # of the micro-batch, by stage
     published: bool = False  # this part completed its shard
-    num_parts: int = 0  # of the shard; 0: not known
+    part_id: tuple[str, int, int] = ("", 0, 0)  # ``pipeline.storage.layout.PartId``
 
     @property
     def num_edits(self) -> int:
@@ -53,4 +55,5 @@ class PartResult:
 
     @classmethod
     def from_json(cls, text: str) -> PartResult:
-        return cls(**json.loads(text))
+        tree = json.loads(text)
+        return cls(**tree | {"part_id": tuple(tree["part_id"])})

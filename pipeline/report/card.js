@@ -63,15 +63,30 @@ function buildTexts(row) {
     make("span", { class: "edit", dir: "auto" }, row.text || "no edit text"));
 }
 
-function buildScores(row, sorted) {
+function scoreList(row, numbers, mark) {
   const list = make("dl", { class: "scores" });
-  data.scores.forEach((score, number) => {
-    const mark = number === sorted ? "sorted" : null;
+  for (const number of numbers) {
+    const score = data.scores[number];
     list.append(
       make("dt", { title: score.meaning || null, class: mark }, ...breakable(score.name)),
       make("dd", { class: mark }, shownNumber(row.scores[number])));
-  });
+  }
   return list;
+}
+
+// The score that the gallery is sorted by, and the others on request. A card that is built again,
+// after it was far from the window, is as open as it was.
+function buildScores(row, sorted) {
+  const others = [...data.scores.keys()].filter((number) => number !== sorted);
+  const parts = sorted === null ? [] : [scoreList(row, [sorted], "sorted")];
+  if (others.length) {
+    const more = make("details", { class: "more" },
+      make("summary", {}, sorted === null ? "Scores" : "Other scores"), scoreList(row, others, null));
+    more.open = row.scoresShown === true;
+    more.addEventListener("toggle", () => { row.scoresShown = more.open; });
+    parts.push(more);
+  }
+  return parts;
 }
 
 // sorted: the index of the score that the gallery is sorted by, or null.
@@ -90,7 +105,7 @@ function buildCard(row, place, total, sorted, open) {
       make("span", { class: `status is-${row.status}` }, row.status), `${why} · `,
       make("span", { dir: "auto" }, row.key), ` · edit ${row.index} · shard ${row.shard}`),
     row.message ? make("p", { class: "meta", dir: "auto" }, row.message) : null,
-    buildScores(row, sorted),
+    ...buildScores(row, sorted),
     make("div", { class: "buttons" }, maskButton(row, box), details));
 }
 

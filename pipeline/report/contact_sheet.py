@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_parts
 from pipeline.storage.archive import read_members
 from pipeline.storage.shards import expand_shards
 
+NUM_EDITS = 16  # at most
 TILE = 144  # side in pixels
 GAP = 6
 TEXT_HEIGHT = 40
@@ -32,24 +33,22 @@ class _Entry:
     tiles: list[Image.Image | None]
 
 
-def contact_sheet(plan: Plan, num_edits: int = 16) -> bytes | None:
+def contact_sheet(plan: Plan) -> bytes | None:
     """Draws edits, evenly spaced over the published shards of a run.
 
     Args:
         plan: the run; its input shards are read again for the images before the edit.
-        num_edits: the largest number of edits to show.
 
     Returns:
         The bytes of a PNG, or None if the run edited nothing.
     """
-    chosen = _choose(plan, num_edits)
     entries = []
-    for shard, rows in chosen.items():
+    for shard, rows in _choose(plan).items():
         entries += _entries(plan, shard, rows)
     return _draw(entries) if entries else None
 
 
-def _choose(plan: Plan, num_edits: int) -> dict[str, list[dict[str, Any]]]:
+def _choose(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """Edited rows by shard, evenly spaced over all edited rows."""
     output = plan.output
     edited = []
@@ -58,7 +57,7 @@ def _choose(plan: Plan, num_edits: int) -> dict[str, list[dict[str, Any]]]:
         edited += [row for row in table.to_pylist() if row["status"] == Status.EDITED]
     if not edited:
         return {}
-    indices = np.linspace(0, len(edited) - 1, min(num_edits, len(edited))).round().astype(int)
+    indices = np.linspace(0, len(edited) - 1, min(NUM_EDITS, len(edited))).round().astype(int)
     chosen: dict[str, list[dict[str, Any]]] = {}
     for index in indices:
         chosen.setdefault(edited[index]["shard"], []).append(edited[index])
@@ -84,18 +83,11 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     config = plan.config
     shards = expand_shards(config.input.shards, config.input.storage_options)
     wanted = next(item for item in shards if item.name == shard)
+    how = Preparation.of(config, plan.model.size_for(config.model))
     images = {}
     for part in read_parts(wanted, config.input, config.run.part_size):
         part.samples = [sample for sample in part.samples if sample.key in keys]
-        part = prepare(
-            part,
-            size=plan.model.size_for(config.model),
-            resize=config.model.resize,
-            resolution="model",
-            max_pixels=config.input.max_pixels,
-            suffixes=config.input.image,
-        )
-        for sample in part.samples:
+        for sample in prepare(part, how).samples:
             if sample.image is not None:
                 images[sample.key] = Image.fromarray(sample.image)
     return images

@@ -190,7 +190,7 @@ def reasons(found: Output) -> list[Reason]:
             status=status,
             reason=reason,
             count=max(counted[status, reason], len(indices[status, reason])),
-            examples=found.rows.take(indices[status, reason][:NUM_EXAMPLES]).to_pylist(),
+            examples=found.some(indices[status, reason][:NUM_EXAMPLES]),
         )
         for status, reason in {**counted, **indices}
     ]

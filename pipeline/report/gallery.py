@@ -104,8 +104,7 @@ def chosen_rows(found: Output, shards: set[str], limit: int) -> list[Row]:
     strata = [(statuses[index], stages[index], errors[index]) for index in indices]
     scores = [_values(found, score.name)[indices] for score in found.scores]
     chosen = stratified(strata, limit, extremes(scores))
-    rows: list[Row] = found.rows.take([indices[number] for number in chosen]).to_pylist()
-    return rows
+    return found.some([indices[number] for number in chosen])
 
 
 def _values(found: Output, name: str) -> np.ndarray:

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.config import Config
-from pipeline.images.files import ImageError, decode_image, decode_mask
+from pipeline.images.errors import ImageError
+from pipeline.images.files import decode_image, decode_mask
 from pipeline.records.part import Part, Sample, Status
 from pipeline.steps.output_keys import output_key
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import REJECTED, tar_name
@@ -145,14 +146,7 @@ class ShardImages:
         as_prepared = config.output.resolution == "model" and width is not None
         if as_prepared and sample.pending:
             sample.encoded_mask = None
-            prepare(
-                Part("", 0, 1, [sample]),
-                size=int(width or 0),
-                resize=config.model.resize,
-                resolution="model",
-                max_pixels=config.input.max_pixels,
-                suffixes=config.input.image,
-            )
+            prepare(Part("", 0, 1, [sample]), Preparation.of(config, int(width or 0)))
             if sample.image is None:
                 return None
             return _small(Image.fromarray(sample.image), self.side)

@@ -16,6 +16,7 @@ import yaml
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
+from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, marked_shard, parquet_name
 from pipeline.storage.readers import in_threads
@@ -30,6 +31,7 @@ NOT_SCORES = {
 }
 TEXT_COLUMNS = ("shard", "key", "edit_index", "status", "stage", "error", "message", "notes")
 IMAGE_COLUMNS = ("caption", "edit_text", "source_sha256", "width", "height")
+NO_ROWS = ROW_SCHEMA.empty_table().select([*TEXT_COLUMNS, *IMAGE_COLUMNS])
 OVERRIDABLE = ("report.", "input.storage_options")
 
 
@@ -59,6 +61,10 @@ class Output:
         """A column of the rows that were read; None for null."""
         return self.rows.column(name).to_pylist()
 
+    def some(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Some of the rows that were read, as mappings; there may be none."""
+        return self.rows.take(pa.array(indices, pa.int64())).to_pylist()
+
     def texts(self, name: str) -> list[str]:
         """A text column of the rows that is never null: shard, key or status."""
         return self.column(name)
@@ -84,9 +90,8 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
     tables = dict(in_threads(partial(_rows, output), shards_to_read(markers)))
     unreadable = [name for name in names if name not in markers]
     unreadable += [name for name, table in tables.items() if table is None]
-    rows = pa.concat_tables(
-        [table for table in tables.values() if table is not None], promote_options="permissive"
-    )
+    read = [table for table in tables.values() if table is not None]
+    rows = pa.concat_tables(read or [NO_ROWS], promote_options="permissive")
     return Output(
         config=config,
         run=_json(output, f"{RUN}run.json"),

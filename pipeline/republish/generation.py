@@ -17,7 +17,7 @@ from pipeline.steps.filter import without_filters
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.archive import read_members
-from pipeline.storage.layout import marker_name, parquet_name, part_name, rejected_name, tar_name
+from pipeline.storage.layout import StagedPart, marker_name, parquet_name, rejected_name, tar_name
 from pipeline.storage.store import Store
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}
@@ -102,10 +102,13 @@ def stage_part(
         device=", ".join(stats.devices) or None,  # which part had which is no longer known
         halvings=stats.halvings if with_totals else {},
         code=", ".join(stats.codes),  # likewise
+        input_sha256=stats.input_sha256,
+        generation=stats.generation,
     )
     members = [generation.members.get(row.output_key or "", []) for row in rows]
     table = with_header(staged_table(rows, members), header)
-    output.put_if_absent(part_name(stats.shard, index, stats.num_parts), to_ipc(table))
+    part = StagedPart(stats.shard, index, stats.num_parts, stats.generation)
+    output.put_if_absent(part.name, to_ipc(table))
 
 
 def _checked(output: Store, name: str, digest: str) -> bytes:

@@ -21,6 +21,8 @@ from pipeline.steps.publish import publish_if_complete, read_marker
 from pipeline.storage.layout import marker_name, output_state, sweep
 from pipeline.storage.store import Store
 
+ATTEMPTS = 3  # at staging a shard's parts, if another run removes them meanwhile
+
 
 @dataclass
 class Preview:
@@ -79,7 +81,7 @@ def refilter(output: Store, filtering: Filtering) -> Refiltered:
             if state.published:
                 anew = _republish(output, shard, filtering)
             else:  # a run killed before it wrote the marker may have staged all parts
-                anew = publish_if_complete(output, shard, filtering=filtering) is not None
+                anew = publish_if_complete(output, shard, filtering) is not None
         except (ValueError, FileNotFoundError) as error:
             done.problems.append(f"shard {shard}: not published with the new filters: {error}")
         else:
@@ -115,7 +117,14 @@ def _republish(output: Store, shard: str, filtering: Filtering) -> bool:
         return False
     generation = read_generation(output, shard)
     starts = [sum(stats.part_rows[:number]) for number in range(stats.num_parts + 1)]
-    for index, (start, end) in enumerate(pairwise(starts)):
-        stage_part(output, generation, index, generation.rows[start:end], with_totals=index == 0)
-    output.delete(marker_name(shard))
-    return publish_if_complete(output, shard, stats.num_parts, filtering) is not None
+    for _ in range(ATTEMPTS):  # a driver that sweeps takes them for leftovers of a published shard
+        for index, (start, end) in enumerate(pairwise(starts)):
+            own = generation.rows[start:end]
+            stage_part(output, generation, index, own, with_totals=index == 0)
+        output.delete(marker_name(shard))
+        if publish_if_complete(output, shard, filtering) is not None:
+            return True
+    raise NotTheSameError(
+        "its staged parts were removed by another run, so it is no longer published; end that "
+        "run, then overpaint edit computes the shard anew"
+    )

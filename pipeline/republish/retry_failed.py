@@ -7,6 +7,7 @@ computes the missing parts and publishes. pipeline/README.md says why this order
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +17,13 @@ from pipeline.records.rows import Row
 from pipeline.republish.generation import NotTheSameError, read_generation, stage_part
 from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
 from pipeline.steps.read import read_parts
-from pipeline.storage.layout import PARTS, marker_name, parse_part
+from pipeline.steps.staged_parts import staged_parts
+from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 # An error in these stages is more often the machine's fault than the row's. Invalid inputs, which
 # fail in read and prepare, are not retried: they would fail again.
@@ -41,16 +45,16 @@ def publish_staged(plan: Plan) -> Plan:
     """Publishes the shards whose parts are all staged, and returns the plan without them.
 
     A run that was killed between the last part and the marker leaves such shards behind. They have
-    nothing left to compute, so no task would ever publish them.
+    nothing left to compute, so no task would ever publish them. A shard whose parts do not fit
+    together is named, and the others go on. A damaged part is deleted, so the plan has it again.
     """
     staged = [work.shard.name for work in plan.work if work.staged]
-    filtering = plan.config.filtering
-    published = [
-        name
-        for name in staged
-        if publish_if_complete(plan.output, name, filtering=filtering) is not None
-    ]
-    return plan.still_to_do() if published else plan
+    for name in staged:
+        try:
+            publish_if_complete(plan.output, name, plan.config.filtering)
+        except ValueError as error:
+            log.warning("shard %s stays unpublished: %s", name, error)
+    return plan.still_to_do() if staged else plan
 
 
 def is_retried(stage: str | None, error: str | None) -> bool:
@@ -115,10 +119,9 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
     }
     # A killed run may have left parts of the first generation; their failed rows must not be
     # reused.
-    for name in output.list(f"{PARTS}{shard.name}/"):
-        found = parse_part(name)
-        if found is not None and found[0] == shard.name and found[1] in failed:
-            output.delete(name)
+    for staged in staged_parts(output, shard.name):
+        if staged.index in failed:
+            output.delete(staged.name)
     is_first = True
     for part, part_rows in parts:
         if part.index not in failed:

@@ -119,5 +119,5 @@ def estimated_edits(plan: Plan, costs: Costs) -> int | None:
     total = 0.0
     for work in plan.work:
         edits = work.shard.size * costs.edits_per_byte if work.max_edits is None else work.max_edits
-        total += max(0.0, edits - len(work.staged) * part_size)
+        total += max(0.0, edits - work.num_staged * part_size)
     return round(total)

@@ -54,7 +54,7 @@ class MaskStage:
             method_for(self.method, sample)
             seed_for(self.run_seed, sample)
         except ValueError as error:
-            sample.fail("mask", error)
+            sample.fail("mask", "BadSettings", str(error))
             return False
         return True
 

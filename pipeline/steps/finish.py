@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.config import Config
-from pipeline.images.composite import Composite, composite, into_source, mask_of
+from pipeline.images.composite import (
+    CUT_NOTE,
+    Composite,
+    composite,
+    into_source,
+    mask_of,
+    meets_cut,
+)
 from pipeline.images.files import decode_image, encode_gray, encode_image
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
-from pipeline.steps.output_keys import output_key, output_suffix
+from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
@@ -142,7 +149,7 @@ def _write_members(
     if context.keep_difference and edit.difference is not None:
         gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
         files["difference.png"] = encode_gray(gray)
-    reserved = {*files, "difference.png"}
+    reserved = {*files, *IMAGE_SUFFIXES, "difference.png"}
     files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
     return members, written
@@ -176,16 +183,33 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     source, _ = decode_image(
         sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
     )
+    resize = config.model.resize
+    if meets_cut(mask, *source.size, resize):
+        edit.notes.append(CUT_NOTE)
     raw = composite(sample.image, edit.image, mask, feather=None)
-    return into_source(
-        np.asarray(source), raw, size=size, resize=config.model.resize, feather=feather
-    )
+    return into_source(np.asarray(source), raw, size=size, resize=resize, feather=feather)
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
-    """The member .json: how the image was made, and the sample's own JSON under "source"."""
-    record = {name: value for name, value in row.items() if name not in NOT_PROVENANCE}
-    record["source"] = sample.metadata
+    """The member .json: how the image was made, and the sample's own JSON under "source".
+
+    Every field has one type in all edits, so that a loader may take the types from the first ones:
+    scores that an edit cannot have, and the sample's own JSON, are inside of texts.
+    """
+    record = {
+        name: value
+        for name, value in row.items()
+        if name not in NOT_PROVENANCE and not name.startswith(SCORE)
+    }
+    scores = {name: value for name, value in row.items() if name.startswith(SCORE)}
+    known = {name: value for name, value in scores.items() if value is not None}
+    record |= {
+        "mask_box": row["mask_box"] or [0, 0, 0, 0],
+        "notes": "; ".join(row["notes"]),
+        "scores": _json_text(known).decode(),
+        "settings": _json_text(row["settings"]).decode(),
+        "source": _json_text(sample.metadata).decode(),
+    }
     return _json_text(record, indent=1)
 
 

@@ -8,6 +8,9 @@ META_FOLDER = re.compile(r"^_(?=_[^/]*__/)")  # webdataset's readers skip the me
 
 # A dot ends the key in webdataset; "%" is the escape character itself; a backslash separates
 # folders on Windows; control characters break listings.
+# A loader that takes "jpg;png;webp" must find the edit, whatever format it has.
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+
 ENCODED = re.compile(r"[%.\\\x00-\x1f\x7f]")
 
 

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from pipeline.images.files import ImageError, decode_image, decode_mask
+from pipeline.config.config import Config
+from pipeline.images.errors import ImageError
+from pipeline.images.files import decode_image, decode_mask
 from pipeline.images.geometry import Box, fit
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Part, Sample
 from pipeline.storage.readers import in_threads
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MASK_CROPPED_NOTE = "a part of the supplied mask lies outside of the crop that the model saw"
 
 
-def prepare(
-    part: Part,
-    *,
-    size: int,
-    resize: Literal["crop", "pad", "stretch"],
-    resolution: Literal["model", "source"],
-    max_pixels: int,
-    suffixes: Sequence[str] = SUFFIXES,
-    threads: int = 1,
-) -> Part:
-    """Decodes and resizes the images of a part. A bad image fails its edits.
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes the model's.
 
-    Args:
-        part: as read; changed in place and returned.
+    Attributes:
         size: pixels a side of the model's image.
         resize: crop (the center), pad (repeats the pixels of the edge), or stretch.
         resolution: "source" keeps the encoded image: ``finish`` decodes it again at its own size
             and composites the edit into it. "model" drops it.
         max_pixels: an image whose header declares more is not decoded.
         suffixes: their formats are decoded. The bytes decide the format, not the member's name.
+    """
+
+    size: int
+    resize: Literal["crop", "pad", "stretch"]
+    resolution: Literal["model", "source"]
+    max_pixels: int
+    suffixes: tuple[str, ...] = SUFFIXES
+
+    @classmethod
+    def of(cls, config: Config, size: int) -> Preparation:
+        """That of a run, with the side of its model's image in pixels."""
+        return cls(
+            size=size,
+            resize=config.model.resize,
+            resolution=config.output.resolution,
+            max_pixels=config.input.max_pixels,
+            suffixes=tuple(config.input.image),
+        )
+
+
+def prepare(part: Part, how: Preparation, *, threads: int = 1) -> Part:
+    """Decodes and resizes the images of a part. A bad image fails its edits.
+
+    Args:
+        part: as read; changed in place and returned.
+        how: of the run.
         threads: images decoded at once.
 
     Returns:
@@ -50,12 +70,12 @@ def prepare(
             _drop(sample)
             return
         try:
-            _prepare(sample, size=size, resize=resize, max_pixels=max_pixels, suffixes=suffixes)
+            _prepare(sample, how)
         except ImageError as error:
             sample.fail("prepare", error.kind, error.message)
             _drop(sample)
         sample.encoded_mask = None
-        if resolution == "model":
+        if how.resolution == "model":
             sample.encoded = None
 
     for _ in in_threads(one, part.samples, threads=threads):
@@ -63,20 +83,18 @@ def prepare(
     return part
 
 
-def _prepare(
-    sample: Sample, *, size: int, resize: str, max_pixels: int, suffixes: Sequence[str]
-) -> None:
+def _prepare(sample: Sample, how: Preparation) -> None:
     assert sample.encoded is not None
-    decoded, notes = decode_image(sample.encoded, max_pixels=max_pixels, suffixes=suffixes)
+    decoded, notes = decode_image(sample.encoded, max_pixels=how.max_pixels, suffixes=how.suffixes)
     for edit in sample.pending:
         edit.notes += notes
     width, height = decoded.size
     sample.source_width, sample.source_height = width, height
-    source, target = fit(width, height, size=size, resize=resize)
-    sample.image = _placed(decoded, source, target, size, Image.Resampling.LANCZOS)
+    source, target = fit(width, height, size=how.size, resize=how.resize)
+    sample.image = _placed(decoded, source, target, how.size, Image.Resampling.LANCZOS)
     if sample.encoded_mask is None:
         return
-    mask = decode_mask(sample.encoded_mask, max_pixels=max_pixels)
+    mask = decode_mask(sample.encoded_mask, max_pixels=how.max_pixels)
     if not _same_shape(mask.size, decoded.size):
         raise ImageError(
             "BadMask",
@@ -85,7 +103,10 @@ def _prepare(
         )
     if mask.size != decoded.size:  # the same shape in another resolution
         mask = mask.resize(decoded.size, Image.Resampling.BOX)
-    sample.supplied_mask = _placed(mask, source, target, size, Image.Resampling.BOX)
+    if _reaches_beyond(mask, source):
+        for edit in sample.pending:
+            edit.notes.append(MASK_CROPPED_NOTE)
+    sample.supplied_mask = _placed(mask, source, target, how.size, Image.Resampling.BOX)
 
 
 def _placed(
@@ -102,6 +123,14 @@ def _placed(
     if resized.ndim == 2:
         return np.pad(resized, margins)
     return np.pad(resized, [*margins, (0, 0)], mode="edge")
+
+
+def _reaches_beyond(mask: Image.Image, box: Box) -> bool:
+    """Whether a mask is white outside of a box. A lossy mask is never quite 0."""
+    left, top, right, bottom = box
+    outside = np.asarray(mask) >= 128
+    outside[top:bottom, left:right] = False
+    return bool(outside.any())
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -14,17 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.filters import Filtering
+from pipeline.images.composite import CUT_NOTE
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import apply_filters
-from pipeline.steps.write_part import from_ipc, header_of
+from pipeline.steps.read import LEFT_OUT
+from pipeline.steps.staged_parts import claimed_parts, delete_staged, read_staged
+from pipeline.steps.write_part import header_of
 from pipeline.storage.archive import tar_writer
 from pipeline.storage.layout import (
-    PARTS,
+    StagedPart,
     marker_name,
     parquet_name,
-    parse_part,
     rejected_name,
     tar_name,
 )
@@ -61,6 +63,10 @@ class ShardStats:
     rejected_bytes: int = 0
     rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
     codes: list[str] = field(default_factory=list)  # hashes of the sources that computed parts
+    left_out: int = 0  # rows of samples with files that input.pass_through leaves out
+    cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
+    input_sha256: str = ""  # of the input shard's object; "" of what 0.1.0 published
+    generation: str = ""  # of its parts, likewise
     version: int = 1
 
     @property
@@ -88,18 +94,18 @@ class _Shard:
 
 
 def publish_if_complete(
-    store: Store, shard: str, num_parts: int | None = None, filtering: Filtering = UNFILTERED
+    store: Store, shard: str, filtering: Filtering = UNFILTERED
 ) -> ShardStats | None:
-    """Publishes a shard if all of its parts are staged.
+    """Publishes a shard if all parts of one generation are staged.
 
-    Puts the tar, the tar of rejected images and the Parquet file (each replaces what a torn publish
-    left behind), then the marker if absent, then deletes the parts. A shard is a function of its
-    staged parts and the filters of the run, so two tasks that publish at once write the same bytes.
+    Claims the generation, puts the tar, the tar of rejected images and the Parquet file (each
+    replaces what a torn publish left behind), then the marker if absent, then deletes the parts. A
+    shard is a function of its staged parts and the filters of the run, so two tasks that publish at
+    once write the same bytes. A damaged part is deleted, and the shard is not complete then.
 
     Args:
         store: of the output.
         shard: its name.
-        num_parts: of the shard; checked against the names of the staged parts.
         filtering: the filters of the run.
 
     Returns:
@@ -111,16 +117,20 @@ def publish_if_complete(
     """
     stats = read_marker(store, shard)
     if stats is None:
-        names = _staged(store, shard, num_parts)
-        if names is None:
+        parts = claimed_parts(store, shard)
+        if parts is None:
             return None
-        try:
-            built = _build(store, names, filtering)
-        except FileNotFoundError:  # meanwhile another task has published the shard
-            return read_marker(store, shard)
-        stats = _put(store, shard, built, filtering)
-    for name in _part_names(store, shard):
-        store.delete(name)
+        # Again: a set may lack parts because another task has published, and is deleting them.
+        stats = read_marker(store, shard)
+        if stats is None:
+            try:
+                built = _build(store, parts, filtering)
+            except FileNotFoundError:  # meanwhile another task has published the shard
+                return read_marker(store, shard)
+            if built is None:
+                return None
+            stats = _put(store, shard, built, filtering)
+    delete_staged(store, shard)
     return stats
 
 
@@ -132,38 +142,23 @@ def read_marker(store: Store, shard: str) -> ShardStats | None:
         return None
 
 
-def _part_names(store: Store, shard: str) -> list[str]:
-    parsed = {name: parse_part(name) for name in store.list(f"{PARTS}{shard}/")}
-    return [name for name, part in parsed.items() if part is not None and part[0] == shard]
-
-
-def _staged(store: Store, shard: str, num_parts: int | None) -> list[str] | None:
-    """The names of all parts in order; None while some are missing."""
-    names = _part_names(store, shard)
-    totals = {part[2] for name in names if (part := parse_part(name)) is not None}
-    totals |= set() if num_parts is None else {num_parts}
-    if len(totals) > 1:
-        raise ValueError(
-            f"shard {shard!r} has staged parts of {sorted(totals)} in total: two runs with "
-            f"different settings wrote here; remove {PARTS}{shard}/ and run again"
-        )
-    return names if names and len(names) == totals.pop() else None
-
-
-def _build(store: Store, names: list[str], filtering: Filtering) -> _Shard:
+def _build(store: Store, parts: list[StagedPart], filtering: Filtering) -> _Shard | None:
+    """The shard from its parts in order, one in memory at a time; None if one is damaged."""
     built = _Shard()
     with tar_writer(built.tar) as kept, tar_writer(built.rejected) as rejected:
-        for name in names:
-            table = apply_filters(from_ipc(store.get(name)), filtering)
+        for part in parts:
+            staged = read_staged(store, part)
+            if staged is None:
+                return None
+            table = apply_filters(staged, filtering)
             built.headers.append(header_of(table))
-            assert table.num_rows == built.headers[-1].num_rows, name
             for row in table.select(["status", "output_key", "members"]).to_pylist():
                 if row["output_key"] is None:
                     continue
                 if not row["members"]:
                     raise ValueError(
-                        f"{name}: {row['output_key']} passes these filters, but its image was not "
-                        f"kept when other filters rejected it (output.keep_rejected: false)"
+                        f"{part.name}: {row['output_key']} passes these filters, but its image was "
+                        f"not kept when other filters rejected it (output.keep_rejected: false)"
                     )
                 members = {item["suffix"]: item["data"] for item in row["members"]}
                 is_rejected = row["status"] == Status.REJECTED
@@ -195,9 +190,15 @@ def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> Shard
 
 
 def to_parquet(rows: pa.Table) -> bytes:
-    """The published Parquet file: equal bytes for equal rows."""
+    """The published Parquet file: equal bytes for equal rows.
+
+    Without rows it has no row group either: readers that take an empty one as the size of their
+    batches fail on it.
+    """
     sink = io.BytesIO()
-    pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        if rows.num_rows:
+            writer.write_table(rows.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
 
 
@@ -209,6 +210,7 @@ def _stats(
     assert not statuses, f"{shard}: rows of another status: {statuses}"
     assert rows.num_rows == sum(counts.values()) == sum(part.num_rows for part in headers)
     fingerprints = {part.fingerprint for part in headers}
+    assert len({part.input_sha256 for part in headers}) == 1, "they are of one generation"
     if len(fingerprints) > 1:
         raise ValueError(f"shard {shard!r} has staged parts of the fingerprints {fingerprints}")
     seconds: Counter[str] = Counter()
@@ -216,7 +218,7 @@ def _stats(
     for part in headers:
         seconds.update(part.seconds)
         halvings.update(part.halvings)
-    reasons = rows.select(["status", "stage", "error"]).to_pylist()
+    reasons = rows.select(["status", "stage", "error", "notes"]).to_pylist()
     failures = Counter(
         f"{row['stage']}: {row['error']}" for row in reasons if row["status"] == Status.FAILED
     )
@@ -242,7 +244,13 @@ def _stats(
         halvings=dict(sorted(halvings.items())),
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         part_rows=[part.num_rows for part in headers],
+        left_out=sum(any(note.startswith(LEFT_OUT) for note in row["notes"]) for row in reasons),
+        cut_masks=sum(
+            row["status"] == Status.EDITED and CUT_NOTE in row["notes"] for row in reasons
+        ),
         codes=sorted({part.code for part in headers if part.code}),
+        input_sha256=headers[0].input_sha256,
+        generation=headers[0].generation,
         model_revision=str(next(iter(rows.column("model_revision").unique().to_pylist()), "")),
         rejections=dict(sorted(rejections.items())),
     )

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pipeline.config.input import Input
-from pipeline.records.part import Edit, Part, Sample
-from pipeline.steps.texts import SampleError, caption_of, edit_texts_of, parse_json
-from pipeline.storage.archive import read_members, split_at_first_dot
-from pipeline.storage.retry import StorageError
+from pipeline.records.part import Edit, Part, Sample, Status
+from pipeline.steps.grouping import RawSample, grouped
+from pipeline.steps.texts import (
+    SampleError,
+    caption_of,
+    edit_texts_of,
+    own_settings,
+    parse_json,
+)
+from pipeline.storage.archive import read_tar
+from pipeline.storage.formats import BadShardError, what_it_is
+from pipeline.storage.layout import PartId, generation_of
 from pipeline.storage.shards import InputShard
 
-# Settings that key.json may give for its sample; the method checks the ranges.
-SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")
-
-
-class BadShardError(StorageError):
-    """A shard that cannot be read to its end, where ``input.on_bad_shard`` is "fail"."""
+LEFT_OUT = "not passed through, by input.pass_through:"
 
 
 @dataclass
@@ -27,16 +30,8 @@ class ShardContents:
     """Everything that could be read from a shard."""
 
     samples: list[Sample]
-    problem: str | None = None  # why it could not be read to its end: "truncated: ..."
-
-
-@dataclass
-class RawSample:
-    """The files of one key, by suffix in lower case, as read from the tar."""
-
-    key: str
-    members: dict[str, bytes] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problem: str | None = None  # why it could not be read completely: "truncated: ..."
+    num_files: int = 0  # in the tar, those that cannot be read too
 
 
 def read_parts(
@@ -44,7 +39,7 @@ def read_parts(
     config: Input,
     part_size: int,
     *,
-    skip: Collection[int] = (),
+    skip: Collection[PartId] = (),
     max_edits: int | None = None,
 ) -> Iterator[Part]:
     """Yields the parts of a shard in order. Each knows how many there are.
@@ -53,7 +48,7 @@ def read_parts(
         shard: as ``expand_shards`` froze it.
         config: which member of a sample is what.
         part_size: edits in a part.
-        skip: indices of parts that are already staged.
+        skip: parts that are already staged.
         max_edits: take at most so many edits from the start of the shard; None takes all.
 
     Returns:
@@ -61,10 +56,15 @@ def read_parts(
         images, so it is published empty.
 
     Raises:
-        BadShardError: see there.
+        BadShardError: it is no tar; or it cannot be read completely, and ``input.on_bad_shard`` is
+            "fail".
         ChangedError, OSError: the store cannot return the object that was listed.
     """
-    contents = read_shard(shard.read(config.storage_options), config)
+    data, digest = shard.fetch(config.storage_options)
+    generation = generation_of(digest, max_edits)
+    contents = read_shard(data, config)
+    if contents.problem is not None and not contents.num_files:
+        raise BadShardError(f"{shard.url}: {what_it_is(data)}; it is read again in the next run")
     if contents.problem is not None and config.on_bad_shard == "fail":
         raise BadShardError(
             f"{shard.url}: {contents.problem}; input.on_bad_shard: publish would go on with the "
@@ -72,13 +72,21 @@ def read_parts(
         )
     planned = plan_parts(first_edits(contents.samples, max_edits), part_size)
     for index, samples in enumerate(planned):
-        if index not in skip:
-            yield Part(shard.name, index, len(planned), samples, problem=contents.problem)
+        if (generation, len(planned), index) not in skip:
+            yield Part(
+                *(shard.name, index, len(planned), samples, contents.problem),
+                input_sha256=digest,
+                generation=generation,
+            )
 
 
 def count_edits(shard: InputShard, config: Input) -> int:
     """Counts the edits (rows) of a shard, for ``input.limit``. Reads all of it."""
-    samples = read_shard(shard.read(config.storage_options), config).samples
+    try:
+        data = shard.read(config.storage_options)
+    except BadShardError:  # the run reads it again, and says so
+        return 0
+    samples = read_shard(data, config).samples
     return sum(len(sample.edits) for sample in samples)
 
 
@@ -87,9 +95,12 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
 
     Never raises because of what the bytes contain.
     """
-    members, problem = read_members(data)
-    samples = _grouped(members, config)
-    return ShardContents([to_sample(raw, config) for raw in samples], problem)
+    tar = read_tar(data)
+    samples = [to_sample(raw, config) for raw in grouped(tar, config)]
+    problem = tar.problem
+    if tar.members and not samples:
+        problem = problem or f"none of its {len(tar.members)} files has a key and a suffix"
+    return ShardContents(samples, problem, len(tar.members))
 
 
 def read_originals(data: bytes, config: Input) -> list[Sample]:
@@ -98,7 +109,7 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
     Problems with a sample's edit texts do not matter here.
     """
     originals = []
-    for raw in _grouped(read_members(data)[0], config):
+    for raw in grouped(read_tar(data), config):
         sample = Sample(raw.key)
         with suppress(SampleError):
             _read_original(sample, raw, config)
@@ -147,11 +158,14 @@ def to_sample(raw: RawSample, config: Input) -> Sample:
     except SampleError as error:
         sample.encoded = sample.encoded_mask = None
         sample.extras = {}
-        sample.edits = [Edit(-1)]
-        sample.fail("read", error.kind, error.message)
+        edit = Edit(-1, notes=list(raw.notes))
+        edit.fail("read", error.kind, error.message)
+        if error.skips:
+            edit.status = Status.SKIPPED
+        sample.edits = [edit]
         return sample
     for index, text in enumerate(texts):
-        edit = Edit(index, text)
+        edit = Edit(index, text, notes=list(raw.notes))
         if not text.strip():
             edit.fail("read", "EmptyText", "the edit text is empty")
         sample.edits.append(edit)
@@ -161,16 +175,19 @@ def to_sample(raw: RawSample, config: Input) -> Sample:
 def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
     """Reads everything but the edits into ``sample``. Raises SampleError; what was read stays."""
     if raw.problems:
-        raise SampleError("DuplicateKey", raw.problems[0])
+        raise raw.problems[0]
     sample.suffix = _image_suffix(raw, config)
     sample.encoded = raw.members[sample.suffix]
     sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()
     if "json" in raw.members:
-        sample.metadata = parse_json(raw.members["json"])
-    sample.settings = {k: sample.metadata[k] for k in SETTINGS if k in sample.metadata}
+        sample.metadata, notes = parse_json(raw.members["json"])
+        raw.notes += notes
+    sample.settings = own_settings(sample.metadata)
     sample.caption = caption_of(raw.members, sample.metadata, config)
     sample.encoded_mask = raw.members.get(config.mask.lower())
-    sample.extras = _extras(raw, sample, config)
+    sample.extras, left_out = _extras(raw, sample, config)
+    if left_out:
+        raw.notes.append(f"{LEFT_OUT} {', '.join(f'.{suffix}' for suffix in left_out)}")
 
 
 def _image_suffix(raw: RawSample, config: Input) -> str:
@@ -190,51 +207,21 @@ def _image_suffix(raw: RawSample, config: Input) -> str:
     raise SampleError("NoImage", f"the sample has no image: none of {wanted}")
 
 
-def _extras(raw: RawSample, sample: Sample, config: Input) -> dict[str, bytes]:
-    """The members to pass through: all that no key of the configuration reads."""
+def _extras(raw: RawSample, sample: Sample, config: Input) -> tuple[dict[str, bytes], list[str]]:
+    """The files to pass through, of those that no key of the configuration reads; and the others.
+
+    Those whose last suffix is not in ``input.pass_through`` are left out: most loaders decode by
+    suffix, and some formats run code then.
+    """
     read = {sample.suffix, config.mask.lower(), "json"}
     read |= {entry.lower() for entry in (*config.caption, *config.edits) if ":" not in entry}
-    return {suffix: data for suffix, data in raw.members.items() if suffix not in read}
-
-
-def _grouped(members: list[tuple[str, bytes]], config: Input) -> list[RawSample]:
-    """Members by key, in order of first appearance. As in webdataset, they stand side by side.
-
-    A key that appears again later, or a member that appears twice, fails the whole sample: it is
-    unknown which members belong together.
-    """
-    samples: dict[str, RawSample] = {}
-    last: str | None = None
-    for name, data in members:
-        key, suffix = split_key(name, config)
-        if key is None or suffix is None:
-            continue  # webdataset ignores such members too
-        if key not in samples:
-            samples[key] = RawSample(key)
-        elif key != last:
-            samples[key].problems.append("the key appears again later in the shard: a duplicate")
-        if suffix in samples[key].members:
-            samples[key].problems.append(f"the member .{suffix} appears more than once")
-        samples[key].members[suffix] = data
-        last = key
-    return list(samples.values())
-
-
-def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
-    """Key and suffix (in lower case) of a member's name; None, None if it belongs to no sample.
-
-    ``key_split: dot`` splits at the first dot of the last path component, as webdataset does;
-    ``suffix`` at the longest suffix that the configuration names, else at the last dot. Bytes of
-    a name that are not UTF-8 are written as \\xNN.
-    """
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if config.key_split == "dot":
-        key, suffix = split_at_first_dot(name)
-        return key, None if suffix is None else suffix.lower()
-    known = {*config.image, *config.caption, *config.edits, config.mask, "json"}
-    for suffix in sorted((s.lower() for s in known if ":" not in s), key=len, reverse=True):
-        if name.lower().endswith(f".{suffix}") and not name[: -len(suffix) - 1].endswith("/"):
-            return name[: -len(suffix) - 1] or None, suffix
-    folder, slash, basename = name.rpartition("/")
-    key, dot, suffix = basename.rpartition(".")
-    return (folder + slash + key, suffix.lower()) if dot and key else (None, None)
+    passed = {suffix.lower() for suffix in config.pass_through}
+    extras, left_out = {}, []
+    for suffix, data in raw.members.items():
+        if suffix in read:
+            continue
+        if suffix.rpartition(".")[2] in passed:
+            extras[suffix] = data
+        else:
+            left_out.append(suffix)
+    return extras, left_out

@@ -14,32 +14,61 @@ from pipeline.config.input import Input
 MAX_DEPTH = 100  # of key.json's nesting: later code reads and writes it recursively
 
 
+# Settings that key.json may give for its sample; the method checks the ranges.
+SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")
+NO_NUMBER = "in the member .json, NaN and numbers that are too large were read as null"
+
+
 class SampleError(Exception):
-    """Why a sample cannot be edited: the kind of error and a message."""
+    """Why a sample cannot be edited: the kind of error and a message.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Attributes:
+        skips: nothing is wrong: the run's substitutions ask for no edit of this sample.
+    """
+
+    def __init__(self, kind: str, message: str, *, skips: bool = False) -> None:
         super().__init__(message)
-        self.kind, self.message = kind, message
+        self.kind, self.message, self.skips = kind, message, skips
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """The JSON object of ``key.json``.
+def parse_json(data: bytes) -> tuple[dict[str, Any], list[str]]:
+    """The JSON object of ``key.json``, and notes on what was not read.
+
+    A ``.json`` that holds no object (a list, a number, null, nothing) is other people's: it is left
+    unread, with a note. NaN and infinite numbers, which many writers put for a missing value, are
+    null.
 
     Raises:
-        SampleError: it is not UTF-8, not valid JSON (NaN is not), not an object, or nested deeper
-            than ``MAX_DEPTH``.
+        SampleError: it is not UTF-8, not valid JSON, or nested deeper than ``MAX_DEPTH``.
     """
     too_deep = f"nested deeper than {MAX_DEPTH}"
+    text = _decoded(data, "json")
+    if not text.strip():
+        return {}, ["the member .json is empty, so it was not read"]
+    no_numbers: list[str] = []
     try:
-        value = json.loads(_decoded(data, "json"), parse_constant=_refused, parse_float=_finite)
+        value = json.loads(
+            text,
+            parse_constant=no_numbers.append,
+            parse_float=partial(_finite, no_numbers),
+        )
     except (ValueError, RecursionError) as error:
         reason = too_deep if isinstance(error, RecursionError) else str(error)
         raise SampleError("BadJson", f"the member .json cannot be read: {reason}") from error
+    if not isinstance(value, dict):
+        return {}, [f"the member .json is {_kind(value)}, not an object, so it was not read"]
     if _is_nested_deeper(value, MAX_DEPTH):
         raise SampleError("BadJson", f"the member .json cannot be read: {too_deep}")
-    if not isinstance(value, dict):
-        raise SampleError("BadJson", f"the member .json: expected an object, got {_kind(value)}")
-    return value
+    return value, [NO_NUMBER] if no_numbers else []
+
+
+def own_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a sample's JSON gives for the sample; null is "not set"."""
+    own = {name: metadata[name] for name in SETTINGS if metadata.get(name) is not None}
+    seed = own.get("seed")
+    if isinstance(seed, float) and seed.is_integer():  # as pandas writes a column with gaps
+        own["seed"] = int(seed)
+    return own
 
 
 def caption_of(members: Mapping[str, bytes], metadata: dict[str, Any], config: Input) -> str:
@@ -93,8 +122,10 @@ def edit_texts_of(
     if texts:
         return texts
     names = ", ".join(config.edits)
-    tried = "; no word of input.substitutions occurs in the caption" if config.substitutions else ""
-    raise SampleError("NoEditText", f"no edit text in {names}{tried}")
+    if config.substitutions:
+        tried = "no word of input.substitutions occurs in the caption"
+        raise SampleError("NoSubstitution", f"no edit text in {names}; {tried}", skips=True)
+    raise SampleError("NoEditText", f"no edit text in {names}")
 
 
 def substituted(caption: str, substitutions: Mapping[str, list[str]]) -> list[str]:
@@ -159,15 +190,12 @@ def _is_nested_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
-def _finite(text: str) -> float:
+def _finite(no_numbers: list[str], text: str) -> float | None:
     value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
+    if math.isfinite(value):
+        return value
+    no_numbers.append(text)
+    return None
 
 
 def _kind(value: Any) -> str:

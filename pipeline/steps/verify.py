@@ -25,6 +25,7 @@ from pipeline.storage.layout import (
     marked_shard,
     marker_name,
     parquet_name,
+    parse_claim,
     parse_part,
     rejected_name,
     tar_name,
@@ -82,8 +83,9 @@ def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
     expected = {name for shard in shards for name in _objects(shard)}
     for name in listing:
         part = parse_part(name)
-        if part is not None:
-            state = "its shard is published" if part[0] in shards else "its shard is not published"
+        shard = part.shard if part is not None else parse_claim(name)
+        if shard is not None:
+            state = "its shard is published" if shard in shards else "its shard is not published"
             yield f"{name}: a leftover staged part ({state}); run again to publish or sweep it"
         elif PROBE.fullmatch(name):
             yield f"{name}: a leftover probe; run again to sweep it"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pyarrow as pa
 
 from pipeline.records.part import Part
 from pipeline.records.staged import PartHeader
-from pipeline.storage.layout import marker_name, part_name
+from pipeline.storage.layout import StagedPart, marker_name
 from pipeline.storage.store import Store
+
+
+class DamagedPartError(ValueError):
+    """A staged part is not what was staged: it is deleted and computed again."""
 
 
 def write_part(store: Store, part: Part, fingerprint: str, code: str) -> bool:
@@ -34,7 +39,8 @@ def write_part(store: Store, part: Part, fingerprint: str, code: str) -> bool:
         return False
     assert part.table is not None, "finish makes the table of every part"
     staged = to_ipc(with_header(part.table, part.header(fingerprint, code)))
-    return store.put_if_absent(part_name(part.shard, part.index, part.num_parts), staged)
+    name = StagedPart(part.shard, part.index, part.num_parts, part.generation).name
+    return store.put_if_absent(name, staged)
 
 
 def with_header(table: pa.Table, header: PartHeader) -> pa.Table:
@@ -49,13 +55,22 @@ def header_of(table: pa.Table) -> PartHeader:
 
 
 def to_ipc(table: pa.Table) -> bytes:
-    """An Arrow IPC stream with the table's metadata."""
+    """An Arrow IPC stream with the table's metadata, and the sha256 of the stream behind it."""
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue()
+    stream = sink.getvalue()
+    return stream + hashlib.sha256(stream).digest()
 
 
 def from_ipc(data: bytes) -> pa.Table:
-    """The inverse of ``to_ipc``. Raises pyarrow.ArrowInvalid for bytes that are no stream."""
-    return pa.ipc.open_stream(data).read_all()
+    """The inverse of ``to_ipc``.
+
+    Raises:
+        DamagedPartError: the bytes are not those that were written.
+    """
+    size = hashlib.sha256().digest_size
+    stream, digest = data[:-size], data[-size:]
+    if hashlib.sha256(stream).digest() != digest:
+        raise DamagedPartError("its bytes are not those that were staged")
+    return pa.ipc.open_stream(stream).read_all()

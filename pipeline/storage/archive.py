@@ -1,47 +1,83 @@
-"""Reads and writes tars; of a damaged tar it reads every member that it can and says what is lost.
+"""Reads and writes tars; of a damaged tar it reads every file that it can and says what is lost.
 
-Python's tarfile stops early and without an error at an invalid header and at a cut between two
-members. So this module checks the end itself: an archive is whole if it ends in blocks of zeros.
-
-webdataset's iterators and writer do the work. webdataset imports torch where torch is installed, so
-it is imported at its first use: code that only lists and commits starts without torch.
+``tar_walk`` finds the members. webdataset splits their names and writes tars. It imports torch
+where torch is installed, so it is imported at its first use: code that only lists and commits
+starts without torch.
 """
 
 from __future__ import annotations
 
 import io
+import posixpath
 import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
-BLOCK = tarfile.BLOCKSIZE
-ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError)
+from pipeline.storage.tar_walk import Damage, Entry, walk
+
+MAX_NAMES = 3  # names of unreadable files in a problem
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a tar; without data, it stands in the tar but cannot be read."""
+
+    name: str
+    data: bytes | None
+    lost: str = ""  # why it cannot be read: "is a symbolic link to 'x.png'"
+    kind: str = ""  # of such files, in the plural: "symbolic links"
+
+
+@dataclass
+class TarContents:
+    """What a tar holds.
+
+    Attributes:
+        members: all files, in their order, those that cannot be read too.
+        damages: (position, damage): files may be lost in front of ``members[position]``.
+        problem: None if every file was read and the archive is whole, else a sentence.
+    """
+
+    members: list[Member] = field(default_factory=list)
+    damages: list[tuple[int, Damage]] = field(default_factory=list)
+    problem: str | None = None
+
+
+def read_tar(data: bytes) -> TarContents:
+    """All files of a tar, and what is wrong with it. Never raises because of the bytes.
+
+    A hard link has the content of the file that it names, which precedes it in the tar.
+    """
+    contents = TarContents()
+    files: dict[str, bytes] = {}
+    problems: list[str] = []
+    for found in walk(data):
+        if isinstance(found, Entry):
+            if found.kind != tarfile.DIRTYPE:
+                contents.members.append(_member(data, found, files))
+            continue
+        reason = found.reason if isinstance(found, Damage) else "data after an end-of-archive block"
+        problems.append(f"truncated: {reason} at byte {found.offset} of {len(data)}")
+        if isinstance(found, Damage):
+            contents.damages.append((len(contents.members), found))
+    unread = _unread(contents.members)
+    contents.problem = "; ".join([*problems[:1], *unread]) or None
+    return contents
 
 
 def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
-    """All regular members that can be read.
-
-    After damage, reading continues at the next valid header.
+    """All files that can be read.
 
     Args:
         data: the bytes of a tar.
 
     Returns:
-        (name, content) of each member in the archive's order, and the problem: None if the archive
-        is whole, else a sentence that begins with "truncated:" and says where reading failed.
+        (name, content) of each file in the archive's order, and the problem of ``TarContents``.
     """
-    from webdataset.tariterators import tar_file_iterator
-
-    segments, problem = _readable(data)
-    members: list[tuple[str, bytes]] = []
-    for start, end in segments:
-        try:
-            stream = _stream(data, start, end, whole=problem is None)
-            # skip_meta=None: by default webdataset skips folders named __like_this__
-            for member in tar_file_iterator(stream, skip_meta=None):
-                members.append((member["fname"], member["data"]))
-        except ERRORS as error:
-            problem = problem or f"truncated: {type(error).__name__} in the members from {start} on"
-    return members, problem
+    contents = read_tar(data)
+    readable = [(item.name, item.data) for item in contents.members if item.data is not None]
+    return readable, contents.problem
 
 
 def split_at_first_dot(name: str) -> tuple[str | None, str | None]:
@@ -64,76 +100,36 @@ def tar_writer(sink: io.BytesIO) -> Any:
     return TarWriter(sink, encoder=False, **fixed)
 
 
-def _stream(data: bytes, start: int, end: int, *, whole: bool) -> io.BytesIO:
-    if whole:
-        return io.BytesIO(data)  # shares the bytes, copies nothing
-    return io.BytesIO(data[start:end] + bytes(2 * BLOCK))
+def _member(data: bytes, entry: Entry, files: dict[str, bytes]) -> Member:
+    """The file of an entry. ``files`` holds what came before it, for hard links."""
+    if entry.kind == tarfile.LNKTYPE:
+        target = files.get(posixpath.normpath(entry.link))
+        if target is None:
+            reason = f"is a hard link to {entry.link!r}, which does not precede it in the tar"
+            return Member(entry.name, None, reason, "hard links")
+        content = target
+    elif entry.kind == tarfile.SYMTYPE:
+        reason = f"is a symbolic link to {entry.link!r}"
+        return Member(entry.name, None, reason, "symbolic links")
+    elif entry.sparse:
+        return Member(entry.name, None, "is sparse: written by tar --sparse", "sparse files")
+    elif entry.kind not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
+        return Member(entry.name, None, "is no regular file", "devices or unknown types")
+    elif entry.end > len(data):
+        return Member(entry.name, None, "is cut: the shard ends inside of it", "cut files")
+    else:
+        content = data[entry.start : entry.end]
+    files[posixpath.normpath(entry.name)] = content
+    return Member(entry.name, content)
 
 
-def _readable(data: bytes) -> tuple[list[tuple[int, int]], str | None]:
-    """The byte ranges that hold whole members, and the first problem, if any."""
-    if not data:
-        return [], "truncated: the file is empty"
-    segments: list[tuple[int, int]] = []
-    problem: str | None = None
-    start: int | None = 0
-    while start is not None:
-        end, stop = _walk(data, start)
-        if end > start:
-            segments.append((start, end))
-        reason = _why_it_stopped(data, stop)
-        if reason is None:
-            break
-        problem = problem or f"truncated: {reason} at byte {stop} of {len(data)}"
-        start = _next_header(data, stop + BLOCK)
-    return segments, problem
-
-
-def _walk(data: bytes, start: int) -> tuple[int, int]:
-    """Reads from the header at ``start``: (end of the last whole member, where reading stopped)."""
-    end = stop = start
-    source = io.BytesIO(data)
-    source.seek(start)
-    try:
-        with tarfile.open(fileobj=source, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
-                if member.issparse():  # a header of 512 bytes may claim any size
-                    return end, stop
-                if member.isreg() and member.offset_data + member.size > len(data):
-                    return end, len(data)  # the content is cut, so nothing follows it
-                if tar.offset <= stop or member.size < 0:  # CPython before 3.11.14 loops forever
-                    return end, stop
-                end = stop = tar.offset
-            stop = max(stop, tar.offset)
-    except ERRORS:
-        pass
-    return min(end, len(data)), stop
-
-
-def _why_it_stopped(data: bytes, stop: int) -> str | None:
-    """What is wrong at the byte where reading stopped; None if the archive ends there."""
-    if stop >= len(data):
-        return "the end-of-archive blocks are missing"
-    block = data[stop : stop + BLOCK]
-    if block.strip(b"\0"):
-        return "no valid header"
-    if len(block) < BLOCK:
-        return "the end-of-archive blocks are cut"
-    if data[stop:].strip(b"\0"):
-        return "data after an end-of-archive block"
-    return None
-
-
-def _next_header(data: bytes, offset: int) -> int | None:
-    """Offset of the first valid header at or after ``offset``; None if there is none."""
-    for place in range(offset, len(data) - BLOCK + 1, BLOCK):
-        block = data[place : place + BLOCK]
-        if block[257:262] != b"ustar":  # a cheap test that rules out most content
-            continue
-        try:
-            tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.TarError:
-            continue
-        return place
-    return None
+def _unread(members: list[Member]) -> list[str]:
+    """A sentence on the files that cannot be read, if there are any."""
+    lost = [item for item in members if item.data is None]
+    if not lost:
+        return []
+    kinds = Counter(item.kind for item in lost)
+    counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
+    names = ", ".join(repr(item.name) for item in lost[:MAX_NAMES])
+    more = ", ..." if len(lost) > MAX_NAMES else ""
+    return [f"{len(lost)} of {len(members)} files cannot be read ({counts}): {names}{more}"]

@@ -33,10 +33,15 @@ class Stat:
 
 
 class LocalFolder:
-    """A folder of a local (or mounted) file system. Each write is atomic."""
+    """A folder of a local (or mounted) file system. Each write is atomic.
+
+    Attributes:
+        linked_folders: names of folders that are links, found while listing and not followed.
+    """
 
     def __init__(self, path: str) -> None:
         self.root = Path(path)
+        self.linked_folders: list[str] = []
 
     def check_reachable(self) -> None:
         """Checks that nothing else stands where the first write would create the folder.
@@ -163,6 +168,8 @@ class LocalFolder:
                 if entry.is_dir(follow_symlinks=False):
                     if recursive and (name.startswith(prefix) or prefix.startswith(name + "/")):
                         folders.append(name)
+                elif entry.is_dir():
+                    self.linked_folders.append(name)
                 elif name.startswith(prefix) and entry.is_file():
                     try:
                         status = entry.stat()

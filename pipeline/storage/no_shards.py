@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from pipeline.storage.formats import ending
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import open_backend
 
@@ -29,11 +30,12 @@ def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
         return str(error)
     names = [name for name, _ in islice(backend.each(""), LOOKED_AT)]
     if not names:
-        is_file = folder.endswith(".tar")
+        is_file = ending(folder) is not None
         what = "there is no such file" if is_file else "there is no such folder, or it is empty"
         return f"{folder}: {what}"
-    if any(name.endswith(".tar") for name in names):
-        return f"{folder} has other tars, e.g. {_some(names, '.tar')}"
+    tars = [name for name in names if ending(name) is not None]
+    if tars:
+        return f"{folder} has other tars, e.g. {_some(tars)}"
     return (
         f"{folder} has no .tar, but {_some(names)}; shards are tars in which the files of a sample "
         "share a key (7.jpg, 7.txt, 7.edit.txt): pack the files, e.g. in that folder with "
@@ -41,7 +43,5 @@ def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
     )
 
 
-def _some(names: list[str], suffix: str = "") -> str:
-    chosen = [name for name in names if name.endswith(suffix)]
-    more = ", ..." if len(chosen) > NAMED else ""
-    return ", ".join(chosen[:NAMED]) + more
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

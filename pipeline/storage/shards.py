@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import takewhile
 from typing import Any
@@ -16,16 +16,19 @@ from fsspec.utils import glob_translate
 
 from pipeline.process.outage import store_of
 from pipeline.storage.bucket import etag_of, open_filesystem
+from pipeline.storage.formats import COMPRESSIONS, ending, unpacked
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.no_shards import why_no_shards
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
 
 ALLOWED = (
-    "a .tar, a list of them, a glob ('in/*.tar'), a brace pattern ('in/{00..12}.tar') or a folder"
+    "a .tar (.tar.gz, .tgz, .tar.zst), a list of them, a glob ('in/*.tar'), "
+    "a brace pattern ('in/{00..12}.tar') or a folder"
 )
 MAGIC = re.compile(r"[*?\[]")
 RESERVED = ("_run", "_parts", "_rejected")
+MAX_NAMES = 3  # of what was left out, in a line
 
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
@@ -33,14 +36,20 @@ class InputShard:
     """One input tar as it was listed at the start of the run."""
 
     url: str
-    name: str  # below the common prefix, without .tar: names the output
+    name: str  # below the common prefix, without .tar or .tar.gz: names the output
     size: int  # bytes
     etag: str | None = None  # of a local file: its modification time
 
     def read(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
     ) -> bytes:
-        """The whole tar.
+        """The whole tar, unpacked if it is compressed; see ``fetch``."""
+        return self.fetch(storage_options, as_listed=as_listed)[0]
+
+    def fetch(
+        self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
+    ) -> tuple[bytes, str]:
+        """The whole tar, unpacked if it is compressed, and the sha256 of the stored object.
 
         Args:
             storage_options: for fsspec.
@@ -48,15 +57,40 @@ class InputShard:
 
         Raises:
             ChangedError: the tar has changed, and ``as_listed`` is set.
+            BadShardError: it is compressed and cannot be unpacked.
         """
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
-        return Store(folder, storage_options).get(name, listed=listed)
+        data = Store(folder, storage_options).get(name, listed=listed)
+        return unpacked(name, data), hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class _Matches:
+    """What one pattern stands for."""
+
+    shards: dict[str, Stat] = field(default_factory=dict)  # by url
+    others: list[str] = field(default_factory=list)  # names of files that are no shards
+    links: list[str] = field(default_factory=list)  # folders that are links, and not followed
+    is_folder: bool = False
+
+
+@dataclass
+class Listing:
+    """The shards of a run, and a line for what was left out beside them."""
+
+    shards: list[InputShard]
+    left_out: list[str]
 
 
 def expand_shards(
     shards: str | list[str], storage_options: dict[str, Any] | None = None
 ) -> list[InputShard]:
+    """The shards of ``list_shards``."""
+    return list_shards(shards, storage_options).shards
+
+
+def list_shards(shards: str | list[str], storage_options: dict[str, Any] | None = None) -> Listing:
     """The tars that ``input.shards`` names, sorted by name whatever the order of the entries.
 
     A shard's name is its path below the folder that all entries share, without ``.tar``. That
@@ -71,8 +105,10 @@ def expand_shards(
     entries = [shards] if isinstance(shards, str) else list(shards)
     roots: list[str] = []
     found: dict[str, Stat] = {}
+    left_out: list[str] = []
     for entry in entries:
         check_url(entry)
+        _check_parts(entry)
         for pattern in _braces(entry):
             matches = with_retries(
                 partial(_matches, pattern, storage_options),
@@ -80,14 +116,16 @@ def expand_shards(
                 first=True,
                 store=store_of(pattern),
             )
-            if not matches:
-                why = why_no_shards(_static_root(pattern, is_folder=True), storage_options)
+            left_out += _left_out(pattern, matches)
+            if not matches.shards:
+                folder = _static_root(pattern, is_folder=True, is_literal=matches.is_folder)
                 raise ValueError(
-                    f"input.shards: nothing matches {pattern!r}: {why}; allowed is {ALLOWED}"
+                    f"input.shards: nothing matches {pattern!r}{_hint(pattern)}: "
+                    f"{why_no_shards(folder, storage_options)}; allowed is {ALLOWED}"
                 )
-            found |= matches
-            is_tar = _absolute(pattern) in matches
-            roots.append(_static_root(entry, is_folder=not is_tar and not MAGIC.search(pattern)))
+            found |= matches.shards
+            is_literal = matches.is_folder and entry == pattern
+            roots.append(_static_root(entry, is_folder=matches.is_folder, is_literal=is_literal))
     if not found:
         raise ValueError(f"input.shards: {shards!r} names no shards; allowed is {ALLOWED}")
     prefix = _common_folder(roots)
@@ -96,7 +134,7 @@ def expand_shards(
     ]
     named.sort(key=lambda shard: shard.name.encode("utf-8", "surrogateescape"))
     _check_names(named)
-    return named
+    return Listing(named, left_out)
 
 
 def check_output(
@@ -123,7 +161,7 @@ def check_output(
             )
     for entry in [shards] if isinstance(shards, str) else shards or []:
         root = _static_root(entry, is_folder=not MAGIC.search(entry)).rstrip("/") + "/"
-        recursive = "**" in entry or not (MAGIC.search(entry) or entry.endswith(".tar"))
+        recursive = "**" in entry or not (MAGIC.search(entry) or ending(entry))
         if recursive and output.startswith(root):
             raise ValueError(
                 f"output.path: {output_url!r} lies below input.shards {entry!r}, so the next run "
@@ -145,7 +183,7 @@ def _absolute(url: str) -> str:
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     if protocol in ("file", "local"):
         return os.path.realpath(local_path(url))
-    return protocol + "://" + posixpath.normpath(url.split("://", 1)[1]).lstrip("/")
+    return protocol + "://" + url.split("://", 1)[1].strip("/")
 
 
 def _resolved(url: str) -> str:
@@ -161,67 +199,120 @@ def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _matches(pattern: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
-    """Url -> stat of the tars that one pattern (braces expanded) stands for."""
+def _matches(pattern: str, storage_options: dict[str, Any] | None) -> _Matches:
+    """The tars that one pattern (braces expanded) stands for.
+
+    A file or folder of exactly this name comes first, also where the name has ``*?[`` in it.
+    """
     url = _absolute(pattern)
     folder, name = _split(url)
     backend = open_backend(folder, storage_options or {})
     try:
         stat = backend.stat(name)
     except (FileNotFoundError, NotADirectoryError):
-        search = _globbed if MAGIC.search(url) else _below
+        is_folder = not MAGIC.search(url) or os.path.isdir(url)
+        search = _below if is_folder else _globbed
         try:
             return search(url, storage_options)
         except FileNotFoundError:  # there is no such bucket
-            return {}
-    if not name.endswith(".tar"):
-        raise ValueError(f"input.shards: {pattern!r} does not end in .tar; allowed is {ALLOWED}")
-    return {url: stat}
+            return _Matches()
+    if ending(name) is None:
+        raise ValueError(
+            f"input.shards: {pattern!r} does not end in {' or '.join(COMPRESSIONS)}; "
+            f"allowed is {ALLOWED}"
+        )
+    return _Matches({url: stat})
 
 
-def _globbed(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
+def _globbed(url: str, storage_options: dict[str, Any] | None) -> _Matches:
     folder, pattern = _split(url)
     if not MAGIC.search(folder) and "**" not in pattern:
         return _globbed_names(folder, pattern, storage_options)
     protocol = url.split("://", 1)[0] if "://" in url else "file"
     found = open_filesystem(protocol, storage_options or {}).glob(url, detail=True)
     scheme = "" if protocol == "file" else f"{protocol}://"
-    matches = {}
+    matches = _Matches()
     for path, info in found.items():
-        if info.get("type") == "file" and path.endswith(".tar"):
-            if scheme:
-                matches[scheme + path.lstrip("/")] = Stat(int(info["size"]), etag_of(info))
-            else:
-                matches[path] = LocalFolder(os.path.dirname(path)).stat(os.path.basename(path))
+        if info.get("type") != "file":
+            continue
+        if ending(path) is None:
+            matches.others.append(path)
+        elif scheme:
+            stat = Stat(int(info["size"]), etag_of(info))
+            matches.shards[scheme + path.lstrip("/")] = stat
+        else:
+            stat = LocalFolder(os.path.dirname(path)).stat(os.path.basename(path))
+            matches.shards[path] = stat
     return matches
 
 
-def _globbed_names(
-    folder: str, pattern: str, storage_options: dict[str, Any] | None
-) -> dict[str, Stat]:
+def _globbed_names(folder: str, pattern: str, storage_options: dict[str, Any] | None) -> _Matches:
     """Matches of a pattern with wildcards in its last name only: one listing of one folder."""
-    matches = re.compile(glob_translate(pattern)).match
+    is_match = re.compile(glob_translate(pattern)).match
     start = MAGIC.split(pattern, maxsplit=1)[0]
     parent = folder.rstrip("/")
-    return {
-        f"{parent}/{name}": stat
-        for name, stat in open_backend(folder, storage_options or {}).each(start, recursive=False)
-        if name.endswith(".tar") and matches(name)
-    }
+    matches = _Matches()
+    backend = open_backend(folder, storage_options or {})
+    for name, stat in backend.each(start, recursive=False):
+        if is_match(name):
+            _add(matches, parent, name, stat)
+    linked = backend.linked_folders if isinstance(backend, LocalFolder) else []
+    matches.links += [f"{parent}/{name}" for name in linked if is_match(name)]
+    return matches
 
 
-def _below(url: str, storage_options: dict[str, Any] | None) -> dict[str, Stat]:
+def _below(url: str, storage_options: dict[str, Any] | None) -> _Matches:
     """All tars below a folder."""
-    return {
-        f"{url}/{name}": stat
-        for name, stat in open_backend(url, storage_options or {}).each("")
-        if name.endswith(".tar") and not any(part[0] in "_." for part in name.split("/"))
-    }
+    matches = _Matches(is_folder=True)
+    backend = open_backend(url, storage_options or {})
+    for name, stat in backend.each(""):
+        if not any(part.startswith(("_", ".")) for part in name.split("/")):
+            _add(matches, url, name, stat)
+    if isinstance(backend, LocalFolder):
+        matches.links += [f"{url}/{name}" for name in backend.linked_folders]
+    return matches
 
 
-def _static_root(entry: str, *, is_folder: bool) -> str:
+def _add(matches: _Matches, folder: str, name: str, stat: Stat) -> None:
+    if ending(name) is None:
+        matches.others.append(name)
+    else:
+        matches.shards[f"{folder}/{name}"] = stat
+
+
+def _left_out(pattern: str, matches: _Matches) -> list[str]:
+    """A line each for files that are no shards, and for linked folders."""
+    lines = []
+    for things, what in (
+        (matches.others, "files were left out, since their names do not end in .tar"),
+        (matches.links, "folders were left out, since they are links; name them to read them"),
+    ):
+        if things:
+            names = ", ".join(repr(name) for name in sorted(things)[:MAX_NAMES])
+            more = ", ..." if len(things) > MAX_NAMES else ""
+            lines.append(f"input.shards: {pattern!r}: {len(things)} {what} ({names}{more})")
+    return lines
+
+
+def _check_parts(entry: str) -> None:
+    """Refuses a url whose parts a file system would read in another way than a bucket does."""
+    if "://" not in entry or entry.split("://", 1)[0] in ("file", "local"):
+        return
+    parts = entry.removeprefix("memory:///").split("://", 1)[-1].rstrip("/").split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"input.shards: {entry!r}: no part of a url may be empty, '.' or '..': a bucket "
+            "takes it as part of the name, and tools disagree on it; rename such objects"
+        )
+
+
+def _hint(pattern: str) -> str:
+    return " ([ begins a set of characters; [[] is the character itself)" if "[" in pattern else ""
+
+
+def _static_root(entry: str, *, is_folder: bool, is_literal: bool = False) -> str:
     """The folder that an entry names before its first pattern character."""
-    first = re.search(r"[*?\[{]", entry)
+    first = None if is_literal else re.search(r"[*?\[{]", entry)
     if first is None:
         path = _absolute(entry)
         return path if is_folder else _split(path)[0]
@@ -250,8 +341,8 @@ def _common_folder(roots: list[str]) -> str:
 
 
 def _name(url: str, prefix: str) -> str:
-    name = url[len(prefix) :] if url.startswith(prefix) else url.split("://", 1)[-1]
-    return name.lstrip("/").removesuffix(".tar")
+    name = url[len(prefix) :] if url.startswith(prefix) else url.split("://", 1)[-1].lstrip("/")
+    return name.removesuffix(ending(name) or "")
 
 
 def _check_names(shards: list[InputShard]) -> None:

@@ -243,3 +243,35 @@ def test_threads_do_not_depend_on_the_number_of_actors() -> None:
     """So the bytes do not either."""
     sizes = [{"stages": {"decode": {"actors": size}}} for size in (1, 8, "auto")]
     assert {parse_config(MINIMAL | tree).threads for tree in sizes} == {1}
+
+
+@pytest.mark.parametrize(
+    ("output", "model", "resize"),
+    [
+        ({}, {}, "crop"),
+        ({"resolution": "model"}, {}, "crop"),
+        ({"resolution": "source"}, {}, "pad"),
+        ({"resolution": "source"}, {"size": 64}, "pad"),
+        ({"resolution": "source"}, {"resize": "crop"}, "crop"),
+        ({"resolution": "source"}, {"resize": "stretch"}, "stretch"),
+    ],
+)
+def test_an_original_that_keeps_its_size_is_padded_by_default(
+    output: dict, model: dict, resize: str
+) -> None:
+    """What is given counts; the value is in the settings like a given one."""
+    tree: dict = {"input": {"shards": "a"}, "output": {"path": "b", **output}, "model": model}
+    before = {name: dict(section) for name, section in tree.items()}
+    config = parse_config(tree)
+    assert config.model.resize == resize
+    assert tree == before
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name
+)
+def test_no_bundled_config_takes_the_default_resize_away(path: Path) -> None:
+    """A given crop would also count where the original keeps its size."""
+    overrides = ["input.shards=a", "output.path=b", "output.resolution=source"]
+    assert load_config(path, overrides).model.resize == "pad"

@@ -20,8 +20,9 @@ def test_own_settings_of_a_sample_replace_the_configured_ones() -> None:
     [
         ({"encode_ratio": True}, "encode_ratio=true: allowed are numbers"),
         ({"guidance_scale": False}, "guidance_scale=false: allowed are numbers"),
+        ({"encode_ratio": "0.5"}, 'encode_ratio="0.5": allowed are numbers'),
         ({"encode_ratio": 7}, "encode_ratio=7: input should be less than or equal to 1"),
-        ({"strength": None}, "strength=None: input should be a valid number"),
+        ({"strength": None}, "strength=null: allowed are numbers"),
     ],
 )
 def test_own_setting_must_be_a_number_in_its_range(settings: dict[str, object], words: str) -> None:

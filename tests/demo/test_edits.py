@@ -16,7 +16,8 @@ from pipeline.demo.captions import PHRASINGS, caption
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
 from pipeline.demo.edits import FAINT, KINDS, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.measures import psnr
-from pipeline.demo.world import HIDDEN_COLORS, coverage, paint, split_of
+from pipeline.demo.world import HIDDEN_COLORS, paint, split_of
+from tests.demo.coverage import coverage
 
 EDITS = [sample_edit(0, "heldout", index) for index in range(100)]
 
@@ -136,13 +137,6 @@ def test_shards_have_the_input_format(tmp_path: Path) -> None:
         truth = np.asarray(Image.open(io.BytesIO(sample["truth.png"])))
         assert (truth == true_mask(edit) * np.uint8(255)).all()
         assert Image.open(io.BytesIO(sample["jpg"])).size == (128, 128)
-
-
-def test_shards_can_be_painted_larger(tmp_path: Path) -> None:
-    """The same scenes can be painted at any size."""
-    (path,) = write_demo_shards(tmp_path, 1, 1, size=200)
-    (sample,) = webdataset.WebDataset(str(path), shardshuffle=False)
-    assert Image.open(io.BytesIO(sample["jpg"])).size == (200, 200)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from pipeline.demo.world import (
     HIDDEN_COLORS,
     Scene,
     SceneObject,
-    coverage,
     paint,
     sample_scene,
     split_of,
 )
+from tests.demo.coverage import coverage
 
 SCENES = [sample_scene(0, "train", index) for index in range(300)]
 ONE = Scene("a meadow", (0.1, 0.2, 0.3), (SceneObject("star", "orange", 0.4, 0.5, 0.2),))

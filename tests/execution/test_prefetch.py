@@ -85,7 +85,7 @@ def test_the_next_part_is_read_and_the_last_one_committed_meanwhile(
         return invert(part)
 
     def hook(when: str, operation: str, name: str) -> None:
-        if operation != "put_if_absent" or not name.startswith("_parts/"):
+        if operation != "put_if_absent" or not name.endswith(".arrow"):
             return
         number = int(name[9:14]) if name.startswith("_parts/0/") else 3
         if when == "before":

@@ -168,6 +168,7 @@ def summary_of(*, published: int, to_do: int) -> RunSummary:
         published=published,
         to_do=to_do,
         counts={},
+        failures={},
         problems={},
         seconds={},
         num_evals={},

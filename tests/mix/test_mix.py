@@ -279,3 +279,79 @@ def test_original_that_only_one_of_the_outputs_has_edited_is_used(tmp_path: Path
         ("train", "00", name)
         for name in ("cow_original", "dog_original", "dog_edited0_0", "cow_edited1_0")
     }
+
+
+CLASSES = {"dog": 0, "cat": 1, "fox": 2}
+
+
+def make_captioned(folder: Path) -> None:
+    """Five originals: two with a class in their caption, one with its own, and two with none."""
+    captions = {"a": "a dog", "b": "a cat", "own": "a cow", "none": "a cow", "two": "a dog, a cat"}
+    write_shard(
+        folder / "in/00.tar",
+        [
+            raw_sample(key, ["a fox", "a bird"], caption=caption, seed=number)
+            | ({"cls": "7"} if key == "own" else {})
+            for number, (key, caption) in enumerate(captions.items())
+        ],
+    )
+    config = make_config(f"{folder}/in/*.tar", input={"key_split": "suffix"})
+    run(config, Store(str(folder / "out")))
+
+
+def test_originals_take_their_class_from_their_caption(tmp_path: Path) -> None:
+    """By the same words as edits; their own class stays; without any they are left out."""
+    make_captioned(tmp_path)
+    mix = settings(tmp_path, splits={"train": 1}, labels=CLASSES, ratio=0.5)
+    plan = make_mix_plan(mix)
+    assert (plan.total("images", "train"), plan.wanted("train")) == (3, 2)
+    manifest = run_mix(plan)
+    assert manifest["pictures"] == {
+        "all": 5,
+        "left_out": {
+            "no word of labels in the caption": 1,
+            "words of several labels in the caption": 1,
+        },
+    }
+    assert manifest["splits"]["train"]["original"] == 3
+    samples = mixed_samples(tmp_path)
+    classes = {
+        record(members)["key"]: members["cls"]
+        for members in samples.values()
+        if record(members)["kind"] == "original"
+    }
+    assert classes == {"a": b"0", "b": b"1", "own": b"7"}
+    edits = [members for members in samples.values() if record(members)["kind"] == "edited"]
+    assert [members["cls"] for members in edits] == [b"2"] * 2
+    assert manifest["edits"]["left_out"]["no word of labels in the edit text"] == 5
+
+
+def test_an_edit_of_an_original_without_a_class_is_taken(tmp_path: Path) -> None:
+    """It has a class of its own, and its source's split."""
+    make_captioned(tmp_path)
+    mix = settings(tmp_path, splits={"train": 1}, labels=CLASSES, ratio=10)
+    run_mix(make_mix_plan(mix))
+    names = {key for _, _, key in mixed_samples(tmp_path)}
+    assert {"none_edited0_0", "two_edited0_0"} <= names
+    assert not {"none_original", "two_original"} & names
+
+
+def test_without_labels_originals_stay_as_they_are(tmp_path: Path) -> None:
+    """None is left out, and none is given a class."""
+    make_captioned(tmp_path)
+    manifest = run_mix(make_mix_plan(settings(tmp_path, splits={"train": 1})))
+    assert manifest["pictures"] == {"all": 5, "left_out": {}}
+    with_class = {key for (_, _, key), members in mixed_samples(tmp_path).items()
+                  if "cls" in members and key.endswith("original")}  # fmt: skip
+    assert with_class == {"own_original"}
+
+
+def test_a_mix_that_another_version_began_is_not_resumed(tmp_path: Path) -> None:
+    """It chose and labeled in another way, and the message does not blame the outputs."""
+    make_captioned(tmp_path)
+    mix = settings(tmp_path)
+    run_mix(make_mix_plan(mix))
+    path = tmp_path / "mixed/_mix/plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(MixError, match=r"holds another mix \(written by another version"):
+        make_mix_plan(mix)

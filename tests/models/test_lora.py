@@ -15,7 +15,7 @@ from pipeline.models.micro_batch import MicroBatch
 
 def drawn(sites: LoraSites, count: int, generator: torch.Generator) -> torch.Tensor:
     """Random factors A and B that are far from zero."""
-    return 0.3 * torch.randn(count, sites.num_values, generator=generator)
+    return 0.3 * torch.randn(count, sum(sites.sizes), generator=generator)
 
 
 def test_each_row_equals_a_network_with_merged_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -95,7 +96,7 @@ def test_staged_parts_of_another_limit_are_discarded(runs: Runs) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_fake(runs.plan(7), edit=stop_at_the_second, beside=False)
-    assert runs.plan(7).work[0].staged == {0}
+    assert runs.plan(7).work[0].num_staged == 1
     raised = runs.plan(0)
     assert raised.cuts.outdated == {"1": 3}
     assert [work.staged for work in raised.work] == [frozenset(), frozenset()]
@@ -134,3 +135,14 @@ def test_failed_edits_of_a_cut_shard_are_computed_again(runs: Runs) -> None:
     assert not run_fake(reopened.plan).work
     assert runs.rows() == {"0": 4, "1": 2}
     assert runs.plan(0).cuts.outdated == {"1": 2}
+
+
+def test_a_complete_set_of_parts_of_another_limit_is_not_published(runs: Runs) -> None:
+    """A run that was killed between its last part and the marker leaves one behind."""
+    with mock.patch("pipeline.execution.operators.publish_if_complete", return_value=None):
+        run_fake(runs.plan(6))
+    assert runs.rows() == {}
+    raised = runs.plan(0)
+    assert raised.cuts.outdated == {"1": 2}
+    assert not run_fake(raised).work
+    assert runs.rows() == {"0": 4, "1": 4, "2": 4}

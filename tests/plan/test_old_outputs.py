@@ -15,8 +15,10 @@ STORED = Path(__file__).resolve().parents[1] / "outputs/v0_1_0"
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the stored output, as the current folder: it names its input as in/*.tar."""
+    """A copy of the stored output, as the current folder, that says where its input is now."""
     shutil.copytree(STORED, tmp_path / "old")
+    inputs = tmp_path / "old/out/_run/inputs.json"
+    inputs.write_text(inputs.read_text().replace("/data/old/", f"{tmp_path}/old/"))
     monkeypatch.chdir(tmp_path / "old")
     return tmp_path / "old"
 

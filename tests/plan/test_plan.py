@@ -85,6 +85,15 @@ def test_an_output_with_another_fingerprint_is_refused(plan: Planner) -> None:
     assert "output.path" in str(caught.value)
 
 
+def test_an_output_of_cropped_originals_is_not_resumed_with_padded_ones(plan: Planner) -> None:
+    """crop was the default of every resolution; the output holds it, so it counts."""
+    cropped = {"output__resolution": "source", "model__resize": "crop"}
+    write_run_folder(plan(**cropped))
+    with pytest.raises(ConfigError, match=r"model\.resize: the output has 'crop', .* for 'pad'"):
+        plan(output__resolution="source")
+    assert plan(**cropped).config.model.resize == "crop"
+
+
 def test_auto_threads_are_those_of_the_resumed_output(plan: Planner) -> None:
     """Another layout or other CPUs keep the fingerprint; threads set to another number do not."""
     first = plan(run__layout="fused", stages__decode={"cpus": 2})
@@ -125,7 +134,8 @@ def test_staged_parts_are_not_computed_again(plan: Planner, tmp_path: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         run_loop(plan(), stop_after_one)
-    assert plan().work[0].staged == {0}
+    ((_, num_parts, index),) = plan().work[0].staged
+    assert (num_parts, index) == (2, 0)
     run_loop(plan(), seen.append)
     assert len(seen) == 4
 

@@ -20,7 +20,9 @@ def example_part() -> Part:
     full = Sample("a", caption="a red circle", image=done.image.copy(), edits=[done, failed])
     full.trajectory = generator.integers(0, 2**16, (3, 4, 2, 2)).astype(np.uint16)
     full.extras, full.metadata = {"cls": b"7"}, {"edits": ["x"], "ü": 1.5}
-    return Part("s/0", 2, 5, [full, Sample("b", edits=[Edit(-1)])], "truncated", {"read": 0.5})
+    return Part(
+        "s/0", 2, 5, [full, Sample("b", edits=[Edit(-1)])], "truncated", seconds={"read": 0.5}
+    )
 
 
 def test_part_survives_its_bytes() -> None:

@@ -67,7 +67,7 @@ def choose(page: Page, name: str, value: str) -> None:
 
 
 def test_gallery_shows_images_and_texts(page: Page) -> None:
-    """Cards have decoded images, both texts and all scores, and all edits are counted."""
+    """Cards have decoded images, both texts and, on request, scores; all edits are counted."""
     assert count(page) == NUM_EDITS
     first = "document.querySelectorAll('.card')[2]"
     images = f"[...{first}.querySelectorAll('img')]"
@@ -75,8 +75,44 @@ def test_gallery_shows_images_and_texts(page: Page) -> None:
     text = page.run(f"{first}.innerText")
     assert "a dog on grass" in text
     assert "a horse on grass" in text
-    for score in ("mask_area", "score_background_psnr_db", "score_edit_rms"):
+    scores = ("mask_area", "score_background_psnr_db", "score_edit_rms")
+    assert not any(score in text for score in scores)
+    page.run(f"{first}.querySelector('summary').click()")
+    text = page.run(f"{first}.innerText")
+    for score in scores:
         assert score in text.replace("\u200b", "")
+
+
+def test_the_score_of_the_order_is_shown_and_opened_scores_stay_open(page: Page) -> None:
+    """Sorting shows its score on every card; a card that is built again is as it was left."""
+    choose(page, "sort", "2")
+    first = "document.querySelector('.card')"
+    assert page.run(f"{first}.innerText.includes('score_background_psnr_db')")
+    assert not page.run(f"{first}.innerText.includes('mask_area')")
+    page.run(f"{first}.querySelector('summary').click()")
+    page.wait(f"{first}.innerText.includes('mask_area')")
+    page.run("document.querySelector('.page:last-child').scrollIntoView({block: 'end'})")
+    page.wait("!document.querySelector('.card[aria-posinset=\"1\"]')")
+    page.run("document.querySelector('.page').scrollIntoView()")
+    page.wait("document.querySelector('.card[aria-posinset=\"1\"]')")
+    assert page.run("[...document.querySelectorAll('.card .more')].filter(m => m.open).length") == 1
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_the_page_fits_a_phone(browser: Page, report: Path, width: int) -> None:
+    """Nothing is wider than the window: summary, tables, controls, an open card, the dialog."""
+    browser.open(report, width=width, height=844)
+    browser.wait_for_gallery()
+    browser.run("document.getElementById('gallery').scrollIntoView()")
+    browser.wait("document.querySelector('.card .details')")
+    browser.run("document.querySelectorAll('details').forEach(more => { more.open = true; })")
+    browser.run("document.querySelector('.card .details').click()")
+    root, dialog = "document.documentElement", "document.getElementById('detail')"
+    assert browser.run(f"{root}.scrollWidth") == width
+    assert browser.run(f"{dialog}.scrollWidth - {dialog}.clientWidth") == 0
+    outside = "element => element.getBoundingClientRect().right > innerWidth"
+    wide = f"[...document.querySelectorAll('body *')].filter({outside}).map(item => item.outerHTML)"
+    assert browser.run(wide) == []
 
 
 def test_slider_moves_by_keyboard(page: Page) -> None:
@@ -172,7 +208,7 @@ def test_failures_can_be_shown_in_the_gallery(page: Page) -> None:
     page.run("document.querySelector('.show-reason[data-reason*=\"BadSettings\"]').click()")
     page.wait("document.getElementById('count').textContent.startsWith('10 ')")
     texts = page.run(
-        "[...document.querySelectorAll('.card .status')].map(s => s.parentNode.innerText)"
+        "[...document.querySelectorAll('.card .status')].map(s => s.parentNode.textContent)"
     )
     assert len(texts) == 10
     assert all("decode: BadSettings" in text for text in texts)

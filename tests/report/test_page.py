@@ -59,6 +59,39 @@ def test_every_edit_has_a_row_and_its_images(drawn: Store) -> None:
     assert len(images) == 10  # four edits share the image before
 
 
+def test_an_output_without_any_edit_has_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so, and names the shards whose input could not be read."""
+    no_sample = shard_bytes([{"README": b"x"}])
+    for number, data in enumerate((shard_bytes([]), no_sample)):
+        path = tmp_path / f"in/{number}.tar"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"))
+    assert main(["report", f"{tmp_path}/out"]) == 0
+    capsys.readouterr()
+    page = plan.output.get(REPORT_FILE).decode()
+    assert "There are no edits" in page
+    marker = read_marker(plan.output, "1")
+    assert marker is not None
+    assert marker.problem is not None
+    assert re.search(r"Shard <code>1</code>: \w+", page)
+    assert data_of(plan.output)["rows"] == []
+
+
+def test_an_output_whose_shards_cannot_be_read_has_a_page(tmp_path: Path) -> None:
+    """No marker and no row is left; the page names every shard."""
+    store = make_output(tmp_path, 20, shard_edits=10, size=32)
+    for name in ("00000", "00001"):
+        store.put(f"{name}_stats.json", b"{")
+    write_report(store)
+    page = store.get(REPORT_FILE).decode()
+    assert "There are no edits" in page
+    for name in ("00000", "00001"):
+        assert f"Shard <code>{name}</code> cannot be read" in page
+
+
 def test_every_numeric_column_is_a_score(drawn: Store, tmp_path: Path) -> None:
     """A column that this version does not know is shown, with the meaning in its metadata."""
     store = Store(str(tmp_path))

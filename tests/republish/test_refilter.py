@@ -90,7 +90,7 @@ def test_rejected_rows_keep_scores_reason_and_images(planner: Planner) -> None:
     assert row["score_background_psnr_db"] is not None
     marker = read_marker(store, "0")
     assert marker is not None
-    assert marker.counts == {"edited": 3, "unchanged": 1, "rejected": 1, "failed": 0}
+    assert marker.counts == {"edited": 3, "unchanged": 1, "rejected": 1, "skipped": 0, "failed": 0}
     assert marker.rejections == {SMALL[0]: 1}
     assert "_rejected/0.tar" in store.list()
     assert verify(store).problems == []

@@ -22,8 +22,9 @@ from PIL import Image
 
 from pipeline.config.input import Input
 from pipeline.records.part import Part, Status
-from pipeline.steps.prepare import prepare
-from pipeline.steps.read import plan_parts, read_shard, split_key
+from pipeline.steps.grouping import split_key
+from pipeline.steps.prepare import Preparation, prepare
+from pipeline.steps.read import plan_parts, read_shard
 from pipeline.storage.archive import split_at_first_dot
 from tests.committing import SIZE, invert, make_config, make_context, table_of
 from tests.samples import declared_png, pixels
@@ -31,6 +32,13 @@ from tests.samples import declared_png, pixels
 PER_SHARD = 50
 MAX_PIXELS = 10**6
 CONFIG = Input(shards="x", image=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "ppm"])
+HOW = Preparation(
+    size=SIZE,
+    resize="crop",
+    resolution="model",
+    max_pixels=MAX_PIXELS,
+    suffixes=tuple(CONFIG.image),
+)
 Members = list[tuple[bytes, bytes]]  # (name, content); names need not be UTF-8
 
 
@@ -162,10 +170,7 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
     num_rows, seen = 0, set()
     for index, chunk in enumerate(plan_parts(contents.samples, 64)):
         part = Part.from_bytes(Part("s", index, 1, chunk, contents.problem).to_bytes())
-        part = prepare(
-            part, size=SIZE, resize="crop", resolution="model", max_pixels=MAX_PIXELS,
-            suffixes=CONFIG.image,
-        )  # fmt: skip
+        part = prepare(part, HOW)
         table = table_of(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
         for row in table.to_pylist():
             check_row(row)

@@ -17,10 +17,12 @@ from PIL import Image
 
 from pipeline.config.sample_settings import resolved_settings
 from pipeline.images.composite import (
+    CUT_NOTE,
     blend,
     composite,
     into_source,
     inward_ramp,
+    meets_cut,
     pixel_mask,
 )
 from pipeline.records.part import Edit, Part, Sample
@@ -145,7 +147,8 @@ def test_background_scores_are_of_the_decoded_image() -> None:
         row["score_background_mse"] * outside.mean()
     )
     record = json.loads(members(row)["json"])
-    assert record["score_background_mse"] == pytest.approx(row["score_background_mse"])
+    scores = json.loads(record["scores"])
+    assert scores["score_background_mse"] == pytest.approx(row["score_background_mse"])
     assert "score_lpips" not in record
 
 
@@ -175,9 +178,14 @@ def test_an_edited_row_and_its_members_agree() -> None:
     assert (mask[8:24, 8:] == 255).all()
     assert files["txt"] == b"a cat"
     record = json.loads(files["json"])
-    assert record["source"] == {"label": [1, "ü"]}
-    assert record["settings"] == json.loads(row["settings"]) == {"encode_ratio": 0.8}
-    for name in set(record) - {"source", "settings"}:
+    assert json.loads(record["source"]) == {"label": [1, "ü"]}
+    assert json.loads(record["settings"]) == json.loads(row["settings"]) == {"encode_ratio": 0.8}
+    scores = json.loads(record["scores"])
+    known = {name for name in row if name.startswith("score_") and row[name] is not None}
+    assert scores.keys() == known > {"score_edit_rms", "score_background_mse"}
+    assert all(scores[name] == pytest.approx(row[name]) for name in scores)
+    assert record["notes"] == "; ".join(row["notes"])
+    for name in set(record) - {"source", "settings", "scores", "notes"}:
         wanted = pytest.approx(row[name]) if isinstance(row[name], float) else row[name]
         assert record[name] == wanted, name
 
@@ -214,6 +222,52 @@ def test_at_the_sources_size_other_pixels_stay(resize: str, shape: tuple[int, in
     assert np.array_equal(made[mask == 0], image[mask == 0])
     assert not np.array_equal(made[mask > 0], image[mask > 0])
     assert row["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
+
+
+def at_border(part: Part) -> Part:
+    """As ``invert``, with the mask at the left side of the model's image."""
+    for edit in invert(part).edits:
+        assert edit.mask is not None
+        edit.mask = np.roll(edit.mask, -1, axis=1)
+    return part
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "resolution", "is_cut"),
+    [
+        ((48, 64), "crop", "source", True),
+        ((64, 48), "crop", "source", False),  # cut above and below
+        ((64, 64), "crop", "source", False),
+        ((48, 64), "pad", "source", False),
+        ((48, 64), "stretch", "source", False),
+        ((48, 64), "crop", "model", False),  # the crop is the image
+    ],
+)
+def test_a_mask_that_meets_the_crops_border_is_noted(
+    shape: tuple[int, int], resize: str, resolution: str, is_cut: bool
+) -> None:
+    """There the object goes on in the original, and is not edited."""
+    config = make_config(output={"resolution": resolution}, model={"resize": resize})
+    sample = make_prepared(encoded=encode(pixels(1, *shape)))
+    part = at_border(prepared(Part("s", 0, 1, [sample]), config))
+    (row,) = table_of(part, make_context(config)).to_pylist()
+    assert row["status"] == "edited"
+    assert row["notes"] == ([CUT_NOTE] if is_cut else [])
+    assert json.loads(members(row)["json"])["notes"] == "; ".join(row["notes"])
+
+
+def test_each_side_that_the_crop_cut_counts() -> None:
+    """Of a wide original the left and right sides, of a high one top and bottom."""
+    for row, column in ((3, 0), (3, -1), (0, 3), (-1, 3)):
+        mask = np.zeros((8, 8), np.float32)
+        mask[row, column] = 0.4
+        assert not meets_cut(mask, 12, 8, "crop")
+        mask[row, column] = 0.6
+        assert meets_cut(mask, 12, 8, "crop") == (row == 3)
+        assert meets_cut(mask, 8, 12, "crop") == (column == 3)
+        assert not meets_cut(mask, 8, 8, "crop")
+    assert not meets_cut(np.zeros((8, 8), np.float32), 12, 8, "crop")
+    assert meets_cut(np.ones((8, 8), np.float32), 9, 8, "crop")  # one column, on one side
 
 
 @pytest.mark.parametrize("side", [32, 48, 100])
@@ -354,10 +408,20 @@ def test_a_sample_with_two_images_keeps_the_second() -> None:
     assert files["a%5Cb"] == b"2"
 
 
+def test_every_image_suffix_is_the_edits() -> None:
+    """A loader takes "jpg;png;webp": it must not find the source's other image with this text."""
+    sample = make_prepared(extras={"png": b"other", "jpeg": b"other", "mask.png": b"other"})
+    (row,) = finished(sample, output={"format": "webp"})
+    assert sorted(members(row)) == [
+        *("json", "mask.png", "source.jpeg", "source.mask.png", "source.png", "txt", "webp"),
+    ]
+
+
 def test_half_a_surrogate_in_the_json_is_still_json() -> None:
     """What Python's parser lets in goes out as the same escape."""
     (row,) = finished(make_prepared(metadata={"x": "\ud800"}))
-    assert json.loads(members(row)["json"])["source"] == {"x": "\ud800"}
+    source = json.loads(members(row)["json"])["source"]
+    assert json.loads(source) == {"x": "\ud800"}
 
 
 def test_half_a_surrogate_in_the_samples_settings_fails_its_row_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,27 @@ import pytest
 from PIL import Image
 
 from pipeline.images import files as image_files
+from pipeline.images.errors import ImageError
 from pipeline.images.files import (
     ALPHA_NOTE,
     FRAMES_NOTE,
-    ImageError,
     decode_image,
     decode_mask,
 )
 from pipeline.images.geometry import fit
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.republish.retry_failed import is_retried
-from pipeline.steps.prepare import prepare
+from pipeline.steps.prepare import MASK_CROPPED_NOTE, Preparation, prepare
 from tests.samples import declared_png, encode, pixels
 
-LIMITS: dict[str, Any] = {
-    "size": 32,
-    "resize": "crop",
-    "resolution": "model",
-    "max_pixels": 10**6,
-}
+LIMITS = Preparation(size=32, resize="crop", resolution="model", max_pixels=10**6)
+
+
+def limits(**changes: Any) -> Preparation:
+    """``LIMITS`` with changes; suffixes may be a list."""
+    if "suffixes" in changes:
+        changes["suffixes"] = tuple(changes["suffixes"])
+    return replace(LIMITS, **changes)
 
 
 def image_of(sample: Sample) -> np.ndarray:
@@ -48,7 +51,7 @@ def prepare_one(encoded: bytes, mask: bytes | None = None, **changes: Any) -> Sa
     sample = Sample(
         "k", encoded=encoded, encoded_mask=mask, extras={"cls": b"1"}, edits=[Edit(0, "x")]
     )
-    return prepare(Part("s", 0, 1, [sample]), **(LIMITS | changes)).samples[0]
+    return prepare(Part("s", 0, 1, [sample]), limits(**changes)).samples[0]
 
 
 def reason(sample: Sample) -> tuple[str | None, str | None]:
@@ -217,7 +220,7 @@ def test_memory_that_does_not_suffice_is_no_damage(
         for n in range(2)
     ]
     part = Part("s", 0, 1, samples)
-    prepare(part, size=32, resize="crop", resolution="model", max_pixels=10**6)
+    prepare(part, limits())
     first, second = part.edits
     assert (first.stage, first.error) == ("prepare", "MemoryError")
     assert is_retried(first.stage, first.error)
@@ -288,6 +291,22 @@ def test_a_supplied_mask_goes_where_the_image_goes() -> None:
     assert not mask_of(whole)[:8].any()
 
 
+@pytest.mark.parametrize(
+    ("resize", "column", "is_noted"),
+    [("crop", 10, True), ("crop", 40, False), ("pad", 10, False), ("stretch", 10, False)],
+)
+def test_a_supplied_mask_outside_of_the_crop_is_noted(
+    resize: str, column: int, is_noted: bool
+) -> None:
+    """That part is not edited, though it was asked for."""
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:, 60:70] = 255  # in the crop, which has the columns 32 to 95
+    mask[20, column] = 200
+    mask[:, 0] = 3  # as JPEG leaves it
+    sample = prepare_one(encode(pixels(1, 64, 128)), encode(mask), resize=resize)
+    assert sample.edits[0].notes == ([MASK_CROPPED_NOTE] if is_noted else [])
+
+
 def test_a_mask_of_another_shape_fails_its_image() -> None:
     """Another resolution is fine, another shape is a row that says both sizes."""
     encoded = encode(pixels(1, 64, 128))
@@ -306,10 +325,7 @@ def test_one_bad_image_leaves_its_neighbours_alone() -> None:
     bad = Sample("b", encoded=b"?", edits=[Edit(0, "x"), Edit(1, "y")])
     bad.edits[1].fail("read", "EmptyText", "the edit text is empty")
     last = Sample("c", encoded=encode(pixels(2)), edits=[Edit(0, "x")])
-    part = prepare(
-        Part("s", 0, 1, [good, bad, last]),
-        size=32, resize="crop", resolution="model", max_pixels=10**6,
-    )  # fmt: skip
+    part = prepare(Part("s", 0, 1, [good, bad, last]), limits())
     assert [sample.image is not None for sample in part.samples] == [True, False, True]
     assert [edit.stage for edit in bad.edits] == ["prepare", "read"]
 
@@ -345,7 +361,7 @@ def test_several_images_at_once_are_those_of_one_at_a_time() -> None:
             Sample(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
         ]
         part = Part("s", 0, 1, samples)
-        made.append(prepare(part, **LIMITS, threads=threads).to_bytes())
+        made.append(prepare(part, limits(), threads=threads).to_bytes())
         assert [sample.image is None for sample in part.samples] == [n == 2 for n in range(6)]
     assert made[0] == made[1]
 

@@ -18,7 +18,7 @@ from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.publish import to_parquet
 from pipeline.steps.verify import verify
 from pipeline.storage.archive import read_members
-from pipeline.storage.layout import part_name
+from pipeline.storage.layout import StagedPart, claim_name
 from pipeline.storage.store import Store
 from tests.committing import make_config, run
 from tests.samples import raw_sample, shard_bytes, write_shard
@@ -107,8 +107,9 @@ def flip(store: Store, name: str) -> None:
         (lambda s: in_force(s, ["mask_area >= 2"]), "rows do not follow the filters in force"),
         (lambda s: s.put("_rejected/0.tar", b""), "exists, but the marker does not list it"),
         (lambda s: s.put("stray.tar", b""), "stray.tar: belongs to no published shard"),
-        (lambda s: s.put(part_name("0", 0, 1), b""), "leftover staged part (its shard is pub"),
-        (lambda s: s.put(part_name("9", 0, 1), b""), "its shard is not published"),
+        (lambda s: s.put(StagedPart("0", 0, 1).name, b""), "part (its shard is published)"),
+        (lambda s: s.put(claim_name("0"), b""), "part (its shard is published)"),
+        (lambda s: s.put(StagedPart("9", 0, 1).name, b""), "its shard is not published"),
         (lambda s: replace_object(s, "parquet", b"PAR1"), "Parquet file cannot be read"),
         (
             lambda s: replace_object(s, "parquet", to_parquet(pa.table({"a": [1]}))),

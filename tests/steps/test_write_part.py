@@ -13,14 +13,19 @@ from pipeline.storage.store import Store
 from tests.committing import invert, make_config, make_context, prepared, table_of
 from tests.samples import encode, pixels
 
-NAME = "_parts/deep/00042/00001-of-00003.arrow"
+GENERATION = "0123456789ab"
+NAME = f"_parts/deep/00042/00001-of-00003-{GENERATION}.arrow"
 
 
 @pytest.fixture
 def part() -> Part:
     sample = Sample("k", caption="a", encoded=encode(pixels()), edits=[Edit(0, "b"), Edit(1, "c")])
     sample.edits[1].fail("read", "EmptyText", "the edit text is empty")
-    return Part("deep/00042", 1, 3, [sample], problem="truncated: x", hosts=["h"], device="cpu")
+    return Part(
+        *("deep/00042", 1, 3, [sample], "truncated: x", "0" * 64, GENERATION),
+        hosts=["h"],
+        device="cpu",
+    )
 
 
 def finished(part: Part) -> Part:
@@ -42,6 +47,7 @@ def test_a_part_is_staged_under_its_number(tmp_path: Path, part: Part) -> None:
     assert (header.num_rows, header.fingerprint, header.problem) == (2, "f00d", "truncated: x")
     assert (header.seconds, header.hosts, header.device) == ({"mask": 1.5}, ["h"], "cpu")
     assert header.code == "c0de"
+    assert (header.input_sha256, header.generation) == ("0" * 64, GENERATION)
 
 
 def test_the_first_staged_part_stays(tmp_path: Path, part: Part) -> None:
@@ -50,7 +56,7 @@ def test_the_first_staged_part_stays(tmp_path: Path, part: Part) -> None:
     first = finished(invert(prepared(part, make_config())))
     assert write_part(store, first, "f00d", "c0de")
     staged = store.get(NAME)
-    again = Part("deep/00042", 1, 3, [Sample("k", edits=[Edit(0, "b")])])
+    again = Part("deep/00042", 1, 3, [Sample("k", edits=[Edit(0, "b")])], generation=GENERATION)
     again.fail("x", "Lost", "again")
     assert not write_part(store, finished(again), "f00d", "c0de")
     assert store.get(NAME) == staged

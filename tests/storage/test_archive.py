@@ -79,14 +79,15 @@ def test_data_after_the_end_is_read_and_reported() -> None:
 
 
 def test_only_regular_members_are_read() -> None:
-    """Links and folders are ignored, so none of them can point out of the archive."""
+    """No link can point out of the archive; one that does is said, and a folder is nothing."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for name, kind in (("dir", tarfile.DIRTYPE), ("a.txt", tarfile.SYMTYPE)):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    assert read_members(sink.getvalue()) == ([], None)
+    problem = "1 of 1 files cannot be read (symbolic links: 1): 'a.txt'"
+    assert read_members(sink.getvalue()) == ([], problem)
 
 
 def test_members_in_webdatasets_metadata_folders_are_read() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 
-from pipeline.storage.shards import check_output, expand_shards
+from pipeline.storage import shards
+from pipeline.storage.local_folder import Stat
+from pipeline.storage.shards import check_output, expand_shards, list_shards
 from pipeline.storage.store import ChangedError, Store
 
 
@@ -72,6 +75,59 @@ def test_no_match_names_the_key_the_value_and_what_is_allowed(folder: Path, patt
     with pytest.raises(ValueError, match=r"input\.shards: .*allowed is a \.tar") as caught:
         expand_shards(f"{folder}/{pattern}")
     assert str(folder) in str(caught.value)
+
+
+def test_what_is_left_out_of_a_folder_is_said(folder: Path, tmp_path: Path) -> None:
+    """Files that are no shards, and folders that are links; names in any case are shards."""
+    for name in ("B2.TAR", "c.tar.gz", "d.tgz", "e.tar.zst"):
+        (folder / name).write_bytes(b"x")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    for entry in (str(folder), f"{folder}/*"):
+        listing = list_shards(entry)
+        assert {"B2", "c", "d", "e"} < {shard.name for shard in listing.shards}
+        files, links = listing.left_out
+        assert "1 files were left out, since their names do not end in .tar" in files
+        assert "'notes.txt'" in files
+        assert f"1 folders were left out, since they are links; {NAME_THEM}" in links
+        assert f"'{folder}/linked'" in links
+    assert list_shards(f"{folder}/*.tar").left_out == []
+
+
+NAME_THEM = "name them to read them"
+
+
+def test_a_name_with_a_bracket_is_a_name_first(tmp_path: Path) -> None:
+    """A file or folder of exactly that name is read; else the error says what [ means."""
+    (tmp_path / "set [v1]").mkdir()
+    (tmp_path / "set [v1]" / "a.tar").write_bytes(b"x")
+    for entry in ("set [v1]", "set [v1]/a.tar", "set [[]v1]/*.tar"):
+        assert names(f"{tmp_path}/{entry}")[0].endswith("a"), entry
+    assert names(f"{tmp_path}/set [v1]") == ["a"]
+    with pytest.raises(ValueError, match=r"\[ begins a set of characters; \[\[\] is the char"):
+        expand_shards(f"{tmp_path}/set [v1]/*.tar")
+
+
+@pytest.mark.parametrize("url", ["s3://b/in//*.tar", "s3://b//in", "gs://b/a/../c.tar", "az://b/."])
+def test_a_url_is_never_read_as_another_one(url: str) -> None:
+    """in//00.tar and in/00.tar are two objects: what cannot be named is refused, not guessed."""
+    with pytest.raises(ValueError, match=r"no part of a url may be empty, '\.' or '\.\.'"):
+        expand_shards(url)
+
+
+def test_a_listed_object_with_an_empty_part_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder of a bucket may hold in//00.tar beside in/00.tar."""
+    listed = [("/00.tar", Stat(1, "e")), ("01.tar", Stat(1, "e"))]
+
+    def missing(name: str) -> Stat:
+        raise FileNotFoundError(name)
+
+    bucket = SimpleNamespace(stat=missing, each=lambda *_, **__: iter(listed))
+    monkeypatch.setattr(shards, "open_backend", lambda url, options: bucket)
+    with pytest.raises(ValueError, match=r"'s3://bucket/in//00\.tar' .* may be empty"):
+        expand_shards("s3://bucket/in")
 
 
 def test_commands_are_refused() -> None:

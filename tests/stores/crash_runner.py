@@ -1,6 +1,8 @@
 """Kills a real process at every storage call of a job, runs the job again, and prints the results.
 
-    python -m tests.stores.crash_runner FOLDER MODE
+    python -m tests.stores.crash_runner FOLDER MODE [EVERY]
+
+With EVERY, only each EVERYth storage call is tested.
 
 Everything is imported once; each job is a fork, so that a kill costs milliseconds. The parent never
 runs a job itself: it has no threads and no open clients that a fork would break. Two lanes, which
@@ -43,6 +45,7 @@ MODES = {
     "retry": ("retry", "retry"),
     "retry, then edit": ("retry", "edit"),
     "refilter": ("refilter", "refilter or edit"),
+    "edit, then another input": ("edit", "edit"),  # the shards are replaced under their names
 }
 LANES = 2
 # The old filters reject nothing of shard 0 and all of 1; the new ones reject all but one of 0 and
@@ -112,17 +115,20 @@ def stable(output: Path) -> dict[str, bytes]:
     return files
 
 
-def write_input(folder: Path) -> None:
+def write_input(folder: Path, seed: int = 0) -> None:
     """Writes a shard of two parts and one of one part; some edits fail, always or if asked."""
-    first = [raw_sample("a", ["a cat", "bad"], cls="7"), raw_sample("b", ["a fox"], seed=1)]
+    own = [raw_sample(key, seed=seed + n) for n, key in enumerate("abc")]
+    first = [own[0] | {"edit.txt": "a cat\nbad", "cls": "7"}, own[1] | {"edit.txt": "a fox"}]
     write_shard(folder / "in/0.tar", first)
-    write_shard(
-        folder / "in/1.tar", [raw_sample("broken", png=b"no image"), raw_sample("c", seed=2)]
-    )
+    write_shard(folder / "in/1.tar", [raw_sample("broken", png=b"no image"), own[2]])
 
 
-def sweep(folder: Path, mode: str) -> dict[str, object]:
-    """Tests all crash points of one mode.
+def pair(output: Path, shard: str) -> tuple[bytes, bytes]:
+    return (output / f"{shard}.tar").read_bytes(), (output / f"{shard}.parquet").read_bytes()
+
+
+def sweep(folder: Path, mode: str, every: int = 1) -> dict[str, object]:
+    """Tests the crash points of one mode.
 
     Returns:
         JSON-able: the crash points (before and after every storage call), and a line for each
@@ -166,18 +172,36 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
         assert verify(Store(str(output))).problems == []
         assert stable(output) in allowed, sorted(stable(output))
 
+    replaced = mode == "edit, then another input"
+    if replaced:
+        write_input(folder / "other", seed=7)
+        must(lambda: job(folder / "other", folder / "other/out"))
+
+    def check_replaced(home: Path, output: Path) -> None:
+        write_input(home, seed=7)
+        job(home, output)
+        assert verify(Store(str(output))).problems == []
+        assert not (output / "_parts").exists()
+        for shard in "01":
+            wholes = [pair(clean, shard), pair(folder / "other/out", shard)]
+            assert pair(output, shard) in wholes, f"shard {shard} is of two contents"
+
     def problems(output: Path, number: int) -> list[str]:
         fresh(output)
         point, found = points[number], []
+        home = output.with_name(f"{output.name}-home") if replaced else folder
+        if replaced:
+            write_input(home)
 
         def killed_job() -> None:
             kill_at(number)
-            job(folder, output, killed, filters=new)
+            job(home, output, killed, filters=new)
 
         code, said = in_child(killed_job)
         if code != -signal.SIGKILL:
             found.append(f"{point}: was not killed: {said}")
-        code, said = in_child(lambda: check(output, point))
+        check_it = partial(check_replaced, home) if replaced else partial(check, point=point)
+        code, said = in_child(lambda: check_it(output))
         if code or said:
             found.append(f"{point}: {code}: {said}")
         return found
@@ -191,16 +215,16 @@ def sweep(folder: Path, mode: str) -> dict[str, object]:
 
     must(recorded_job)
     points = calls.read_text().splitlines()
-    return {"points": points, "bad": in_lanes(folder, len(points), problems)}
+    return {"points": points, "bad": in_lanes(folder, range(0, len(points), every), problems)}
 
 
 def in_lanes(
-    folder: Path, num_points: int, problems: Callable[[Path, int], list[str]]
+    folder: Path, numbers: Sequence[int], problems: Callable[[Path, int], list[str]]
 ) -> list[str]:
-    """The lines of ``problems`` for all points; it gets a lane's output and a point's number."""
+    """The lines of ``problems`` for these points; it gets a lane's output and a point's number."""
 
     def lane(first: int) -> None:
-        points = range(first, num_points, LANES)
+        points = numbers[first::LANES]
         found = [line for point in points for line in problems(folder / f"out{first}", point)]
         (folder / f"bad{first}").write_text(json.dumps(found))
 
@@ -237,4 +261,4 @@ def kill_at(number: int) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(sweep(Path(sys.argv[1]), sys.argv[2])))
+    print(json.dumps(sweep(Path(sys.argv[1]), sys.argv[2], int([*sys.argv, "1"][3]))))

@@ -13,14 +13,30 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.sweep)])
+def test_an_input_that_is_replaced_after_a_kill_is_never_mixed(every: int, tmp_path: Path) -> None:
+    """At every storage call: each shard is of one content, and verify finds nothing."""
+    runner = [sys.executable, "-m", "tests.stores.crash_runner", str(tmp_path)]
+    command = [*runner, "edit, then another input", str(every)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-4000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["bad"] == []
+    assert len(found["points"]) > 60
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "operations"),
     [
         # in a first run stat finds no object and raises, so there is no "after stat"
         ("edit", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
-        ("edit beside", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
+        pytest.param(
+            *("edit beside", {"get", "put", "put_if_absent", "list", "delete", "sweep"}),
+            marks=pytest.mark.sweep,
+        ),
         ("retry", {"get", "put", "put_if_absent", "list", "stat", "delete", "sweep"}),
-        ("retry, then edit", {"put_if_absent", "delete"}),
+        pytest.param(*("retry, then edit", {"put_if_absent", "delete"}), marks=pytest.mark.sweep),
         ("refilter", {"get", "put", "put_if_absent", "list", "delete"}),
     ],
 )
@@ -38,4 +54,5 @@ def test_a_run_killed_at_any_storage_call_is_completed_by_the_next(
     assert {(when, name) for when in ("before", "after") for name in operations} <= swept
     if not mode.startswith("edit"):
         assert "before delete 0_stats.json" in found["points"]
-        assert "after put_if_absent _parts/0/00001-of-00002.arrow" in found["points"]
+        part = "after put_if_absent _parts/0/00001-of-00002-"
+        assert any(point.startswith(part) for point in found["points"])

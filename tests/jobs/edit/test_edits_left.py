@@ -16,6 +16,8 @@ from pipeline.records.staged import PartResult
 from pipeline.storage.shards import InputShard
 
 BYTES = 1000  # of an edit
+# Six parts of this content, and one of another.
+STAGED = {("g", 10, index) for index in range(6)} | {("h", 10, 7)}
 
 
 def plan_of(edits: dict[str, int], *, part_size: int = 10, **work: dict[str, Any]) -> Plan:
@@ -28,7 +30,7 @@ def plan_of(edits: dict[str, int], *, part_size: int = 10, **work: dict[str, Any
 
 
 def part(shard: str, num_parts: int, edits: int = 10, **more: Any) -> PartResult:
-    return PartResult(shard, 0, {"edited": edits}, num_parts=num_parts, **more)
+    return PartResult(shard, 0, {"edited": edits}, part_id=("g", num_parts, 0), **more)
 
 
 def test_shards_that_were_not_seen_count_by_their_bytes() -> None:
@@ -43,7 +45,7 @@ def test_shards_that_were_not_seen_count_by_their_bytes() -> None:
 
 def test_what_was_staged_before_is_not_left() -> None:
     """A resumed shard has fewer parts to come."""
-    left = EditsLeft(plan_of({"a": 100}, a={"staged": frozenset(range(6))}))
+    left = EditsLeft(plan_of({"a": 100}, a={"staged": frozenset(STAGED)}))
     left.update(part("a", 10))
     assert left.estimate() == 30
 

@@ -39,9 +39,12 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        # one actor per stage: test_scores.py; fused actors: the run after SIGTERM below
+        # one actor per stage: test_planned_runs.py; two: test_scores.py; fused: after SIGTERM below
         pytest.param(["run.layout=pools"], marks=pytest.mark.sweep),
-        ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
+        pytest.param(
+            ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
+            marks=pytest.mark.sweep,
+        ),
         pytest.param(["run.layout=fused", "stages.decode.actors=2"], marks=pytest.mark.sweep),
     ],
     ids=["pools", "two actors", "fused"],

@@ -132,8 +132,7 @@ def test_imagenet_classes_are_numbered_by_sorted_folder(tmp_path: Path) -> None:
         return brightness(images)
 
     def means(classes: list[str], weights: str = "w") -> dict[str, float]:
-        lines: list[str] = []
-        found = class_means(tmp_path / "real", classes, features, weights, home, lines.append)
+        found = class_means(tmp_path / "real", classes, features, weights, home)
         return {number: float(mean[0]) for number, mean in found.items()}
 
     assert means(["7"]) == {"7": 15.0}

@@ -33,7 +33,9 @@ def console_script(folder: Path) -> Path:
     """What pip makes of ``[project.scripts]``: a file outside of the current folder."""
     folder.mkdir()
     script = folder / "overpaint"
-    script.write_text("import sys\nfrom jobs.cli import main\nsys.exit(main())\n")
+    script.write_text(
+        "import sys\nfrom jobs.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
     return script
 
 

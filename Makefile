@@ -37,6 +37,15 @@ format: $(VENV)/installed-dev
 reference: $(VENV)/installed
 	$(VENV)/bin/python -m pipeline.config.reference
 
+.PHONY: licences lock
+## make licences: refuse libraries whose licence is not on the list of infra/licences.py
+licences: $(VENV)/installed-dev
+	$(VENV)/bin/python -m infra.licences
+
+## make lock: write the lock file of the image anew; needs PyPI
+lock: $(VENV)/installed-dev
+	$(VENV)/bin/python -m infra.docker.lock
+
 wheel: $(VENV)/installed-dev
 	$(VENV)/bin/python -m build --wheel
 

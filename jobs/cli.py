@@ -13,19 +13,22 @@ from pathlib import Path
 from jobs import exit_codes
 from jobs.arguments import parse_arguments
 from jobs.evaluate.options import config_for, home_of
-from jobs.logs import tell
+from jobs.logs import tell, use_format
 from jobs.ray_environment import set_ray_environment
+from jobs.terminal import show
 from pipeline.config.load import ConfigError, load_config
+from pipeline.records.run_files import RunFileError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``overpaint``."""
     options = parse_arguments(arguments)
+    use_format("text")  # until the config says otherwise
     if not getattr(options, "verbose", False):
         _quieten_libraries()
     try:
         return COMMANDS[options.command](options)
-    except ConfigError as error:
+    except (ConfigError, RunFileError) as error:
         tell(f"overpaint: {error}", level="error")
         return exit_codes.BAD_CONFIG
 
@@ -67,7 +70,7 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
             return run()
     except (OSError, CannotGoOnError) as error:
         if options.verbose:
-            traceback.print_exc()
+            show(traceback.format_exc(), to=sys.stderr, lines=True)
         tell(f"overpaint: {error}; run the same command to resume", level="error")
         return exit_codes.INCOMPLETE
 

@@ -6,13 +6,16 @@ Lines go to stderr. Ray keeps the stderr of each worker in a file on its node
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from jobs.terminal import safe, show
+from pipeline.records.printable import printable_json
+from pipeline.storage.credentials import redacted
 
 OURS = ("jobs", "pipeline")  # loggers that also log INFO; all others log warnings and errors
 
@@ -23,6 +26,8 @@ _place: dict[str, Any] = {}  # the shard, part and step that this process works 
 def use_format(log_format: str) -> None:
     """Sets the format of this process's log lines: "text" or "json"."""
     global _format
+    if logging.lastResort is not None:  # what a library logs where no handler is set up
+        logging.lastResort.setFormatter(_TextLines())
     if log_format == _format:
         return
     _format = log_format
@@ -44,7 +49,7 @@ def tell(message: str, *, level: str = "info", to: TextIO | None = None, **field
     """Writes a line for the user.
 
     Args:
-        message: the whole line in text format.
+        message: the whole line in text format; of several lines, if they are our own.
         level: info, warning or error.
         to: where text goes; default: stderr.
         fields: further fields in JSON format, such as shard and part.
@@ -52,7 +57,7 @@ def tell(message: str, *, level: str = "info", to: TextIO | None = None, **field
     if is_json():
         _write(_line(message, level, fields))
     else:
-        print(message, file=to or sys.stderr, flush=True)
+        show(message, to=to or sys.stderr, lines=True)
 
 
 def note(message: str, **fields: Any) -> None:
@@ -65,6 +70,13 @@ def set_place(shard: str | None = None, part: int | None = None, step: str | Non
     """Sets the shard, part and step in all further lines of this process; no arguments: none."""
     _place.clear()
     _place.update({"shard": shard, "part": part, "step": step})
+
+
+class _TextLines(logging.Formatter):
+    """The lines of libraries in text format."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record), keep="\n")
 
 
 class _JsonLines(logging.Handler):
@@ -96,8 +108,8 @@ def _line(message: str, level: str, fields: dict[str, Any]) -> str:
         **fields,
     }
     known = {name: value for name, value in line.items() if value is not None}
-    return json.dumps(known, ensure_ascii=False, default=str)
+    return redacted(printable_json(known, default=str))
 
 
 def _write(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    show(line, to=sys.stderr)

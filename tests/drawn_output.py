@@ -17,7 +17,6 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from pipeline.config.filters import Filtering
-from pipeline.plan.inputs import INPUTS_FILE
 from pipeline.plan.run_folder import resolved_yaml
 from pipeline.records.part import Part
 from pipeline.records.rows import STAGED_SCHEMA
@@ -25,6 +24,7 @@ from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.layout import StagedPart
+from pipeline.storage.saved_inputs import INPUTS_FILE
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
 from tests.committing import make_config

@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.process": set(),
     "pipeline.records": set(),
     "pipeline.config": {"records"},
-    "pipeline.storage": {"process"},
+    "pipeline.storage": {"process", "records"},
     "pipeline.scores": set(),
     "pipeline.images": {"records", "config"},
     "pipeline.diffusion": {"records", "torch"},
@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.steps": {"records", "config", "process", "storage", "scores", "images"},
     "pipeline.plan": {"records", "config", "process", "storage", "steps", "models"},
-    "pipeline.sizing": {"config", "storage", "steps", "plan"},
+    "pipeline.sizing": {"records", "config", "storage", "steps", "plan"},
     "pipeline.republish": {"records", "config", "storage", "steps", "plan"},
     "pipeline.execution": {
         *("records", "config", "storage", "steps", "stages", "plan", "republish"),

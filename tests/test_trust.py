@@ -41,7 +41,7 @@ def members_of(tar: bytes) -> dict[str, bytes]:
 def test_pickles_in_a_shard_are_never_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under every suffix that webdataset or torch would load, the bytes pass through unchanged."""
+    """Nor passed through: webdataset's decode() and torch would load them by their suffixes."""
     evil = pickle.dumps(Bomb(tmp_path / "ran"))
     suffixes = ("pkl", "pyd", "pickle", "pth", "pt", "npy", "npz", "ten", "tb", "bin")
     extra: dict[str, Any] = dict.fromkeys(suffixes, evil)
@@ -51,7 +51,9 @@ def test_pickles_in_a_shard_are_never_loaded(
     )
     run_fake(fake_plan(f"{tmp_path}/in", f"{tmp_path}/out"))
     members = members_of((tmp_path / "out/0.tar").read_bytes())
-    assert [members[f"a_0.{suffix}"] for suffix in suffixes] == [evil] * len(suffixes)
+    passed = [suffix for suffix in suffixes if f"a_0.{suffix}" in members]
+    assert passed == ["npy", "npz"]  # numpy refuses pickles in these
+    assert members["a_0.npy"] == evil
     assert "c_0.png" in members
     assert not (tmp_path / "ran").exists()
     assert verify(Store(f"{tmp_path}/out")).problems == []

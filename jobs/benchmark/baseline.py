@@ -44,7 +44,10 @@ class DiffusersLoop:
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-            inverse_scheduler=DDIMInverseScheduler.from_pretrained(folder, subfolder="scheduler"),
+            inverse_scheduler=DDIMInverseScheduler.from_pretrained(
+                folder, subfolder="scheduler", trust_remote_code=False
+            ),
+            trust_remote_code=False,
         ).to(device)
         self.pipeline.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config)
         self.pipeline.set_progress_bar_config(disable=True)

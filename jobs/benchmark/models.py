@@ -141,7 +141,10 @@ RANDOM: dict[str, Callable[[CLIPTokenizer], Any]] = {"random:sd15": _sd15, "rand
 def _tokenizer() -> CLIPTokenizer:
     bundled, _ = locate_model(Model(path="bundled"))
     return CLIPTokenizer.from_pretrained(
-        bundled / "tokenizer", local_files_only=True, model_max_length=MAX_TOKENS
+        bundled / "tokenizer",
+        local_files_only=True,
+        model_max_length=MAX_TOKENS,
+        trust_remote_code=False,
     )
 
 

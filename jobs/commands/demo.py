@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.edit.driver import edit
 from jobs.edit.writable import check_writable
 from jobs.logs import tell
+from jobs.terminal import show
 from pipeline.config.config import Config
 from pipeline.demo.dataset import write_demo_input, write_demo_shards
 from pipeline.report.contact_sheet import contact_sheet
@@ -37,5 +38,5 @@ def demo_data(output: str, num_shards: int, num_samples: int, seed: int) -> int:
     """Draws shards of the demo world, with the true mask and the true result of each sample."""
     check_writable(Store(output))
     write_demo_shards(Path(output), num_shards, num_samples, seed)
-    print(f"{num_shards} shards of {num_samples} samples: {output}")
+    show(f"{num_shards} shards of {num_samples} samples: {output}")
     return 0

@@ -5,19 +5,17 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import yaml
-from rich.console import Console
-from rich.table import Table
-
 from jobs import exit_codes
 from jobs.edit.paths import is_relative
 from jobs.edit.writable import check_writable
+from jobs.terminal import show, show_table
 from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
 from pipeline.config.mix import Mix
-from pipeline.mix.mix import MANIFEST, run_mix
+from pipeline.mix.marker import MANIFEST, MixedShard
+from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import MixPlan, make_mix_plan
-from pipeline.mix.write import MixedShard
-from pipeline.plan.run_folder import CONFIG_FILE
+from pipeline.plan.run_folder import CONFIG_FILE, read_config
+from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
 
 
@@ -54,8 +52,10 @@ def mix_outputs(
         return 0
     try:
         manifest = run_mix(plan, _Progress(len(plan.shards)))
+    except RunFileError:  # of a newer version: running again does not help
+        raise
     except (ValueError, OSError) as error:
-        print(f"overpaint: {error}; run the same command to resume", file=sys.stderr)
+        show(f"overpaint: {error}; run the same command to resume", to=sys.stderr)
         return exit_codes.INCOMPLETE
     _print_manifest(plan, manifest)
     return 0
@@ -76,7 +76,7 @@ def _settings(
     first = Store(edited[0], given["edited"].get("storage_options"))
     first.check_reachable()
     try:
-        saved = yaml.safe_load(first.get(CONFIG_FILE))["input"]
+        saved = read_config(first).input.model_dump(mode="json")
     except FileNotFoundError:
         raise ConfigError(
             f"{edited[0]}: there is no {CONFIG_FILE}, so it is no run's output"
@@ -99,31 +99,33 @@ def _relative_hint(shards: str | list[str], run: str) -> str:
 
 
 class _Progress:
-    """Prints a line after each tenth of the shards."""
+    """Prints a line after each tenth of the shards, and one for each object that was damaged."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
 
-    def __call__(self, mixed: MixedShard) -> None:
+    def __call__(self, mixed: MixedShard, mended: list[str]) -> None:
+        for line in mended:
+            show(f"warning: shard {mixed.shard}: {line}; it is written anew", to=sys.stderr)
         self.done += 1
         tenths = [10 * count // self.total for count in (self.done - 1, self.done)]
         if tenths[0] != tenths[1]:
-            print(f"{self.done} of {self.total} shards", flush=True)
+            show(f"{self.done} of {self.total} shards")
 
 
 def _print_plan(plan: MixPlan) -> None:
-    table = Table("split", "originals", "edits", "wanted", "available")
+    rows = []
     for name in plan.mix.splits:
         counts = [plan.total(what, name) for what in ("images", "take")]
         row = [name, *map(str, counts)]
         if name in plan.mix.edited_splits:
             row += [str(plan.wanted(name)), str(plan.total("available", name))]
-        table.add_row(*row)
-    Console().print(table)
+        rows.append(row)
+    show_table(("split", "originals", "edits", "wanted", "available"), rows)
     for name in plan.mix.edited_splits:
         wanted, taken = plan.wanted(name), plan.total("take", name)
         if taken < wanted:
-            print(
+            show(
                 f"warning: {name}: ratio={plan.mix.ratio:g} asks for {wanted} edits, but only "
                 f"{taken} are available; give each a weight of {plan.weight(name):g} in training "
                 "to compensate"
@@ -133,13 +135,13 @@ def _print_plan(plan: MixPlan) -> None:
 def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
     for key, what in (("pictures", "images"), ("edits", "edits")):
         for reason, count in manifest[key]["left_out"].items():
-            print(f"{what} left out: {count}: {reason}")
+            show(f"{what} left out: {count}: {reason}")
     kept = manifest["edits"]["with_the_class_of_their_source"]
     if kept:
-        print(
+        show(
             f"warning: {kept} edits keep the .{plan.mix.label_member} of their source; if the edit "
             "texts change the class, set labels='{word: class, ...}'"
         )
     for shard, problem in manifest["problems"].items():
-        print(f"warning: shard {shard}: {problem}", file=sys.stderr)
-    print(f"{plan.output.url}/{MANIFEST}")
+        show(f"warning: shard {shard}: {problem}", to=sys.stderr)
+    show(f"{plan.output.url}/{MANIFEST}")

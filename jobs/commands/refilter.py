@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from typing import Any
-
-import yaml
-from rich.console import Console
-from rich.table import Table
 
 from jobs.commands.open_output import open_output
 from jobs.edit.report import draw_report
 from jobs.edit.writable import check_writable
+from jobs.terminal import show, show_table
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.plan.filters import changed_filters, read_filters
-from pipeline.plan.run_folder import CONFIG_FILE, SUMMARY_FILE, resolved_yaml, write_summary
+from pipeline.plan.run_folder import (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    read_config,
+    resolved_yaml,
+    write_summary,
+)
 from pipeline.records.part import Status
+from pipeline.records.run_files import RunFileError
 from pipeline.republish.generation import NotTheSameError
 from pipeline.republish.refilter import preview, refilter
 from pipeline.storage.store import Store
@@ -51,6 +54,7 @@ def refilter_output(
     Raises:
         ConfigError: nothing was changed: no run has written there, a filter is not valid or needs a
             score that the run did not compute, or an image that would pass was not kept.
+        RunFileError: nothing was changed: a marker or a file of ``_run/`` cannot be used.
     """
     output = open_output(path, storage_options)
     try:
@@ -61,6 +65,8 @@ def refilter_output(
         found = preview(output, config.filtering)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no run has written here") from None
+    except RunFileError:
+        raise
     except NotTheSameError as error:
         raise ConfigError(f"{path}: {error}; overpaint verify lists the problems") from None
     except (ValueError, OSError) as error:
@@ -76,10 +82,10 @@ def refilter_output(
         return 0
     done = refilter(output, config.filtering)
     for line in done.problems:
-        print(line, file=sys.stderr)
+        show(line, to=sys.stderr)
     output.put(CONFIG_FILE, resolved_yaml(config).encode())
     _correct_summary(output, preview(output, config.filtering).before)
-    print(f"{len(done.shards)} shards published again, {len(done.problems)} problems")
+    show(f"{len(done.shards)} shards published again, {len(done.problems)} problems")
     if config.report.enabled:
         draw_report(output, config)
     return 1 if done.problems else 0
@@ -87,26 +93,24 @@ def refilter_output(
 
 def _config_with(output: Store, filters: list[str]) -> Config:
     """The run's configuration with other filters; checks that the run computed their scores."""
-    tree: Any = yaml.safe_load(output.get(CONFIG_FILE))
-    return parse_config(tree | {"filters": filters})
+    return parse_config(read_config(output).model_dump(mode="json") | {"filters": filters})
 
 
 def _correct_summary(output: Store, counts: Counter[str]) -> None:
-    """Updates the counts in the run's summary, if there is one."""
+    """Updates the counts in the run's summary, if there is one that can be read."""
     try:
         summary = json.loads(output.get(SUMMARY_FILE))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, RecursionError):
         return
-    write_summary(output, summary | {"counts": {str(item): counts[item] for item in Status}})
+    if isinstance(summary, dict):
+        counted = {"counts": {str(item): counts[item] for item in Status}}
+        write_summary(output, summary | counted)
 
 
 def _print_change(
     current: list[str], filters: list[str], before: Counter[str], after: Counter[str]
 ) -> None:
-    console = Console()
     for title, texts in (("filters were", current), ("filters are", filters)):
-        console.print(f"{title}: {', '.join(texts) or 'none'}", highlight=False, soft_wrap=True)
-    table = Table("status", "before", "after")
-    for status in Status:
-        table.add_row(str(status), str(before[status]), str(after[status]))
-    console.print(table)
+        show(f"{title}: {', '.join(texts) or 'none'}")
+    rows = [(str(status), str(before[status]), str(after[status])) for status in Status]
+    show_table(("status", "before", "after"), rows)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
-from rich.console import Console
-from rich.table import Table
-
 from jobs.commands.open_output import open_output
+from jobs.terminal import show, show_table
 from pipeline.config.load import ConfigError
 from pipeline.plan.status import OutputStatus, ShardStatus, read_status
+from pipeline.records.printable import printable_json
 from pipeline.republish.retry_failed import retried_rows
 
 
@@ -25,7 +22,7 @@ def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int
     except OSError as error:
         raise ConfigError(f"{path}: {error or type(error).__name__}") from error
     if as_json:
-        print(json.dumps(status.to_tree(), indent=2, ensure_ascii=False))
+        show(printable_json(status.to_tree(), indent=2), lines=True)
     else:
         _print_table(status)
         failed = [shard for shard in status.shards if shard.failed]
@@ -41,24 +38,28 @@ def _print_advice(failed: int, retried: int) -> None:
     """Says what can be done about failed edits: nothing here, where their own input is at fault."""
     others = "the reasons are in the column message: correct the input, and use another output"
     if retried == failed:
-        print(f"{failed} failed edits: overpaint edit ... --retry-failed")
+        show(f"{failed} failed edits: overpaint edit ... --retry-failed")
     elif retried:
-        print(f"{failed} failed edits: overpaint edit ... --retry-failed recomputes {retried}")
-        print(f"the other {failed - retried} would fail again; {others}")
+        show(f"{failed} failed edits: overpaint edit ... --retry-failed recomputes {retried}")
+        show(f"the other {failed - retried} would fail again; {others}")
     else:
-        print(f"{failed} failed edits, which would fail again; {others}")
+        show(f"{failed} failed edits, which would fail again; {others}")
 
 
 def _print_table(status: OutputStatus) -> None:
-    table = Table("shard", "state", "parts", "edits", "failed", "problem")
-    for shard in status.shards:
-        edits = [str(shard.edits), str(shard.failed)] if shard.state == "done" else ["", ""]
-        table.add_row(shard.shard, shard.state, _parts(shard), *edits, shard.problem or "")
-    console = Console()
-    console.print(table)
+    show_table(
+        ("shard", "state", "parts", "edits", "failed", "problem"),
+        ((shard.shard, shard.state, _parts(shard), *_edits(shard)) for shard in status.shards),
+    )
     states = ", ".join(f"{number} {state}" for state, number in status.states.items())
     tree = status.to_tree()
-    console.print(f"{len(status.shards)} shards: {states}; {tree['edits']} edits", highlight=False)
+    show(f"{len(status.shards)} shards: {states}; {tree['edits']} edits")
+
+
+def _edits(shard: ShardStatus) -> tuple[str, str, str]:
+    is_done = shard.state == "done"
+    counts = (str(shard.edits), str(shard.failed)) if is_done else ("", "")
+    return *counts, shard.problem or ""
 
 
 def _parts(shard: ShardStatus) -> str:

@@ -24,8 +24,10 @@ import yaml
 from jobs import exit_codes
 from jobs.edit.paths import relative_paths
 from jobs.ray_environment import WANTS_TOKEN
+from jobs.terminal import show, show_log
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.storage.credentials import check_no_credentials, secret_options
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -56,10 +58,11 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
         without waiting, 1 if the cluster stops answering.
 
     Raises:
-        ConfigError: a path is relative, no job server answers at the address, or it refuses the
-            job.
+        ConfigError: a path is relative, storage options hold credentials, no job server answers at
+            the address, or it refuses the job.
     """
     _check_paths(config)
+    check_secrets(config)
     logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs uploads and closed sockets
     client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,16 +76,17 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
             )
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"--address {address}: refused the job: {error}") from None
-    print(f"{job}: submitted to {address}", file=sys.stderr)
+    show(f"{job}: submitted to {address}", to=sys.stderr)
     if not wait:
-        print(f"to follow it: ray job logs --address {address} --follow {job}", file=sys.stderr)
+        show(f"to follow it: ray job logs --address {address} --follow {job}", to=sys.stderr)
         return 0
     try:
         return _follow(client, job)
     except KeyboardInterrupt:
-        print(
+        show(
             f"\n{job} continues. To stop it: ray job stop --address {address} {job}",
-            file=sys.stderr,
+            to=sys.stderr,
+            lines=True,
         )
         return 0
 
@@ -121,6 +125,31 @@ def _check_paths(config: Config) -> None:
             f"{key}={path!r}: is relative, but the job runs in its own folder on the cluster; "
             "give the url of a bucket, or an absolute path that every node sees"
         )
+
+
+def check_secrets(config: Config) -> None:
+    """Refuses credentials in ``storage_options`` and in the urls of input and output.
+
+    The configuration travels as a file. Ray uploads it to the head and unpacks it on every node,
+    with its own modes and for as long as it likes, so no mode that is set here would protect it.
+
+    Raises:
+        ConfigError: names the keys, not their values.
+    """
+    shards = config.input.shards
+    for url in [*([shards] if isinstance(shards, str) else shards), config.output.path]:
+        try:
+            check_no_credentials(url)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    for section in ("input", "output"):
+        keys = list(secret_options(getattr(config, section).storage_options))
+        if keys:
+            raise ConfigError(
+                f"{section}.storage_options: {', '.join(keys)}: hold credentials, which would lie "
+                "in a file that everyone on the nodes can read; leave them out, and give the nodes "
+                "a role, or environment variables of their own"
+            )
 
 
 def _pack(config: Config, folder: Path) -> None:
@@ -183,13 +212,13 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
         try:
             asyncio.run(log.print_to_end())
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            print(f"{job}: the log's connection broke ({error}); reconnecting", file=sys.stderr)
+            show(f"{job}: the log's connection broke ({error}); reconnecting", to=sys.stderr)
         info = _info(client, job)
         if info is None:
-            print(
+            show(
                 f"{job}: the cluster has not answered for {MAX_OUTAGE_S:.0f} s; the job may still "
                 f"be running. To follow it: ray job logs --follow {job}; or submit again",
-                file=sys.stderr,
+                to=sys.stderr,
             )
             return exit_codes.INCOMPLETE
         if info.status.is_terminal():
@@ -213,7 +242,7 @@ def _exit_code(info: JobDetails, job: str) -> int:
     """The exit code of an ended job. Ray keeps none of a stopped job, so its status decides."""
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
-    print(f"{job}: {info.status.value}: {info.message}", file=sys.stderr)
+    show(f"{job}: {info.status.value}: {info.message}", to=sys.stderr)
     codes = {"SUCCEEDED": 0, "STOPPED": exit_codes.INTERRUPTED}
     return codes.get(info.status.value, exit_codes.INCOMPLETE)
 
@@ -229,6 +258,6 @@ class _Log:
         """Prints what has not been printed yet, until the server closes the log."""
         seen = 0
         async for text in self.client.tail_job_logs(self.job):
-            print(text[max(0, self.printed - seen) :], end="", flush=True)
+            show_log(text[max(0, self.printed - seen) :])
             seen += len(text)
             self.printed = max(self.printed, seen)

@@ -5,23 +5,30 @@ from __future__ import annotations
 import sys
 
 from jobs.commands.open_output import open_output
+from jobs.terminal import show
 from pipeline.config.load import ConfigError
-from pipeline.steps.verify import verify
+from pipeline.mix.verify import MixReport, is_mix, verify_mix
+from pipeline.steps.verify import VerifyReport, verify
 
 
 def verify_output(path: str, storage_options: list[str] | None = None) -> int:
-    """Returns 0 if the audit of an output finds no problem, else 1.
+    """Returns 0 if the audit of an output, or of a mix, finds no problem, else 1.
 
     Raises:
         ConfigError: the store cannot be listed or read.
     """
+    output = open_output(path, storage_options or [])
+    report: VerifyReport | MixReport
     try:
-        report = verify(open_output(path, storage_options or []))
+        report, unit = (
+            (verify_mix(output), "samples") if is_mix(output) else (verify(output), "rows")
+        )
     except OSError as error:
         raise ConfigError(f"{path}: {error or type(error).__name__}") from error
     for problem in report.problems:
-        print(problem, file=sys.stderr)
+        show(problem, to=sys.stderr)
     counts = ", ".join(f"{number} {status}" for status, number in sorted(report.counts.items()))
-    print(f"{report.num_shards} shards, {report.num_rows} rows: {counts or 'none'}")
-    print("verified" if not report.problems else f"{len(report.problems)} problems")
+    total = sum(report.counts.values())
+    show(f"{report.num_shards} shards, {total} {unit}: {counts or 'none'}")
+    show("verified" if not report.problems else f"{len(report.problems)} problems")
     return 1 if report.problems else 0

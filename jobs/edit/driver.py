@@ -66,8 +66,9 @@ def edit(
         keep_ray: stay connected for another run; the caller then calls ``ray.shutdown``.
 
     Returns:
-        The exit code and the plan at the end. The code is 0 if every shard is published, 3 if too
-        many of the edits failed, 75 after SIGTERM or Ctrl-C (run again to resume), else 1.
+        The exit code and the plan at the end. The code is 0 if every shard is published and its
+        marker can be read, 3 if too many of the edits failed, 75 after SIGTERM or Ctrl-C (run
+        again to resume), else 1.
 
     Raises:
         ConfigError: the run cannot start; nothing was computed.
@@ -125,7 +126,7 @@ def edit(
 
 def _exit_code(plan: Plan, summary: RunSummary) -> int:
     """Of a run that was not interrupted; says why it is not 0."""
-    if plan.work:
+    if plan.work or summary.unreadable:
         return exit_codes.INCOMPLETE
     allowed = plan.config.run.max_failed_share
     if summary.failed_share > allowed:

@@ -6,8 +6,6 @@ import sys
 from dataclasses import asdict, replace
 
 import ray
-from rich.console import Console
-from rich.table import Table
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
 from jobs.edit.cluster import check_pools, check_stores, connect, device_of, disconnect
@@ -15,6 +13,7 @@ from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.logs import is_json, tell, use_format
 from jobs.ray_environment import cluster_address
+from jobs.terminal import show, show_table
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan, make_plan
@@ -103,7 +102,8 @@ def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> N
         return
     config, known = plan.config, costs.source != "evaluations"
     names = ["pool", "actors", "s per edit", "busy", "micro-batch"]
-    table = Table(*names, *(["largest that fits"] if expected.micro_batch else []), title="plan")
+    names += ["largest that fits"] if expected.micro_batch else []
+    rows = []
     stages = costs.stage_seconds(config)
     for pool in config.pools:
         fused = pool == "fused"
@@ -113,11 +113,10 @@ def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> N
         if expected.micro_batch:
             fits = expected.micro_batch
             row.append(str(min(fits.values()) if fused else fits.get(pool, "")))
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
+        rows.append(row)
+    show_table(names, rows, title="plan")
     for line in _lines(plan, expected, costs, nodes):
-        console.print(line, highlight=False, soft_wrap=True)
+        show(line)
 
 
 def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> list[str]:

@@ -8,7 +8,6 @@ from collections import Counter
 
 import ray
 from ray.data import Dataset
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import results_of
 from jobs.edit.metrics import RunMetrics
 from jobs.logs import is_json, note, tell
+from jobs.terminal import console
 from pipeline.records.staged import PartResult
 
 
@@ -49,7 +49,7 @@ class RunProgress:
         self.bar: Progress | None = None
         if sys.stderr.isatty() and not is_json():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = Progress(*columns, console=console(stderr=True))
 
     @property
     def num_done(self) -> int:

@@ -7,6 +7,7 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
+from jobs.terminal import show
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.demo.editor import load_demo_model
@@ -134,9 +135,9 @@ class Judging:
         if self.inception is None:
             return None
         weights = hashlib.sha256(Path(self.options.inception).expanduser().read_bytes()).hexdigest()
-        return class_means(
-            Path(self.options.real), self.targets, self.inception.features, weights, self.home
-        )
+        features = self.inception.features
+        real = Path(self.options.real)
+        return class_means(real, self.targets, features, weights, self.home, say=show)
 
 
 def _device_here(device: str) -> str:

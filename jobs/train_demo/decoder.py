@@ -93,7 +93,9 @@ def train_decoder(settings: dict[str, Any], folder: Path, *, device: str, resume
     if not (resume and (folder / "edited.npy").exists()):
         edit_training_scenes(settings, folder)
     torch.manual_seed(stage.seed)
-    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(
+        folder / "joins" / "model", torch_dtype=torch.float32, trust_remote_code=False
+    )
     vae.to(device)
     decoder = nn.ModuleList([vae.decoder, vae.post_quant_conv])
     stored = torch.from_numpy(np.load(folder / "edited.npy"))

@@ -152,7 +152,9 @@ def train_on_edits(settings: dict[str, Any], folder: Path, *, device: str, resum
     pairs = CachedPairs.load(folder)
     start = Path(settings.get("start_from", folder / "model"))
     network = load_networks(start).to(device)
-    vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32).to(device)
+    vae = AutoencoderKL.from_pretrained(
+        start / "vae", torch_dtype=torch.float32, trust_remote_code=False
+    ).to(device)
     for frozen in (network, vae):
         frozen.requires_grad_(False)
     trained = nn.ModuleList(

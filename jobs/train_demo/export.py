@@ -107,7 +107,9 @@ def export(settings: dict[str, Any], folder: Path) -> None:
     Raises:
         ValueError: the folder would be larger than 25 MB.
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(folder / settings["export"]["source"])
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder / settings["export"]["source"], trust_remote_code=False
+    )
     facts = {
         "vae_parameters": _millions(pipeline.vae),
         "unet_parameters": _millions(pipeline.unet),

@@ -49,7 +49,9 @@ def train_joins(settings: dict[str, Any], folder: Path, *, device: str, resume: 
     """
     stage = StageSettings.from_mapping(settings)
     torch.manual_seed(stage.seed)
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "model", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(
+        folder / "vae" / "model", torch_dtype=torch.float32, trust_remote_code=False
+    )
     vae.to(device)
     scale = vae.config.scaling_factor
     first_encoder = copy.deepcopy(nn.ModuleList([vae.encoder, vae.quant_conv])).requires_grad_(

@@ -42,9 +42,11 @@ def encode_latents(settings: dict[str, Any], folder: Path) -> None:
 
     The workers share the files; each takes every world-th chunk.
     """
-    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(
+        folder / "joins" / "model", torch_dtype=torch.float32, trust_remote_code=False
+    )
     write_tokenizer(folder / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     rank, world = worker()
     count, channels = settings["pairs"], vae.config.latent_channels
     shapes = {
@@ -93,7 +95,7 @@ class CachedPairs:
     @classmethod
     def load(cls, folder: Path) -> CachedPairs:
         """Reads the files from the folder of a training run."""
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
         empty = tokenizer("", padding="max_length", max_length=MAX_LENGTH).input_ids
         latents, tokens = (np.load(folder / name) for name in ("latents.npy", "tokens.npy"))
         return cls(torch.from_numpy(latents), torch.from_numpy(tokens), torch.tensor(empty))

@@ -82,8 +82,12 @@ def build_networks(settings: dict[str, Any], latent_channels: int) -> TextToNois
 def load_networks(folder: Path) -> TextToNoise:
     """The networks of a saved model, in float32 whatever their stored dtype."""
     return TextToNoise(
-        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        UNet2DConditionModel.from_pretrained(
+            folder / "unet", torch_dtype=torch.float32, trust_remote_code=False
+        ),
+        CLIPTextModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32, trust_remote_code=False
+        ),
     )
 
 
@@ -210,7 +214,7 @@ def train_unet(settings: dict[str, Any], folder: Path, *, device: str, resume: b
         late = fraction >= settings["outdated_after"]
         return noise_losses(network, pairs, settings, share, generator, late=late)
 
-    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model")
+    vae = AutoencoderKL.from_pretrained(folder / "joins" / "model", trust_remote_code=False)
 
     def snapshot(trained: nn.Module, step: int) -> None:
         save_pipeline(network, vae, folder, folder / "snapshot")
@@ -225,7 +229,7 @@ def save_pipeline(network: TextToNoise, vae: AutoencoderKL, folder: Path, target
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=network.text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False),
         unet=network.unet,
         scheduler=build_scheduler(),
         safety_checker=None,

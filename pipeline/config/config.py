@@ -97,7 +97,9 @@ class Model(Section):
         "never in tiles.",
     )
     compile_cache: str | None = Field(
-        None, description="Folder that keeps compiled code for the next actor; null: torch's own."
+        None,
+        description="Folder that keeps compiled code for the next actor; null: torch's own. It "
+        "must belong to the user who runs the workers, and nobody else may write to it.",
     )
 
 

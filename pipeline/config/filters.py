@@ -185,7 +185,7 @@ def check_computed(filters: Collection[str], computed: Collection[str]) -> None:
 
 
 def _preset(name: Any) -> tuple[str, ...]:
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         hint = did_you_mean(name, PRESETS)
         raise ValueError(f"no preset is called '{name}'; presets: {', '.join(PRESETS)}{hint}")
     return PRESETS[name]

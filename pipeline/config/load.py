@@ -19,6 +19,7 @@ BUNDLED_FOLDERS = (
 )
 
 Settings = TypeVar("Settings", bound=BaseModel)
+MAX_DEPTH = 32  # of a saved configuration
 SECRET_SECTION = "storage_options"  # its values appear in no message
 
 
@@ -47,9 +48,9 @@ def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     """
     found = find_config(path)
     try:
-        tree = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{found}: not YAML: {error}") from None
+        tree = parse_yaml(found.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise ConfigError(f"{found}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{found}: a configuration is a mapping, not {type(tree).__name__}")
     for override in overrides or []:
@@ -57,9 +58,77 @@ def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     return tree
 
 
+class _SavedLoader(yaml.SafeLoader):
+    """Stops at what no saved configuration has: deep nesting, and aliases.
+
+    A chain of aliases makes a value of any size of a few lines, and PyYAML takes minutes for a
+    thousand brackets.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.depth >= MAX_DEPTH or self.check_event(yaml.AliasEvent):
+            raise ValueError("it is nested too deep, or has an alias")
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value of a YAML document without tags of Python.
+
+    Raises:
+        ValueError: it is not YAML, or is nested too deep.
+    """
+    try:
+        return yaml.load(text, loader)
+    except RecursionError:
+        raise ValueError("not YAML: it is nested too deep") from None
+    except Exception as error:  # noqa: BLE001 - on odd values PyYAML raises errors of many types
+        raise ValueError(f"not YAML: {error}") from None
+
+
 def parse_config(tree: dict[str, Any]) -> Config:
     """Checks a nested mapping against the typed model. Reports all errors at once."""
     return parse_settings(tree, Config)
+
+
+def saved_tree(text: str) -> dict[str, Any]:
+    """The mapping in a configuration that a run has saved.
+
+    Raises:
+        ValueError: it is not YAML, no mapping, nested too deep, or has aliases.
+    """
+    tree = parse_yaml(text, _SavedLoader)
+    if not isinstance(tree, dict):
+        raise ValueError(f"a configuration is a mapping, not {type(tree).__name__}")
+    return tree
+
+
+def parse_saved(tree: dict[str, Any]) -> Config:
+    """The configuration in a mapping of ``saved_tree``, without keys that this version lacks.
+
+    Raises:
+        ConfigError: a key is missing, or has a value that is not allowed.
+    """
+    try:
+        Config.model_validate(tree)
+    except ValidationError as error:
+        for item in error.errors():
+            if item["type"] == "extra_forbidden":
+                _drop(tree, item["loc"])
+    return parse_config(tree)
+
+
+def _drop(tree: Any, location: tuple[int | str, ...]) -> None:
+    """Removes the key at a place of a nested mapping, if there is one."""
+    for part in location[:-1]:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree.pop(location[-1], None)
 
 
 def parse_settings(tree: dict[str, Any], model: type[Settings]) -> Settings:
@@ -107,8 +176,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{key}: '{name}' is a value and has no keys of its own")
     try:
-        tree[last] = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:  # e.g. a glob that begins with '*', which YAML reads as an alias
+        tree[last] = parse_yaml(text) if text else ""
+    except ValueError:  # e.g. a glob that begins with '*', which YAML reads as an alias
         tree[last] = text
 
 

@@ -88,6 +88,7 @@ def class_means(
     features: Features,
     weights: str,
     home: Store,
+    say: Callable[[str], None],
 ) -> Means:
     """The mean features of each class, computed once and then read from a file.
 
@@ -98,6 +99,7 @@ def class_means(
         weights: identifies the network, so that another network's means are never used.
         home: ``class_means-*.safetensors`` is written here after each class, so that a stopped run
             can resume.
+        say: called with a line for each class.
 
     Raises:
         BenchmarkError: as ``check_real``.
@@ -113,7 +115,7 @@ def class_means(
             means[number] = _mean(found[number], features)
             home.put(name, save(means))
             count = len(found[number])
-            print(f"real images: class {number}, {count} files ({position} of {len(classes)})")
+            say(f"real images: class {number}, {count} files ({position} of {len(classes)})")
     return {number: means[number] for number in classes}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -87,7 +88,7 @@ def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Mea
         judges: compute further figures of each edit; if two give the same figure, the later wins.
 
     Raises:
-        BenchmarkError: an input shard is not published.
+        BenchmarkError: an input shard is not published, or its rows cannot be read.
     """
     assert config.output.resolution == "model"
     output = Store(config.output.path, config.output.storage_options)
@@ -111,6 +112,11 @@ def _measure_shard(
         members = dict(read_members(output.get(tar_name(shard)))[0])
     except FileNotFoundError as error:
         raise BenchmarkError(f"shard {shard} is not published in {output.url}") from error
+    except pa.ArrowException as error:
+        raise BenchmarkError(
+            f"{output.url}/{parquet_name(shard)}: cannot be read ({error}); overpaint verify "
+            "lists what is damaged"
+        ) from error
     rejected = f"{REJECTED}{tar_name(shard)}"
     if any(row["status"] == Status.REJECTED for row in rows) and output.exists(rejected):
         members |= dict(read_members(output.get(rejected))[0])

@@ -36,6 +36,9 @@ TRANSPOSES = {
 }
 ALPHA_NOTE = "transparent pixels were put on white"
 FRAMES_NOTE = "of an animated image the first frame was taken"
+# A progressive JPEG has some ten scans, and each is a pass over all pixels: one of a thousand scans
+# takes minutes. In compressed data 0xFF is followed by 0, so a count of the marker is right.
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 
 
 def decode_image(
@@ -148,6 +151,8 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
             "TooLarge",
             f"the header declares {width} x {height} pixels, above input.max_pixels={max_pixels}",
         )
+    if image.format in ("JPEG", "MPO") and (scans := data.count(START_OF_SCAN)) > MAX_SCANS:
+        raise ImageError("TooManyScans", f"a JPEG of {scans} scans; at most {MAX_SCANS} are read")
     image.load()
     with_8_bit_key(image, data)
     notes = [BROKEN_NOTE] if lost_profile else []

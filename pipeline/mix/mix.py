@@ -8,21 +8,26 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.mix import Mix
+from pipeline.mix.marker import MANIFEST, MixedShard
 from pipeline.mix.plan import MixPlan
-from pipeline.mix.write import MixedShard, mix_shard, record_plan, to_json
+from pipeline.mix.write import mix_shard, record_plan, to_json
 from pipeline.storage.readers import in_threads
 
-MANIFEST = "manifest.json"
 
-
-def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None) -> dict[str, Any]:
+def run_mix(
+    plan: MixPlan, on_shard: Callable[[MixedShard, list[str]], None] | None = None
+) -> dict[str, Any]:
     """Writes the shards that are not written yet. After a kill, the same call resumes.
+
+    Shards that an earlier call has written are read and compared with their markers; a shard whose
+    marker or tar is damaged or missing is written anew.
 
     Memory holds ``mix.workers`` shards at a time, and a few numbers for each other shard.
 
     Args:
         plan: from ``make_mix_plan``.
-        on_shard: called for every shard, including those written before.
+        on_shard: called for every shard, including those written before, with its marker and a
+            line for each object that was damaged or missing.
 
     Returns:
         The manifest, as written.
@@ -34,12 +39,12 @@ def run_mix(plan: MixPlan, on_shard: Callable[[MixedShard], None] | None = None)
     record_plan(plan)
     manifest = _Manifest(plan)
     workers = plan.mix.workers
-    for _, mixed in in_threads(
+    for _, (mixed, mended) in in_threads(
         partial(mix_shard, plan), plan.shards, threads=workers, window=workers
     ):
         manifest.add(mixed)
         if on_shard is not None:
-            on_shard(mixed)
+            on_shard(mixed, mended)
     tree = manifest.tree()
     plan.output.put(MANIFEST, to_json(tree))
     return tree
@@ -59,11 +64,9 @@ class _Manifest:
 
     def add(self, mixed: MixedShard) -> None:
         for name, item in mixed.splits.items():
-            self.splits[name].update(
-                {key: item[key] for key in ("original", "edited", "bytes") if key in item}
-            )
-            if "tar" in item:
-                self.tars[name].append(item["tar"])
+            self.splits[name].update(original=item.original, edited=item.edited, bytes=item.bytes)
+            if item.tar is not None:
+                self.tars[name].append(item.tar)
         self.images["all"] += mixed.num_images
         self.edits["all"] += mixed.num_rows
         self.images_left_out.update(mixed.images_left_out)

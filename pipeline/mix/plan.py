@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
+from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
-
-PLAN_FILE = "_mix/plan.json"
-VERSION = 2  # changes when the same plan would give other bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ def make_mix_plan(mix: Mix) -> MixPlan:
     Raises:
         MixError: the outputs are not of these shards, or not finished, or have changed since the
             mix in ``output.path`` was started; or ``output.path`` holds something else.
+        RunFileError: a marker of an output or the mix's own plan cannot be used.
         ValueError, OSError: a path is refused or cannot be read.
     """
     listed = expand_shards(mix.input.shards, mix.input.storage_options)
@@ -163,7 +161,7 @@ def _check_same_mix(plan: MixPlan) -> None:
                 f"{next(iter(names))}; choose another folder"
             )
         return
-    saved = json.loads(plan.output.get(PLAN_FILE))
+    saved = asdict(read_plan(plan.output))
     if saved != (wanted := plan.identity()):
         changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
         what = ", ".join(changed) or "the edited outputs have changed, or other ones are named"

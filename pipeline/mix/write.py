@@ -16,50 +16,46 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 from pipeline.mix.choose import EditId, choose_edits, unit_hash
-from pipeline.mix.plan import PLAN_FILE, MixPlan, PlannedShard
+from pipeline.mix.marker import (
+    PLAN_FILE,
+    MixedShard,
+    MixedSplit,
+    marker_name,
+    read_mixed,
+    wrong_tars,
+)
+from pipeline.mix.plan import MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
+from pipeline.records.run_files import NewerVersionError, RunFileError
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
 
-MARKERS = "_mix/shards/"
 NOT_CHOSEN = "beyond the ratio"
 Members = dict[str, bytes]
 
 
-@dataclass
-class MixedShard:
-    """The marker of a shard: how many images and edits were used or left out, and why."""
+def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[str]]:
+    """Writes a shard of the mix, unless its marker exists and its tars are what the marker says.
 
-    shard: str
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # original, edited, tar, ...
-    images_left_out: dict[str, int] = field(default_factory=dict)
-    edits_left_out: dict[str, int] = field(default_factory=dict)
-    num_images: int = 0
-    num_rows: int = 0
-    class_of_source: int = 0  # edits that keep their source's class
-    problem: str | None = None  # why the input shard could not be read to its end
-
-
-def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
-    """Writes a shard of the mix, unless its marker exists.
+    Returns:
+        The marker, and a line for each object that was damaged or missing and is written anew.
 
     Raises:
+        NewerVersionError: a newer version wrote the marker.
         MixError: the input or an output has changed since the plan was made.
     """
     name, output = planned.shard.name, plan.output
-    marker = f"{MARKERS}{name}.json"
-    try:
-        return MixedShard(**json.loads(output.get(marker)))
-    except FileNotFoundError:
-        pass
+    written, wrong = _written(output, name)
+    if written is not None and not wrong:
+        return written, []
     originals = cache(partial(originals_of, planned.shard, plan.mix))  # read once
     survey = survey_shard(plan.edited, name, plan.mix, originals)
     if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
@@ -74,9 +70,23 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> MixedShard:
             data = _tar(sorted(of_split, key=lambda item: unit_hash(plan.mix.seed, name, item[0])))
             output.put(path, data)
             digest = hashlib.sha256(data).hexdigest()
-            mixed.splits[split] |= {"tar": path, "bytes": len(data), "sha256": digest}
-    output.put(marker, to_json(mixed.__dict__))
-    return mixed
+            counts = mixed.splits[split]
+            mixed.splits[split] = replace(counts, tar=path, bytes=len(data), sha256=digest)
+    output.put(marker_name(name), to_json(mixed.tree()))
+    return mixed, wrong
+
+
+def _written(output: Store, shard: str) -> tuple[MixedShard | None, list[str]]:
+    """The marker of an earlier run, if any, and what is wrong with it or with its tars."""
+    try:
+        mixed = read_mixed(output, shard)
+    except FileNotFoundError:
+        return None, []
+    except NewerVersionError:
+        raise
+    except RunFileError as error:
+        return None, [f"{marker_name(shard)} {error.reason}"]
+    return mixed, list(wrong_tars(output, mixed))
 
 
 def record_plan(plan: MixPlan) -> None:
@@ -108,7 +118,7 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
     mixed = MixedShard(
         survey.name,
         splits={
-            split: {"original": samples[split], "edited": len(chosen.get(split, []))}
+            split: MixedSplit(samples[split], len(chosen.get(split, [])))
             for split in dict.fromkeys([*samples, *survey.edits])
         },
         images_left_out=dict(sorted(survey.images_left_out.items())),
@@ -117,9 +127,7 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
         num_rows=survey.num_rows,
         problem=next((stats.problem for stats in survey.markers if stats.problem), None),
     )
-    assert sum(item["edited"] for item in mixed.splits.values()) + left_out.total() == (
-        mixed.num_rows
-    )
+    assert sum(item.edited for item in mixed.splits.values()) + left_out.total() == (mixed.num_rows)
     return mixed
 
 

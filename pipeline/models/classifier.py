@@ -32,11 +32,12 @@ class ImageClassifier:
             FileNotFoundError, ValueError: see ``pipeline.models.score_weights.locate``.
         """
         folder = check_classifier(path)
-        options = {"local_files_only": True}
         network = load_network(Network, Path(folder), f"--classifier {path}")
         self.network = network.to(device).eval().requires_grad_(False)
         # Pillow's backend: the other one needs torchvision
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+        self.processor = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
+        )
         self.micro_batch = MicroBatch(micro_batch)
 
     @property

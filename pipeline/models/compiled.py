@@ -27,14 +27,44 @@ def compile_network(network: nn.Module, model: Model) -> None:
         network: a UNet or a transformer.
         model: ``compile`` is off (does nothing), default (fused kernels) or cuda_graphs (kernel
             launches are recorded too); ``compile_cache`` keeps compiled code for the next actor.
+
+    Raises:
+        PermissionError: see ``private_folder``.
     """
     if model.compile == "off":
         return
-    if model.compile_cache is not None:
-        os.environ[CACHE_VARIABLE] = model.compile_cache
+    os.environ[CACHE_VARIABLE] = private_folder(model.compile_cache)
     torch._dynamo.config.recompile_limit = MAX_SHAPES
     mode = "reduce-overhead" if model.compile == "cuda_graphs" else None
     network.compile(dynamic=False, mode=mode)
+
+
+def private_folder(path: str | None) -> str:
+    """The folder of compiled code, made if it is absent; only this user may write and read it.
+
+    torch runs what it finds there, and its own default is a name in /tmp that anybody can guess
+    and make first.
+
+    Args:
+        path: ``model.compile_cache``; None: that of the environment, else torch's own.
+
+    Raises:
+        PermissionError: the folder is another user's, or others may write to it.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    given = path or os.environ.get(CACHE_VARIABLE) or default_cache_dir()
+    folder = os.path.realpath(os.path.expanduser(given))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"model.compile_cache={path!r}: the folder {folder} belongs to user {found.st_uid} and "
+            f"has mode {found.st_mode & 0o777:o}, so others could place code in it that this run "
+            "would execute; name a folder of your own that only you can write to"
+        )
+    os.chmod(folder, 0o700)
+    return folder
 
 
 @contextmanager

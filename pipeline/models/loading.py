@@ -180,7 +180,7 @@ def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatc
         if name not in info.components:
             continue
         tokenizer = tokenizer_class.from_pretrained(
-            info.folder / f"tokenizer{suffix}", local_files_only=True
+            info.folder / f"tokenizer{suffix}", local_files_only=True, trust_remote_code=False
         )
         encoder = load(encoder_class, name)
         positions = getattr(encoder.config, "max_position_embeddings", T5_TOKENS)  # T5 has no limit

@@ -156,7 +156,9 @@ class Scorers:
         return ImageNetwork(self._network(kind, files), _processor(files), self.micro_batch)
 
     def _clip(self, files: ScorerFiles) -> Clip:
-        tokenizer = CLIPTokenizer.from_pretrained(files.folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(
+            files.folder, local_files_only=True, trust_remote_code=False
+        )
         network = self._network(CLIPModel, files)
         return Clip(network, _processor(files), tokenizer, self.micro_batch)
 
@@ -192,7 +194,9 @@ def load_scorers(scores: Scores, device: str, stage: Stage) -> Scorers:
 
 def _processor(files: ScorerFiles) -> Any:
     """The image processor, with Pillow as backend: the other backend needs torchvision."""
-    return AutoImageProcessor.from_pretrained(files.folder, local_files_only=True, backend="pil")
+    return AutoImageProcessor.from_pretrained(
+        files.folder, local_files_only=True, trust_remote_code=False, backend="pil"
+    )
 
 
 def _tensors(files: ScorerFiles) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
         folder,
         use_safetensors=True,
         local_files_only=True,
+        trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are listed, and refused below
         **options,

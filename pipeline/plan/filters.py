@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.config.filters import NAMES, Filtering, canonical, filtering_of, parse_filter
 from pipeline.records.rows import SCORE
+from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters
 from pipeline.storage.store import Store
 
 FILTERS_FILE = "_run/filters.json"
@@ -31,12 +32,20 @@ class FiltersInForce:
 
 
 def read_filters(output: Store) -> FiltersInForce | None:
-    """The filters in force; None if no run has recorded any."""
+    """The filters in force; None if no run has recorded any.
+
+    Raises:
+        RunFileError: the file cannot be used.
+    """
+    place = f"{output.url}/{FILTERS_FILE}"
     try:
-        tree = json.loads(output.get(FILTERS_FILE))
+        record = parse_filters(output.get(FILTERS_FILE), place)
     except FileNotFoundError:
         return None
-    return FiltersInForce(canonical(tree["filters"]), bool(tree["applied"]))
+    try:
+        return FiltersInForce(canonical(record.filters), record.applied)
+    except ValueError as error:
+        raise RunFileError(place, f"is damaged: {error}", OF_FILTERS) from None
 
 
 def check_filters(path: str, saved: FiltersInForce | None, wanted: Filtering) -> None:

@@ -1,4 +1,4 @@
-"""`_run/inputs.json`: records the input shards of an output, to find those that change later."""
+"""Writes `_run/inputs.json`, the input shards of an output, and finds those that have changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import json
 from pipeline.plan.plan import Plan
 from pipeline.process.gc_pause import gc_paused
 from pipeline.storage.layout import output_state
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.shards import InputShard
-from pipeline.storage.store import Store
 
-INPUTS_FILE = "_run/inputs.json"
 MAX_LINES = 20
 
 
@@ -39,15 +38,6 @@ def inputs_json(plan: Plan) -> bytes:
     return text.getvalue()
 
 
-def saved_inputs(output: Store) -> dict[str, InputShard]:
-    """The entries of an output's ``_run/inputs.json`` by name; empty if there is no such file."""
-    try:
-        text = output.get(INPUTS_FILE).decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return {}
-    return {shard.name: shard for shard in json.loads(text, object_hook=_shard_of)}
-
-
 @gc_paused()
 def changed_inputs(plan: Plan) -> list[str]:
     """A warning line for each input shard that has changed since its output was computed.
@@ -69,10 +59,6 @@ def changed_inputs(plan: Plan) -> list[str]:
 def _held(plan: Plan) -> set[str]:
     """The shards of the run that are published or partly staged."""
     return {*plan.published, *(work.shard.name for work in plan.work if work.staged)}
-
-
-def _shard_of(entry: dict[str, str | int | None]) -> InputShard:
-    return InputShard(**entry)  # type: ignore[arg-type]
 
 
 def _warning(shard: InputShard, entry: InputShard, *, is_staged: bool) -> str:

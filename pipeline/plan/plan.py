@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pipeline.plan.cuts import Cuts, compare_cuts, saved_cuts
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
+from pipeline.records.run_files import OF_RUN, RunFileError, RunRecord, parse_run
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import PartId, ShardState, output_state, progress_of
 from pipeline.storage.shards import InputShard, check_output, list_shards
@@ -83,7 +83,8 @@ def make_plan(config: Config, device: str) -> Plan:
         device: "cpu" or "cuda": the resolved ``model.device``.
 
     Raises:
-        ConfigError: one line that names the key, the value and what is allowed.
+        ConfigError: one line that names the key, the value and what is allowed; or the file of
+            the output that cannot be used.
     """
     try:
         listing = list_shards(config.input.shards, config.input.storage_options)
@@ -178,26 +179,26 @@ def _limited(
     return chosen, cut
 
 
-def _saved_run(output: Store) -> dict[str, Any] | None:
-    if not output.exists(RUN_FILE):
+def _saved_run(output: Store) -> RunRecord | None:
+    try:
+        return parse_run(output.get(RUN_FILE), f"{output.url}/{RUN_FILE}")
+    except FileNotFoundError:
         return None
-    saved: dict[str, Any] = json.loads(output.get(RUN_FILE))
-    return saved
 
 
-def _with_resolved_threads(config: Config, saved: dict[str, Any] | None) -> Config:
+def _with_resolved_threads(config: Config, saved: RunRecord | None) -> Config:
     """The configuration with a number of threads: if none is given, that of the resumed output.
 
     So a run can be resumed with other pools or in another layout, and writes the same bytes.
     """
-    resumed = saved["inputs"]["stages"]["decode"].get("threads") if saved is not None else None
+    resumed = None if saved is None else saved.threads
     if resumed is None or config.stages.given_threads(config.stage_names) is not None:
         return config.with_threads(config.threads)
     return config.with_threads(resumed)
 
 
 def _same_run(
-    config: Config, saved: dict[str, Any] | None, inputs: dict[str, Any], has_output: bool
+    config: Config, saved: RunRecord | None, inputs: dict[str, Any], has_output: bool
 ) -> tuple[str, dict[str, Any]]:
     """The fingerprint of the output, and what it is a hash of: this run's, or those it resumes.
 
@@ -210,17 +211,20 @@ def _same_run(
             f"output.path={path!r}: holds shards but no {RUN_FILE}, so what made them is unknown; "
             "name another folder"
         )
-    if saved is None or saved["fingerprint"] == digest:
+    if saved is None or saved.fingerprint == digest:
         return digest, inputs
-    old, new = saved["inputs"]["code"]["overpaint"], inputs["code"]["overpaint"]
+    old, new = saved.code, inputs["code"]["overpaint"]
+    if old is None:
+        reason = "is damaged: it does not say which code computed the output"
+        raise RunFileError(f"{path}/{RUN_FILE}", reason, OF_RUN)
     if VERSION.fullmatch(old):
         raise ConfigError(
             f"output.path={path!r}: was written by version {old}, which this version reads but "
             "does not resume; name another output.path"
         )
     resumed = inputs | {"code": inputs["code"] | {"overpaint": old}}
-    if fingerprint(resumed) != saved["fingerprint"]:
-        lines = "\n  ".join(differences(saved["inputs"], inputs))
+    if fingerprint(resumed) != saved.fingerprint:
+        lines = "\n  ".join(differences(saved.inputs, inputs))
         raise ConfigError(
             f"output.path={path!r}: holds another run's output, made with other settings. "
             f"Choose another output.path, or set these back:\n  {lines}"
@@ -231,4 +235,4 @@ def _same_run(
             f"nothing else differs. If both compute the same bytes, run.accept_code={new} resumes; "
             "else name another output.path"
         )
-    return saved["fingerprint"], resumed
+    return saved.fingerprint, resumed

@@ -11,14 +11,20 @@ import yaml
 
 from pipeline import __version__
 from pipeline.config.config import Config
+from pipeline.config.load import parse_saved, saved_tree
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
-from pipeline.plan.inputs import INPUTS_FILE, inputs_json
+from pipeline.plan.inputs import inputs_json
 from pipeline.plan.plan import RUN_FILE, Plan
+from pipeline.records.run_files import RunFileError, check_version
+from pipeline.storage.credentials import redacted
+from pipeline.storage.saved_inputs import INPUTS_FILE
 from pipeline.storage.store import Store
 
 CONFIG_FILE = "_run/config.yaml"
 SUMMARY_FILE = "_run/summary.json"
+VERSION = 1  # of the config; it says none
+REMEDY = "restore it, or run overpaint edit on this output again, which writes it anew"
 
 
 def write_run_folder(plan: Plan) -> None:
@@ -46,17 +52,39 @@ def write_config(plan: Plan) -> None:
     plan.output.put(CONFIG_FILE, resolved_yaml(plan.config).encode())
 
 
+def read_config(output: Store) -> Config:
+    """The configuration in ``_run/config.yaml``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RunFileError: it cannot be used.
+    """
+    data, place = output.get(CONFIG_FILE), f"{output.url}/{CONFIG_FILE}"
+    try:
+        tree = saved_tree(data.decode())
+        check_version(tree, place, VERSION)
+        return parse_saved(tree)
+    except RunFileError:
+        raise
+    except ValueError as error:
+        reason = "is damaged: " + " | ".join(str(error).splitlines())
+        raise RunFileError(place, reason, REMEDY) from None
+
+
 def write_summary(output: Store, summary: dict[str, Any]) -> None:
     """Writes ``_run/summary.json``, replacing that of an earlier run."""
     output.put(SUMMARY_FILE, _json(summary))
 
 
 def resolved_yaml(config: Config) -> str:
-    """The configuration with every default filled in, without ``storage_options``."""
+    """The configuration with every default filled in, without ``storage_options``.
+
+    Urls with a password are refused as places of shards; in any other key it is left out here.
+    """
     tree = config.model_dump(mode="json")
     for section in ("input", "output"):
         tree[section].pop("storage_options")
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return redacted(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def environment(plan: Plan) -> dict[str, Any]:

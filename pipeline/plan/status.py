@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.plan.inputs import saved_inputs
 from pipeline.records.part import Status
+from pipeline.records.run_files import NewerVersionError, RunFileError
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, ShardState, output_state
 from pipeline.storage.readers import in_threads
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 
 
@@ -54,6 +55,7 @@ def read_status(output: Store) -> OutputStatus:
 
     Raises:
         FileNotFoundError: no run has written here.
+        RunFileError: ``_run/inputs.json`` cannot be used.
         OSError: the store cannot be listed or read.
     """
     state = output_state(output)
@@ -72,7 +74,9 @@ def _shard_status(output: Store, name: str, state: ShardState | None) -> ShardSt
     if state.published:
         try:
             stats = read_marker(output, name)
-        except (ValueError, TypeError):
+        except NewerVersionError as error:
+            return ShardStatus(name, "done", problem=f"the marker {error.reason}; {error.remedy}")
+        except RunFileError:
             return ShardStatus(name, "done", problem="the marker cannot be read")
     if stats is None:  # not published, or its marker was removed since the listing
         return ShardStatus(name, "staged", *state.progress)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.config.stages import SCORE_STAGE, TIMED_STEPS
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
+from pipeline.records.run_files import RunFileError
 from pipeline.steps.publish import ShardStats
 from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
@@ -46,6 +47,7 @@ class RunSummary:
     left_out: int = 0  # rows of samples with files that input.pass_through leaves out
     cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     plan: PlanOutcome | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)  # by shard: why its marker is none
 
     @property
     def edits(self) -> int:
@@ -91,8 +93,13 @@ def summarize(
     failures: Counter[str] = Counter()
     cut_masks = left_out = 0
     problems: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     for name, blob in in_threads(lambda name: output.get(marker_name(name)), plan.published):
-        marker = ShardStats.from_json(blob)
+        try:
+            marker = ShardStats.from_json(blob, f"{output.url}/{marker_name(name)}")
+        except RunFileError as error:
+            unreadable[name] = str(error)
+            continue
         if marker.problem:
             problems[name] = marker.problem
         counts.update(marker.counts)
@@ -118,6 +125,7 @@ def summarize(
         left_out=left_out,
         cut_masks=cut_masks,
         plan=outcome,
+        unreadable=unreadable,
     )
 
 

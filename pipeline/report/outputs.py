@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
+from pipeline.plan.run_folder import read_config
 from pipeline.records.rows import ROW_SCHEMA
+from pipeline.records.run_files import Amount, Count, RunFileError, RunRecord, parse_record
 from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.layout import RUN, marked_shard, parquet_name
 from pipeline.storage.readers import in_threads
@@ -32,7 +32,10 @@ NOT_SCORES = {
 TEXT_COLUMNS = ("shard", "key", "edit_index", "status", "stage", "error", "message", "notes")
 IMAGE_COLUMNS = ("caption", "edit_text", "source_sha256", "width", "height")
 NO_ROWS = ROW_SCHEMA.empty_table().select([*TEXT_COLUMNS, *IMAGE_COLUMNS])
+REMEDY = "restore it, or run overpaint edit on this output again"
 OVERRIDABLE = ("report.", "input.storage_options")
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,31 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """What the page shows of ``_run/environment.json``."""
+
+    overpaint: str = "?"
+    python: str = "?"
+    libraries: dict[str, str] = field(default_factory=dict)  # versions by name
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """What the page shows of ``_run/summary.json``: the last invocation."""
+
+    wall_s: Amount = 0.0
+    images_per_s: Amount = 0.0
+    edits_computed_now: Count = 0
+
+
+@dataclass(frozen=True)
 class Output:
     """The texts and numbers of an output."""
 
     config: Config | None  # None: missing, or written by another version
-    run: dict[str, Any]  # _run/run.json
-    environment: dict[str, Any]
-    summary: dict[str, Any]  # of the last invocation; empty if there is none
+    run: RunRecord | None  # _run/run.json
+    environment: Environment | None
+    summary: LastRun
     markers: dict[str, ShardStats]  # of every published shard, by name
     unreadable: list[str]  # shards whose marker or Parquet file cannot be read
     rows: pa.Table  # of the shards that were read, in their order
@@ -80,6 +101,7 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
     Raises:
         FileNotFoundError: nothing is published here.
         ConfigError: an override is not allowed.
+        RunFileError: a file of ``_run/`` cannot be used.
     """
     names = [shard for name in output.list() if (shard := marked_shard(name)) is not None]
     if not names:
@@ -94,9 +116,9 @@ def read_output(output: Store, overrides: Sequence[str] = ()) -> Output:
     rows = pa.concat_tables(read or [NO_ROWS], promote_options="permissive")
     return Output(
         config=config,
-        run=_json(output, f"{RUN}run.json"),
-        environment=_json(output, f"{RUN}environment.json"),
-        summary=_json(output, f"{RUN}summary.json"),
+        run=_record(output, f"{RUN}run.json", RunRecord),
+        environment=_record(output, f"{RUN}environment.json", Environment),
+        summary=_record(output, f"{RUN}summary.json", LastRun) or LastRun(),
         markers=markers,
         unreadable=unreadable,
         rows=rows,
@@ -136,18 +158,21 @@ def shards_to_read(markers: dict[str, ShardStats], max_rows: int = MAX_ROWS_READ
 def score_columns(schema: pa.Schema) -> list[Score]:
     """Every numeric column that measures an edit, with the description in its field's metadata."""
     found = []
-    for field in schema:
-        numeric = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
-        if numeric and field.name not in NOT_SCORES:
-            metadata = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
-            found.append(Score(field.name, metadata.get("meaning", ""), metadata.get("better", "")))
+    for column in schema:
+        numeric = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        if numeric and column.name not in NOT_SCORES:
+            pairs = (column.metadata or {}).items()
+            metadata = {key.decode(): text.decode() for key, text in pairs}
+            found.append(
+                Score(column.name, metadata.get("meaning", ""), metadata.get("better", ""))
+            )
     return found
 
 
 def _marker(output: Store, name: str) -> ShardStats | None:
     try:
         return read_marker(output, name)
-    except (ValueError, TypeError):
+    except RunFileError:
         return None
 
 
@@ -156,6 +181,8 @@ def _rows(output: Store, name: str) -> pa.Table | None:
     try:
         file = pq.ParquetFile(io.BytesIO(output.get(parquet_name(name))))
         schema = file.schema_arrow
+        if not {*TEXT_COLUMNS, *IMAGE_COLUMNS} <= {*schema.names}:
+            return None
         wanted = [*TEXT_COLUMNS, *IMAGE_COLUMNS, *(score.name for score in score_columns(schema))]
         return file.read([column for column in wanted if column in schema.names])
     except (pa.ArrowException, FileNotFoundError, StorageError, OSError):
@@ -171,24 +198,29 @@ def _config(output: Store, overrides: Sequence[str]) -> Config | None:
                 "settings were fixed when the output was made"
             )
     try:
-        tree = yaml.safe_load(output.get(f"{RUN}config.yaml"))
-        parse_config(tree)
-    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError):
-        tree = None
-    if not isinstance(tree, dict):
+        config = read_config(output)
+    except (FileNotFoundError, RunFileError):
         if overrides:
             raise ConfigError(
                 f"{overrides[0]}: {RUN}config.yaml is missing or was written by another version"
-            )
+            ) from None
         return None
+    if not overrides:
+        return config
+    tree = config.model_dump(mode="json")
     for override in overrides:
         apply_override(tree, override)
     return parse_config(tree)
 
 
-def _json(output: Store, name: str) -> dict[str, Any]:
+def _record(output: Store, name: str, kind: type[Record]) -> Record | None:
+    """A file of ``_run/``; None if there is none.
+
+    Raises:
+        RunFileError: it cannot be used.
+    """
     try:
-        value = json.loads(output.get(name))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        data = output.get(name)
+    except FileNotFoundError:
+        return None
+    return parse_record(data, f"{output.url}/{name}", kind, remedy=REMEDY)

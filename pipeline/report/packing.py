@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.records.part import Status
+from pipeline.records.printable import printable
 from pipeline.report.images import SmallImages
 from pipeline.report.outputs import Output
 
 IMAGES_IN_CHUNK = 96  # images in one script element
+LINES = "\n\t\u2028\u2029"  # white space of a text, which moves nothing on the page
 MAX_TEXT = 400  # characters of a caption, edit text or message; the Parquet file has all of it
 
 Row = dict[str, Any]  # of the Parquet file
@@ -64,7 +66,7 @@ def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
         packed.append(
             [
                 shard_numbers[row["shard"]],
-                row["key"],
+                printable(row["key"], keep=LINES),
                 row["edit_index"],
                 statuses.index(row["status"]) if row["status"] in statuses else None,
                 None if reason is None else reason_numbers[reason],
@@ -79,9 +81,9 @@ def row_tree(found: Output, rows: list[Row]) -> tuple[dict[str, Any], int]:
             ]
         )
     tree = {
-        "shards": shards,
+        "shards": [printable(name, keep=LINES) for name in shards],
         "statuses": statuses,
-        "reasons": reasons,
+        "reasons": [printable(reason, keep=LINES) for reason in reasons],
         "scores": [asdict(score) for score in found.scores],
         "images_in_chunk": IMAGES_IN_CHUNK,
         "rows": packed,
@@ -105,9 +107,10 @@ def script_json(value: Any) -> str:
 
 
 def _short(text: str | None) -> str | None:
-    if text is None or len(text) <= MAX_TEXT:
-        return text
-    return text[: MAX_TEXT - 1] + "…"
+    if text is None:
+        return None
+    short = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return printable(short, keep=LINES)
 
 
 def number_of(value: float | None) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from markupsafe import Markup
 
 from pipeline.config.config import Config
 from pipeline.config.run import Report
-from pipeline.plan.inputs import saved_inputs
+from pipeline.records.printable import printable
 from pipeline.report.figures import cost, counts, histograms, reasons, stage_table
 from pipeline.report.gallery import Gallery, make_gallery
 from pipeline.report.images import ShardImages
 from pipeline.report.outputs import Output, read_output
-from pipeline.report.packing import script_json
+from pipeline.report.packing import LINES, script_json
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 
 REPORT_FILE = "_run/report.html"
@@ -50,6 +52,7 @@ def write_report(
     Raises:
         FileNotFoundError: nothing is published there.
         ConfigError: an override is not allowed.
+        RunFileError: a file of ``_run/`` cannot be used.
     """
     found = read_output(output, overrides or [])
     config = config or found.config
@@ -69,10 +72,10 @@ def page_context(url: str, found: Output, settings: Report) -> dict[str, Any]:
     by_status = counts(found)
     return {
         "url": url,
-        "run": found.run,
+        "run": {} if found.run is None else asdict(found.run),
         "config": found.config,
-        "environment": found.environment,
-        "summary": found.summary,
+        "environment": {} if found.environment is None else asdict(found.environment),
+        "summary": asdict(found.summary),
         "counts": by_status,
         "num_edits": sum(by_status.values()),
         "num_shards": len(found.markers),
@@ -94,17 +97,7 @@ def _render(context: dict[str, Any], gallery: Gallery) -> str:
     """Renders the page. The template escapes all texts; ``script_json`` escapes the data."""
     style = _text("page.css")
     script = "\n".join(['"use strict";\n(() => {', *(_text(name) for name in SCRIPTS), "})();"])
-    loader = jinja2.FileSystemLoader(FOLDER)
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["clock"] = clock
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         context,
         gallery=gallery,
         style=Markup(style),  # safe: read from this package
@@ -114,6 +107,28 @@ def _render(context: dict[str, Any], gallery: Gallery) -> str:
         data=Markup(script_json(gallery.tree)),
         chunks=[Markup(chunk) for chunk in gallery.chunks],  # base64
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    """The page's template; compiling it takes longer than to render a small output."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["clock"] = clock
+    return environment.get_template("page.html.j2")
+
+
+def _shown(value: object) -> object:
+    """A text of the template's variables without control characters."""
+    is_data = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value), keep=LINES) if is_data else value
 
 
 def _text(name: str) -> str:

@@ -12,8 +12,10 @@ from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE
 from pipeline.plan.plan import Plan
-from pipeline.steps.publish import read_marker
+from pipeline.records.run_files import Amount, Count, RunFileError, parse_record
+from pipeline.steps.publish import ShardStats, read_marker
 from pipeline.storage.readers import in_threads
+from pipeline.storage.store import Store
 
 COSTS_FILE = "_run/costs.json"
 MAX_MARKERS = 64  # read for the seconds of an edit; more markers add no information
@@ -29,16 +31,18 @@ class Costs:
     """
 
     source: Literal["calibration", "markers", "evaluations"]
-    seconds: dict[str, float]  # by step
-    edits: int = 0  # number of edits that were measured
-    edits_per_byte: float = 0.0  # of input tars; 0: not known
-    load_s: float = 0.0  # time that an actor takes to load its networks
+    seconds: dict[str, Amount]  # by step
+    edits: Count = 0  # number of edits that were measured
+    edits_per_byte: Amount = 0.0  # of input tars; 0: not known
+    load_s: Amount = 0.0  # time that an actor takes to load its networks
     device: str = ""  # the GPU's name, or cpu
-    device_bytes: int = 0  # the GPU's memory; 0 on a CPU
-    weights_bytes: int = 0  # GPU memory in use after loading; on a CPU, the process's memory
-    peak_bytes: dict[str, int] = field(default_factory=dict)  # peak of the same memory, by stage
-    rows: dict[str, int] = field(default_factory=dict)  # rows in one call of the network, by stage
-    edit_bytes: dict[str, float] = field(default_factory=dict)  # bytes per edit after each step
+    device_bytes: Count = 0  # the GPU's memory; 0 on a CPU
+    weights_bytes: Count = 0  # GPU memory in use after loading; on a CPU, the process's memory
+    peak_bytes: dict[str, Count] = field(default_factory=dict)  # peak of the same memory, by stage
+    rows: dict[str, Count] = field(
+        default_factory=dict
+    )  # rows in one call of the network, by stage
+    edit_bytes: dict[str, Amount] = field(default_factory=dict)  # bytes per edit after each step
 
     def stage_seconds(self, config: Config) -> dict[str, float]:
         """Seconds by stage of this run. With layout fused, one actor runs all stages."""
@@ -49,8 +53,8 @@ class Costs:
 
     @classmethod
     def from_json(cls, data: bytes) -> Costs:
-        """Raises ValueError or TypeError if the bytes are not such a record."""
-        return cls(**json.loads(data))
+        """Raises RunFileError if the bytes are not such a record."""
+        return parse_record(data, COSTS_FILE, cls, remedy="remove it, and edits are measured again")
 
 
 def known_costs(plan: Plan) -> Costs | None:
@@ -61,7 +65,7 @@ def known_costs(plan: Plan) -> Costs | None:
     """
     try:
         return Costs.from_json(plan.output.get(COSTS_FILE))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, RunFileError):  # an estimate is not worth an error
         return marker_costs(plan)
 
 
@@ -69,8 +73,7 @@ def marker_costs(plan: Plan) -> Costs | None:
     """Seconds of earlier runs, from at most ``MAX_MARKERS`` shards; None if none is published."""
     output, stride = plan.output, max(1, len(plan.published) // MAX_MARKERS)
     names = plan.published[::stride][:MAX_MARKERS]
-    read = in_threads(partial(read_marker, output), names)
-    markers = [stats for _, stats in read if stats]
+    markers = [stats for _, stats in in_threads(partial(_marker, output), names) if stats]
     edits = sum(stats.num_rows for stats in markers)
     if not edits:
         return None
@@ -86,6 +89,13 @@ def marker_costs(plan: Plan) -> Costs | None:
         edits_per_byte=edits / num_bytes if num_bytes and len(sizes) == len(markers) else 0.0,
         device=next((device for stats in markers for device in stats.devices), ""),
     )
+
+
+def _marker(output: Store, shard: str) -> ShardStats | None:
+    try:
+        return read_marker(output, shard)
+    except RunFileError:  # the summary names it
+        return None
 
 
 def counted_costs(config: Config) -> Costs:

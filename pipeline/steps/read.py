@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.steps.grouping import RawSample, grouped
+from pipeline.steps.limits import MAX_PART_BYTES, check_files, check_texts
 from pipeline.steps.texts import (
     SampleError,
     caption_of,
@@ -120,20 +121,28 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
 def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
     """Cuts a shard's samples into parts of at most ``part_size`` edits; at least one part.
 
-    A part closes before a sample whose edits would not fit. Only a sample with more edits than a
-    part holds is split; its pieces share the encoded image.
+    A part closes before a sample whose edits would not fit, by number or (rarely) by bytes. Only a
+    sample with more edits than a part holds is split; its pieces share the encoded image.
     """
     parts: list[list[Sample]] = [[]]
-    room = part_size
+    room, bytes_left = part_size, MAX_PART_BYTES
     for sample in samples:
         for start in range(0, len(sample.edits), part_size):
             piece = sample.edits[start : start + part_size]
-            if len(piece) > room:  # a whole image, or a piece that fills a part by itself
+            size = _part_bytes(sample, len(piece))
+            # a whole image, or a piece that fills a part by itself
+            if parts[-1] and (len(piece) > room or size > bytes_left):
                 parts.append([])
-                room = part_size
+                room, bytes_left = part_size, MAX_PART_BYTES
             parts[-1].append(replace(sample, edits=piece))
-            room -= len(piece)
+            room, bytes_left = room - len(piece), bytes_left - size
     return parts
+
+
+def _part_bytes(sample: Sample, num_edits: int) -> int:
+    """What a sample adds to a part: its image, and what is copied for each edit."""
+    copied = sum(len(data) for data in sample.extras.values())
+    return len(sample.encoded or b"") + copied * num_edits
 
 
 def first_edits(samples: list[Sample], max_edits: int | None) -> list[Sample]:
@@ -155,9 +164,13 @@ def to_sample(raw: RawSample, config: Input) -> Sample:
     try:
         _read_original(sample, raw, config)
         texts = edit_texts_of(raw.members, sample.metadata, sample.caption or "", config)
+        json_bytes = len(raw.members.get("json", b""))
+        check_texts(sample.caption or "", texts, json_bytes, sample.extras)
     except SampleError as error:
         sample.encoded = sample.encoded_mask = None
-        sample.extras = {}
+        sample.extras, sample.metadata = {}, {}
+        if error.kind in ("TooLarge", "TooManyEdits"):
+            sample.caption = None
         edit = Edit(-1, notes=list(raw.notes))
         edit.fail("read", error.kind, error.message)
         if error.skips:
@@ -176,6 +189,7 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
     """Reads everything but the edits into ``sample``. Raises SampleError; what was read stays."""
     if raw.problems:
         raise raw.problems[0]
+    check_files(raw.members)
     sample.suffix = _image_suffix(raw, config)
     sample.encoded = raw.members[sample.suffix]
     sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()

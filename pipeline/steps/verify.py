@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config.filters import Filtering, filtering_of
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA, Row, rows_of
+from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, parse_run
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
@@ -31,10 +31,13 @@ from pipeline.storage.layout import (
     tar_name,
 )
 from pipeline.storage.retry import StorageError
+from pipeline.storage.saved_inputs import INPUTS_FILE, saved_inputs
 from pipeline.storage.store import Store
 
 RUN_FILE = f"{RUN}run.json"
 FILTERS_FILE = f"{RUN}filters.json"
+CONFIG_FILE = f"{RUN}config.yaml"
+MAX_MISSING = 100  # lines
 
 
 @dataclass
@@ -53,7 +56,8 @@ class VerifyReport:
 def verify(store: Store) -> VerifyReport:
     """Audits an output: markers, hashes, rows, members, and objects of no published shard.
 
-    A shard with staged parts but no marker is a problem too: the run has not ended.
+    A shard with staged parts but no marker is a problem too: the run has not ended. So is an input
+    shard in ``_run/inputs.json`` that is not published.
 
     Raises:
         OSError: the store cannot be listed or read.
@@ -66,6 +70,7 @@ def verify(store: Store) -> VerifyReport:
     report.problems += [problem] if problem else []
     filtering, problem = _filtering(store)
     report.problems += [problem] if problem else []
+    report.problems += _unpublished(store, listing, set(shards))
     counts: Counter[str] = Counter()
     for shard in shards:
         found: Counter[str] = Counter()
@@ -93,6 +98,20 @@ def _unaccounted(listing: dict[str, int], shards: set[str]) -> Iterator[str]:
             yield f"{name}: belongs to no published shard"
 
 
+def _unpublished(store: Store, listing: dict[str, int], shards: set[str]) -> list[str]:
+    """A line for each input shard of the run that is not published, or has vanished since."""
+    if INPUTS_FILE not in listing:
+        gone = f"{INPUTS_FILE}: missing, so it is unknown which shards the run had"
+        return [gone] if CONFIG_FILE in listing else []
+    try:
+        missing = sorted(saved_inputs(store).keys() - shards)
+    except RunFileError as error:
+        return [f"{INPUTS_FILE}: {error.reason}; {error.remedy}"]
+    lines = [f"{name}: an input of the run, but not published; run again" for name in missing]
+    more = len(lines) - MAX_MISSING
+    return lines if more <= 0 else [*lines[:MAX_MISSING], f"{more} more shards are not published"]
+
+
 def _objects(shard: str) -> tuple[str, ...]:
     """The objects of a published shard. ``_audit`` checks whether a rejected tar must exist."""
     return tar_name(shard), rejected_name(shard), parquet_name(shard), marker_name(shard)
@@ -101,25 +120,27 @@ def _objects(shard: str) -> tuple[str, ...]:
 def _fingerprint(store: Store) -> tuple[str | None, str | None]:
     """(fingerprint, problem) of the file with the run's fingerprint; one of them is None."""
     try:
-        return str(json.loads(store.get(RUN_FILE))["fingerprint"]), None
+        return parse_run(store.get(RUN_FILE), RUN_FILE).fingerprint, None
     except FileNotFoundError:
         return None, f"{RUN_FILE}: missing, so the run's fingerprint is unknown"
-    except (ValueError, KeyError, TypeError):
-        return None, f"{RUN_FILE}: has no fingerprint"
+    except RunFileError as error:
+        return None, f"{RUN_FILE}: has no fingerprint: {error.reason}; {error.remedy}"
 
 
 def _filtering(store: Store) -> tuple[Filtering, str | None]:
     """The filters in force, and the problem with the file that records them, if any."""
     try:
-        tree = json.loads(store.get(FILTERS_FILE))
-        filtering = filtering_of(tree["filters"])
-        if tree["applied"]:
+        record = parse_filters(store.get(FILTERS_FILE), FILTERS_FILE)
+        filtering = filtering_of(record.filters)
+        if record.applied:
             return filtering, None
         return filtering, f"{FILTERS_FILE}: not applied to all shards yet; run refilter again"
     except FileNotFoundError:
         return Filtering(), f"{FILTERS_FILE}: missing, so the filters in force are unknown"
-    except (ValueError, KeyError, TypeError):
-        return Filtering(), f"{FILTERS_FILE}: has no filters"
+    except RunFileError as error:
+        return Filtering(), f"{FILTERS_FILE}: has no filters: {error.reason}; {error.remedy}"
+    except ValueError as error:
+        return Filtering(), f"{FILTERS_FILE}: has no filters: {error}; {OF_FILTERS}"
 
 
 def _audit(
@@ -131,9 +152,12 @@ def _audit(
 ) -> Iterator[str]:
     """The problems of one published shard; adds its rows to ``counts``."""
     try:
-        stats = ShardStats.from_json(store.get(marker_name(shard)))
-    except (ValueError, TypeError) as error:
+        stats = ShardStats.from_json(store.get(marker_name(shard)), marker_name(shard))
+    except RunFileError as error:
         yield f"the marker cannot be read: {error}"
+        return
+    except FileNotFoundError:
+        yield "its marker has gone since the listing: a run or a refilter publishes it anew"
         return
     if stats.shard != shard:
         yield f"the marker names another shard, {stats.shard!r}"

@@ -15,8 +15,9 @@ import braceexpand  # webdataset expands its patterns with the same library
 from fsspec.utils import glob_translate
 
 from pipeline.process.outage import store_of
+from pipeline.records.printable import UNPRINTABLE
 from pipeline.storage.bucket import etag_of, open_filesystem
-from pipeline.storage.formats import COMPRESSIONS, ending, unpacked
+from pipeline.storage.formats import COMPRESSIONS, BadShardError, ending, unpacked
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.no_shards import why_no_shards
 from pipeline.storage.retry import with_retries
@@ -28,7 +29,12 @@ ALLOWED = (
 )
 MAGIC = re.compile(r"[*?\[]")
 RESERVED = ("_run", "_parts", "_rejected")
+MAX_SHARD_BYTES = 16 << 30  # a shard is held in memory
 MAX_NAMES = 3  # of what was left out, in a line
+# A folder in a shard's name that is called like a file of the output of another shard, or of a mix
+OUTPUT_FOLDER = re.compile(
+    r"(?:\.tar|\.parquet|_stats\.json|\.json|/\d{5,}-of-\d{5,}(?:-[0-9a-f]{12})?\.arrow|/generation\.claim)(?=/)"
+)
 
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
@@ -57,8 +63,13 @@ class InputShard:
 
         Raises:
             ChangedError: the tar has changed, and ``as_listed`` is set.
-            BadShardError: it is compressed and cannot be unpacked.
+            BadShardError: it is too large, or it is compressed and cannot be unpacked.
         """
+        if self.size > MAX_SHARD_BYTES:
+            raise BadShardError(
+                f"{self.url}: {self.size} bytes; at most {MAX_SHARD_BYTES} are read, since a shard "
+                "is read whole: split it"
+            )
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
         data = Store(folder, storage_options).get(name, listed=listed)
@@ -346,6 +357,8 @@ def _name(url: str, prefix: str) -> str:
 
 
 def _check_names(shards: list[InputShard]) -> None:
+    """Refuses names that cannot be written, or not beside each other, before anything is done."""
+    every = {shard.name for shard in shards}
     for shard, following in zip(shards, [*shards[1:], None], strict=True):
         if following is not None and shard.name == following.name:
             raise ValueError(
@@ -359,3 +372,16 @@ def _check_names(shards: list[InputShard]) -> None:
                 f"{', '.join(RESERVED)} are reserved for the output itself, and no part of a name "
                 "may be empty, '.' or '..'"
             )
+        if UNPRINTABLE.search(shard.name):
+            raise ValueError(
+                f"input.shards: {shard.url!r} has control characters in its name, or bytes that "
+                "are not UTF-8; rename it"
+            )
+        for folder in OUTPUT_FOLDER.finditer(shard.name):
+            other = shard.name[: folder.start()]
+            if other in every:
+                raise ValueError(
+                    f"input.shards: {shard.url!r} would be written into the folder "
+                    f"{shard.name[: folder.end()]!r}, but the shard {other!r} writes a file of "
+                    "that name; rename one, or write them to two outputs"
+                )

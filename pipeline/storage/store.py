@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pipeline.process.outage import store_of
 from pipeline.storage.bucket import Bucket, open_filesystem
+from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
 from pipeline.storage.traffic import note_traffic
@@ -40,7 +41,7 @@ class Store:
             storage_options: for fsspec, e.g. endpoint_url. Never logged or shown.
 
         Raises:
-            ValueError: the url runs a command or chains file systems.
+            ValueError: see ``check_url``.
         """
         check_url(url)
         self.url = url.rstrip("/") or "/"
@@ -209,11 +210,14 @@ class Store:
 
 
 def check_url(url: str) -> None:
-    """Refuses urls that run a command (``pipe:``) or chain file systems (``zip::s3://``)."""
+    """Refuses urls that run a command (``pipe:``), chain file systems (``zip::s3://``) or hold a
+    password.
+    """
     if url.startswith("pipe:"):
         raise ValueError(f"{url!r}: pipe: urls run commands and are refused; give a path or a url")
     if "::" in url:
         raise ValueError(f"{url!r}: chained urls are refused; give one path or url")
+    check_no_credentials(url)
 
 
 def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Bucket:

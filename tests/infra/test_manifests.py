@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -95,10 +96,11 @@ def test_other_objects_and_pods_are_valid_kubernetes(folder: str) -> None:
         for template in (
             cluster["headGroupSpec"]["template"],
             *(group["template"] for group in cluster["workerGroupSpecs"]),
+            job["spec"]["submitterPodTemplate"],
         )
     ]
     others = [item for item in objects(folder) if item["kind"] != "RayJob"]
-    assert {item["kind"] for item in others} == {"ServiceAccount", "ConfigMap"}
+    assert {item["kind"] for item in others} == {"ServiceAccount", "ConfigMap", "NetworkPolicy"}
     for item in [*others, *pods]:
         kubernetes_validate.validate(item, KUBERNETES, strict=True)
 
@@ -122,6 +124,33 @@ def test_the_rayjob_has_no_workers_on_the_head_and_no_keys(folder: str) -> None:
         shared = [item for item in pod["volumes"] if item["name"] == "shm"]
         assert shared[0]["emptyDir"]["medium"] == "Memory"
     assert "secret" not in json.dumps(job).lower()
+
+
+@pytest.mark.parametrize("folder", KUSTOMIZED)
+def test_the_cluster_asks_for_a_token_and_lets_few_in(folder: str) -> None:
+    """The policy selects every pod of the run, and no rule of it is open to all."""
+    job = rayjob(folder)
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    (policy,) = [item for item in objects(folder) if item["kind"] == "NetworkPolicy"]
+    chosen = policy["spec"]["podSelector"]["matchLabels"].items()
+    templates = [cluster["headGroupSpec"]["template"], job["spec"]["submitterPodTemplate"]]
+    templates += [group["template"] for group in cluster["workerGroupSpecs"]]
+    for template in templates:
+        assert chosen <= template["metadata"]["labels"].items()
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    for rule in policy["spec"]["ingress"]:
+        for source in rule["from"]:
+            assert all(selector["matchLabels"] for selector in source.values())
+    (dashboard,) = [
+        rule
+        for rule in policy["spec"]["ingress"]
+        if {"port": 8265, "protocol": "TCP"} in rule.get("ports", [])
+    ]
+    assert "kuberay-operator" in json.dumps(dashboard)
+    submitter = job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
+    head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert submitter["image"] == head["image"]
 
 
 def test_overlays_put_workers_on_spot_nodes() -> None:
@@ -158,7 +187,12 @@ def test_the_dockerfile_passes_hadolint() -> None:
     tool("hadolint", INFRA / "docker" / "Dockerfile")
     text = (INFRA / "docker" / "Dockerfile").read_text()
     assert "USER 1000" in text
-    assert "--constraint constraints.txt" in text
+    assert "--require-hashes" in text
+    assert "FROM ${CUDA_IMAGE}@${CUDA_DIGEST}" in text
+    assert not re.search(r"^ARG CUDA_DIGEST=", text, re.M), "the digest is given with each build"
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for copied in re.findall(r"^COPY (\S+) ", text, re.M):
+        assert copied == "." or f"!{copied}" in ignored
 
 
 def test_the_slurm_script_passes_shellcheck() -> None:

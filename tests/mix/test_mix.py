@@ -46,7 +46,7 @@ def test_mix_from_another_folder_names_the_key_to_give(
 ) -> None:
     """The run named its input relative to the folder that it was started in."""
     make_outputs(tmp_path, shards=1, images=2)
-    saved = "input: {shards: in/*.tar, key_split: suffix}\n"
+    saved = "input: {shards: in/*.tar, key_split: suffix}\noutput: {path: out}\n"
     (tmp_path / "out/_run/config.yaml").write_text(saved)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

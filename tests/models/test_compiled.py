@@ -13,7 +13,7 @@ from pipeline.config.config import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
-from pipeline.models.compiled import CACHE_VARIABLE, compile_network
+from pipeline.models.compiled import CACHE_VARIABLE, compile_network, private_folder
 from pipeline.models.device import memory_format_for
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
@@ -45,6 +45,34 @@ def test_padding_never_exceeds_the_micro_batch() -> None:
     """Padding stops at the micro-batch size, and happens only for static shapes."""
     assert [MicroBatch(6, static=True).padded(n) for n in (1, 3, 5, 6)] == [1, 4, 6, 6]
     assert MicroBatch(6).padded(5) == 5
+
+
+def test_the_folder_of_compiled_code_is_the_users_alone(tmp_path: Path) -> None:
+    """It is made with mode 0700, and an own folder that others can read is closed to them."""
+    (tmp_path / "read").mkdir(mode=0o755)
+    for name in ("new/deep", "read"):
+        folder = private_folder(str(tmp_path / name))
+        assert folder == str(tmp_path / name)
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_could_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch executes what is in it. Its own default, a name in /tmp, is checked alike."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match=r"model\.compile_cache='.*shared'.*mode 777"):
+        compile_network(nn.Linear(1, 1), Model(compile="default", compile_cache=str(folder)))
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    with pytest.raises(PermissionError, match=r"model\.compile_cache=None: the folder .*shared"):
+        compile_network(nn.Linear(1, 1), Model(compile="default"))
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 12345)  # as if another user had made it
+    with pytest.raises(PermissionError, match=r"torchinductor_.* belongs to user \d+"):
+        private_folder(None)
 
 
 def test_denoiser_returns_a_copy_of_the_output(tiny_model: LatentDiffusion) -> None:

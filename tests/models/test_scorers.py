@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from transformers import CLIPModel, ViTForImageClassification, ViTModel
 from pipeline.config.scores import COMPUTED_BY, Scores
 from pipeline.models.embeddings import clip_scores
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.scorers import EditToScore, Scorers
+from pipeline.models.score_weights import ScorerFiles
+from pipeline.models.scorers import EditToScore, Scorers, _processor
 from tests.reference import scores as reference
 from tests.samples import pixels
 from tests.tiny_scorers import WIDTH, aesthetic_weights, make_tiny_scorers
@@ -51,6 +54,23 @@ def test_every_configured_score_is_computed(scorers: Scorers) -> None:
         values = [scores[name] for scores in found]
         assert np.isfinite(values).all()
         assert len(set(values)) == 3, name
+
+
+def test_code_beside_a_processor_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask on the terminal, and one "y" would run the folder's own code."""
+    ran = tmp_path / "ran"
+    asked = mock.Mock(return_value="y")
+    auto_map = {"AutoImageProcessor": "evil.Evil"}
+    config = {"image_processor_type": "Evil", "auto_map": auto_map}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.setattr("builtins.input", asked)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        _processor(ScorerFiles(tmp_path, (), "r"))
+    asked.assert_not_called()
+    assert not ran.exists()
 
 
 def test_scores_ignore_neighbors_and_micro_batch(scorers: Scorers, section: dict[str, Any]) -> None:

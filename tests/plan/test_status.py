@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from pipeline.plan.inputs import changed_inputs, saved_inputs
+from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.plan.status import read_status
+from pipeline.records.run_files import RunFileError
+from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard
@@ -139,6 +141,17 @@ def test_inputs_json_gains_new_shards_and_drops_removed_ones(
         (tmp_path / f"in/{number}.tar").unlink()
     write_run_folder(fake_plan(shards, output.url))
     assert list(saved_inputs(output)) == ["0", "1", "3"]
+
+
+@pytest.mark.parametrize("field", ["name", "url", "etag"])
+def test_half_a_surrogate_pair_in_inputs_json_is_damage(field: str, output: Store) -> None:
+    """It could not be written again; a byte that is not UTF-8 could."""
+    entry = {"name": "0", "url": "in/0.tar", "size": 1, "etag": None}
+    output.put("_run/inputs.json", json.dumps([entry | {field: "a\ud800"}]).encode())
+    with pytest.raises(RunFileError, match=r"inputs\.json: is damaged"):
+        saved_inputs(output)
+    output.put("_run/inputs.json", json.dumps([entry | {field: "a\udcff"}]).encode())
+    assert list(saved_inputs(output)) == ["a\udcff" if field == "name" else "0"]
 
 
 def test_a_changed_input_of_a_published_shard_has_a_warning(

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from pipeline.config.config import Config
 from pipeline.records.part import Part
 from pipeline.records.rows import ROW_SCHEMA
 from pipeline.steps.publish import ShardStats, publish_if_complete
+from pipeline.steps.staged_parts import claimed_parts
 from pipeline.steps.verify import verify
 from pipeline.storage.layout import StagedPart, output_state, sweep
 from pipeline.storage.store import Store
@@ -254,3 +256,15 @@ def test_hugging_face_datasets_reads_the_output(
     assert list(loaded["__key__"]) == ["a_0", "a_1", "b_0"]
     assert loaded[0]["png"].size == (32, 32)
     assert loaded[0]["json"]["edit_text"] == "a cat"
+
+
+def test_parts_are_published_in_the_order_of_their_numbers() -> None:
+    """From 100,000 parts on, numbers have six digits, which sort otherwise as text."""
+    count = 100_001
+    names = sorted(StagedPart("s", index, count).name for index in range(count))
+    listing = dict.fromkeys(names, 1)
+    store = mock.Mock(list=lambda prefix: listing, put_if_absent=lambda *_: True)
+    staged = claimed_parts(store, "s")
+    assert staged is not None
+    assert [part.index for part in staged] == list(range(count))
+    assert [part.name for part in staged] != names

@@ -177,8 +177,14 @@ def test_settings_that_are_null_are_not_set_and_whole_floats_are_seeds() -> None
 
 def test_only_files_of_named_suffixes_are_passed_through() -> None:
     """Loaders decode by suffix, and run what is in a pickle: a note names what stays behind."""
-    others = {"depth__npy": b"1", "boxes__json": b"{}", "cls": b"7"}
-    pickles = {"pyd": b"x", "a__pkl": b"x", "PICKLE": b"x", "pth": b"x", "flow__exr": b"x"}
+    others: dict[str, Any] = {"depth__npy": b"1", "boxes__json": b"{}", "cls": b"7"}
+    pickles: dict[str, Any] = {
+        "pyd": b"x",
+        "a__pkl": b"x",
+        "PICKLE": b"x",
+        "pth": b"x",
+        "flow__exr": b"x",
+    }
     sample = read_one(png=IMAGE, txt="a", edit__txt="b", **others, **pickles)
     assert sample.extras == {"depth.npy": b"1", "boxes.json": b"{}", "cls": b"7"}
     note = "not passed through, by input.pass_through: .pyd, .a.pkl, .pickle, .pth, .flow.exr"

@@ -23,6 +23,9 @@ from pipeline.storage.store import Store
 from tests.committing import make_config, run
 from tests.samples import raw_sample, shard_bytes, write_shard
 
+INPUTS = json.dumps(
+    [{"name": name, "url": f"in/{name}.tar", "size": 1, "etag": None} for name in ("0", "1")]
+).encode()
 Change = Callable[[Store], None]
 
 
@@ -101,6 +104,9 @@ def flip(store: Store, name: str) -> None:
         (lambda s: s.delete("_run/run.json"), "_run/run.json: missing"),
         (lambda s: s.put("_run/run.json", b"[]"), "has no fingerprint"),
         (lambda s: s.delete("_run/filters.json"), "_run/filters.json: missing"),
+        (lambda s: s.put("_run/config.yaml", b""), "_run/inputs.json: missing"),
+        (lambda s: s.put("_run/inputs.json", b"null"), "_run/inputs.json: is damaged"),
+        (lambda s: s.put("_run/inputs.json", INPUTS), "1: an input of the run, but not published"),
         (lambda s: s.put("_run/filters.json", b"[]"), "has no filters"),
         (lambda s: in_force(s, [], applied=False), "not applied to all shards yet"),
         (lambda s: in_force(s, ["mask_area >= 2"]), "published with other filters"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,6 +148,39 @@ def test_names_of_the_outputs_own_folders_are_refused(folder: Path) -> None:
     """A shard named _run/x would be written among the run's own files."""
     with pytest.raises(ValueError, match="are reserved for the output itself"):
         expand_shards([f"{folder}/a.tar", f"{folder}/_run/x.tar"])
+
+
+@pytest.mark.parametrize(
+    "name", [b"a\n.tar", b"a\x1b[2J.tar", b"a\xff.tar", "a\u202egpj.tar".encode(), b"\x7f/a.tar"]
+)
+def test_names_that_cannot_be_shown_are_refused(name: bytes, tmp_path: Path) -> None:
+    """Control characters, and bytes that are not UTF-8; the message itself shows none."""
+    path = os.fsencode(tmp_path) + b"/in/" + name
+    os.makedirs(os.path.dirname(path))
+    Path(os.fsdecode(path)).write_bytes(b"x")
+    with pytest.raises(ValueError, match="control characters in its name, or bytes that") as caught:
+        expand_shards(f"{tmp_path}/in/**/*.tar")
+    assert str(caught.value).isprintable()
+
+
+def test_names_with_markup_are_written_as_they_are(tmp_path: Path) -> None:
+    """Rich's markup and other scripts are names like any other."""
+    for name in ("[/x]", "[bold]", ":smile:", "犬", "a b%"):
+        Store(f"{tmp_path}/in").put(f"{name}.tar", b"x")
+    assert names(f"{tmp_path}/in") == sorted(["[/x]", "[bold]", ":smile:", "犬", "a b%"])
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tar/b", "a.parquet/b", "a_stats.json/b", "a.json/b", "a/00000-of-00001.arrow/b"]
+)
+def test_a_folder_called_like_another_shards_file_is_refused(name: str) -> None:
+    """Shard a writes a.parquet, so nothing can be written into a folder of that name."""
+    folder = f"memory://{uuid.uuid4().hex}"
+    Store(folder).put(f"deep/{name}.tar", b"x")
+    assert names(folder) == [f"deep/{name}"]
+    Store(folder).put("deep/a.tar", b"x")
+    with pytest.raises(ValueError, match=r"but the shard 'deep/a' writes a file of that name"):
+        expand_shards(folder)
 
 
 def test_output_and_input_must_not_overlap(folder: Path) -> None:

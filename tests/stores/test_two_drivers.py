@@ -72,10 +72,10 @@ class Torn(Exception):
 
 
 def tear(monkeypatch: pytest.MonkeyPatch, operation: str, name: str) -> None:
-    """Makes the next storage call with this operation and name raise before it is made."""
+    """Makes the next storage call with this operation and start of a name raise before it."""
 
     def hook(when: str, called: str, of: str) -> None:
-        if (when, called, of) == ("before", operation, name):
+        if (when, called) == ("before", operation) and of.startswith(name):
             raise Torn
 
     monkeypatch.setattr(Store, "hook", staticmethod(hook))
@@ -99,7 +99,7 @@ def test_a_torn_publish_in_a_bucket_is_repaired(
     put_input(f"{bucket}/in", options)
     sections = {key: {"storage_options": options} for key in ("input", "output")}
     output = Store(f"{bucket}/out", options)
-    tear(monkeypatch, operation, name.replace("<part>", "_parts/0/00001-of-00003.arrow"))
+    tear(monkeypatch, operation, name.replace("<part>", "_parts/0/00001-of-00003-"))
     with pytest.raises(Torn):
         run_fake(fake_plan(f"{bucket}/in", output.url, 1, **sections))
     monkeypatch.setattr(Store, "hook", None)

@@ -143,6 +143,34 @@ def test_a_relative_path_is_refused(
         )
 
 
+@pytest.mark.parametrize("section", ["input", "output"])
+def test_credentials_in_the_options_are_refused(section: str) -> None:
+    """They would lie in a file that everyone on the nodes can read; the error names the keys."""
+    tree: dict[str, Any] = {"input": {"shards": "s3://bucket/in"}, "output": {"path": "s3://b/out"}}
+    harmless = {"endpoint_url": "http://minio:9000", "anon": False, "client_kwargs": {"x": 1}}
+    tree[section]["storage_options"] = harmless
+    submitting.check_secrets(parse_config(tree))
+    tree[section]["storage_options"] = harmless | {
+        "secret": "hunter2",
+        "client_kwargs": {"aws_secret_access_key": "hunter2"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        submitting.submit(parse_config(tree), "http://127.0.0.1:1", packages=False, wait=False)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{section}.storage_options: client_kwargs.aws_secret_access_key, secret: hold credentials"
+    )
+    assert "hunter2" not in message
+
+
+def test_a_password_in_a_url_is_refused() -> None:
+    """Ray shows a job's output on its dashboard, and the config is a file on every node."""
+    tree = {"input": {"shards": ["s3://key:hunter2@bucket/in"]}, "output": {"path": "s3://b/out"}}
+    with pytest.raises(ConfigError, match="credentials in a url") as caught:
+        submitting.submit(parse_config(tree), "http://127.0.0.1:1", packages=False, wait=False)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_packages_are_pinned_to_this_installations_versions() -> None:
     """Versions are in the fingerprint: a job that is submitted again needs the same ones."""
     wanted = submitting._requirements()

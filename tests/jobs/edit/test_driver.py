@@ -52,6 +52,19 @@ def test_a_changed_input_has_a_warning(
     assert line.startswith("warning: shard 0: the input has changed since it was read")
 
 
+def test_a_damaged_marker_is_named_and_stays(
+    finished: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is published can no longer be told, so the exit code is 1."""
+    finished.output.put("0_stats.json", b"null")
+    assert again(finished) == 1
+    printed = capsys.readouterr().out
+    assert f"shard 0: {finished.output.url}/0_stats.json: is damaged: " in printed
+    assert "remove it, and the next run computes the shard again" in printed
+    assert finished.output.get("0_stats.json") == b"null"
+    assert "0" in json.loads(finished.output.get("_run/summary.json"))["unreadable"]
+
+
 def test_retry_failed_prints_the_number_of_shards(
     finished: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:

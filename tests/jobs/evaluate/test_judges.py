@@ -132,7 +132,7 @@ def test_imagenet_classes_are_numbered_by_sorted_folder(tmp_path: Path) -> None:
         return brightness(images)
 
     def means(classes: list[str], weights: str = "w") -> dict[str, float]:
-        found = class_means(tmp_path / "real", classes, features, weights, home)
+        found = class_means(tmp_path / "real", classes, features, weights, home, print)
         return {number: float(mean[0]) for number, mean in found.items()}
 
     assert means(["7"]) == {"7": 15.0}

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,13 +71,15 @@ class ShardStats:
     input_sha256: str = ""  # of the input shard's object; "" of what 0.1.0 published
     generation: str = ""  # of its parts, likewise
     version: int = VERSION
+    digest: str = ""  # sha256 of this file with "" in this place; "" of what 0.1.0 published
 
     @property
     def num_rows(self) -> int:
         return sum(self.counts.values())
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        tree = asdict(self)
+        return _marker_json(tree | {"digest": _digest_of(tree)})
 
     @classmethod
     def from_json(cls, data: bytes, name: str = "the marker") -> ShardStats:
@@ -90,7 +92,18 @@ class ShardStats:
         if stats.part_rows and len(stats.part_rows) != stats.num_parts:
             reason = f"is damaged: {len(stats.part_rows)} part_rows for {stats.num_parts} parts"
             raise RunFileError(name, reason, REMEDY)
+        # Fields of a later version would be lost in ``asdict``, so the file itself is taken.
+        if stats.digest and stats.digest != _digest_of(json.loads(data)):
+            raise RunFileError(name, "is damaged: it is not what its digest says", REMEDY)
         return stats
+
+
+def _marker_json(tree: dict[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _digest_of(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(_marker_json(tree | {"digest": ""})).hexdigest()
 
 
 @dataclass

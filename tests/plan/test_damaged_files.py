@@ -133,7 +133,7 @@ def test_the_page_shows_no_control_characters(tmp_path: Path) -> None:
     marker = json.loads(made.whole["0_stats.json"])
     hostile = "\x1b[2J\u202ecod\x9b"
     marker |= {"problem": hostile, "devices": [hostile], "failures": {f"decode: {hostile}": 1}}
-    made.damage("0_stats.json", json.dumps(marker).encode())
+    made.damage("0_stats.json", json.dumps(marker | {"digest": ""}).encode())
     assert answer(commands(made)["report"]).code == 0
     page = (made.output / "_run/report.html").read_text()
     assert not HOSTILE.search(page)

@@ -74,5 +74,5 @@ def test_markers_without_the_count_are_read(tmp_path: Path) -> None:
     """As those that were written before there was one."""
     plan = run_cut(tmp_path, "crop")
     tree = json.loads(plan.output.get("0_stats.json"))
-    del tree["cut_masks"]
+    del tree["cut_masks"], tree["digest"]
     assert ShardStats.from_json(json.dumps(tree).encode()).cut_masks == 0

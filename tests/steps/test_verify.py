@@ -53,9 +53,9 @@ def test_a_published_output_has_no_problems(store: Store) -> None:
 
 
 def mark(store: Store, **changes: Any) -> None:
-    """Changes values in the marker."""
+    """Changes values in the marker, and takes its digest out, which would find the change."""
     marker = json.loads(store.get("0_stats.json"))
-    store.put("0_stats.json", json.dumps(marker | changes).encode())
+    store.put("0_stats.json", json.dumps(marker | changes | {"digest": ""}).encode())
 
 
 def replace_object(store: Store, kind: str, data: bytes) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs.evaluate.options import add_arguments as add_evaluate_arguments
 from pipeline import __version__
+from pipeline.config.spelling import did_you_mean
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,10 +27,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+class _Parser(argparse.ArgumentParser):
+    """Suggests what was probably meant by a misspelt command or choice."""
+
+    def error(self, message: str) -> NoReturn:
+        invalid = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        if invalid is not None:
+            choices = [name.strip("' ") for name in invalid[2].split(",")]
+            message += did_you_mean(invalid[1], choices)
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="overpaint", description="Edits image datasets at dataset scale."
-    )
+    parser = _Parser(prog="overpaint", description="Edits image datasets at dataset scale.")
     parser.add_argument("--version", action="version", version=f"overpaint {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_runs(commands)

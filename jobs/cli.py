@@ -145,7 +145,10 @@ def _evaluate_augmentation(options: argparse.Namespace) -> int:
             "jobs/augmentation"
         )
     from jobs.augmentation.command import evaluate_augmentation
+    from jobs.edit.writable import check_writable
+    from pipeline.storage.store import Store
 
+    check_writable(Store(home_of(options)))
     return evaluate_augmentation(options.config, options.overrides, Path(home_of(options)))
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs.edit.driver_memory import release_memory
+from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import edit_dataset
 from jobs.edit.progress import RunProgress
 from jobs.supervise.journal import Journal
@@ -85,7 +86,8 @@ def run_simulation(
     plan = simulation.plan(config)
     guard = Guard(_NoJournal(), None)
     size = config.run.shards_per_wave
-    with RunProgress(plan.num_shards, 0, config.run.progress_every_s) as progress:
+    every_s = config.run.progress_every_s
+    with RunProgress(plan.num_shards, 0, every_s, EditsLeft(plan)) as progress:
         hear = progress.update
 
         def update(result: PartResult) -> None:

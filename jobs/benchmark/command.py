@@ -18,9 +18,12 @@ from jobs.benchmark.plot import plot_curves, plot_report
 from jobs.benchmark.report import WORKLOADS, print_report, ratios_of, runs_of, write_report
 from jobs.benchmark.sweep import SWEEPS, run_sweep
 from jobs.benchmark.work import BenchmarkSample, draw_samples
+from jobs.edit.writable import check_writable
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, apply_override, parse_config
+from pipeline.config.spelling import did_you_mean
 from pipeline.config.stages import STAGES
+from pipeline.storage.store import Store
 
 BASELINE_FAMILY = "stable-diffusion"
 
@@ -77,6 +80,7 @@ class Options:
 def benchmark(options: Options) -> int:
     """Measures, writes the report and its plot, prints the figures."""
     start = time.monotonic()
+    check_writable(Store(str(options.out.parent)))
     config, device = benchmark_config(options)
     report = (
         measure_curves(options, config, device)
@@ -103,7 +107,8 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
     """
     for name in options.sweep:
         if name not in SWEEPS:
-            raise ConfigError(f"--sweep {name}: allowed are {', '.join(SWEEPS)}")
+            hint = did_you_mean(name, SWEEPS)
+            raise ConfigError(f"--sweep {name}: allowed are {', '.join(SWEEPS)}{hint}")
     for name in ("edits", "baseline_edits"):
         if getattr(options, name) % 4 and not options.sweep:
             raise ConfigError(

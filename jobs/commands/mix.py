@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 from jobs import exit_codes
+from jobs.edit.paths import is_relative
+from jobs.edit.writable import check_writable
 from jobs.terminal import show, show_table
 from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
 from pipeline.config.mix import Mix
@@ -36,10 +38,15 @@ def mix_outputs(
         ConfigError: the settings, the originals and the outputs do not match.
     """
     try:
-        mix = _settings(output, edited, config, overrides)
-        plan = make_mix_plan(mix)
+        mix, hint = _settings(output, edited, config, overrides)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error) or type(error).__name__) from error
+    try:
+        plan = make_mix_plan(mix)
+    except (ValueError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise ConfigError(text + (hint if "input.shards" in text else "")) from error
+    check_writable(plan.output)
     _print_plan(plan)
     if dry_run:
         return 0
@@ -54,22 +61,41 @@ def mix_outputs(
     return 0
 
 
-def _settings(output: str, edited: list[str], config: str | None, overrides: list[str]) -> Mix:
-    """The settings; those of ``input`` default to the ones of the first output's run."""
+def _settings(
+    output: str, edited: list[str], config: str | None, overrides: list[str]
+) -> tuple[Mix, str]:
+    """The settings; those of ``input`` default to the ones of the first output's run.
+
+    Also what to add to an error about the input, where that run's relative paths were taken.
+    """
     given: dict[str, Any] = {} if config is None else load_tree(config)
     for override in overrides:
         apply_override(given, override)
     for section, place in (("output", {"path": output}), ("edited", {"paths": edited})):
         given[section] = {**given.get(section, {}), **place}
     first = Store(edited[0], given["edited"].get("storage_options"))
+    first.check_reachable()
     try:
         saved = read_config(first).input.model_dump(mode="json")
     except FileNotFoundError:
         raise ConfigError(
             f"{edited[0]}: there is no {CONFIG_FILE}, so it is no run's output"
         ) from None
-    given["input"] = {**saved, **given.get("input", {})}
-    return parse_settings(given, Mix)
+    own = given.get("input", {})
+    given["input"] = {**saved, **own}
+    hint = "" if "shards" in own else _relative_hint(saved["shards"], edited[0])
+    return parse_settings(given, Mix), hint
+
+
+def _relative_hint(shards: str | list[str], run: str) -> str:
+    """What to do if the shards are not found, where a run names them by relative paths."""
+    entries = [shards] if isinstance(shards, str) else shards
+    if not any(is_relative(entry) for entry in entries):
+        return ""
+    return (
+        f"; {run} names its input relative to the folder where it was run: "
+        f"input.shards={shards!r}. Mix there, or give input.shards= with the path of the originals"
+    )
 
 
 class _Progress:

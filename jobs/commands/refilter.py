@@ -8,6 +8,7 @@ from collections import Counter
 
 from jobs.commands.open_output import open_output
 from jobs.edit.report import draw_report
+from jobs.edit.writable import check_writable
 from jobs.terminal import show, show_table
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
@@ -76,6 +77,7 @@ def refilter_output(
             f"{path}: {found.lost} rejected edits would pass, but their images were not kept "
             "(output.keep_rejected: false); this output can only get stricter filters"
         )
+    check_writable(output)
     if dry_run:
         return 0
     done = refilter(output, config.filtering)

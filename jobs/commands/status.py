@@ -7,6 +7,7 @@ from jobs.terminal import show, show_table
 from pipeline.config.load import ConfigError
 from pipeline.plan.status import OutputStatus, ShardStatus, read_status
 from pipeline.records.printable import printable_json
+from pipeline.republish.retry_failed import retried_rows
 
 
 def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int:
@@ -24,7 +25,25 @@ def print_status(path: str, storage_options: list[str], *, as_json: bool) -> int
         show(printable_json(status.to_tree(), indent=2), lines=True)
     else:
         _print_table(status)
+        failed = [shard for shard in status.shards if shard.failed]
+        if failed:
+            _print_advice(
+                sum(shard.failed for shard in failed),
+                sum(retried_rows(output, [shard.shard for shard in failed]).values()),
+            )
     return 0
+
+
+def _print_advice(failed: int, retried: int) -> None:
+    """Says what can be done about failed edits: nothing here, where their own input is at fault."""
+    others = "the reasons are in the column message: correct the input, and use another output"
+    if retried == failed:
+        show(f"{failed} failed edits: overpaint edit ... --retry-failed")
+    elif retried:
+        show(f"{failed} failed edits: overpaint edit ... --retry-failed recomputes {retried}")
+        show(f"the other {failed - retried} would fail again; {others}")
+    else:
+        show(f"{failed} failed edits, which would fail again; {others}")
 
 
 def _print_table(status: OutputStatus) -> None:
@@ -35,8 +54,6 @@ def _print_table(status: OutputStatus) -> None:
     states = ", ".join(f"{number} {state}" for state, number in status.states.items())
     tree = status.to_tree()
     show(f"{len(status.shards)} shards: {states}; {tree['edits']} edits")
-    if tree["failed"]:
-        show(f"{tree['failed']} failed edits: overpaint edit ... --retry-failed")
 
 
 def _edits(shard: ShardStatus) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ import ray
 
 from jobs.edit.driver_memory import limit_malloc_arenas
 from jobs.edit.graph import TASK_CPUS
+from jobs.edit.ray_job import DriverJob
 from jobs.logs import tell
 from jobs.ray_environment import WANTS_TOKEN, cluster_address
 from pipeline.config.config import Config
@@ -39,9 +40,14 @@ def connect(config: Config, verbose: bool) -> None:
     # Chooses Ray's future default for workers without GPUs; otherwise Ray prints a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    job = DriverJob(verbose=verbose)
+    # What Ray's processes push to every driver, such as a line for each task that the memory
+    # monitor ended; log_to_driver does not stop it.
+    ray._private.worker._worker_logs_enabled = verbose
     try:
         ray.init(
             address=address or "local",  # with None, Ray joins a cluster that runs on this machine
+            job_config=job,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             **local,
@@ -50,6 +56,8 @@ def connect(config: Config, verbose: bool) -> None:
         if address is None:
             raise
         raise ConfigError(f"run.address={address!r}: {_refusal(error)}") from error
+    finally:
+        job.started()
     if callable(on_sigterm):  # ray.init has replaced it
         signal.signal(signal.SIGTERM, on_sigterm)
     if not verbose:

@@ -11,6 +11,7 @@ import ray
 from jobs import exit_codes
 from jobs.edit.cluster import check_stores, connect, device_of, disconnect
 from jobs.edit.driver_memory import release_memory
+from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
 from jobs.edit.lost_parts import run_missing
 from jobs.edit.paths import with_absolute_paths
@@ -18,6 +19,7 @@ from jobs.edit.planner import planned
 from jobs.edit.progress import RunProgress
 from jobs.edit.report import report_run
 from jobs.edit.summary_tables import print_dry_run, print_summary
+from jobs.edit.writable import before_the_start, check_writable
 from jobs.logs import tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.supervise.journal import Journal
@@ -25,6 +27,7 @@ from jobs.supervise.shutdown import GracefulStop, StopFlag
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
+from pipeline.plan.cuts import apply_cuts
 from pipeline.plan.first_look import first_look
 from pipeline.plan.inputs import changed_inputs
 from pipeline.plan.plan import Plan, ShardWork, make_plan
@@ -42,8 +45,10 @@ ONE_DRIVER = (
 
 def dry_run(config: Config) -> int:
     """Prints what a run would do, and computes nothing."""
+    use_format(config.run.log_format)
     check_stores(config)
     plan = make_plan(config, device_of(config))
+    check_writable(plan.output, _named(plan))
     _warn([*plan.left_out, *first_look(plan)])
     print_dry_run(plan)
     return exit_codes.OK
@@ -77,10 +82,15 @@ def edit(
     if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
         connect(config, verbose)  # "auto" depends on the GPUs of the cluster
     plan = make_plan(config, device_of(config))
+    check_writable(plan.output, _named(plan))
     _warn([*plan.left_out, *first_look(plan), *changed_inputs(plan)])
-    if not plan.output.conditional:  # tested once, before workers get their copies
-        tell(ONE_DRIVER, level="warning")
-    write_run_folder(plan)
+    for line in plan.cuts.lines:
+        tell(line)
+    with before_the_start(_named(plan)):
+        if not plan.output.conditional:  # tested once, before workers get their copies
+            tell(ONE_DRIVER, level="warning")
+        apply_cuts(plan.output, plan.cuts)
+        write_run_folder(plan)
     _warn(complete_refilter(plan))
     if retry_failed:
         plan = _reopened(plan)
@@ -129,6 +139,10 @@ def _exit_code(plan: Plan, summary: RunSummary) -> int:
     return exit_codes.OK
 
 
+def _named(plan: Plan) -> str:
+    return f"output.path={plan.config.output.path!r}"
+
+
 def _warn(lines: Iterable[str]) -> None:
     for line in lines:
         tell(f"warning: {line}", level="warning")
@@ -162,7 +176,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
     try:
         with (
             JournalWatch(guard.journal),
-            RunProgress(plan.num_shards, len(plan.published), every_s) as progress,
+            RunProgress(plan.num_shards, len(plan.published), every_s, EditsLeft(plan)) as progress,
         ):
             for wave in _waves(plan.work, plan.config.run.shards_per_wave):
                 if stop.requested:

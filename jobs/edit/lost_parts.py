@@ -9,7 +9,7 @@ from jobs.edit.progress import RunProgress
 from jobs.logs import tell
 from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
-from jobs.supervise.starts import tell_ended_workers
+from jobs.supervise.starts import tell_reports
 from jobs.supervise.watchdog import Guard
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.staged import PartResult
@@ -26,7 +26,7 @@ def run_missing(plan: Plan, progress: RunProgress, guard: Guard, stop: StopFlag)
     A part is missing when its actor died more often than ``run.max_task_retries`` allows, or when
     an operator outside the stages raised. A shard that cannot be read stays unpublished.
     """
-    tell_ended_workers(guard.journal)  # first the reasons, then what follows from them
+    tell_reports(guard.journal)  # first the reasons, then what follows from them
     left = publish_staged(plan.still_to_do())
     if not left.work or stop.is_set():
         return

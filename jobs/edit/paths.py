@@ -24,7 +24,7 @@ def relative_paths(config: Config) -> list[tuple[str, str]]:
     weights = [("model.path", config.model.path)]
     weights += [(f"scores.{name}.path", net.path) for name, net in config.scores.chosen.items()]
     paths += [(key, path) for key, path in weights if _is_here(path)]
-    return [(key, path) for key, path in paths if _is_relative(path)]
+    return [(key, path) for key, path in paths if is_relative(path)]
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -35,7 +35,7 @@ def with_absolute_paths(config: Config) -> Config:
             is not changed here.
     """
     shards, model, scores = config.input.shards, config.model, config.scores
-    if _is_here(model.path) and _is_relative(model.path):
+    if _is_here(model.path) and is_relative(model.path):
         raise ConfigError(
             f"model.path={model.path!r}: is relative, but the cluster's workers run in other "
             "folders; give an absolute path that every node sees"
@@ -61,10 +61,11 @@ def _is_here(weights: str) -> bool:
     return weights != "bundled" and os.path.exists(weights)
 
 
-def _is_relative(path: str) -> bool:
+def is_relative(path: str) -> bool:
+    """Whether a path depends on the current folder; a url does not."""
     local = path.removeprefix("file://").removeprefix("local://")
     return "://" not in local and not os.path.isabs(os.path.expanduser(local))
 
 
 def _absolute(path: str) -> str:
-    return local_path(path) if _is_relative(path) else path
+    return local_path(path) if is_relative(path) else path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+from dataclasses import asdict, replace
 
 import ray
 
@@ -10,7 +11,7 @@ from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
 from jobs.edit.cluster import check_pools, check_stores, connect, device_of, disconnect
 from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
-from jobs.logs import tell
+from jobs.logs import is_json, tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.terminal import show, show_table
 from pipeline.config.config import Config
@@ -28,6 +29,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     Raises:
         ConfigError: the run could not start.
     """
+    use_format(config.run.log_format)
     check_stores(config)
     if cluster_address(config):
         config = with_absolute_paths(config)
@@ -35,7 +37,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
         connect(config, verbose)
     plan = make_plan(config, device_of(config))
     if not plan.work:
-        show("nothing is left to compute")
+        tell("nothing is left to compute", to=sys.stdout)
         return 0
     if not ray.is_initialized():
         connect(config, verbose)
@@ -95,6 +97,9 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
 
 
 def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> None:
+    if is_json():
+        tell("plan", plan=asdict(expected), costs=costs.source)
+        return
     config, known = plan.config, costs.source != "evaluations"
     names = ["pool", "actors", "s per edit", "busy", "micro-batch"]
     names += ["largest that fits"] if expected.micro_batch else []

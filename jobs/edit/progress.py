@@ -11,6 +11,7 @@ from ray.data import Dataset
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import results_of
 from jobs.edit.metrics import RunMetrics
 from jobs.logs import is_json, note, tell
@@ -28,11 +29,12 @@ class _Rates(ProgressColumn):
 class RunProgress:
     """Counts parts as they are staged. Use it as a context manager.
 
-    The bar counts shards, since their number is known from the start; the number of edits is known
-    only after a shard was read.
+    The bar counts shards, since their number is known from the start. The time left is that of the
+    edits left, whose number is estimated until every shard was read.
     """
 
-    def __init__(self, num_shards: int, num_done: int, every_s: float) -> None:
+    def __init__(self, num_shards: int, num_done: int, every_s: float, left: EditsLeft) -> None:
+        self.left = left
         self.num_shards = num_shards
         self.num_done_before = num_done
         self.published: set[str] = set()  # two parts may both find their shard complete
@@ -87,6 +89,7 @@ class RunProgress:
         if result.published:
             self.published.add(result.shard)
         self.counts.update(result.counts)
+        self.left.update(result)
         note(
             "part staged",
             shard=result.shard,
@@ -110,6 +113,18 @@ class RunProgress:
         edits = self.counts.total() - self.first_edits
         return edits / (self.last_part_at - self.first_part_at)
 
+    def seconds_left(self, elapsed_s: float) -> float | None:
+        """Until the last edit; None if that is not known yet.
+
+        At the rate since the first part, once that is longer ago than the start-up took.
+        """
+        edits, rate = self.left.estimate(), self.counts.total() / max(elapsed_s, 1e-9)
+        if self.first_part_at is not None:
+            start_up_s = self.first_part_at - self.started
+            if self.last_part_at - self.first_part_at > start_up_s:
+                rate = self.images_per_s_after_start or rate
+        return edits / rate if edits is not None and rate > 0 else None
+
     def line(self) -> str:
         """Parts, edits, images/s since the start, time left, failures."""
         elapsed = time.monotonic() - self.started
@@ -119,8 +134,8 @@ class RunProgress:
             f"{edits} edits",
             f"{edits / max(elapsed, 1e-9):.2f} images/s",
         ]
-        if self.published:
-            left_s = elapsed / len(self.published) * (self.num_shards - self.num_done)
+        left_s = self.seconds_left(elapsed)
+        if left_s is not None:
             words.append(f"{duration(left_s)} left")
         words.append(f"{self.counts['failed']} failed")
         return ", ".join(words)

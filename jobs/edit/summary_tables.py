@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
+
 from jobs.edit.progress import duration
 from jobs.logs import is_json, tell
 from jobs.terminal import show, show_styled, show_table
@@ -15,6 +19,9 @@ MAX_REASONS = 10
 
 def print_dry_run(plan: Plan) -> None:
     """Prints the resolved config, the fingerprint, the shards to do and done, and the pools."""
+    if is_json():
+        tell("dry run", **_dry_run_tree(plan))
+        return
     config = plan.config
     show(resolved_yaml(config), lines=True)
     show(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
@@ -22,6 +29,8 @@ def print_dry_run(plan: Plan) -> None:
     show(f"done:         {len(plan.published)} shards{_some(plan.published)}")
     names = [f"{work.shard.name} ({work.num_staged} parts staged)" for work in plan.work]
     show(f"to do:        {len(plan.work)} shards{_some(names)}")
+    for line in plan.cuts.lines:
+        show(line)
     rows = []
     for name in config.pools:
         stage = config.pool_stage(name)
@@ -36,6 +45,18 @@ def print_dry_run(plan: Plan) -> None:
         ]
         rows.append(row)
     show_table(("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch"), rows, title="actors")
+
+
+def _dry_run_tree(plan: Plan) -> dict[str, Any]:
+    """What a dry run prints, for a JSON line."""
+    return {
+        "config": yaml.safe_load(resolved_yaml(plan.config)),
+        "model": {"family": plan.model.family, "revision": plan.model.revision},
+        "fingerprint": plan.fingerprint,
+        "done": plan.published,
+        "to_do": {work.shard.name: work.num_staged for work in plan.work},
+        "notes": plan.cuts.lines,
+    }
 
 
 def print_summary(plan: Plan, summary: RunSummary) -> None:
@@ -80,6 +101,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
             f"{summary.images_per_s:.2f} images/s, start-up included"
         )
         _print_outcome(summary.plan)
+    elif summary.to_do:
+        show("nothing was computed")
     else:
         show("there was nothing left to compute")
     show(f"output: {plan.config.output.path}")

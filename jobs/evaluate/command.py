@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from jobs import exit_codes
 from jobs.edit.cluster import device_of, disconnect
 from jobs.edit.driver import edit
+from jobs.edit.writable import check_writable
 from jobs.evaluate.judges import Judging
 from jobs.evaluate.options import config_for, home_of
-from jobs.terminal import show
+from jobs.logs import tell, use_format
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.demo.edits import KINDS
@@ -64,7 +66,9 @@ def evaluate(options: argparse.Namespace) -> int:
     of_card = demo_model.OVERRIDES if options.card else ()
     options.overrides = [*getattr(benchmark, "OVERRIDES", ()), *of_card, *options.overrides]
     config = config_for(options)
+    use_format(config.run.log_format)
     home = Store(home_of(options), config.output.storage_options)
+    check_writable(home)
     try:
         tasks = first_tasks(_tasks(options), options.limit)
         if not tasks:
@@ -86,13 +90,13 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.sweep:
         _plot(report, options.benchmark, home)
     home.put("evaluation.json", f"{json.dumps(report, indent=2)}\n".encode())
-    show(text, lines=True)
+    tell(text, to=sys.stdout)
     if options.card:
         (found,) = report["ours"].values()
         card = demo_model.card_text(found)
         home.put("card.md", f"{card}\n".encode())
-        show(f"\n{card}", lines=True)
-    show(f"{home.url}/evaluation.json")
+        tell(f"\n{card}", to=sys.stdout)
+    tell(f"{home.url}/evaluation.json", to=sys.stdout)
     return exit_codes.OK
 
 
@@ -142,7 +146,7 @@ def _sweep(options: argparse.Namespace, judging: Judging) -> tuple[dict[str, Any
             ours[f"{name}, {ratio:g}"] = found
             edits.append((name, ratio, measured))
             settings[name] = config.method.model_dump(mode="json")
-            show(f"{name}, {ratio:g}: {json.dumps(found['counts'])}")
+            tell(f"{name}, {ratio:g}: {json.dumps(found['counts'])}", to=sys.stdout)
     report = {
         "model": config.model.path,
         "methods": settings,
@@ -192,9 +196,9 @@ def _plot(report: dict[str, Any], benchmark: str, home: Store) -> None:
     try:
         drawn = plot_curves(points, f"{benchmark}: trade-off")
     except ImportError:
-        show("no plot: matplotlib is not installed (pip install 'overpaint[train]')")
+        tell("no plot: matplotlib is not installed (pip install 'overpaint[train]')", to=sys.stdout)
         return
     if drawn is None:
-        show("no plot: no distance and agreement were measured for all points")
+        tell("no plot: no distance and agreement were measured for all points", to=sys.stdout)
     else:
         home.put("evaluation.png", drawn)

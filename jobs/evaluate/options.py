@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, load_config
+from pipeline.config.spelling import did_you_mean
 from pipeline.demo.edits import KINDS
 from pipeline.evaluation.curves import DEFAULT_METHODS, METHODS, RATIOS
 
@@ -114,7 +115,10 @@ def _names_of(allowed: Collection[str]) -> Callable[[str], list[str]]:
         found = [word.strip() for word in text.split(",")]
         unknown = [name for name in found if name not in allowed]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r}; allowed are {', '.join(allowed)}")
+            hint = did_you_mean(unknown[0], allowed)
+            raise argparse.ArgumentTypeError(
+                f"{unknown[0]!r}; allowed are {', '.join(allowed)}{hint}"
+            )
         return found
 
     return names

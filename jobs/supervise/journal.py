@@ -11,6 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.supervise.failure_counts import StartFailures, StorageFailures
+from jobs.supervise.outages import StoreOutages
 
 # If the journal does not answer in this time, it is lost, and the run continues without it.
 ANSWER_S = 10.0
@@ -31,6 +32,7 @@ class _JournalActor:
         self.reasons: list[tuple[Place, str]] = []
         self.starts = StartFailures(start_retries)
         self.refusals = StorageFailures()
+        self.outages = StoreOutages()
         self.stopped = False
 
     def stop(self) -> None:
@@ -49,6 +51,12 @@ class _JournalActor:
 
     def refused(self, reason: str) -> None:
         self.refusals.refused(reason)
+
+    def outage(self, store: str, reason: str | None, seconds: float) -> None:
+        self.outages.report(store, reason, seconds)
+
+    def take_outages(self) -> list[str]:
+        return self.outages.take_lines()
 
     def timed_out(self, place: Place, step: str, limit_s: float, reason: str) -> None:
         self.entries[place] = Entry(step, limit_s)
@@ -114,6 +122,15 @@ class Journal:
         """Why workers were killed since the last call, with the shard and part of each."""
         reasons: list[tuple[Place, str]] = self._ask("take_reasons") or []
         return reasons
+
+    def outage(self, store: str, reason: str | None, seconds: float) -> None:
+        """A store does not answer this process, or (reason None) answers again after an outage."""
+        self._send("outage", store, reason, seconds)
+
+    def take_outages(self) -> list[str]:
+        """A line for each beginning and end of an outage since the last call."""
+        lines: list[str] = self._ask("take_outages") or []
+        return lines
 
     def start_begins(self, worker: str, pool: str, host: str) -> None:
         """A worker starts to load its model. Waits for the answer."""

@@ -19,6 +19,7 @@ import ray
 from jobs.logs import tell
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import end_process
+from pipeline.process.outage import on_outage
 
 POLL_S = 2.0
 
@@ -62,6 +63,7 @@ class JournalWatch:
 
     def __enter__(self) -> JournalWatch:
         self.before = signal.signal(signal.SIGUSR2, self._raise)
+        on_outage(self.journal.outage)  # this process and its workers tell one outage once
         self.thread.start()
         return self
 
@@ -73,8 +75,9 @@ class JournalWatch:
     ) -> None:
         self.over.set()
         self.thread.join()
+        on_outage(None)
         if error is None or isinstance(error, Exception):  # not if the process has to exit now
-            tell_ended_workers(self.journal)
+            tell_reports(self.journal)
         signal.signal(signal.SIGUSR2, self.before)
         if isinstance(error, ray.exceptions.RayError):  # Ray gave the actor up before the journal
             reason = self.journal.start_problem()
@@ -87,14 +90,16 @@ class JournalWatch:
     def _poll(self) -> None:
         main = threading.main_thread().ident
         while not self.over.wait(POLL_S):
-            tell_ended_workers(self.journal)
+            tell_reports(self.journal)
             self.reason = self.journal.given_up()
             if self.reason is not None and not self.over.is_set() and main is not None:
                 signal.pthread_kill(main, signal.SIGUSR2)
                 return
 
 
-def tell_ended_workers(journal: Journal) -> None:
-    """Logs a line for each worker that was killed since the last call."""
+def tell_reports(journal: Journal) -> None:
+    """Logs what workers have reported: outages of a store, and why workers were killed."""
+    for line in journal.take_outages():
+        tell(line, level="warning")
     for (shard, part), reason in journal.take_reasons():
         tell(f"{reason}; its worker was killed", level="warning", shard=shard, part=part)

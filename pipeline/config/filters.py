@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pipeline.config.scores import ALWAYS, BY_NETWORK, COMPUTED_BY
 from pipeline.config.sections import Section
+from pipeline.config.spelling import did_you_mean
 from pipeline.records.rows import SCORE
 
 OPERATORS = {
@@ -139,7 +140,8 @@ def parse_filter(text: str) -> Filter:
         raise ValueError(f"'{text}' is not a filter; {FORM}")
     name = match["name"].removeprefix(SCORE)
     if name not in NAMES:
-        raise ValueError(f"'{text}': no score is called '{name}'; scores: {', '.join(NAMES)}")
+        hint = did_you_mean(name, NAMES)
+        raise ValueError(f"'{text}': no score is called '{name}'; scores: {', '.join(NAMES)}{hint}")
     threshold = float(match["number"])
     if not math.isfinite(threshold):
         raise ValueError(f"'{text}': {match['number']} is not a finite number")
@@ -184,7 +186,8 @@ def check_computed(filters: Collection[str], computed: Collection[str]) -> None:
 
 def _preset(name: Any) -> tuple[str, ...]:
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"no preset is called '{name}'; presets: {', '.join(PRESETS)}")
+        hint = did_you_mean(name, PRESETS)
+        raise ValueError(f"no preset is called '{name}'; presets: {', '.join(PRESETS)}{hint}")
     return PRESETS[name]
 
 

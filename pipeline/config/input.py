@@ -24,7 +24,10 @@ class Input(Section):
         "`in/{00000..00099}.tar`, or a list of these. Local paths or urls of a store."
     )
     limit: int = Field(
-        0, ge=0, description="Edits in the whole run; 0 takes all. Set 100 for a first look."
+        0,
+        ge=0,
+        description="Edits in the whole run; 0 takes all. Set 100 for a first look; it can "
+        "be raised later in the same output.",
     )
     image: list[str] = Field(
         ["jpg", "jpeg", "png", "webp"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.config import Config
+from pipeline.config.spelling import did_you_mean, nearest
 
 BUNDLED_FOLDERS = (
     Path(__file__).resolve().parents[1] / "configs",  # an installed wheel
@@ -155,8 +155,9 @@ def find_config(path: str | Path) -> Path:
     bundled_names = sorted(
         {file.name for folder in BUNDLED_FOLDERS for file in folder.glob("*.yaml")}
     )
+    hint = did_you_mean(str(path), [name.removesuffix(".yaml") for name in bundled_names])
     raise ConfigError(
-        f"no configuration at '{path}'; bundled: {', '.join(bundled_names) or 'none'}"
+        f"no configuration at '{path}'; bundled: {', '.join(bundled_names) or 'none'}{hint}"
     )
 
 
@@ -186,8 +187,8 @@ def _explain(item: ErrorDetails, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in location) or "configuration"
     if item["type"] == "extra_forbidden":
         allowed = _keys_at(location[:-1], model)
-        nearest = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.5)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"allowed: {', '.join(allowed)}"
+        meant = nearest(str(location[-1]), allowed)
+        hint = f"did you mean '{meant}'?" if meant else f"allowed: {', '.join(allowed)}"
         return f"{key}: unknown key; {hint}"
     if item["type"] == "missing":
         return f"{key}: must be given"
@@ -205,10 +206,7 @@ def _choice_hint(item: ErrorDetails) -> str:
     choices, given = re.findall(r"'([^']*)'", item["ctx"]["expected"]), item["input"]
     if given is False and "off" in choices:
         return "; YAML reads off as false, write 'off' in quotes"
-    if not isinstance(given, str):
-        return ""
-    nearest = difflib.get_close_matches(given.lower(), choices, n=1, cutoff=0.5)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return did_you_mean(given, choices)
 
 
 def _keys_at(location: list[Any], model: Any) -> list[str]:

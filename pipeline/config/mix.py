@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.input import Input
 from pipeline.config.sections import Count, Section
+from pipeline.config.spelling import did_you_mean
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -79,7 +80,7 @@ class Mix(Section):
         if unknown:
             raise ValueError(
                 f"edits_in={self.edits_in}: {unknown[0]!r} is no split; there are "
-                f"{', '.join(self.splits)}"
+                f"{', '.join(self.splits)}{did_you_mean(unknown[0], self.splits)}"
             )
         return self
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipeline.config.spelling import did_you_mean
+
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -20,7 +22,8 @@ def count_or(*words: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if not is_count and value not in words:
-            raise ValueError(f"input should be an integer of at least 1, or {' or '.join(words)}")
+            allowed = f"input should be an integer of at least 1, or {' or '.join(words)}"
+            raise ValueError(allowed + did_you_mean(value, words))
         return value
 
     return BeforeValidator(check)

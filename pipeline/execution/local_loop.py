@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 
 from pipeline.execution.operators import Flow, Operator, compute_part, flow_of, read
 from pipeline.execution.prefetch import prefetch, write_behind
+from pipeline.plan.cuts import apply_cuts
 from pipeline.plan.plan import Plan
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.records.part import Part
@@ -46,6 +47,7 @@ def run_loop(
         BadShardError: at the end, after all other shards: some are no tars, each named.
         OSError: a shard cannot be read, or a part not be stored. Parts before it are committed.
     """
+    apply_cuts(plan.output, plan.cuts)
     write_run_folder(plan)
     complete_refilter(plan)
     plan = publish_staged(plan)

@@ -24,7 +24,8 @@ def fingerprint_inputs(
     """What the fingerprint is a hash of, as a JSON-able mapping that is kept in ``_run/``.
 
     Settings that change no byte are left out: paths of input and output, number of actors, layout,
-    filters, and everything of ``run`` except the seed and the part size.
+    filters, and everything of ``run`` except the seed and the part size. ``input.limit`` is left
+    out too: it chooses edits, and a shard that it cut is computed anew under another limit.
 
     Args:
         config: the resolved configuration.
@@ -40,7 +41,7 @@ def fingerprint_inputs(
         if name in config.stage_names
     }
     return {
-        "input": _without(tree["input"], "shards", "storage_options"),
+        "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
         "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
         | {"content": model_revision},

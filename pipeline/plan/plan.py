@@ -14,6 +14,7 @@ from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits, suitability_warnings
+from pipeline.plan.cuts import Cuts, compare_cuts, saved_cuts
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
 from pipeline.process.gc_pause import gc_paused
@@ -35,7 +36,7 @@ class ShardWork:
 
     shard: InputShard
     staged: frozenset[PartId] = frozenset()
-    max_edits: int | None = None  # with input.limit: edits to take from this shard
+    max_edits: int | None = None  # of the shard that input.limit cuts
 
     @property
     def num_staged(self) -> int:
@@ -56,6 +57,7 @@ class Plan:
     published: list[str]
     inputs: dict[str, InputShard] = field(default_factory=dict)  # all shards by name, as listed
     left_out: list[str] = field(default_factory=list)  # lines on what is no shard beside them
+    cuts: Cuts = field(default_factory=Cuts)  # what input.limit leaves of shards
     hashes: FileHashes = field(default_factory=FileHashes)  # of the models' local files
 
     @property
@@ -74,7 +76,7 @@ class Plan:
 
     def without_shards(self) -> Plan:
         """A copy for workers: small, however many shards the run has."""
-        return replace(self, work=[], published=[], inputs={}, hashes=FileHashes())
+        return replace(self, work=[], published=[], inputs={}, cuts=Cuts(), hashes=FileHashes())
 
 
 @gc_paused()
@@ -105,6 +107,7 @@ def make_plan(config: Config, device: str) -> Plan:
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
+        cut_before = saved_cuts(output)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     config = _pinned(_with_resolved_threads(config, saved), model, scorers)
@@ -115,11 +118,18 @@ def make_plan(config: Config, device: str) -> Plan:
         check_filters(config.output.path, saved_filters, config.filtering)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    every = _limited(config, shards)
-    work, published = _split(every, state)
+    every, cut = _limited(config, shards)
+    cuts = compare_cuts(cut_before, cut, every, state)
+    up_to_date = {name: held for name, held in state.items() if name not in cuts.outdated}
+    work, published = _split(every, up_to_date)
     listed = {name: item.shard for name, item in every.items()}
-    left_out = listing.left_out
-    return Plan(config, device, model, digest, inputs, work, published, listed, left_out, hashes)
+    return Plan(
+        *(config, device, model, digest, inputs, work, published),
+        inputs=listed,
+        left_out=listing.left_out,
+        cuts=cuts,
+        hashes=hashes,
+    )
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
@@ -165,18 +175,25 @@ def _split(
     return work, published
 
 
-def _limited(config: Config, shards: list[InputShard]) -> dict[str, ShardWork]:
-    """The shards that hold the first ``input.limit`` edits, in the order of their names."""
+def _limited(
+    config: Config, shards: list[InputShard]
+) -> tuple[dict[str, ShardWork], dict[str, int]]:
+    """The shards that hold the first ``input.limit`` edits, in the order of their names.
+
+    Also the edits of the shard that the limit cuts, if it ends inside one.
+    """
     if not config.input.limit:
-        return {shard.name: ShardWork(shard) for shard in shards}
-    chosen, left = {}, config.input.limit
+        return {shard.name: ShardWork(shard) for shard in shards}, {}
+    chosen, cut, left = {}, {}, config.input.limit
     for shard in shards:
         if left <= 0:
             break
         num_edits = count_edits(shard, config.input)
-        chosen[shard.name] = ShardWork(shard, max_edits=min(left, num_edits))
+        if left < num_edits:
+            cut[shard.name] = left
+        chosen[shard.name] = ShardWork(shard, max_edits=cut.get(shard.name))
         left -= num_edits
-    return chosen
+    return chosen, cut
 
 
 def _saved_run(output: Store) -> RunRecord | None:

@@ -71,16 +71,16 @@ def reopen_failed(plan: Plan) -> Reopened:
     output = plan.output
     work = {item.shard.name: item for item in plan.work}
     reopened = Reopened(plan)
-    for shard in _with_retried_rows(output, plan.published):
+    for shard in retried_rows(output, plan.published):
         try:
-            max_edits = _reopen(plan, output, plan.inputs[shard])
+            _reopen(plan, output, plan.inputs[shard])
         except FileNotFoundError:  # another driver is republishing it
             reopened.problems.append(f"shard {shard}: not computed again: its objects are moving")
         except (ValueError, OSError, KeyError) as error:
             reopened.problems.append(f"shard {shard}: not computed again: {error}")
         else:
-            limit = max_edits if plan.config.input.limit else None
-            work[shard] = ShardWork(plan.inputs[shard], max_edits=limit)
+            max_edits = plan.cuts.record.get(shard)
+            work[shard] = ShardWork(plan.inputs[shard], max_edits=max_edits)
             reopened.shards.append(shard)
     published = [shard for shard in plan.published if shard not in reopened.shards]
     every = [work[name] for name in sorted(work)]
@@ -88,24 +88,25 @@ def reopen_failed(plan: Plan) -> Reopened:
     return reopened
 
 
-def _with_retried_rows(output: Store, published: list[str]) -> Iterator[str]:
-    """The shards whose markers count failures that are retried."""
+def retried_rows(output: Store, published: list[str]) -> dict[str, int]:
+    """The published shards with rows that ``--retry-failed`` computes again, and how many."""
 
-    def has_some(shard: str) -> bool:
+    def count(shard: str) -> int:
         try:
             stats = read_marker(output, shard)
         except (ValueError, TypeError):  # verify names it
-            return False
-        kinds = [kind.partition(": ") for kind in (stats.failures if stats else {})]
-        return any(is_retried(stage, error) for stage, _, error in kinds)
+            return 0
+        found = 0
+        for kind, rows in (stats.failures if stats else {}).items():
+            stage, _, error = kind.partition(": ")
+            found += rows if is_retried(stage, error) else 0
+        return found
 
-    for shard, wanted in in_threads(has_some, published):
-        if wanted:
-            yield shard
+    return {shard: rows for shard, rows in in_threads(count, published) if rows}
 
 
-def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
-    """Stages the parts that stay, and removes the marker. Returns the number of rows."""
+def _reopen(plan: Plan, output: Store, shard: InputShard) -> None:
+    """Stages the parts that stay, and removes the marker."""
     generation = read_generation(output, shard.name)
     stats, rows = generation.stats, generation.rows
     parts = list(_parts(plan, shard, stats, rows))
@@ -127,7 +128,6 @@ def _reopen(plan: Plan, output: Store, shard: InputShard) -> int:
             stage_part(output, generation, part.index, part_rows, with_totals=is_first)
             is_first = False
     output.delete(marker_name(shard.name))
-    return len(rows)
 
 
 def _parts(

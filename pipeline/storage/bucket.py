@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -87,6 +89,17 @@ class Bucket:
             pass  # credentials for one prefix may not read the bucket; the listing will show
         except FileNotFoundError as error:
             raise StorageError(f"there is no bucket {bucket!r}") from error
+
+    def check_writable(self) -> None:
+        """Puts an object and removes it again.
+
+        Raises:
+            PermissionError: the credentials may do one of the two not.
+        """
+        probe = f"_run/probe-{uuid.uuid4().hex}"
+        self.write(probe, b"probe")
+        with suppress(FileNotFoundError):  # another driver has swept it
+            self.remove(probe)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

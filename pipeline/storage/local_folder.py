@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage.retry import StorageError
+
 # No object may have such a name; it marks the leftovers of a killed writer.
 TEMPORARY = re.compile(r"\.overpaint-[0-9a-f]{32}\.tmp")
 
@@ -42,7 +44,38 @@ class LocalFolder:
         self.linked_folders: list[str] = []
 
     def check_reachable(self) -> None:
-        """Checks nothing: the first write creates the folder."""
+        """Checks that nothing else stands where the first write would create the folder.
+
+        Raises:
+            StorageError: a file does, or a link to nothing.
+        """
+        place = self._existing()
+        if not place.is_dir():
+            raise StorageError(f"{place} is not a folder")
+
+    def check_writable(self) -> None:
+        """Checks that objects can be written, without writing any.
+
+        Raises:
+            StorageError: this process may not write there, or the file system is read-only.
+        """
+        self.check_reachable()
+        inside = [self.root / name for name in ("_run", "_parts")]
+        for folder in [self._existing(), *filter(os.path.isdir, inside)]:
+            if not os.access(folder, os.W_OK | os.X_OK):
+                read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+                raise StorageError(
+                    f"{folder} is on a read-only file system"
+                    if read_only
+                    else f"no permission to write in {folder}"
+                )
+
+    def _existing(self) -> Path:
+        """The folder itself, or the nearest of its parents that exists."""
+        place = Path(os.path.abspath(self.root))
+        while not os.path.lexists(place):
+            place = place.parent
+        return place
 
     def stat(self, name: str) -> Stat:
         status = (self.root / name).stat()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.process.heartbeat import heartbeat
+from pipeline.process.outage import OUTAGES
 from pipeline.storage.traffic import note_traffic
 
 Result = TypeVar("Result")
@@ -130,13 +131,16 @@ def _named(error: Exception, what: str) -> Exception:
     return error
 
 
-def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) -> Result:
+def with_retries(
+    call: Callable[[], Result], *, what: str, first: bool = False, store: str | None = None
+) -> Result:
     """Calls ``call``; retries transient errors with jittered, exponential backoff.
 
     Args:
         call: takes no arguments; every attempt starts from zero.
         what: names the operation in the log and in errors, e.g. "get 00042.tar".
         first: one of a run's first calls: gives up early if the store does not answer.
+        store: that is called (``store_of``), so that its outages are told; None tells none.
 
     Raises:
         Exception: the last attempt's error, or the first one that is not transient. A client
@@ -146,8 +150,9 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
     for attempt in range(1, ATTEMPTS + 1):
         heartbeat()
         try:
-            return call()
+            result = call()
         except Exception as error:
+            _note_outcome(store, error)
             attempts = FIRST_ATTEMPTS if first and _is_named(error, NO_ANSWER) else ATTEMPTS
             is_late = attempt >= MIN_ATTEMPTS and time.monotonic() - start > MAX_RETRY_S
             if attempt >= attempts or is_late or not is_transient(error):
@@ -157,10 +162,23 @@ def with_retries(call: Callable[[], Result], *, what: str, first: bool = False) 
                 raise named from error
             wait_s = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
             wait_s *= random.uniform(0.5, 1.0)
-            log.warning(
+            log.info(
                 "%s: %s; attempt %d of %d in %.1f s",
                 what, type(error).__name__, attempt + 1, attempts, wait_s,
             )  # fmt: skip
             note_traffic("retries", 1)
             time.sleep(wait_s)
+        else:
+            _note_outcome(store, None)
+            return result
     raise AssertionError("unreachable")
+
+
+def _note_outcome(store: str | None, error: Exception | None) -> None:
+    """Tells the outages what became of an attempt; an error that is not transient is an answer."""
+    if store is None:
+        return
+    if error is not None and is_transient(error):
+        OUTAGES.failed(store, error)
+    else:
+        OUTAGES.answered(store)

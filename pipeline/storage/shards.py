@@ -14,10 +14,12 @@ from typing import Any
 import braceexpand  # webdataset expands its patterns with the same library
 from fsspec.utils import glob_translate
 
+from pipeline.process.outage import store_of
 from pipeline.records.printable import UNPRINTABLE
 from pipeline.storage.bucket import etag_of, open_filesystem
 from pipeline.storage.formats import COMPRESSIONS, BadShardError, ending, unpacked
 from pipeline.storage.local_folder import LocalFolder, Stat
+from pipeline.storage.no_shards import why_no_shards
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
 
@@ -123,12 +125,14 @@ def list_shards(shards: str | list[str], storage_options: dict[str, Any] | None 
                 partial(_matches, pattern, storage_options),
                 what=f"list input {pattern}",
                 first=True,
+                store=store_of(pattern),
             )
             left_out += _left_out(pattern, matches)
             if not matches.shards:
+                folder = _static_root(pattern, is_folder=True, is_literal=matches.is_folder)
                 raise ValueError(
-                    f"input.shards: nothing matches {pattern!r}{_hint(pattern)}; "
-                    f"allowed is {ALLOWED}"
+                    f"input.shards: nothing matches {pattern!r}{_hint(pattern)}: "
+                    f"{why_no_shards(folder, storage_options)}; allowed is {ALLOWED}"
                 )
             found |= matches.shards
             is_literal = matches.is_folder and entry == pattern

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
+from pipeline.process.outage import store_of
 from pipeline.storage.bucket import Bucket, open_filesystem
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.local_folder import LocalFolder, Stat
@@ -82,6 +83,15 @@ class Store:
         """
         what = f"reach {self.url}"
         with_retries(self.backend.check_reachable, what=what, first=True)
+
+    def check_writable(self) -> None:
+        """Checks at the start of a run that it may write here, and leaves nothing behind.
+
+        Raises:
+            OSError: it may not, or ``check_reachable`` fails.
+        """
+        self.check_reachable()
+        with_retries(self.backend.check_writable, what=f"write to {self.url}", first=True)
 
     def get(self, name: str, *, listed: Stat | None = None) -> bytes:
         """The whole object. Its length is checked against the size that the store reports.
@@ -192,7 +202,8 @@ class Store:
         hook = type(self).hook
         if hook is not None:
             hook("before", operation, name)
-        result = with_retries(attempt, what=f"{operation} {self.url}/{name}")
+        what = f"{operation} {self.url}/{name}"
+        result = with_retries(attempt, what=what, store=store_of(self.url))
         if hook is not None:
             hook("after", operation, name)
         return result

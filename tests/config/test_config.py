@@ -83,6 +83,11 @@ def test_bad_config_is_explained(section: dict[str, Any], words: list[str]) -> N
         ("model.dtype=bf16", "did you mean 'bfloat16'?"),
         ("method.imagic.form=loar", "did you mean 'lora'?"),
         ("model.compile=off", "write 'off' in quotes"),
+        ("stages.decode.actors=autp", "did you mean 'auto'?"),
+        ("stages.decode.threads=Auto", "did you mean 'auto'?"),
+        ("plan.calibrate=nevre", "did you mean 'never'?"),
+        ("filters=[clip_directonal >= 0.2]", "did you mean 'clip_directional'?"),
+        ("filters={preset: instruct_pix2pi}", "did you mean 'instruct_pix2pix'?"),
     ],
 )
 def test_mistyped_choice_suggests_the_nearest(override: str, hint: str) -> None:

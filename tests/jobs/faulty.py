@@ -103,7 +103,7 @@ def plant(module: ModuleType) -> None:
     """Puts the faults of its step into a module that was just loaded."""
     names: dict[str, tuple[str, str, Callable[..., str]]] = {
         "pipeline.steps.read": ("to_sample", "read", lambda sample, *rest: sample.key),
-        "pipeline.steps.prepare": ("_prepare", "prepare", lambda sample, **rest: sample.key),
+        "pipeline.steps.prepare": ("_prepare", "prepare", lambda sample, *rest, **more: sample.key),
         "pipeline.steps.finish": ("_write_members", "finish", lambda sample, *rest: sample.key),
         "pipeline.execution.operators": ("write_part", "write", _key_of_computed),
     }

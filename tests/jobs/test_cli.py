@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -10,7 +11,10 @@ import pytest
 
 from jobs.cli import main
 from jobs.edit.progress import RunProgress, duration
+from jobs.edit.summary_tables import print_summary
+from jobs.logs import use_format
 from jobs.supervise.starts import CannotGoOnError
+from pipeline.plan.summary import RunSummary
 from pipeline.records.staged import PartResult
 from tests.jobs.conftest import Job
 
@@ -101,9 +105,98 @@ def test_workers_that_cannot_start_end_edit_and_demo_alike(
     assert capsys.readouterr().err == f"overpaint: {reason}; run the same command to resume\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["edti", "demo"], "edit"),
+        (["statsu", "out"], "status"),
+        (["Mix", "out"], "mix"),
+        (["evaluate", "piebench"], "pie-bench"),
+        (["evaluate", "demo", "--methods", "difedit"], "DiffEdit"),
+        (["evaluate", "imagenet", "--split", "tests"], "test"),
+        (["benchmark", "--dtype", "bfloat"], "bfloat16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_misspelt_command_or_choice_suggests_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str
+) -> None:
+    """As a misspelt key does; the allowed ones are listed too."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"; did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["edit", "difedit_sd15_512"], "; did you mean 'diffedit_sd15_512'?"),
+        (["benchmark", "--sweep", "bach"], "; did you mean 'batch'?"),
+    ],
+)
+def test_a_misspelt_name_in_a_command_suggests_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    """Of bundled configurations and of sweeps, which argparse does not check."""
+    more = ["--out", str(tmp_path / "result")] if arguments[0] == "benchmark" else []
+    assert main([*arguments, *more]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
+def test_a_dry_run_in_json_is_one_line(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is on stdout: no table, no YAML."""
+    arguments = job.arguments(tmp_path / "out", "run.log_format=json")
+    try:
+        assert main([*arguments, "--dry-run"]) == 0
+    finally:
+        use_format("text")
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = [json.loads(text) for text in said.err.splitlines()]
+    assert line["message"] == "dry run"
+    assert line["to_do"] == {"00000": 0, "00001": 0, "00002": 0}
+    assert line["config"]["method"]["steps"] == 6
+
+
+def summary_of(*, published: int, to_do: int) -> RunSummary:
+    """A summary with so many shards published and to do, of a run that computed nothing."""
+    return RunSummary(
+        fingerprint="f",
+        published=published,
+        to_do=to_do,
+        counts={},
+        failures={},
+        problems={},
+        seconds={},
+        num_evals={},
+        halvings={},
+        wall_s=1.0,
+        images_per_s=0.0,
+        edits_computed_now=0,
+    )
+
+
+def test_nothing_left_to_compute_is_said_only_where_nothing_is_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run whose shards cannot be read computes nothing either."""
+    plan = mock.MagicMock()
+    print_summary(plan, summary_of(published=2, to_do=0))
+    assert "there was nothing left to compute" in capsys.readouterr().out
+    print_summary(plan, summary_of(published=0, to_do=2))
+    said = capsys.readouterr().out
+    assert "2 to do" in said
+    assert "nothing was computed" in said
+    assert "nothing left" not in said
+
+
 def test_the_progress_line_counts_parts_edits_and_failures() -> None:
     """Shards are counted by the results that published one."""
-    with RunProgress(num_shards=4, num_done=1, every_s=1000.0) as progress:
+    left = mock.Mock(estimate=lambda: 12.0)
+    with RunProgress(num_shards=4, num_done=1, every_s=1000.0, left=left) as progress:
         progress.update(PartResult("a", 0, {"edited": 3}, published=False))
         progress.update(PartResult("a", 1, {"edited": 2, "failed": 1}, published=True))
         progress.update(PartResult("a", 2, {}, published=True))  # two parts may find it complete

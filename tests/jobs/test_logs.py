@@ -115,7 +115,9 @@ def ours(lines: list[str]) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_all_lines_of_driver_and_workers_are_json(recovered: Recovered) -> None:
     """Each line has time, level, host and process."""
-    driver, workers = ours(recovered.done.stderr.splitlines()), ours(recovered.worker_lines)
+    driver = [json.loads(line) for line in recovered.done.stderr.splitlines()]
+    workers = ours(recovered.worker_lines)
+    assert recovered.done.stdout == ""
     for line in [*driver, *workers]:
         assert line.keys() >= {"time", "level", "message", "host", "pid"}
     assert any(line["message"] == "summary" for line in driver)

@@ -41,6 +41,27 @@ def make_outputs(folder: Path, *, shards: int = 3, images: int = 8) -> None:
     run(config, Store(str(folder / "out")))
 
 
+def test_mix_from_another_folder_names_the_key_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run named its input relative to the folder that it was started in."""
+    make_outputs(tmp_path, shards=1, images=2)
+    saved = "input: {shards: in/*.tar, key_split: suffix}\noutput: {path: out}\n"
+    (tmp_path / "out/_run/config.yaml").write_text(saved)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    command = ["mix", f"{tmp_path}/mixed", "--edited", f"{tmp_path}/out", "--dry-run"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "nothing matches 'in/*.tar'" in error
+    assert f"{tmp_path}/out names its input relative to the folder where it was run" in error
+    assert "give input.shards= with the path of the originals" in error
+    assert main([*command, f"input.shards={tmp_path}/in/*.tar"]) == 0
+    capsys.readouterr()
+    assert main([*command, "input.shards=in/*.tar"]) == 2
+    assert "relative to the folder where it was run" not in capsys.readouterr().err
+
+
 def settings(folder: Path, output: str = "mixed", **changes: Any) -> Mix:
     tree = {
         "input": {"shards": f"{folder}/in/*.tar", "key_split": "suffix"},

@@ -31,7 +31,7 @@ RUN_FILES = tuple(
     f"_run/{name}"
     for name in (
         *("run.json", "inputs.json", "filters.json", "config.yaml", "summary.json"),
-        *("environment.json", "costs.json"),
+        *("environment.json", "costs.json", "cut_shards.json", "model_files.json"),
     )
 )
 DEEP = b"[" * 5000 + b"]" * 5000
@@ -111,6 +111,7 @@ def make_damaged(folder: Path) -> Damaged:
         name: (made.output / name).read_bytes() for name in names if (made.output / name).is_file()
     }
     made.whole["_run/costs.json"] = b'{"source": "calibration", "seconds": {"mask": 1.0}}'
+    made.whole["_run/cut_shards.json"] = b'{"9": 3}'
     made.restore()
     return made
 

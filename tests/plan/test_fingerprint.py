@@ -30,7 +30,6 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["output.format=png"],
         ["model.dtype=bfloat16"],
         ["model.size=64"],
-        ["input.limit=10"],
         ["stages.mask.micro_batch=7"],
         ["scores.lpips.path=x"],
         ["output.keep_rejected=false"],
@@ -58,6 +57,7 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["stages.decode.gpus=1"],
         ["stages.decode.cpus=2"],  # threads follow the smallest pool, which keeps one
         ["input.shards=c"],
+        ["input.limit=10"],
         ["output.path=d"],
         ["run.grace_s=1"],
         ["input.storage_options={key: secret}"],

@@ -68,6 +68,44 @@ def test_status_prints_a_table_or_json(output: Store, capsys: pytest.CaptureFixt
     assert "1 failed edits" in printed
 
 
+@pytest.mark.parametrize(
+    ("again", "never", "advice"),
+    [
+        (0, 0, []),
+        (2, 0, ["2 failed edits: overpaint edit ... --retry-failed"]),
+        (
+            *(2, 1),
+            [
+                "3 failed edits: overpaint edit ... --retry-failed recomputes 2",
+                "the other 1 would fail again; ",
+            ],
+        ),
+        (0, 1, ["1 failed edits, which would fail again; "]),
+    ],
+)
+def test_status_recommends_retry_failed_for_what_it_retries(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    again: int,
+    never: int,
+    advice: list[str],
+) -> None:
+    """An invalid image fails again; --retry-failed leaves it as it is."""
+    samples = [raw_sample("good")]
+    samples += [raw_sample(f"lost{n}", ["bad"]) for n in range(again)]
+    samples += [raw_sample(f"broken{n}", png=b"no image") for n in range(never)]
+    write_shard(tmp_path / "in/0.tar", samples)
+    run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out"), failing=["bad"])
+    assert main(["status", f"{tmp_path}/out"]) == 0
+    said = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "fail again" in line or "failed edits" in line
+    ]
+    assert len(said) == len(advice)
+    assert all(line.startswith(words) for line, words in zip(said, advice, strict=True))
+
+
 def test_status_without_an_output_is_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

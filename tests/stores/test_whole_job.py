@@ -98,7 +98,10 @@ def closed_port() -> int:
             {"output.path": "s3://no-such-bucket/out"},
             "output.path='s3://no-such-bucket/out': there",
         ),
-        ({"input.shards": "s3://no-such-bucket/in"}, "nothing matches 's3://no-such-bucket/in'"),
+        ({"input.shards": "s3://no-such-bucket/in"}, "/in': there is no bucket 'no-such"),
+        ({"input.shards": "s3://no-such-bucket/in/*.tar"}, "r': there is no bucket 'no-such-b"),
+        ({"input.shards": "s3://no-such-bucket/in/0.tar"}, "r': there is no bucket 'no-such-b"),
+        ({"input.shards": "<bucket>/nothing/*.tar"}, "there is no such folder, or it is empty"),
         ({"output.storage_options": "{endpoint_url: '<away>'}"}, "output.path='s3://"),
         ({"input.storage_options": "{endpoint_url: '<away>'}"}, "list input s3://"),
         ({"output.path": "memory://out"}, "output.path='memory://out': memory:// is the memory of"),
@@ -126,9 +129,10 @@ def test_an_unusable_store_is_a_one_line_error_within_seconds(
     } | changes
     away, secret = f"http://127.0.0.1:{closed_port()}", credentials.secret
     filled = [
-        f"{key}={value.replace('<away>', away).replace('<secret>', secret)}"
+        f"{key}={value}".replace("<away>", away).replace("<secret>", secret)
         for key, value in overrides.items()
     ]
+    filled = [text.replace("<bucket>", bucket) for text in filled]
     start = time.monotonic()
     assert main(["edit", "demo", *filled]) == 2
     assert time.monotonic() - start < 30  # it takes 3 s on an idle machine

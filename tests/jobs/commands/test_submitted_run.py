@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.jobs.conftest import ROOT, Job
 from tests.jobs.edit.test_layouts import staged
+from tests.jobs.test_current_folder import console_script, in_folder, plant
 
 pytestmark = pytest.mark.slow
 DASHBOARD = "infra/monitoring/grafana-dashboard.json"
@@ -136,7 +137,10 @@ def running_job(dashboard: str) -> str:
 def test_a_killed_job_submitted_again_writes_the_same_bytes(
     job: Job, plain: Path, digests: Digests, tmp_path: Path, cluster: Cluster
 ) -> None:
-    """The driver of a submitted job is killed; a second submission completes the run."""
+    """The driver of a submitted job is killed; a second submission completes the run.
+
+    It is submitted from a folder with modules of the same names as the job's own.
+    """
     output = tmp_path / "out"
     first = subprocess.Popen(
         submit(job, output, cluster.dashboard),
@@ -154,12 +158,10 @@ def test_a_killed_job_submitted_again_writes_the_same_bytes(
     assert first.returncode not in (0, None), text
     assert digests(output) != digests(plain), "killed too late to show anything"
 
-    again = subprocess.run(
-        submit(job, output, cluster.dashboard),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    script = console_script(tmp_path / "bin")
+    again = in_folder(
+        [sys.executable, str(script), *submit(job, output, cluster.dashboard)[3:]],
+        plant(tmp_path / "here"),
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "3 shards" in again.stdout, "the job's own summary is followed"

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 import jobs.edit.lost_parts
+from jobs.edit.edits_left import EditsLeft
 from jobs.edit.lost_parts import run_missing
 from jobs.edit.part_runner import NodeLostError, NotStoredError, RunnerLostError
 from jobs.edit.progress import RunProgress
@@ -25,6 +26,9 @@ class NoJournal(Journal):
         pass
 
     def take_reasons(self) -> list[Any]:
+        return []
+
+    def take_outages(self) -> list[str]:
         return []
 
     def entry(self, shard: str, part: int | None) -> None:
@@ -82,7 +86,7 @@ def run_alone(
     monkeypatch.setattr(jobs.edit.lost_parts, "Runner", FakeRunner)
     monkeypatch.setattr(jobs.edit.lost_parts, "publish_staged", lambda plan: plan)
     monkeypatch.setattr(Plan, "still_to_do", lambda self: self)
-    with RunProgress(1, 0, 100.0) as progress:
+    with RunProgress(1, 0, 100.0, EditsLeft(plan)) as progress:
         run_missing(plan, progress, Guard(NoJournal(), None), NoFlag())
     return FakeRunner.done
 

@@ -13,6 +13,7 @@ from jobs.edit import driver as edit_module
 from jobs.edit import planner
 from jobs.edit.calibrate import CalibrationError
 from jobs.edit.planner import planned
+from jobs.logs import use_format
 from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan
 from pipeline.sizing.costs import COSTS_FILE, Costs
@@ -94,6 +95,24 @@ def test_the_plan_is_printed_with_hours_and_money(
     assert "actor-hours" in said
     assert "USD" in said
     assert "a worker without a heartbeat for 600 s is killed" in said
+
+
+def test_with_json_logs_the_plan_is_one_line(
+    measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is on stdout."""
+    plan = plan_of(tmp_path)
+    use_format("json")
+    try:
+        planned(plan, measure=True, keep=False)
+    finally:
+        use_format("text")
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = [line for text in said.err.splitlines() if "plan" in (line := json.loads(text))]
+    assert line["message"] == "plan"
+    assert line["plan"]["images_per_s"] == pytest.approx(2.0)
+    assert line["costs"] == "calibration"
 
 
 def test_a_failed_calibration_falls_back_to_counted_costs(

@@ -19,6 +19,7 @@ from pipeline.process.heartbeat import heartbeat
 watch.SILENCE_S, watch.BACKSTOP_S = 0.6, 0.4
 
 class Journal:
+    outage = None
     def begin(self, shard, part, step):
         print("begin", shard, part, step)
     def timed_out(self, shard, part, step, limit_s):

@@ -1,0 +1,47 @@
+"""Why no shard was found where a configuration names some, and what to do."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from pipeline.storage.formats import ending
+from pipeline.storage.retry import StorageError
+from pipeline.storage.store import open_backend
+
+LOOKED_AT = 1000  # objects of a folder without shards
+NAMED = 3  # of these, in the message
+
+
+def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
+    """The reason in words: no bucket, no such folder, other tars, a folder of other files.
+
+    Args:
+        folder: the entry of ``input.shards`` itself if it is no pattern, else the folder before
+            its first wildcard.
+        storage_options: for fsspec.
+    """
+    if folder.endswith("://"):  # a pattern in place of the bucket
+        return "no bucket of that name has a match"
+    backend = open_backend(folder, storage_options or {})
+    try:
+        backend.check_reachable()
+    except StorageError as error:
+        return str(error)
+    names = [name for name, _ in islice(backend.each(""), LOOKED_AT)]
+    if not names:
+        is_file = ending(folder) is not None
+        what = "there is no such file" if is_file else "there is no such folder, or it is empty"
+        return f"{folder}: {what}"
+    tars = [name for name in names if ending(name) is not None]
+    if tars:
+        return f"{folder} has other tars, e.g. {_some(tars)}"
+    return (
+        f"{folder} has no .tar, but {_some(names)}; shards are tars in which the files of a sample "
+        "share a key (7.jpg, 7.txt, 7.edit.txt): pack the files, e.g. in that folder with "
+        "tar --sort=name -cf 00000.tar *"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.evaluate.options import add_arguments as add_evaluate_arguments
+from jobs.terminal import safe
 from pipeline import __version__
 from pipeline.config.spelling import did_you_mean
 
@@ -21,7 +22,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     late = [text for text in rest if "=" in text and not text.startswith("-")]
     if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
         unknown = [text for text in rest if text not in late] or late
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {safe(' '.join(unknown))}")
     if late:
         options.overrides.extend(late)
     return options

@@ -97,6 +97,17 @@ def read_manifest(output: Store) -> Manifest:
     return parse_record(output.get(MANIFEST), place, Manifest, remedy=OF_MANIFEST)
 
 
+def wrong_counts(mixed: MixedShard) -> Iterator[str]:
+    """A line for each sum in a marker that does not add up."""
+    splits = mixed.splits.values()
+    images = sum(split.original for split in splits) + sum(mixed.images_left_out.values())
+    if images != mixed.num_images:
+        yield f"the marker counts {images} images by split and reason, {mixed.num_images} in all"
+    edits = sum(split.edited for split in splits) + sum(mixed.edits_left_out.values())
+    if edits != mixed.num_rows:
+        yield f"the marker counts {edits} edits by split and reason, {mixed.num_rows} in all"
+
+
 def wrong_tars(output: Store, mixed: MixedShard) -> Iterator[str]:
     """A line for each tar of a shard that is not what its marker says. Reads all of them."""
     for split in mixed.splits.values():

@@ -17,6 +17,7 @@ from pipeline.mix.marker import (
     read_mixed,
     read_plan,
     read_tar,
+    wrong_counts,
 )
 from pipeline.records.run_files import RunFileError
 from pipeline.storage.archive import read_members
@@ -67,6 +68,7 @@ def verify_mix(output: Store) -> MixReport:
             report.problems.append(f"{shard}: {error}")
             continue
         report.num_shards += 1
+        report.problems += (f"{shard}: {line}" for line in wrong_counts(mixed))
         report.problems += (f"{shard}: {line}" for line in _wrong_tars(output, mixed))
         for name, split in mixed.splits.items():
             sums.setdefault(name, Counter()).update(original=split.original, edited=split.edited)

@@ -27,6 +27,7 @@ from pipeline.mix.marker import (
     MixedSplit,
     marker_name,
     read_mixed,
+    wrong_counts,
     wrong_tars,
 )
 from pipeline.mix.plan import MixPlan, PlannedShard
@@ -53,7 +54,7 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
         MixError: the input or an output has changed since the plan was made.
     """
     name, output = planned.shard.name, plan.output
-    written, wrong = _written(output, name)
+    written, wrong = _written(output, planned)
     if written is not None and not wrong:
         return written, []
     originals = cache(partial(originals_of, planned.shard, plan.mix))  # read once
@@ -76,8 +77,9 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
     return mixed, wrong
 
 
-def _written(output: Store, shard: str) -> tuple[MixedShard | None, list[str]]:
+def _written(output: Store, planned: PlannedShard) -> tuple[MixedShard | None, list[str]]:
     """The marker of an earlier run, if any, and what is wrong with it or with its tars."""
+    shard = planned.shard.name
     try:
         mixed = read_mixed(output, shard)
     except FileNotFoundError:
@@ -86,7 +88,12 @@ def _written(output: Store, shard: str) -> tuple[MixedShard | None, list[str]]:
         raise
     except RunFileError as error:
         return None, [f"{marker_name(shard)} {error.reason}"]
-    return mixed, list(wrong_tars(output, mixed))
+    wrong = [*wrong_counts(mixed), *wrong_tars(output, mixed)]
+    for split in {*mixed.splits, *planned.images}:
+        found, take = mixed.splits.get(split, MixedSplit()), planned.take.get(split, 0)
+        if (found.original, found.edited) != (planned.images.get(split, 0), take):
+            wrong.append(f"the marker's counts of {split} are not those of the plan")
+    return mixed, wrong
 
 
 def record_plan(plan: MixPlan) -> None:

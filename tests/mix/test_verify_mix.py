@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pipeline.records.run_files import NewerVersionError, RunFileError
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config
 from tests.mix.test_mix import make_outputs, settings
+from tests.plan.damaged import answer, mutated
 
 TAR, MARKER = "train/01.tar", marker_name("01")
 
@@ -71,6 +74,10 @@ def test_a_whole_mix_has_no_problems(mixed: Store) -> None:
         (lambda s: s.put(MARKER, b'{"version": 2}'), "use a newer overpaint"),
         (lambda s: change_marker(s, lambda split: split.update(edited=99)), "samples, the marker"),
         (lambda s: change_marker(s, lambda split: split.update(tar="../x")), "cannot be read"),
+        (
+            lambda s: s.put(MARKER, s.get(MARKER).replace(b'"num_images": ', b'"num_images": 1')),
+            "images by split and reason",
+        ),
         (lambda s: s.delete(PLAN_FILE), f"{PLAN_FILE}: missing"),
         (lambda s: s.put(PLAN_FILE, b"[]"), "plan.json: is damaged"),
         (lambda s: s.delete(MANIFEST), f"{MANIFEST}: missing, so the mix has not ended"),
@@ -102,8 +109,9 @@ def test_a_shard_that_has_vanished_is_found(mixed: Store) -> None:
         lambda s: s.delete(TAR),
         lambda s: s.put(MARKER, b"[]"),
         lambda s: change_marker(s, lambda split: split.update(edited="many")),
+        lambda s: s.put(MARKER, s.get(MARKER).replace(b'"num_rows": ', b'"num_rows": 1')),
     ],
-    ids=["flipped", "deleted", "marker", "count"],
+    ids=["flipped", "deleted", "marker", "count", "sum"],
 )
 def test_mixing_again_mends_and_says_so(
     damage: Callable[[Store], None], mixed: Store, tmp_path: Path
@@ -112,10 +120,12 @@ def test_mixing_again_mends_and_says_so(
     before = contents(tmp_path / "mixed")
     counted = json.loads(before.pop(MANIFEST))["splits"]
     damage(mixed)
-    said: list[str] = []
-    run_mix(make_mix_plan(settings(tmp_path)), lambda marker, mended: said.extend(mended))
-    assert len(said) == 1
-    assert "01" in said[0]
+    said: dict[str, list[str]] = {}
+    run_mix(
+        make_mix_plan(settings(tmp_path)),
+        lambda marker, mended: said.update({marker.shard: mended}),
+    )
+    assert {shard: len(lines) for shard, lines in said.items()} == {"00": 0, "01": 1, "02": 0}
     after = contents(tmp_path / "mixed")
     assert json.loads(after.pop(MANIFEST))["splits"] == counted
     assert after == before
@@ -145,3 +155,26 @@ def test_the_commands_mend_and_verify_a_mix(
     assert f"warning: shard 01: {TAR} does not have" in capsys.readouterr().err
     assert main(["verify", mixed.url]) == 0
     assert "3 shards, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(30), pytest.param(range(30, 530), marks=pytest.mark.sweep)], ids=len
+)
+def test_no_damage_of_a_mix_ends_in_a_traceback(seeds: range, mixed: Store, tmp_path: Path) -> None:
+    """Its plan, markers and manifest are mutated at random; the commands name what they refuse."""
+    config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
+    Store(f"{tmp_path}/out").put(CONFIG_FILE, resolved_yaml(config).encode())
+    again = ["mix", mixed.url, "--edited", f"{tmp_path}/out", "splits={train: 0.7, val: 0.3}"]
+    assert main(again) == 0
+    whole = {name: mixed.get(name) for name in (PLAN_FILE, MARKER, MANIFEST)}
+    for seed in seeds:
+        drawn = random.Random(seed)
+        name = drawn.choice(sorted(whole))
+        data = mutated(whole[name], name, drawn)
+        mixed.put(name, data)
+        for command in (["verify", mixed.url], [*again, "--dry-run"], again):
+            found = answer(partial(main, command))
+            assert found.trace == "", (seed, name, data, found.trace)
+            assert found.text.replace("\n", "").isprintable(), (seed, found.text)
+        for restored, content in whole.items():
+            mixed.put(restored, content)

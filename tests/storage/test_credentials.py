@@ -71,6 +71,17 @@ def test_no_command_prints_the_password(
     assert "hunter2" not in printed.out + printed.err
 
 
+def test_an_argument_that_a_command_does_not_take_is_shown_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Such as a setting of edit, given to verify."""
+    with pytest.raises(SystemExit):
+        main(["verify", "out", "input.shards=s3://key:hunter2@bucket/in"])
+    printed = capsys.readouterr().err
+    assert "input.shards=s3://key:...@bucket/in" in printed
+    assert "hunter2" not in printed
+
+
 def test_a_password_in_another_setting_is_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

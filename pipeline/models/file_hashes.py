@@ -116,7 +116,7 @@ def _node_folder() -> Path:
 def _entries(data: bytes) -> dict[str, Mapping[str, Any]]:
     try:
         tree = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     entries = tree.items() if isinstance(tree, dict) else ()
     return {name: entry for name, entry in entries if isinstance(entry, dict)}

@@ -34,6 +34,8 @@ NEEDED = {
     "_run/summary.json": {"report"},
     "_run/environment.json": {"report"},
     "_run/costs.json": set(),
+    "_run/cut_shards.json": {"edit"},
+    "_run/model_files.json": set(),  # what is not known is hashed again
 }
 READERS = {name: sorted({"verify", "edit", *readers}) for name, readers in NEEDED.items()}
 

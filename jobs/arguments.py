@@ -100,6 +100,9 @@ def _add_outputs(commands: Any) -> None:
     """Commands that read an output, or apply other filters to it."""
     verify = commands.add_parser("verify", help="read everything that is published and check it")
     verify.add_argument("output", help="folder or url of a run's output")
+    verify.add_argument(
+        "--inputs", action="store_true", help="read the inputs too: are they those that were edited"
+    )
     _add_storage_option(verify)
     verify.set_defaults(command="verify")
 

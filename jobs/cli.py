@@ -93,7 +93,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from jobs.commands.verify import verify_output
 
-    return verify_output(options.output, options.storage_option)
+    return verify_output(options.output, options.storage_option, inputs=options.inputs)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -1,3 +1,3 @@
 """Overpaint's library: dataset-scale image editing, without Ray (see pipeline/README.md)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,8 +11,15 @@ from pipeline.mix.verify import MixReport, is_mix, verify_mix
 from pipeline.steps.verify import VerifyReport, verify
 
 
-def verify_output(path: str, storage_options: list[str] | None = None) -> int:
+def verify_output(
+    path: str, storage_options: list[str] | None = None, *, inputs: bool = False
+) -> int:
     """Returns 0 if the audit of an output, or of a mix, finds no problem, else 1.
+
+    Args:
+        path: of the output or mix.
+        storage_options: key=value, for the output and the inputs.
+        inputs: compare the input shards with the markers of the output.
 
     Raises:
         ConfigError: the store cannot be listed or read.
@@ -20,9 +27,13 @@ def verify_output(path: str, storage_options: list[str] | None = None) -> int:
     output = open_output(path, storage_options or [])
     report: VerifyReport | MixReport
     try:
-        report, unit = (
-            (verify_mix(output), "samples") if is_mix(output) else (verify(output), "rows")
-        )
+        if is_mix(output):
+            report, unit = verify_mix(output), "samples"
+        else:
+            audit = verify(output, inputs=inputs, input_options=output.storage_options)
+            for note in audit.notes:
+                show(note)
+            report, unit = audit, "rows"
     except OSError as error:
         raise ConfigError(f"{path}: {error or type(error).__name__}") from error
     for problem in report.problems:

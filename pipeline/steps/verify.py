@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, 
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.publish import ShardStats
+from pipeline.steps.verify_inputs import changed_inputs
 from pipeline.steps.verify_members import check_members
 from pipeline.storage.layout import (
     PROBE,
@@ -45,6 +47,7 @@ class VerifyReport:
     """The result of an audit. The output is right if ``problems`` is empty."""
 
     problems: list[str] = field(default_factory=list)  # one line each
+    notes: list[str] = field(default_factory=list)  # what could not be checked, one line each
     counts: dict[str, int] = field(default_factory=dict)  # rows by status
     num_shards: int = 0
 
@@ -53,11 +56,18 @@ class VerifyReport:
         return sum(self.counts.values())
 
 
-def verify(store: Store) -> VerifyReport:
+def verify(
+    store: Store, *, inputs: bool = False, input_options: dict[str, Any] | None = None
+) -> VerifyReport:
     """Audits an output: markers, hashes, rows, members, and objects of no published shard.
 
     A shard with staged parts but no marker is a problem too: the run has not ended. So is an input
     shard in ``_run/inputs.json`` that is not published.
+
+    Args:
+        store: of the output.
+        inputs: read the input shards too, and compare their sha256 with the markers'.
+        input_options: fsspec's options for the inputs.
 
     Raises:
         OSError: the store cannot be listed or read.
@@ -77,6 +87,9 @@ def verify(store: Store) -> VerifyReport:
         lines = _audit(store, shard, fingerprint, filtering, found)
         report.problems += [f"{shard}: {line}" for line in lines]
         counts += found
+    if inputs:
+        for line, is_problem in changed_inputs(store, shards, input_options):
+            (report.problems if is_problem else report.notes).append(line)
     report.num_shards, report.counts = len(shards), dict(sorted(counts.items()))
     if not shards and not report.problems:
         report.problems.append("nothing is published here")

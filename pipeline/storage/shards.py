@@ -52,6 +52,11 @@ class InputShard:
         """The whole tar, unpacked if it is compressed; see ``fetch``."""
         return self.fetch(storage_options, as_listed=as_listed)[0]
 
+    def sha256(self, storage_options: dict[str, Any] | None = None) -> str:
+        """Of the object as it is stored now, changed or not."""
+        folder, name = _split(self.url)
+        return hashlib.sha256(Store(folder, storage_options).get(name)).hexdigest()
+
     def fetch(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
     ) -> tuple[bytes, str]:

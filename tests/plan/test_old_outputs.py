@@ -31,6 +31,9 @@ def test_status_counts_its_shards_and_edits(old: Path, capsys: pytest.CaptureFix
 
 def test_verify_finds_no_problem(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What 0.1.0 wrote is checked as far as it can be checked."""
+    assert main(["verify", "out", "--inputs"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("the input is not checked: written by an older version") == 3
     assert main(["verify", "out"]) == 0
     assert "12 rows: 3 edited, 1 failed, 7 rejected, 1 unchanged" in capsys.readouterr().out
 

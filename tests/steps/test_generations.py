@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def test_an_input_replaced_between_two_runs_is_published_whole(
     assert (marker.input_sha256, marker.generation) == (digest, digest[:12])
     assert verify(store).problems == []
     assert list(store.list("_parts/")) == []
+
+
+def test_verify_compares_the_inputs_with_what_was_edited(tmp_path: Path) -> None:
+    """An input that is replaced after its shard was published is named, if it is asked for."""
+    write_input(tmp_path)
+    store = Store(f"{tmp_path}/out")
+    run(config_of(tmp_path), store)
+    entry = {"url": f"{tmp_path}/in/0.tar", "name": "0", "size": 1, "etag": None}
+    store.put("_run/inputs.json", json.dumps([entry]).encode())
+    assert verify(store, inputs=True).problems == []
+    write_input(tmp_path, seed=5)
+    assert verify(store).problems == []
+    (line,) = verify(store, inputs=True).problems
+    assert line == f"0: the input {tmp_path}/in/0.tar is not the one that was edited"
+    (tmp_path / "in/0.tar").unlink()
+    assert "cannot be read" in verify(store, inputs=True).problems[0]
 
 
 def test_of_two_complete_sets_one_is_published_by_all(

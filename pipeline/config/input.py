@@ -20,8 +20,9 @@ class Input(Section):
     """The shards to read, and which file of a sample is its image, caption, edit text and mask."""
 
     shards: str | list[str] = Field(
-        description="Input tars: a glob, a folder, a brace pattern such as "
-        "`in/{00000..00099}.tar`, or a list of these. Local paths or urls of a store."
+        description="Input tars (`.tar`, `.tar.gz`, `.tgz`, `.tar.zst`): a glob, a folder, a brace "
+        "pattern such as `in/{00000..00099}.tar`, or a list of these. Local paths or urls of a "
+        "store."
     )
     limit: int = Field(
         0,
@@ -69,8 +70,8 @@ class Input(Section):
     )
     on_bad_shard: Literal["publish", "fail"] = Field(
         "publish",
-        description="A shard that cannot be read to its end. `publish`: publish what could be "
-        "read, with the reason. `fail`: end the run.",
+        description="A shard that cannot be read completely. `publish`: publish what could be "
+        "read, with the reason. `fail`: leave it unpublished. One that is no tar always is.",
     )
     max_pixels: int = Field(
         100_000_000,

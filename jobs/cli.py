@@ -62,12 +62,14 @@ def _edit(options: argparse.Namespace) -> int:
 
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     """Returns the run's exit code; if the store or a node ends it, prints how to resume."""
-    from jobs.supervise.shutdown import interruptible
+    from jobs.supervise.shutdown import Interrupted, interruptible
     from jobs.supervise.starts import CannotGoOnError
 
     try:
         with interruptible():
             return run()
+    except Interrupted:
+        return exit_codes.INTERRUPTED
     except (OSError, CannotGoOnError) as error:
         if options.verbose:
             show(traceback.format_exc(), to=sys.stderr, lines=True)

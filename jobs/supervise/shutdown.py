@@ -16,6 +16,10 @@ from jobs.logs import tell
 from jobs.supervise.journal import Journal
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ends the process. Not SystemExit, which a step turns into failed edits."""
+
+
 class StopFlag:
     """A flag that the driver sets and that readers on any node check once per part."""
 
@@ -75,15 +79,19 @@ class GracefulStop:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Handles SIGTERM and Ctrl-C before the first part and after the last one.
+    """Handles SIGTERM and Ctrl-C before the first part on Ray and after the last one.
 
-    While parts are in flight, ``GracefulStop`` replaces these handlers.
+    While parts are in flight on Ray, ``GracefulStop`` replaces these handlers. In the local loop
+    they hold all the time: what is committed stays.
+
+    Raises:
+        Interrupted: a signal came.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        tell(f"{name}: no part is in flight; run the same command to resume", level="warning")
-        sys.exit(exit_codes.INTERRUPTED)
+        tell(f"{name}: stopped; run the same command to resume", level="warning")
+        raise Interrupted
 
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)

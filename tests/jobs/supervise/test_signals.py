@@ -14,6 +14,12 @@ import pytest
 
 from jobs import exit_codes
 from jobs.cli import main
+from jobs.supervise.shutdown import Interrupted, interruptible
+from pipeline.execution.local_loop import run_loop
+from pipeline.records.part import Part
+from pipeline.steps.publish import read_marker
+from tests.fake_job import fake_plan, run_fake
+from tests.samples import raw_sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[3]
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -21,7 +27,7 @@ RAY = """
 import os, signal, sys
 from jobs.edit.cluster import connect, disconnect
 from jobs.supervise.journal import Journal
-from jobs.supervise.shutdown import GracefulStop, StopFlag, interruptible
+from jobs.supervise.shutdown import GracefulStop, Interrupted, StopFlag, interruptible
 from pipeline.config.load import parse_config
 
 tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "run": {"num_cpus": 1}}
@@ -29,8 +35,8 @@ with interruptible():
     connect(parse_config(tree), verbose=False)
     try:
         os.kill(os.getpid(), signal.SIGTERM)
-    except SystemExit as error:
-        print("before the first part:", error.code)
+    except Interrupted:
+        print("before the first part: interrupted")
     stop = GracefulStop(StopFlag(Journal()), grace_s=60)
     disconnect()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,15 +57,31 @@ def test_a_signal_before_the_first_part_is_an_interruption(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    with (
-        mock.patch("jobs.edit.driver.make_plan", side_effect=wait),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main(["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/*.tar"])
-    assert ended.value.code == exit_codes.INTERRUPTED
+    command = ["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/*.tar"]
+    with mock.patch("jobs.edit.driver.make_plan", side_effect=wait):
+        assert main(command) == exit_codes.INTERRUPTED
     said = capsys.readouterr().err
-    assert said == f"{number.name}: no part is in flight; run the same command to resume\n"
+    assert said == f"{number.name}: stopped; run the same command to resume\n"
     assert [signal.getsignal(each) for each in NUMBERS] == before
+
+
+def test_a_signal_in_the_local_loop_fails_no_edit(tmp_path: Path) -> None:
+    """The rows would say SystemExit, and stay: nothing was wrong with these edits."""
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat"]), raw_sample("b", seed=1)])
+    plan = fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out")
+
+    def stopped(part: Part) -> Part:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return part
+
+    with interruptible(), pytest.raises(Interrupted):
+        run_loop(plan, stages={"decode": stopped})
+    assert list(plan.output.list("_parts/")) == []
+    assert run_fake(plan.still_to_do()).work == []
+    marker = read_marker(plan.output, "0")
+    assert marker is not None
+    assert (marker.counts["edited"], marker.counts["failed"]) == (2, 0)
 
 
 @pytest.mark.slow
@@ -74,7 +96,7 @@ def test_our_signal_handlers_survive_rays_start_and_shutdown() -> None:
         timeout=120,
     )
     assert done.stdout.splitlines() == [
-        "before the first part: 75",
+        "before the first part: interrupted",
         "after the last part: True False",
         "after the last part: True False",
     ], done.stderr

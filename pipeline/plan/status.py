@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.records.part import Status
 from pipeline.records.run_files import NewerVersionError, RunFileError
-from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.storage.layout import RUN, ShardState, output_state
 from pipeline.storage.readers import in_threads
 from pipeline.storage.saved_inputs import saved_inputs

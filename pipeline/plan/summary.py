@@ -10,7 +10,7 @@ from pipeline.config.stages import SCORE_STAGE, TIMED_STEPS
 from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
 from pipeline.records.run_files import RunFileError
-from pipeline.steps.publish import ShardStats
+from pipeline.steps.marker import ShardStats
 from pipeline.storage.layout import marker_name
 from pipeline.storage.readers import in_threads
 

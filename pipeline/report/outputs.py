@@ -17,7 +17,7 @@ from pipeline.config.load import ConfigError, apply_override, parse_config
 from pipeline.plan.run_folder import read_config
 from pipeline.records.rows import ROW_SCHEMA
 from pipeline.records.run_files import Amount, Count, RunFileError, RunRecord, parse_record
-from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.storage.layout import RUN, marked_shard, parquet_name
 from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError

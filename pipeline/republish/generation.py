@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.records.rows import ROW_SCHEMA, Row, rows_of, staged_table
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
-from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.write_part import to_ipc, with_header
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import StagedPart, marker_name, parquet_name, rejected_name, tar_name

@@ -17,7 +17,8 @@ from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
 from pipeline.republish.generation import NotTheSameError, read_generation, read_rows, stage_part
 from pipeline.steps.filter import apply_filters, unfiltered
-from pipeline.steps.publish import publish_if_complete, read_marker
+from pipeline.steps.marker import read_marker
+from pipeline.steps.publish import publish_if_complete
 from pipeline.storage.layout import marker_name, output_state, sweep
 from pipeline.storage.store import Store
 

@@ -15,7 +15,8 @@ from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part, Status
 from pipeline.records.rows import Row
 from pipeline.republish.generation import NotTheSameError, read_generation, stage_part
-from pipeline.steps.publish import ShardStats, publish_if_complete, read_marker
+from pipeline.steps.marker import ShardStats, read_marker
+from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.read import read_parts
 from pipeline.steps.staged_parts import staged_parts
 from pipeline.storage.layout import marker_name

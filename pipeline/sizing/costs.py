@@ -13,7 +13,7 @@ from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE
 from pipeline.plan.plan import Plan
 from pipeline.records.run_files import Amount, Count, RunFileError, parse_record
-from pipeline.steps.publish import ShardStats, read_marker
+from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.storage.readers import in_threads
 from pipeline.storage.store import Store
 

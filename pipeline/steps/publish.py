@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +16,9 @@ from pipeline.config.filters import Filtering
 from pipeline.images.composite import CUT_NOTE
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA
-from pipeline.records.run_files import Amount, Count, RunFileError, parse_record
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import apply_filters
+from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.read import LEFT_OUT
 from pipeline.steps.staged_parts import claimed_parts, delete_staged, read_staged
 from pipeline.steps.write_part import header_of
@@ -33,77 +32,8 @@ from pipeline.storage.layout import (
 )
 from pipeline.storage.store import Store
 
-VERSION = 1  # of the marker
-REMEDY = "restore it, or remove it, and the next run computes the shard again"
 ROW_GROUP_ROWS = 65536
 UNFILTERED = Filtering()
-
-
-@dataclass
-class ShardStats:
-    """The marker ``<shard>_stats.json``: what was published and how it was computed."""
-
-    shard: str
-    fingerprint: str
-    num_parts: Count
-    counts: dict[str, Count]  # by status; their sum is the number of rows
-    failures: dict[str, Count]  # failed rows by "stage: kind of error"
-    tar_bytes: Count
-    tar_sha256: str
-    parquet_bytes: Count
-    parquet_sha256: str
-    problem: str | None  # why the input shard could not be read to its end
-    num_evals: dict[str, Count]  # network evaluations by stage
-    seconds: dict[str, Amount]  # by step, summed over the parts
-    hosts: list[str]
-    devices: list[str]
-    halvings: dict[str, Count]  # of the micro-batch after an out-of-memory error, by stage
-    published_at: str  # UTC, ISO 8601
-    part_rows: list[Count] = field(default_factory=list)  # rows of each part, in their order
-    model_revision: str = ""  # hub commit, or sha256 of a local folder's files
-    filters: str = Filtering().fingerprint  # of the filters that it was published with
-    rejections: dict[str, Count] = field(default_factory=dict)  # rejected rows by filter
-    rejected_bytes: Count = 0
-    rejected_sha256: str | None = None  # of the tar of rejected images, where there is one
-    codes: list[str] = field(default_factory=list)  # hashes of the sources that computed parts
-    left_out: Count = 0  # rows of samples with files that input.pass_through leaves out
-    cut_masks: Count = 0  # edited rows whose mask meets the border of the model's crop
-    input_sha256: str = ""  # of the input shard's object; "" of what 0.1.0 published
-    generation: str = ""  # of its parts, likewise
-    version: int = VERSION
-    digest: str = ""  # sha256 of this file with "" in this place; "" of what 0.1.0 published
-
-    @property
-    def num_rows(self) -> int:
-        return sum(self.counts.values())
-
-    def to_json(self) -> bytes:
-        tree = asdict(self)
-        return _marker_json(tree | {"digest": _digest_of(tree)})
-
-    @classmethod
-    def from_json(cls, data: bytes, name: str = "the marker") -> ShardStats:
-        """The marker in an object of this name.
-
-        Raises:
-            RunFileError: the bytes are no marker, or one of a newer version.
-        """
-        stats = parse_record(data, name, cls, remedy=REMEDY, newest=VERSION)
-        if stats.part_rows and len(stats.part_rows) != stats.num_parts:
-            reason = f"is damaged: {len(stats.part_rows)} part_rows for {stats.num_parts} parts"
-            raise RunFileError(name, reason, REMEDY)
-        # Fields of a later version would be lost in ``asdict``, so the file itself is taken.
-        if stats.digest and stats.digest != _digest_of(json.loads(data)):
-            raise RunFileError(name, "is damaged: it is not what its digest says", REMEDY)
-        return stats
-
-
-def _marker_json(tree: dict[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _digest_of(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(_marker_json(tree | {"digest": ""})).hexdigest()
 
 
 @dataclass
@@ -155,22 +85,6 @@ def publish_if_complete(
                 return None
             stats = _put(store, shard, built, filtering)
     delete_staged(store, shard)
-    return stats
-
-
-def read_marker(store: Store, shard: str) -> ShardStats | None:
-    """The marker of a shard; None if the shard is not published.
-
-    Raises:
-        RunFileError: it cannot be used, or is another shard's.
-    """
-    place = f"{store.url}/{marker_name(shard)}"
-    try:
-        stats = ShardStats.from_json(store.get(marker_name(shard)), place)
-    except FileNotFoundError:
-        return None
-    if stats.shard != shard:
-        raise RunFileError(place, f"is the marker of another shard, {stats.shard!r}", REMEDY)
     return stats
 
 

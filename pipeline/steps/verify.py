@@ -17,8 +17,8 @@ from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA, Row, rows_of
 from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, parse_run
 from pipeline.steps.filter import apply_filters, unfiltered
+from pipeline.steps.marker import ShardStats
 from pipeline.steps.output_keys import output_key
-from pipeline.steps.publish import ShardStats
 from pipeline.steps.verify_inputs import changed_inputs
 from pipeline.steps.verify_members import check_members
 from pipeline.storage.layout import (

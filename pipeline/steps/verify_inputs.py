@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.records.run_files import RunFileError
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from pipeline.storage.saved_inputs import saved_inputs
 from pipeline.storage.store import Store
 

@@ -17,7 +17,7 @@ from pipeline.plan.first_look import first_look
 from pipeline.plan.plan import make_plan
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.plan.summary import summarize
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from pipeline.storage.formats import BadShardError
 from tests.samples import raw_sample, shard_bytes, write_shard
 

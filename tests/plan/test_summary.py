@@ -14,7 +14,7 @@ from pipeline.images.composite import CUT_NOTE
 from pipeline.plan.plan import Plan
 from pipeline.plan.summary import summarize
 from pipeline.records.part import Part
-from pipeline.steps.publish import ShardStats
+from pipeline.steps.marker import ShardStats
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import encode, pixels, raw_sample, write_shard

@@ -19,7 +19,7 @@ from pipeline.report.gallery import image_shards
 from pipeline.report.images import ShardImages
 from pipeline.report.outputs import read_output, shards_to_read
 from pipeline.report.page import REPORT_FILE, write_report
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 from tests.drawn_output import make_output, textured

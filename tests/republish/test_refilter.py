@@ -22,7 +22,7 @@ from pipeline.records.part import Part
 from pipeline.report.page import REPORT_FILE, write_report
 from pipeline.republish.refilter import preview, refilter
 from pipeline.republish.retry_failed import reopen_failed
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import GRID, invert

@@ -13,7 +13,7 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.status import read_status
 from pipeline.records.part import Part
 from pipeline.republish.retry_failed import is_retried, reopen_failed
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import invert

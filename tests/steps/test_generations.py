@@ -14,7 +14,8 @@ from pipeline.config.config import Config
 from pipeline.config.filters import filtering_of
 from pipeline.records.part import Part
 from pipeline.republish.refilter import refilter
-from pipeline.steps.publish import publish_if_complete, read_marker
+from pipeline.steps.marker import read_marker
+from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.staged_parts import staged_parts
 from pipeline.steps.verify import verify
 from pipeline.storage.layout import claim_name, sweep

@@ -16,7 +16,8 @@ import pytest
 from pipeline.config.config import Config
 from pipeline.records.part import Part
 from pipeline.records.rows import ROW_SCHEMA
-from pipeline.steps.publish import ShardStats, publish_if_complete
+from pipeline.steps.marker import ShardStats
+from pipeline.steps.publish import publish_if_complete
 from pipeline.steps.staged_parts import claimed_parts
 from pipeline.steps.verify import verify
 from pipeline.storage.layout import StagedPart, output_state, sweep

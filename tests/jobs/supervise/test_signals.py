@@ -17,7 +17,7 @@ from jobs.cli import main
 from jobs.supervise.shutdown import Interrupted, interruptible
 from pipeline.execution.local_loop import run_loop
 from pipeline.records.part import Part
-from pipeline.steps.publish import read_marker
+from pipeline.steps.marker import read_marker
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard
 

@@ -37,7 +37,7 @@ def test_a_full_disk_leaves_no_failed_rows(job: Job, disk: Path, tmp_path: Path)
     """Exit code 1 and the reason; once the disk is larger, all edits are made and none failed."""
     for number in range(SHARDS):
         samples = [
-            raw_sample(f"{number}{place}", seed=10 * number + place, bin=os.urandom(60_000))
+            raw_sample(f"{number}{place}", seed=10 * number + place, npy=os.urandom(60_000))
             for place in range(SAMPLES)
         ]
         write_shard(tmp_path / f"in/{number}.tar", samples)

@@ -71,6 +71,16 @@ def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
     return (folder + slash + key, suffix.lower()) if dot and key else (None, None)
 
 
+def other_masks(raw: RawSample, config: Input) -> list[str]:
+    """A note on files that are called like the mask, but for the format: ``mask.jpg``."""
+    mask = config.mask.lower()
+    stem = mask.rpartition(".")[0]
+    others = [f".{suffix}" for suffix in raw.members if suffix.rpartition(".")[0] == stem]
+    if not stem or not others:
+        return []
+    return [f"no mask was read from {', '.join(others)}: input.mask is {mask}"]
+
+
 def _mark(
     samples: dict[str, RawSample], keys: list[str | None], position: int, damage: Damage
 ) -> None:

@@ -198,6 +198,17 @@ def test_only_files_of_named_suffixes_are_passed_through() -> None:
     assert sample.extras == {"flow.exr": b"x"}
 
 
+def test_a_mask_of_another_format_than_the_configurations_is_noted() -> None:
+    """Its edit has an inferred mask, which may not be what was meant."""
+    sample = read_one(png=IMAGE, txt="a", edit__txt="b", mask__jpg=IMAGE, box__png=IMAGE)
+    assert sample.encoded_mask is None
+    assert sample.edits[0].notes == ["no mask was read from .mask.jpg: input.mask is mask.png"]
+    named = read_one({"mask": "Mask.JPG"}, png=IMAGE, txt="a", edit__txt="b", mask__jpg=IMAGE)
+    assert (named.encoded_mask, named.edits[0].notes) == (IMAGE, [])
+    both = {"mask__png": IMAGE, "mask__jpg": IMAGE}
+    assert read_one(png=IMAGE, txt="a", edit__txt="b", **both).edits[0].notes == []
+
+
 @pytest.mark.parametrize("suffix", ["pkl", "PYD", "weights.pth"])
 def test_a_pickle_is_never_passed_through(suffix: str) -> None:
     """Whatever the configuration says."""

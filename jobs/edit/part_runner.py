@@ -101,7 +101,7 @@ class Runner:
         Raises:
             RunnerLostError: it raised or died; its process is gone afterwards.
             NodeLostError: its node died.
-            NotStoredError: it raised what a store raises.
+            NotStoredError: it raised what a store raises, or its node's disk is full.
         """
         try:
             return ray.get(getattr(self.actor, method).remote(*arguments))
@@ -117,6 +117,8 @@ class Runner:
             self.end()
             if NODE_DIED in str(verdict):
                 raise NodeLostError("died with its node") from verdict
+            if isinstance(verdict, ray.exceptions.OutOfDiskError):
+                raise NotStoredError("found no room on the disk of its node") from verdict
             raise RunnerLostError(_death(verdict)) from verdict
 
     def _verdict(self, error: ray.exceptions.RayError) -> ray.exceptions.RayError:

@@ -7,6 +7,7 @@ around each of them (``around``: a watchdog under Ray, nothing in the local loop
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from pipeline.steps.read import read_parts
 from pipeline.steps.write_part import write_part
 from pipeline.storage.store import Store
 
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 COMMIT = "commit"  # the operator that writes a part and publishes a complete shard
 # What is done around a step: takes shard, part (None: the reader, between two parts) and step.
 Around = Callable[[str, int | None, str], AbstractContextManager[object]]
@@ -51,7 +53,8 @@ class Operator:
         name: of the step, in messages, timings and the rows' column ``stage``.
         run: the step.
         fails_edits: an exception becomes failed edits of the part, so that the run goes on. False
-            for what writes: there it leaves the part undone.
+            for what writes: there it leaves the part undone, as the error of a full disk always
+            does.
     """
 
     name: str
@@ -178,6 +181,15 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     return part
 
 
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is of a local disk (of compiled code, for example)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _run(operator: Operator, part: Part) -> Part:
     """Runs an operator; times it, and notes on which host.
 
@@ -188,7 +200,7 @@ def _run(operator: Operator, part: Part) -> Part:
     try:
         part = operator.run(part)
     except (Exception, SystemExit) as error:
-        if not operator.fails_edits:
+        if not operator.fails_edits or _is_full_disk(error):
             raise
         part.fail(operator.name, error)
     spent = time.perf_counter() - start

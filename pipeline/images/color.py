@@ -18,6 +18,7 @@ MAX_NAME = 60  # characters of a profile's name in a note
 # differ by one or two, in their rounding and in the tables of their curves.
 SRGB_TOLERANCE = 2
 BROKEN_NOTE = "the embedded color profile cannot be used and was ignored"
+ICC_SEGMENT = b"ICC_PROFILE\0"
 GRAY_MODES = ("1", "L", "LA")
 # Modes of images that a profile of a color space describes. Gray files often have an RGB profile.
 DESCRIBED = {"RGB": ("RGB", "L"), "GRAY": ("L",), "CMYK": ("CMYK",)}
@@ -52,6 +53,16 @@ def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Imag
         return image.convert("RGB")
     notes.append(f"the colors were converted from the embedded profile {name} to sRGB")
     return _transformed(image.convert(mode), transform)
+
+
+def lacks_a_piece(image: Image.Image) -> bool:
+    """Whether a JPEG, as opened, has pieces of a profile that are no whole one: Pillow drops them.
+
+    (ICC.1:2022, B.4: a profile of more than 64 KiB is stored in several segments.)
+    """
+    segments = getattr(image, "applist", ())
+    has_piece = any(kind == "APP2" and data.startswith(ICC_SEGMENT) for kind, data in segments)
+    return has_piece and not image.info.get("icc_profile")
 
 
 # A transform takes milliseconds to build, and most images of a dataset have one of few profiles.

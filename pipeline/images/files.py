@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.config.config import Output
-from pipeline.images.color import BROKEN_NOTE, GRAY_MODES, to_srgb
+from pipeline.images.color import BROKEN_NOTE, GRAY_MODES, lacks_a_piece, to_srgb
 from pipeline.images.depth import in_8_bits
 from pipeline.images.errors import OUT_OF_MEMORY, ImageError, as_image_errors
 from pipeline.images.formats import (
@@ -155,7 +155,7 @@ def _loaded(data: bytes, formats: list[str], max_pixels: int) -> tuple[Image.Ima
         raise ImageError("TooManyScans", f"a JPEG of {scans} scans; at most {MAX_SCANS} are read")
     image.load()
     with_8_bit_key(image, data)
-    notes = [BROKEN_NOTE] if lost_profile else []
+    notes = [BROKEN_NOTE] if lost_profile or lacks_a_piece(image) else []
     first_frame = in_8_bits(image, notes)  # a copy, because counting the frames reads on
     if first_frame.mode == "La":  # alpha is multiplied in; Pillow converts it to LA only
         first_frame = first_frame.convert("LA")

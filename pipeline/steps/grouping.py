@@ -53,9 +53,12 @@ def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
 
     ``key_split: dot`` splits at the first dot of the last path component, as webdataset does;
     ``suffix`` at the longest suffix that the configuration names, else at the last dot. Bytes of
-    a name that are not UTF-8 are written as \\xNN.
+    a name that are not UTF-8 are written as \\xNN. Hidden files belong to no sample: macOS's tar
+    writes a ``._x.png`` in front of each ``x.png``.
     """
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if name.rpartition("/")[2].startswith("."):
+        return None, None
     if config.key_split == "dot":
         key, suffix = split_at_first_dot(name)
         return key, None if suffix is None else suffix.lower()
@@ -66,6 +69,16 @@ def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
     folder, slash, basename = name.rpartition("/")
     key, dot, suffix = basename.rpartition(".")
     return (folder + slash + key, suffix.lower()) if dot and key else (None, None)
+
+
+def other_masks(raw: RawSample, config: Input) -> list[str]:
+    """A note on files that are called like the mask, but for the format: ``mask.jpg``."""
+    mask = config.mask.lower()
+    stem = mask.rpartition(".")[0]
+    others = [f".{suffix}" for suffix in raw.members if suffix.rpartition(".")[0] == stem]
+    if not stem or not others:
+        return []
+    return [f"no mask was read from {', '.join(others)}: input.mask is {mask}"]
 
 
 def _mark(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.steps.grouping import RawSample, grouped
+from pipeline.steps.grouping import RawSample, grouped, other_masks
 from pipeline.steps.limits import MAX_PART_BYTES, check_files, check_texts
 from pipeline.steps.texts import (
     SampleError,
@@ -199,6 +199,8 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
     sample.settings = own_settings(sample.metadata)
     sample.caption = caption_of(raw.members, sample.metadata, config)
     sample.encoded_mask = raw.members.get(config.mask.lower())
+    if sample.encoded_mask is None:
+        raw.notes += other_masks(raw, config)
     sample.extras, left_out = _extras(raw, sample, config)
     if left_out:
         raw.notes.append(f"{LEFT_OUT} {', '.join(f'.{suffix}' for suffix in left_out)}")

@@ -17,6 +17,9 @@ MAX_DEPTH = 100  # of key.json's nesting: later code reads and writes it recursi
 # Settings that key.json may give for its sample; the method checks the ranges.
 SETTINGS = ("encode_ratio", "strength", "guidance_scale", "seed")
 NO_NUMBER = "in the member .json, NaN and numbers that are too large were read as null"
+MAX_NAMES, MAX_NAME = 3, 40  # names in a note, and characters of one
+MAX_DIGITS = 4000  # of an integer; Python reads no more than 4300
+LINE_END = re.compile(r"\r\n?|\n")
 
 
 class SampleError(Exception):
@@ -36,7 +39,8 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], list[str]]:
 
     A ``.json`` that holds no object (a list, a number, null, nothing) is other people's: it is left
     unread, with a note. NaN and infinite numbers, which many writers put for a missing value, are
-    null.
+    null, and so are integers of more than ``MAX_DIGITS`` digits. Of a name that stands twice in an
+    object the last value is read, as all readers do, and a note says so.
 
     Raises:
         SampleError: it is not UTF-8, not valid JSON, or nested deeper than ``MAX_DEPTH``.
@@ -46,11 +50,14 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], list[str]]:
     if not text.strip():
         return {}, ["the member .json is empty, so it was not read"]
     no_numbers: list[str] = []
+    repeated: dict[str, None] = {}
     try:
         value = json.loads(
             text,
             parse_constant=no_numbers.append,
             parse_float=partial(_finite, no_numbers),
+            parse_int=partial(_integer, no_numbers),
+            object_pairs_hook=partial(_object, repeated),
         )
     except (ValueError, RecursionError) as error:
         reason = too_deep if isinstance(error, RecursionError) else str(error)
@@ -59,7 +66,11 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"the member .json is {_kind(value)}, not an object, so it was not read"]
     if _is_nested_deeper(value, MAX_DEPTH):
         raise SampleError("BadJson", f"the member .json cannot be read: {too_deep}")
-    return value, [NO_NUMBER] if no_numbers else []
+    notes = [NO_NUMBER] if no_numbers else []
+    if repeated:
+        names = ", ".join(json.dumps(name[:MAX_NAME]) for name in list(repeated)[:MAX_NAMES])
+        notes.append(f"in the member .json, {names} appears more than once: the last was read")
+    return value, notes
 
 
 def own_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def edit_texts_of(
             continue
         if isinstance(value, str):
             is_field = ":" in entry
-            texts = [value] if is_field else value.rstrip().replace("\r\n", "\n").split("\n")
+            texts = [value] if is_field else LINE_END.split(value.rstrip())
             if not is_field and texts == [""]:
                 texts = []
         elif isinstance(value, list) and all(isinstance(text, str) for text in value):
@@ -161,6 +172,11 @@ def _field(entry: str, members: Mapping[str, bytes], metadata: dict[str, Any]) -
 
 
 def _decoded(data: bytes, suffix: str) -> str:
+    zero = data.find(b"\0")
+    if zero >= 0:  # it may be valid UTF-8 all the same, and the model would read other words
+        raise SampleError(
+            "BadText", f"the member .{suffix} has a zero byte at {zero}: it is UTF-16, or no text"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -196,6 +212,23 @@ def _finite(no_numbers: list[str], text: str) -> float | None:
         return value
     no_numbers.append(text)
     return None
+
+
+def _integer(no_numbers: list[str], text: str) -> int | None:
+    if len(text) <= MAX_DIGITS:
+        return int(text)
+    no_numbers.append(text)
+    return None
+
+
+def _object(repeated: dict[str, None], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values; names that stand twice are added to ``repeated``."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            repeated[name] = None
+        found[name] = value
+    return found
 
 
 def _kind(value: Any) -> str:

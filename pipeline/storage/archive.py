@@ -17,6 +17,8 @@ from typing import Any
 from pipeline.storage.tar_walk import Damage, Entry, walk
 
 MAX_NAMES = 3  # names of unreadable files in a problem
+# Folders; and what GNU tar writes of a volume (--label) and of a folder (--incremental).
+NO_FILES = (tarfile.DIRTYPE, b"V", b"D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,11 @@ def read_tar(data: bytes) -> TarContents:
     A hard link has the content of the file that it names, which precedes it in the tar.
     """
     contents = TarContents()
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | None] = {}
     problems: list[str] = []
     for found in walk(data):
         if isinstance(found, Entry):
-            if found.kind != tarfile.DIRTYPE:
+            if found.kind not in NO_FILES:
                 contents.members.append(_member(data, found, files))
             continue
         reason = found.reason if isinstance(found, Damage) else "data after an end-of-archive block"
@@ -100,14 +102,21 @@ def tar_writer(sink: io.BytesIO) -> Any:
     return TarWriter(sink, encoder=False, **fixed)
 
 
-def _member(data: bytes, entry: Entry, files: dict[str, bytes]) -> Member:
+def _member(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
     """The file of an entry. ``files`` holds what came before it, for hard links."""
+    member = _read(data, entry, files)
+    files[posixpath.normpath(entry.name)] = member.data
+    return member
+
+
+def _read(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
     if entry.kind == tarfile.LNKTYPE:
-        target = files.get(posixpath.normpath(entry.link))
-        if target is None:
-            reason = f"is a hard link to {entry.link!r}, which does not precede it in the tar"
+        target = posixpath.normpath(entry.link)
+        content = files.get(target)
+        if content is None:
+            why = "cannot be read either" if target in files else "does not precede it in the tar"
+            reason = f"is a hard link to {entry.link!r}, which {why}"
             return Member(entry.name, None, reason, "hard links")
-        content = target
     elif entry.kind == tarfile.SYMTYPE:
         reason = f"is a symbolic link to {entry.link!r}"
         return Member(entry.name, None, reason, "symbolic links")
@@ -119,7 +128,6 @@ def _member(data: bytes, entry: Entry, files: dict[str, bytes]) -> Member:
         return Member(entry.name, None, "is cut: the shard ends inside of it", "cut files")
     else:
         content = data[entry.start : entry.end]
-    files[posixpath.normpath(entry.name)] = content
     return Member(entry.name, content)
 
 

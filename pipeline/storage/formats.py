@@ -16,13 +16,15 @@ COMPRESSIONS: dict[str, Literal["gzip", "zstd"] | None] = {
     ".tgz": "gzip",
     ".tar.zst": "zstd",
 }
+MAGICS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+USTAR = 257  # place of "ustar" in the first header of a tar
 CHUNK = 1 << 20  # bytes
 # Images hardly shrink, so a shard that grows more than this was made to fill the memory.
 MAX_GROWTH, MIN_LIMIT = 20, 64 << 20
 
 STARTS = {
-    b"\x1f\x8b": "it is compressed by gzip: give it a name that ends in .tar.gz",
-    b"\x28\xb5\x2f\xfd": "it is compressed by zstd: give it a name that ends in .tar.zst",
+    MAGICS["gzip"]: "it is compressed by gzip: give it a name that ends in .tar.gz",
+    MAGICS["zstd"]: "it is compressed by zstd: give it a name that ends in .tar.zst",
     b"BZh": "it is compressed by bzip2: unpack it, or pack it with gzip or zstd",
     b"\xfd7zXZ\0": "it is compressed by xz: unpack it, or pack it with gzip or zstd",
     b"PK\3\4": "it is a zip file",
@@ -46,7 +48,7 @@ def unpacked(name: str, data: bytes) -> bytes:
     """The tar in a shard's bytes.
 
     Args:
-        name: of the shard; its end says whether it is compressed.
+        name: of the shard, or its url; the end says whether it is compressed.
         data: as stored.
 
     Raises:
@@ -68,7 +70,8 @@ def unpacked(name: str, data: bytes) -> bytes:
     except OSError as error:
         if isinstance(error, BadShardError):
             raise
-        raise BadShardError(f"{name}: cannot be unpacked: {_one_line(error)}") from error
+        reason = _why_packed_wrongly(data, compression) or " ".join(str(error).split())
+        raise BadShardError(f"{name}: cannot be unpacked: {reason}") from error
     return tar.getvalue()
 
 
@@ -87,5 +90,10 @@ def what_it_is(data: bytes) -> str:
     return f"it is no tar: no header can be read; it begins with {data[:16]!r}"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _why_packed_wrongly(data: bytes, compression: str) -> str | None:
+    """What bytes are that do not begin as compressed ones do; None if they do."""
+    if data.startswith(MAGICS[compression]):
+        return None
+    if data[USTAR : USTAR + 5] == b"ustar":
+        return "it is a tar that is not compressed: give it a name that ends in .tar"
+    return what_it_is(data)

@@ -78,7 +78,7 @@ class InputShard:
         folder, name = _split(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
         data = Store(folder, storage_options).get(name, listed=listed)
-        return unpacked(name, data), hashlib.sha256(data).hexdigest()
+        return unpacked(self.url, data), hashlib.sha256(data).hexdigest()
 
 
 @dataclass

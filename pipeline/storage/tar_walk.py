@@ -118,7 +118,7 @@ def suffix_lost(header: bytes, key: str) -> str | None:
 def _at(data: bytes, offset: int, extended: _Extended) -> Entry | Damage | Junction | int | None:
     """What stands at a block: None at the end; an int is the end of an extended header."""
     if offset >= len(data):
-        return Damage(offset, "the end-of-archive blocks are missing")
+        return Damage(len(data), "the end-of-archive blocks are missing")
     block = data[offset : offset + BLOCK]
     if not block.strip(b"\0"):
         return _after_zeros(data, offset)
@@ -153,9 +153,17 @@ def _entry(
     while is_extended and start < len(data):  # further blocks of the map of a GNU sparse file
         is_extended = data[start + 504 : start + 505] == b"\1"
         start += BLOCK
-    name = extended.sparse_name or extended.name or info.name
+    name = extended.sparse_name or extended.name or _own_name(info, block)
     link = extended.link or info.linkname
     return Entry(name.rstrip("/"), info.type, start, start + size, link, sparse)
+
+
+def _own_name(info: tarfile.TarInfo, block: bytes) -> str:
+    """The name in a header. GNU's headers have times where ustar's have the folder."""
+    if block[MAGIC:].startswith(tarfile.GNU_MAGIC):
+        own = block[:NAME_BYTES].partition(b"\0")[0]
+        return own.decode("utf-8", "surrogateescape")
+    return info.name
 
 
 def _after_zeros(data: bytes, offset: int) -> Damage | Junction | None:

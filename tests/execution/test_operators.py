@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_an_error_of_a_writing_step_is_no_row() -> None:
     part = make_part()
     with pytest.raises(RuntimeError, match="no device"):
         compute_part(part, [Operator("commit", broken, fails_edits=False)])
+    assert part.edits[0].pending
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_in_a_computing_step_is_no_row(wrapped: bool) -> None:
+    """Compiled code is kept on a disk: the part is not at fault, whatever wraps the error."""
+
+    def full(part: Part) -> Part:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            if wrapped:
+                raise RuntimeError("the backend failed") from error
+            raise
+
+    part = make_part()
+    with pytest.raises((OSError, RuntimeError)):
+        compute_part(part, [Operator("decode", full)])
     assert part.edits[0].pending
 
 

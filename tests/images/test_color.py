@@ -160,6 +160,15 @@ def test_a_profile_that_cannot_be_used_is_noted(profile: bytes, mode: str) -> No
     assert notes == [BROKEN_NOTE]
 
 
+def test_a_profile_of_which_a_piece_is_lost_is_noted() -> None:
+    """A JPEG stores a long one in several segments; Pillow reads none of them then."""
+    data = save(Image.fromarray(pixels(4)), "JPEG", icc_profile=P3)
+    one_of_two = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")
+    assert one_of_two != data
+    assert decoded(one_of_two)[1] == [BROKEN_NOTE]
+    assert decoded(data)[1] == [NOTE.format("Display P3")]
+
+
 def test_a_profiles_name_is_one_short_line_in_the_note() -> None:
     """It is text of whoever made the file."""
     name = "evil\n\x1b[31m" + "x" * 5000

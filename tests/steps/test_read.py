@@ -110,6 +110,8 @@ def nested(depth: int) -> str:
         ({"png": IMAGE, "txt": "a", "json": {"edits": []}}, "NoEditText", "json:edits is empty"),
         ({"png": IMAGE, "txt": "a", "json": {"edits": [1]}}, "BadEditText", "json:edits"),
         ({"png": IMAGE, "txt": b"\xff", "edit__txt": "b"}, "BadText", ".txt is not UTF-8 at"),
+        ({"png": IMAGE, "txt": "a".encode("utf-16-le"), "edit__txt": "b"}, "BadText", "UTF-16"),
+        ({"png": IMAGE, "txt": "a", "edit__txt": b"b\0\0"}, "BadText", ".edit.txt has a zero"),
         (
             {"png": IMAGE, "json": {"caption": 3}},
             "BadCaption",
@@ -155,6 +157,9 @@ def test_what_is_read_of_a_json_can_travel_and_be_written() -> None:
         (" \n", "is empty"),
         ('{"a": NaN, "b": -Infinity, "seed": 7}', "NaN and numbers that are too large"),
         ('{"a": 1e999, "seed": 7}', "NaN and numbers that are too large"),
+        ('{"a": ' + "9" * 5000 + ', "seed": 7}', "NaN and numbers that are too large"),
+        ('{"a": null, "seed": 3, "seed": 7}', '"seed" appears more than once: the last was read'),
+        ('{"b": [{"c": 1, "c": 1}], "seed": 7}', '"c" appears more than once'),
     ],
 )
 def test_a_json_that_holds_no_settings_is_left_unread(text: str, words: str) -> None:
@@ -193,6 +198,17 @@ def test_only_files_of_named_suffixes_are_passed_through() -> None:
     assert sample.extras == {"flow.exr": b"x"}
 
 
+def test_a_mask_of_another_format_than_the_configurations_is_noted() -> None:
+    """Its edit has an inferred mask, which may not be what was meant."""
+    sample = read_one(png=IMAGE, txt="a", edit__txt="b", mask__jpg=IMAGE, box__png=IMAGE)
+    assert sample.encoded_mask is None
+    assert sample.edits[0].notes == ["no mask was read from .mask.jpg: input.mask is mask.png"]
+    named = read_one({"mask": "Mask.JPG"}, png=IMAGE, txt="a", edit__txt="b", mask__jpg=IMAGE)
+    assert (named.encoded_mask, named.edits[0].notes) == (IMAGE, [])
+    both = {"mask__png": IMAGE, "mask__jpg": IMAGE}
+    assert read_one(png=IMAGE, txt="a", edit__txt="b", **both).edits[0].notes == []
+
+
 @pytest.mark.parametrize("suffix", ["pkl", "PYD", "weights.pth"])
 def test_a_pickle_is_never_passed_through(suffix: str) -> None:
     """Whatever the configuration says."""
@@ -210,6 +226,13 @@ def test_an_empty_edit_text_fails_alone() -> None:
         assert texts(sample) == ["b", "", "c"]
         assert [edit.pending for edit in sample.edits] == [True, False, True]
         assert sample.edits[1].error == "EmptyText"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_texts_may_have_the_line_ends_of_any_system(end: str) -> None:
+    """And the mark that some editors of Windows put in front."""
+    text = b"\xef\xbb\xbf" + f"b{end}c{end}".encode()
+    assert texts(read_one(png=IMAGE, txt="a", edit__txt=text)) == ["b", "c"]
 
 
 def test_keys_with_dots_name_the_remedy_and_it_works() -> None:

@@ -57,7 +57,13 @@ def test_a_shard_may_be_compressed(tmp_path: Path, name: str, data: bytes) -> No
         ("a.tar", bytes(40960), "zeros, as in a download that was cut"),
         ("a.tar", b"x" * 5000, "it begins with b'xxx"),
         ("a.tar.gz", gzip.compress(GOOD)[:-4], "Truncated compressed stream"),
-        ("a.tgz", GOOD, "cannot be unpacked"),
+        ("a.tgz", GOOD, "cannot be unpacked: it is a tar that is not compressed"),
+        ("a.tgz", zstd(GOOD), "cannot be unpacked: it is no tar: it is compressed by zstd"),
+        ("a.tar.zst", gzip.compress(GOOD), "give it a name that ends in .tar.gz"),
+        ("a.tar.gz", b"<html>403 Forbidden</html>" * 20, "text, perhaps a server's"),
+        ("a.tar.zst", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.tar.gz", gzip.compress(gzip.compress(GOOD)), "it is compressed by gzip"),
+        ("a.tar.gz", gzip.compress(GOOD) + b"more", "incorrect header check"),
         ("a.tar.zst", zstd(GOOD)[:-9], "Truncated compressed stream"),
     ],
 )
@@ -68,6 +74,7 @@ def test_a_shard_that_is_no_tar_is_not_read_as_an_empty_one(
     shard = shard_of(tmp_path / name, data)
     with pytest.raises(BadShardError, match=r"a\.t.*") as raised:
         list(read_parts(shard, INPUT, 4))
+    assert str(raised.value).startswith(f"{tmp_path}/{name}: ")
     assert words in str(raised.value)
     assert count_edits(shard, INPUT) == 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, cast
+from unittest import mock
 
 import pytest
+import ray
 
 import jobs.edit.lost_parts
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.lost_parts import run_missing
-from jobs.edit.part_runner import NodeLostError, NotStoredError, RunnerLostError
+from jobs.edit.part_runner import NodeLostError, NotStoredError, Runner, RunnerLostError
 from jobs.edit.progress import RunProgress
 from jobs.supervise.journal import Journal
 from jobs.supervise.shutdown import StopFlag
@@ -18,6 +21,7 @@ from pipeline.config.load import parse_config
 from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.staged import PartResult
+from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 
 
@@ -112,6 +116,39 @@ def test_a_part_that_the_store_refuses_has_no_failed_rows(
     assert run_alone(monkeypatch, [("compute", full)]) == []
     words = "shard 0 stays unpublished: storing part 0 raised OSError: [Errno 28] No space left"
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_stored"),
+    [
+        (PermissionError("put s3://b/out/_parts/0: Forbidden; check the credentials"), False),
+        (StorageError("put s3://b/out/_parts/0: InsufficientStorage (507)"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("planted"), True),
+    ],
+)
+def test_what_a_store_raises_is_told_from_a_fault_of_the_part(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, is_stored: bool
+) -> None:
+    """Of any kind of store; only the latter may become rows."""
+    error = ray.exceptions.RayTaskError("compute", "", raised)
+    assert asked(monkeypatch, error) is (RunnerLostError if is_stored else NotStoredError)
+
+
+def test_a_full_disk_of_a_node_is_no_fault_of_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray spills what does not fit into its memory."""
+    assert asked(monkeypatch, ray.exceptions.OutOfDiskError()) is NotStoredError
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, error: Exception) -> type[Exception]:
+    """What a runner's handle makes of an error of Ray."""
+    monkeypatch.setattr(ray, "get", mock.Mock(side_effect=error))
+    monkeypatch.setattr(ray, "kill", mock.Mock())
+    runner = Runner.__new__(Runner)
+    runner.actor = mock.Mock()
+    with pytest.raises(RunnerLostError) as caught:
+        runner.ask("compute")
+    return caught.type
 
 
 def test_a_part_that_loses_node_after_node_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,27 @@
-"""Lost parts: after the waves a retry worker computes what is not staged, or it fails by name."""
+"""Lost parts: after the waves a retry worker computes what is not staged, or it fails by name.
+
+A part that is lost there again in a step that takes one sample after the other loses the sample
+that the step was at; the other samples are computed.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 
 from jobs.edit.part_runner import Failure, NodeLostError, NotStoredError, Runner, RunnerLostError
 from jobs.edit.progress import RunProgress
 from jobs.logs import tell
-from jobs.supervise.journal import Journal
+from jobs.supervise.journal import Entry, Journal
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.starts import tell_reports
 from jobs.supervise.watchdog import Guard
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.staged import PartResult
 from pipeline.republish.retry_failed import publish_staged
+
+# Of one part, after which all of it fails: each costs a time limit and a start of the worker.
+MAX_LOSSES = 32
 
 
 class CannotLoadError(RuntimeError):
@@ -99,7 +107,7 @@ class _Runners:
 def _run_shard(
     work: ShardWork, runners: _Runners, progress: RunProgress, journal: Journal, stop: StopFlag
 ) -> None:
-    """Computes the missing parts of a shard in order; a part that is lost here fails.
+    """Computes the missing parts of a shard in order; a part, or a sample, that is lost here fails.
 
     A part whose node was lost is retried.
 
@@ -108,7 +116,7 @@ def _run_shard(
             not be staged. The shard stays unpublished.
         CannotLoadError: see there.
     """
-    failures: dict[int, Failure] = {}
+    lost = _Lost(journal, work.shard.name)
     opened = False
     while not stop.is_set():
         try:
@@ -124,14 +132,15 @@ def _run_shard(
         if index is None:
             return
         assert isinstance(index, int)
-        if index not in failures and not runners.load():
+        if index not in lost.parts and not runners.load():
             opened = False
             continue
         try:
-            if index in failures:
-                result = runners.ask("fail", failures[index])
+            samples = dict(lost.samples[index])
+            if index in lost.parts:
+                result = runners.ask("fail", lost.parts[index], samples)
             else:
-                result = runners.ask("compute")
+                result = runners.ask("compute", samples)
         except NodeLostError:
             opened = False
             continue
@@ -139,25 +148,52 @@ def _run_shard(
             # Its rows would be small enough to be stored, and would stay for good.
             raise RunnerLostError(f"storing part {index} {error}") from error
         except RunnerLostError as error:
-            if index in failures:
+            if index in lost.parts:
                 raise RunnerLostError(f"staging part {index} {error}") from error
-            failures[index] = failure(journal, work.shard.name, index, error)
+            lost.add(index, error)
             opened = False
             continue
-        if index in failures:
+        if index in lost.parts:
             progress.metrics.lost.inc()
         assert isinstance(result, PartResult)
         work = replace(work, staged=work.staged | {result.part_id})
         progress.update(result)
 
 
-def failure(journal: Journal, shard: str, part: int, error: RunnerLostError) -> Failure:
-    """What the rows of a lost part say: the step where it was lost, the error, and a sentence."""
-    entry = journal.entry(shard, part)
+class _Lost:
+    """What the retry worker has lost of a shard: parts, or single samples of them."""
+
+    def __init__(self, journal: Journal, shard: str) -> None:
+        self.journal, self.shard = journal, shard
+        self.parts: dict[int, Failure] = {}
+        self.samples: dict[int, dict[str, Failure]] = defaultdict(dict)  # part -> key -> failure
+        self.met: dict[int, list[str]] = defaultdict(list)  # part -> key at each loss
+
+    def add(self, part: int, error: RunnerLostError) -> None:
+        """The worker was lost while it computed this part: fails the sample that it was at.
+
+        The first sample of a part fails at once: the stream has lost the part before. It hid the
+        others, which are tried once more. The whole part fails where no sample is known, or one
+        that had failed, or after too many losses.
+        """
+        entry = self.journal.entry(self.shard, part)
+        samples, met = self.samples[part], self.met[part]
+        key = entry.sample if entry else None
+        if key is None or key in samples or len(met) == MAX_LOSSES - 1:
+            self.parts[part] = failure(entry, error, "part")
+            return
+        if not met or key in met:
+            samples[key] = failure(entry, error, "sample")
+        met.append(key)
+
+
+def failure(entry: Entry | None, error: RunnerLostError, what: str) -> Failure:
+    """What the rows of a lost part or sample say: the step, the error, and a sentence."""
     step = entry.step if entry else "compute"
     if entry and entry.timed_out_s is not None:
         return step, "TimedOut", f"timed out after {entry.timed_out_s:g} s, also when retried alone"
-    return step, "PartLost", f"the worker that computed this part {error}, also when retried alone"
+    message = f"the worker that computed this {what} {error}, also when retried alone"
+    return step, "PartLost", message
 
 
 def _how(journal: Journal, shard: str, error: RunnerLostError) -> str:

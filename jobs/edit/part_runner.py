@@ -1,13 +1,14 @@
 """The retry worker: computes parts that were lost in the stream, one after the other.
 
 It is an actor that the driver asks for one part at a time, so the driver knows which part it was
-at when it died, and only that part fails.
+at when it died, and only that part fails. The steps that take one sample after the other are
+watched sample by sample: there the journal knows the sample too, and only that one fails.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,8 @@ from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 
-Failure = tuple[str, str, str]  # stage, kind of error and message of a part's rows
+Failure = tuple[str, str, str]  # stage, kind of error and message of a part's or a sample's rows
+LostSamples = Mapping[str, Failure]  # by key, of one part
 NODE_DIED = "its node has died"  # Ray's words
 # When a node is taken away, Ray at first sees only a lost connection, until its health checks have
 # failed: a quarter of a minute with Ray's defaults.
@@ -34,6 +36,7 @@ class PartRunner:
     def __init__(self, plan: Plan, guard: Guard) -> None:
         self.flow = flow_of(plan)
         self.around = partial(around_step, guard, plan.device)
+        self.around_samples = partial(around_step, guard.by_sample(), plan.device)
         self.operators: list[Operator] | None = None
 
     def load(self) -> None:
@@ -50,20 +53,32 @@ class PartRunner:
         self.part = next(self.parts, None)
         return None if self.part is None else self.part.index
 
-    def compute(self) -> PartResult:
-        """Takes the part that was read through all steps and commits it."""
-        assert self.operators is not None
-        return self._through([self.flow.prepare, *self.operators, *self.flow.last])
+    def compute(self, lost: LostSamples) -> PartResult:
+        """Takes the part that was read through all steps and commits it.
 
-    def fail(self, failure: Failure) -> PartResult:
+        Args:
+            lost: samples that fail before the step in which they were lost. The others are
+                computed as they would be beside samples that failed by themselves.
+        """
+        assert self.operators is not None
+        return self._through([self.flow.prepare, *self.operators, *self.flow.last], lost)
+
+    def fail(self, failure: Failure, lost: LostSamples) -> PartResult:
         """Commits the part that was read with rows that say why it could not be computed."""
         assert self.part is not None
+        for key, own in lost.items():
+            self.part.fail_sample(key, *own)
         self.part.fail(*failure)
-        return self._through(self.flow.last)
+        return self._through(self.flow.last, {})
 
-    def _through(self, operators: list[Operator]) -> PartResult:
+    def _through(self, operators: list[Operator], lost: LostSamples) -> PartResult:
         assert self.part is not None
-        self.part = compute_part(self.part, operators, self.around)
+        for operator in operators:
+            for key, failure in lost.items():
+                if failure[0] == operator.name:
+                    self.part.fail_sample(key, *failure)
+            around = self.around_samples if operator.by_sample else self.around
+            self.part = compute_part(self.part, [operator], around)
         assert self.part.result is not None, "commit makes the result of every part"
         return self.part.result
 

@@ -24,6 +24,7 @@ class Entry:
 
     step: str
     timed_out_s: float | None = None  # the time limit for which its worker was killed, if it was
+    sample: str | None = None  # the key that it is at, of a step whose samples are watched
 
 
 class _JournalActor:
@@ -44,6 +45,9 @@ class _JournalActor:
     def begin(self, place: Place, step: str) -> None:
         self.entries[place] = Entry(step)
 
+    def at_sample(self, place: Place, step: str, sample: str) -> None:
+        self.entries[place] = Entry(step, sample=sample)
+
     def end(self, place: Place) -> None:
         self.entries.pop(place, None)
         if place[1] is not None:
@@ -58,8 +62,10 @@ class _JournalActor:
     def take_outages(self) -> list[str]:
         return self.outages.take_lines()
 
-    def timed_out(self, place: Place, step: str, limit_s: float, reason: str) -> None:
-        self.entries[place] = Entry(step, limit_s)
+    def timed_out(
+        self, place: Place, step: str, limit_s: float, sample: str | None, reason: str
+    ) -> None:
+        self.entries[place] = Entry(step, limit_s, sample)
         self.reasons.append((place, reason))
 
     def entry(self, place: Place) -> Entry | None:
@@ -102,15 +108,22 @@ class Journal:
         """A worker starts a step on a part. Waits for the answer."""
         self._ask("begin", (shard, part), step)
 
+    def at_sample(self, shard: str, part: int | None, step: str, sample: str) -> None:
+        """The step is at this sample, by its key. Waits for the answer."""
+        self._ask("at_sample", (shard, part), step, sample)
+
     def end(self, shard: str, part: int | None) -> None:
         """The part is staged; its entry is deleted."""
         self._send("end", (shard, part))
 
-    def timed_out(self, shard: str, part: int | None, step: str, limit_s: float) -> str:
+    def timed_out(
+        self, shard: str, part: int | None, step: str, limit_s: float, sample: str | None = None
+    ) -> str:
         """A worker is about to kill itself. Waits for the answer; returns the reason in words."""
         where = f"part {part} of shard {shard}" if part is not None else f"shard {shard}"
+        where = where if sample is None else f"sample {sample} in {where}"
         reason = f"{where}: {step} timed out after {limit_s:g} s"
-        self._ask("timed_out", (shard, part), step, limit_s, reason)
+        self._ask("timed_out", (shard, part), step, limit_s, sample, reason)
         return reason
 
     def entry(self, shard: str, part: int | None) -> Entry | None:

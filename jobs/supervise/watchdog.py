@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from jobs.logs import is_json, note, set_place, tell, use_format
@@ -33,6 +33,12 @@ class Guard:
     part_timeout_s: float | None
     silence_s: float = SILENCE_S  # limit between heartbeats, if there is no part_timeout_s
     log_format: str = "text"  # of the workers' log lines
+    names_samples: bool = False  # the journal knows the sample of a step that takes one by one
+
+    def by_sample(self) -> Guard:
+        """The same limit for each sample of a step that takes one by one, and its name."""
+        limit_s = self.silence_s if self.part_timeout_s is None else self.part_timeout_s
+        return replace(self, part_timeout_s=None, silence_s=limit_s, names_samples=True)
 
     def watch(self, shard: str, part: int | None, step: str) -> Watch:
         """A context manager for one step on one part (None: the reader looks for the next)."""
@@ -41,7 +47,11 @@ class Guard:
         self.journal.begin(shard, part, step)
         timeout_s = self.part_timeout_s
         limit_s = self.silence_s if timeout_s is None else timeout_s
-        return Watch(self.journal, limit_s, shard, part, step, renewed=timeout_s is None)
+        return Watch(
+            *(self.journal, limit_s, shard, part, step),
+            renewed=timeout_s is None,
+            names_samples=self.names_samples,
+        )
 
 
 class Watch:
@@ -61,11 +71,14 @@ class Watch:
         step: str,
         *,
         renewed: bool,
+        names_samples: bool = False,
     ) -> None:
         self.journal = journal
         self.limit_s = limit_s
         self.renewed = renewed  # whether each heartbeat restarts the limit
+        self.names_samples = names_samples
         self.shard, self.part, self.step = shard, part, step
+        self.sample: str | None = None  # that the step is at, where samples are named
         self.over = threading.Event()
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._wait, name="overpaint-watch", daemon=True)
@@ -91,7 +104,10 @@ class Watch:
         note("the step ended", seconds=round(time.monotonic() - self.begun, 3))
         set_place()
 
-    def _renew(self) -> None:
+    def _renew(self, sample: str | None) -> None:
+        if self.names_samples and sample is not None:
+            self.sample = sample
+            self.journal.at_sample(self.shard, self.part, self.step, sample)
         self.since = time.monotonic()
         if self.since - self.armed > BACKSTOP_S / 2:  # not at every call: arming starts a thread
             self.armed = self.since
@@ -109,7 +125,7 @@ class Watch:
 
     def _end(self) -> None:
         """Writes the reason into the journal and this worker's log, and kills the process."""
-        reason = self.journal.timed_out(self.shard, self.part, self.step, self.limit_s)
+        reason = self.journal.timed_out(self.shard, self.part, self.step, self.limit_s, self.sample)
         end_process(reason)
 
 

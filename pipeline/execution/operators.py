@@ -55,11 +55,13 @@ class Operator:
         fails_edits: an exception becomes failed edits of the part, so that the run goes on. False
             for what writes: there it leaves the part undone, as the error of a full disk always
             does.
+        by_sample: it takes one sample after the other, and names each in its heartbeats.
     """
 
     name: str
     run: Callable[[Part], Part]
     fails_edits: bool = True
+    by_sample: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
     )
     return Flow(
         read=partial(_read, config=config),
-        prepare=Operator("prepare", prepared),
+        prepare=Operator("prepare", prepared, by_sample=True),
         load=partial(_load, config, plan.device, code_hash()),
-        finish=Operator("finish", finished, fails_edits=False),
+        finish=Operator("finish", finished, fails_edits=False, by_sample=True),
         commit=Operator(COMMIT, committed, fails_edits=False),
     )
 

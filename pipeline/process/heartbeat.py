@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-_listener: Callable[[], None] | None = None
+Listener = Callable[[str | None], None]  # takes the sample that is next, where one is
+
+_listener: Listener | None = None
 
 
-def on_heartbeat(listener: Callable[[], None] | None) -> None:
+def on_heartbeat(listener: Listener | None) -> None:
     """Sets the function that is called at each heartbeat of this process; None removes it."""
     global _listener
     _listener = listener
 
 
-def heartbeat() -> None:
-    """Call this in a long computation, each time that it has made progress."""
+def heartbeat(sample: str | None = None) -> None:
+    """Call this in a long computation, each time that it has made progress.
+
+    Args:
+        sample: the key of the sample that the caller takes next, if it takes one after the other.
+    """
     if _listener is not None:
-        _listener()
+        _listener(sample)

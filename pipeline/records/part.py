@@ -130,6 +130,12 @@ class Part:
         for sample in self.samples:
             sample.fail(stage, error, message)
 
+    def fail_sample(self, key: str, stage: str, error: str, message: str) -> None:
+        """Fails the edits of one sample that are still in flight."""
+        for sample in self.samples:
+            if sample.key == key:
+                sample.fail(stage, error, message)
+
     def header(self, fingerprint: str = "", code: str = "") -> PartHeader:
         """What the marker will say of this part.
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +21,12 @@ from pipeline.records.part import Part, Sample, Status
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
-from pipeline.storage.archive import read_members
 from pipeline.storage.layout import REJECTED, tar_name
 from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
+from pipeline.storage.tar_walk import Entry, walk
 
 WEBP_QUALITY = 80
 WEBP_METHOD = 2  # 0 (fast) to 6 (small files)
@@ -33,6 +37,10 @@ MASK_ALPHA = 150  # of 255, where the mask is 1
 OUTPUT_SUFFIXES = ("jpg", "png", "webp")
 THREADS = min(8, os.cpu_count() or 1)  # threads help because Pillow releases the GIL
 MAX_PIXELS = 100_000_000  # of an output image
+# Decoded at once, all threads together; a larger image is decoded alone. Some 8 bytes a pixel.
+PIXELS_AT_ONCE = 32_000_000
+# The worker that decoded these images hung or died, and this process has no watchdog.
+NOT_DECODED = ("TimedOut", "PartLost")
 
 Row = dict[str, Any]  # of the Parquet file
 RowId = tuple[str, int]  # key and edit index, unique in a shard
@@ -47,8 +55,35 @@ class SmallImages:
     mask: bytes | None = None
 
 
+class PixelRoom:
+    """Lets threads decode images at once as long as they have so many pixels together."""
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels = self.left = pixels
+        self.change = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until there is room; an image that is larger than all of it takes all of it."""
+        pixels = min(pixels, self.pixels)
+        with self.change:
+            self.change.wait_for(lambda: self.left >= pixels)
+            self.left -= pixels
+        try:
+            yield
+        finally:
+            with self.change:
+                self.left += pixels
+                self.change.notify_all()
+
+
 class ShardImages:
-    """Reads the images of a shard's rows from its tar, its tar of rejected edits and its input."""
+    """Reads the images of a shard's rows from its tar, its tar of rejected edits and its input.
+
+    Memory is bounded by one shard, whose tars are held one after the other, and by
+    ``PIXELS_AT_ONCE``. Time is bounded as in the run: images of more pixels or scans than allowed
+    are not decoded, and neither are those with which a worker hung or died.
+    """
 
     def __init__(
         self,
@@ -66,6 +101,7 @@ class ShardImages:
         """
         self.output, self.config, self.inputs, self.side = output, config, inputs, side
         self.missing_inputs: dict[str, str] = {}  # shard -> why its input cannot be shown
+        self.room = PixelRoom(PIXELS_AT_ONCE)
 
     def read(self, shard: str, rows: list[Row]) -> dict[RowId, SmallImages]:
         """The images of these rows of one shard, by key and edit index."""
@@ -79,8 +115,9 @@ class ShardImages:
             small.before = before.get(row["key"])
             own = members.get(output_key(row["key"], row["edit_index"]), {})
             after = next((own[suffix] for suffix in suffixes if suffix in own), None)
-            small.after = None if after is None else _small_file(after, self.side)
-            small.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
+            with self.room.taken((row["width"] or 0) * (row["height"] or 0)):
+                small.after = None if after is None else _small_file(after, self.side)
+                small.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
 
         for _ in in_threads(fill, rows, threads=THREADS):
             pass
@@ -99,19 +136,25 @@ class ShardImages:
             if not keys:
                 continue
             try:
-                listed, _ = read_members(self.output.get(name))
+                data = self.output.get(name)
             except (FileNotFoundError, StorageError):
                 continue  # for example because rejected images are not kept
-            for member, data in listed:
-                key, _, suffix = member.partition(".")
+            for entry in walk(data):  # copies only what is shown
+                if not isinstance(entry, Entry) or entry.kind != tarfile.REGTYPE:
+                    continue
+                key, _, suffix = entry.name.partition(".")
                 if key in keys and suffix in (*OUTPUT_SUFFIXES, "mask.png"):
-                    members.setdefault(key, {})[suffix] = data
+                    members.setdefault(key, {})[suffix] = data[entry.start : entry.end]
         return members
 
     def _before(self, shard: str, rows: list[Row]) -> dict[str, bytes]:
         """The images before the edit, by key; only those whose bytes are the edited ones."""
         rows = sorted(rows, key=lambda row: row["width"] is not None)  # the last row per key counts
-        wanted = {row["key"]: row for row in rows if row["source_sha256"] is not None}
+        wanted = {
+            row["key"]: row
+            for row in rows
+            if row["source_sha256"] is not None and row["error"] not in NOT_DECODED
+        }
         if not wanted:
             return {}
         entry = self.inputs.get(shard)
@@ -134,7 +177,10 @@ class ShardImages:
             self.missing_inputs[shard] = "the input holds other images now"
 
         def small_before(sample: Sample) -> bytes | None:
-            return self._small_before(sample, wanted[sample.key]["width"])
+            row = wanted[sample.key]
+            pixels = (row["source_width"] or 0) * (row["source_height"] or 0)
+            with self.room.taken(pixels or self.room.pixels):  # unknown: alone
+                return self._small_before(sample, row["width"])
 
         made = in_threads(small_before, samples, threads=THREADS)
         return {sample.key: small for sample, small in made if small is not None}

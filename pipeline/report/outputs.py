@@ -30,7 +30,10 @@ NOT_SCORES = {
     *("num_evals_mask", "num_evals_encode", "num_evals_decode"),
 }
 TEXT_COLUMNS = ("shard", "key", "edit_index", "status", "stage", "error", "message", "notes")
-IMAGE_COLUMNS = ("caption", "edit_text", "source_sha256", "width", "height")
+IMAGE_COLUMNS = (
+    *("caption", "edit_text", "source_sha256", "width", "height"),
+    *("source_width", "source_height"),
+)
 NO_ROWS = ROW_SCHEMA.empty_table().select([*TEXT_COLUMNS, *IMAGE_COLUMNS])
 REMEDY = "restore it, or run overpaint edit on this output again"
 OVERRIDABLE = ("report.", "input.storage_options")

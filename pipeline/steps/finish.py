@@ -76,7 +76,7 @@ def _finished(
     shard: str, sample: Sample, edit: Edit, context: FinishContext
 ) -> tuple[Row, Members]:
     """The row of an edit, and its files where it was edited."""
-    heartbeat()
+    heartbeat(sample.key)
     settings, seed = _settings(sample, edit, context)
     known: dict[str, Any] = {
         "shard": shard,

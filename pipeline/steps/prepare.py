@@ -65,7 +65,7 @@ def prepare(part: Part, how: Preparation, *, threads: int = 1) -> Part:
     """
 
     def one(sample: Sample) -> None:
-        heartbeat()
+        heartbeat(sample.key)
         if not sample.pending or sample.encoded is None:
             _drop(sample)
             return

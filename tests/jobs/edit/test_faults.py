@@ -158,3 +158,28 @@ def test_retry_failed_ends_in_the_bytes_of_an_undisturbed_run(run: Run, digests:
     assert after["stays.parquet"] == before["stays.parquet"] != clean["stays.parquet"]
     assert not verify(Store(str(run.output))).problems
     assert not list(run.output.glob("_parts/**/*.arrow"))
+
+
+def test_neighbors_of_a_hostile_sample_are_computed(job: Job, tmp_path: Path) -> None:
+    """In one part with samples that hang or kill in prepare and finish: only these fail."""
+    wanted = {
+        "hang-prepare": ("prepare", "TimedOut"),
+        "die-prepare": ("prepare", "PartLost"),
+        "hang-finish": ("finish", "TimedOut"),
+    }
+    keys = [*HEALTHY[:2], "hang-prepare", "healthy2", "die-prepare", "hang-finish", "healthy3"]
+    write_shard(tmp_path / "in/main.tar", [raw_sample(key, ["a cat", "a dog"]) for key in keys])
+    overrides = (f"input.shards={tmp_path}/in/*.tar", *OVERRIDES, "run.part_size=64")
+    env = install(tmp_path / "site", faults=False)
+    assert job.run(tmp_path / "clean", *overrides, **env).returncode == 0
+    env = install(tmp_path / "site")
+    disturbed = job.run(tmp_path / "out", *overrides, **env)
+    assert disturbed.returncode == 0, disturbed.stderr
+    rows = pq.read_table(tmp_path / "out/main.parquet").to_pylist()
+    clean = pq.read_table(tmp_path / "clean/main.parquet").to_pylist()
+    found = {row["key"]: (row["stage"], row["error"]) for row in rows if row["status"] == "failed"}
+    assert found == wanted, disturbed.stderr
+    others = [row for row in clean if row["key"] not in wanted]
+    assert [row for row in rows if row["key"] not in wanted] == others
+    words = f"sample hang-prepare in part 0 of shard main: prepare timed out after {LIMIT_S} s"
+    assert words in disturbed.stderr

@@ -11,10 +11,10 @@ import ray
 
 import jobs.edit.lost_parts
 from jobs.edit.edits_left import EditsLeft
-from jobs.edit.lost_parts import run_missing
+from jobs.edit.lost_parts import MAX_LOSSES, run_missing
 from jobs.edit.part_runner import NodeLostError, NotStoredError, Runner, RunnerLostError
 from jobs.edit.progress import RunProgress
-from jobs.supervise.journal import Journal
+from jobs.supervise.journal import Entry, Journal
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.watchdog import Guard
 from pipeline.config.load import parse_config
@@ -26,8 +26,8 @@ from pipeline.storage.shards import InputShard
 
 
 class NoJournal(Journal):
-    def __init__(self) -> None:
-        pass
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries  # one for each lost call
 
     def take_reasons(self) -> list[Any]:
         return []
@@ -35,8 +35,8 @@ class NoJournal(Journal):
     def take_outages(self) -> list[str]:
         return []
 
-    def entry(self, shard: str, part: int | None) -> None:
-        return None
+    def entry(self, shard: str, part: int | None) -> Entry | None:
+        return self.entries.pop(0) if self.entries else None
 
 
 class NoFlag(StopFlag):
@@ -52,6 +52,7 @@ class FakeRunner:
 
     lost: list[tuple[str, RunnerLostError]]
     done: list[str]
+    samples: list[dict[str, tuple[str, str, str]]]  # lost ones of each part in ``done``
 
     def __init__(self, *arguments: object) -> None:
         self.dead = self.opened = self.loaded = False
@@ -70,6 +71,7 @@ class FakeRunner:
             return index if index < 2 else None
         if method in ("compute", "fail"):
             self.done.append(method)
+            self.samples.append(cast(Any, arguments[-1]))
             return PartResult("0", len(self.done) - 1, {})
         return None
 
@@ -78,7 +80,10 @@ class FakeRunner:
 
 
 def run_alone(
-    monkeypatch: pytest.MonkeyPatch, lost: list[tuple[str, RunnerLostError]], **run: object
+    monkeypatch: pytest.MonkeyPatch,
+    lost: list[tuple[str, RunnerLostError]],
+    entries: list[Entry] | None = None,
+    **run: object,
 ) -> list[str]:
     """Retries a shard of two parts; returns how each part ended."""
     config = parse_config(
@@ -86,12 +91,12 @@ def run_alone(
     )
     model = ModelInfo(cast(Any, None), "", "stable-diffusion", "epsilon", 512, 8, 4)
     plan = Plan(config, "cpu", model, "", {}, [ShardWork(InputShard("0.tar", "0", 0))], [])
-    FakeRunner.lost, FakeRunner.done = lost, []
+    FakeRunner.lost, FakeRunner.done, FakeRunner.samples = lost, [], []
     monkeypatch.setattr(jobs.edit.lost_parts, "Runner", FakeRunner)
     monkeypatch.setattr(jobs.edit.lost_parts, "publish_staged", lambda plan: plan)
     monkeypatch.setattr(Plan, "still_to_do", lambda self: self)
     with RunProgress(1, 0, 100.0, EditsLeft(plan)) as progress:
-        run_missing(plan, progress, Guard(NoJournal(), None), NoFlag())
+        run_missing(plan, progress, Guard(NoJournal(entries or []), None), NoFlag())
     return FakeRunner.done
 
 
@@ -106,6 +111,38 @@ def test_a_part_whose_runner_dies_on_a_healthy_node_fails(monkeypatch: pytest.Mo
     """The other part is computed."""
     lost = [("compute", RunnerLostError("died"))]
     assert run_alone(monkeypatch, lost) == ["fail", "compute"]
+
+
+def test_a_sample_that_loses_the_runner_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them in one part: the second was hidden by the first, so it is met twice."""
+    lost = [("compute", RunnerLostError("died"))] * 3
+    hang = Entry("finish", 4.0, sample="b")
+    entries = [Entry("prepare", sample="a"), hang, hang]
+    assert run_alone(monkeypatch, cast(Any, lost), entries) == ["compute", "compute"]
+    died = "the worker that computed this sample died, also when retried alone"
+    hung = "timed out after 4 s, also when retried alone"
+    failed = {"a": ("prepare", "PartLost", died), "b": ("finish", "TimedOut", hung)}
+    assert FakeRunner.samples == [failed, {}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "failed"),
+    [
+        (["a", "a"], {"a"}),
+        (["a", "b", "b", "b"], {"a", "b"}),
+        (["a", "b", None], {"a"}),
+        ([str(number) for number in range(MAX_LOSSES)], {"0"}),
+    ],
+    ids=["the failed one again", "another again", "in a stage", "too many"],
+)
+def test_a_part_fails_where_no_sample_is_the_cause(
+    monkeypatch: pytest.MonkeyPatch, keys: list[str | None], failed: set[str]
+) -> None:
+    """It ends whatever the journal says; the samples that failed keep their own reason."""
+    lost = [("compute", RunnerLostError("died")) for _ in keys]
+    entries = [Entry("prepare" if key else "mask", sample=key) for key in keys]
+    assert run_alone(monkeypatch, cast(Any, lost), entries) == ["fail", "compute"]
+    assert set(FakeRunner.samples[0]) == failed
 
 
 def test_a_part_that_the_store_refuses_has_no_failed_rows(

@@ -22,8 +22,10 @@ class Journal:
     outage = None
     def begin(self, shard, part, step):
         print("begin", shard, part, step)
-    def timed_out(self, shard, part, step, limit_s):
-        print("timed out", limit_s, flush=True)
+    def at_sample(self, shard, part, step, sample):
+        print("at", step, sample)
+    def timed_out(self, shard, part, step, limit_s, sample):
+        print("timed out", limit_s, sample or "", flush=True)
         return "the reason"
 
 def go_on(seconds):
@@ -31,8 +33,13 @@ def go_on(seconds):
         time.sleep(0.2)
         heartbeat()
 
+def each(seconds):
+    for key in "xyz":
+        heartbeat(key)
+        time.sleep(seconds)
+
 guard = watch.Guard(Journal(), {limit}, watch.SILENCE_S)
-with guard.watch("a", 3, "mask"):
+with {guard}.watch("a", 3, "mask"):
     {block}
 go_on(0.6)  # no watchdog listens any more
 time.sleep(1.2)
@@ -63,9 +70,34 @@ def test_only_a_hang_is_killed(
     limit: float | None, block: str, code: int, words: list[str]
 ) -> None:
     """The reason is in the journal and the log, with the traceback of the hang."""
-    script = SCRIPT.format(limit=limit, block=block)
+    done = run(SCRIPT.format(limit=limit, block=block, guard="guard"))
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("block", "code", "words"),
+    [
+        ("each(0.4)", 0, ["at mask x", "at mask y", "at mask z", "survived"]),
+        (f"heartbeat('x'); heartbeat(); {NATIVE}", -signal.SIGKILL, ["at mask x", "0.6 x"]),
+    ],
+    ids=["slow in sum", "hang"],
+)
+@pytest.mark.parametrize("limit", [0.6, None])
+def test_a_watch_by_sample_gives_each_sample_its_own_limit(
+    limit: float | None, block: str, code: int, words: list[str]
+) -> None:
+    """The journal knows the sample before the step meets it, so also when the process dies."""
+    done = run(SCRIPT.format(limit=limit, block=block, guard="guard.by_sample()"))
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stdout + done.stderr
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
         env=env,
@@ -73,6 +105,3 @@ def test_only_a_hang_is_killed(
         text=True,
         timeout=60,
     )
-    assert done.returncode == code, done.stderr
-    for word in words:
-        assert word in done.stdout + done.stderr

@@ -232,5 +232,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 ERROR_XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>injected</Message></Error>"
-ERRORS = {"503": "SlowDown", "429": "TooManyRequests", "500": "InternalError"}
+ERRORS = {
+    "503": "SlowDown",
+    "429": "TooManyRequests",
+    "500": "InternalError",
+    "403": "AccessDenied",
+    "507": "InsufficientStorage",
+}
 BODY_FAULTS = ("reset", "stall", "cut", "short")

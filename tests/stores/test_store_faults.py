@@ -138,6 +138,41 @@ def test_a_store_that_fails_ends_the_run_and_the_next_run_completes_it(
     assert len(operations) >= 3, operations  # put, get, list, ...
 
 
+@pytest.mark.parametrize(
+    ("status", "words"), [("403", "check the credentials"), ("507", "InsufficientStorage")]
+)
+def test_a_store_that_refuses_parts_leaves_no_failed_rows(
+    status: str,
+    words: str,
+    bucket: str,
+    credentials: S3Server,
+    proxy: FaultyProxy,
+    undisturbed: dict[str, bytes],
+) -> None:
+    """In mid-run, at once and in a sentence; a part that is small enough may fit later."""
+    put_input(bucket + "/in", credentials.storage_options)
+    parts: list[str] = []
+
+    def refuse(request: Request) -> str | None:
+        if request.method != "PUT" or "/_parts/" not in request.name:
+            return None
+        parts.append(request.name)
+        return status if len(parts) == 2 or len(parts) > 3 else None
+
+    proxy.choose = refuse
+    for _ in range(3):
+        with pytest.raises(OSError, match=words) as caught:
+            run(bucket, **through(proxy))
+        assert f"{bucket}/out/_parts/" in str(caught.value)
+    assert len(parts) == proxy.met[status] + 2, "a refused part was put again"
+    assert proxy.met[status] == 3
+    output = Store(f"{bucket}/out", credentials.storage_options)
+    assert published(output).keys() <= undisturbed.keys()
+    proxy.choose = lambda request: None
+    assert run(bucket, **through(proxy)).work == []
+    check(bucket, credentials, undisturbed)
+
+
 def away(first: int, fault: str) -> Callable[[Request], str | None]:
     """Chooses the fault for this and all later requests if it fits, else 503."""
 

@@ -55,7 +55,7 @@ def test_the_retry_worker_counts_its_bytes(tmp_path: Path, told: tuple[Told, Tol
     assert runner.next() == 0
     num_bytes, _, _ = told
     assert num_bytes.values == {"in": work.shard.size}
-    assert runner.compute().published
+    assert runner.compute({}).published
     assert num_bytes.values["out"] > 0
     assert not +take_traffic()
 

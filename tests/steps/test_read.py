@@ -205,7 +205,7 @@ def test_a_mask_of_another_format_than_the_configurations_is_noted() -> None:
     assert sample.edits[0].notes == ["no mask was read from .mask.jpg: input.mask is mask.png"]
     named = read_one({"mask": "Mask.JPG"}, png=IMAGE, txt="a", edit__txt="b", mask__jpg=IMAGE)
     assert (named.encoded_mask, named.edits[0].notes) == (IMAGE, [])
-    both = {"mask__png": IMAGE, "mask__jpg": IMAGE}
+    both: dict[str, Any] = {"mask__png": IMAGE, "mask__jpg": IMAGE}
     assert read_one(png=IMAGE, txt="a", edit__txt="b", **both).edits[0].notes == []
 
 

@@ -138,6 +138,7 @@ def test_a_store_that_fails_ends_the_run_and_the_next_run_completes_it(
     assert len(operations) >= 3, operations  # put, get, list, ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "words"), [("403", "check the credentials"), ("507", "InsufficientStorage")]
 )

@@ -149,6 +149,8 @@ def test_innocent_shards_are_published_beside_hostile_ones(
     assert not any(character in said for character in "\x1b\x07")
     left = [f"{name}: an input of the run, but not published; run again" for name in UNPUBLISHED]
     assert sorted(verify(Store(str(output))).problems) == sorted(left)
+    for number in (0, 1, 2, 5, 6, 7):
+        assert f"_parts/m-innocent{number}/" in said, "a damaged part is said"
     assert f"report: {output}/_run/report.html" in said
     assert memory.driver < DRIVER_BYTES, memory
     assert memory.all < ALL_BYTES, memory

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -53,7 +54,7 @@ class PartRunner:
         self.part = next(self.parts, None)
         return None if self.part is None else self.part.index
 
-    def compute(self, lost: LostSamples) -> PartResult:
+    def compute(self, lost: LostSamples = MappingProxyType({})) -> PartResult:
         """Takes the part that was read through all steps and commits it.
 
         Args:

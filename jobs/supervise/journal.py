@@ -34,6 +34,7 @@ class _JournalActor:
         self.starts = StartFailures(start_retries)
         self.refusals = StorageFailures()
         self.outages = StoreOutages()
+        self.notices: list[str] = []
         self.stopped = False
 
     def stop(self) -> None:
@@ -61,6 +62,13 @@ class _JournalActor:
 
     def take_outages(self) -> list[str]:
         return self.outages.take_lines()
+
+    def notice(self, line: str) -> None:
+        self.notices.append(line)
+
+    def take_notices(self) -> list[str]:
+        taken, self.notices = self.notices, []
+        return taken
 
     def timed_out(
         self, place: Place, step: str, limit_s: float, sample: str | None, reason: str
@@ -143,6 +151,15 @@ class Journal:
     def take_outages(self) -> list[str]:
         """A line for each beginning and end of an outage since the last call."""
         lines: list[str] = self._ask("take_outages") or []
+        return lines
+
+    def notice(self, line: str) -> None:
+        """A worker has found something that the user should read."""
+        self._send("notice", line)
+
+    def take_notices(self) -> list[str]:
+        """The notices since the last call."""
+        lines: list[str] = self._ask("take_notices") or []
         return lines
 
     def start_begins(self, worker: str, pool: str, host: str) -> None:

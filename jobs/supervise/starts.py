@@ -98,8 +98,8 @@ class JournalWatch:
 
 
 def tell_reports(journal: Journal) -> None:
-    """Logs what workers have reported: outages of a store, and why workers were killed."""
-    for line in journal.take_outages():
+    """Logs what workers have reported: outages, notices, and why workers were killed."""
+    for line in [*journal.take_outages(), *journal.take_notices()]:
         tell(line, level="warning")
     for (shard, part), reason in journal.take_reasons():
         tell(f"{reason}; its worker was killed", level="warning", shard=shard, part=part)

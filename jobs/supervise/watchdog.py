@@ -14,6 +14,7 @@ from types import TracebackType
 from jobs.logs import is_json, note, set_place, tell, use_format
 from jobs.supervise.journal import Journal
 from pipeline.process.heartbeat import on_heartbeat
+from pipeline.process.notice import on_notice
 from pipeline.process.outage import on_outage
 
 # The limit without run.part_timeout_s: the longest time between two heartbeats. A part may take
@@ -44,6 +45,7 @@ class Guard:
         """A context manager for one step on one part (None: the reader looks for the next)."""
         use_format(self.log_format)
         on_outage(self.journal.outage)
+        on_notice(self.journal.notice)
         self.journal.begin(shard, part, step)
         timeout_s = self.part_timeout_s
         limit_s = self.silence_s if timeout_s is None else timeout_s

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import pyarrow as pa
 
+from pipeline.process.notice import notice
 from pipeline.steps.write_part import DamagedPartError, from_ipc, header_of
 from pipeline.storage.layout import PARTS, StagedPart, claim_name, parse_part
 from pipeline.storage.store import Store
@@ -61,7 +62,9 @@ def read_staged(store: Store, part: StagedPart) -> pa.Table | None:
         if found != part or header.num_rows != table.num_rows:
             raise DamagedPartError("its header is that of another part")
     except (ValueError, TypeError, KeyError) as error:  # pyarrow's errors are ValueErrors
-        log.warning("%s: damaged: %s; deleted, to be computed again", part.name, error)
+        line = f"{part.name}: damaged: {error}; deleted, to be computed again"
+        log.warning("%s", line)
+        notice(line)
         store.delete(part.name)
         store.delete(claim_name(part.shard))
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pipeline.report.images as images
+from pipeline.images.files import decode_image
 from pipeline.plan.plan import Plan
 from pipeline.report.images import ShardImages, SmallImages
 from pipeline.report.outputs import read_output
@@ -74,7 +75,7 @@ def test_images_that_are_decoded_at_once_have_a_number_of_pixels(
 
     monkeypatch.setattr(images, "THREADS", 4)
     monkeypatch.setattr(images, "PIXELS_AT_ONCE", room)
-    monkeypatch.setattr(images, "decode_image", counted(images.decode_image))  # type: ignore[attr-defined]
+    monkeypatch.setattr(images, "decode_image", counted(decode_image))
     shown = drawn(plan)
     assert all(image.before and image.after and image.mask for image in shown)
     assert (len(counts), max(counts)) == (2 * NUM_IMAGES, most)

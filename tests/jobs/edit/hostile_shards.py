@@ -80,7 +80,7 @@ def write_hostile(folder: Path) -> None:
             ]
         ),
         # As large as is allowed: each of these files is written with each of the edits.
-        "a-allowed.tar": shard_bytes([raw_sample("most", _texts(250), npy=bytes(2_000_000)), good]),
+        "a-allowed.tar": shard_bytes([raw_sample("most", _texts(120), npy=bytes(4_000_000)), good]),
         "a-keys.tar": shard_bytes([*(raw_sample(key) for key in KEYS), good]),
     }
     scans = {name: value for name, value in good.items() if name != "png"}

@@ -35,6 +35,9 @@ class NoJournal(Journal):
     def take_outages(self) -> list[str]:
         return []
 
+    def take_notices(self) -> list[str]:
+        return []
+
     def entry(self, shard: str, part: int | None) -> Entry | None:
         return self.entries.pop(0) if self.entries else None
 

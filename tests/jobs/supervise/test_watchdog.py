@@ -19,7 +19,7 @@ from pipeline.process.heartbeat import heartbeat
 watch.SILENCE_S, watch.BACKSTOP_S = 0.6, 0.4
 
 class Journal:
-    outage = None
+    outage = notice = None
     def begin(self, shard, part, step):
         print("begin", shard, part, step)
     def at_sample(self, shard, part, step, sample):
@@ -34,7 +34,7 @@ def go_on(seconds):
         heartbeat()
 
 def each(seconds):
-    for key in "xyz":
+    for key in "wxyz":
         heartbeat(key)
         time.sleep(seconds)
 
@@ -79,7 +79,7 @@ def test_only_a_hang_is_killed(
 @pytest.mark.parametrize(
     ("block", "code", "words"),
     [
-        ("each(0.4)", 0, ["at mask x", "at mask y", "at mask z", "survived"]),
+        ("each(0.2)", 0, ["at mask w", "at mask x", "at mask y", "at mask z", "survived"]),
         (f"heartbeat('x'); heartbeat(); {NATIVE}", -signal.SIGKILL, ["at mask x", "0.6 x"]),
     ],
     ids=["slow in sum", "hang"],

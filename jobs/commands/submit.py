@@ -39,6 +39,7 @@ STOP_MARGIN_S = 30
 # How long the cluster may not answer (a busy head, a reopened tunnel) before the command gives up.
 MAX_OUTAGE_S = 300.0
 POLL_S = 1.0
+NO_AGENT, AGENT_WAIT_S = "No available agent", 60.0  # of Ray's job server
 
 
 def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
@@ -68,7 +69,8 @@ def submit(config: Config, address: str, *, packages: bool, wait: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         _pack(config, Path(folder))
         try:
-            job = client.submit_job(
+            job = _submitted(
+                client,
                 entrypoint="python -m jobs.cli edit config.yaml run.address=auto",
                 submission_id=_new_name(),
                 runtime_env=_runtime_env(config, folder, packages),
@@ -112,6 +114,18 @@ def _connect(address: str) -> JobSubmissionClient:
 def _new_name() -> str:
     """The name of a job: the time, and random digits so that names are unique."""
     return f"overpaint-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _submitted(client: JobSubmissionClient, **job: Any) -> str:
+    """Submits a job; a cluster that has just started may not have an agent for it yet."""
+    deadline = time.monotonic() + AGENT_WAIT_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _check_paths(config: Config) -> None:

@@ -178,3 +178,16 @@ def test_packages_are_pinned_to_this_installations_versions() -> None:
     assert f"torch=={version('torch').partition('+')[0]}" in wanted
     assert f"s3fs=={version('s3fs')}" in wanted
     assert not [name for name in wanted if name.startswith(("ray", "pytest", "matplotlib"))]
+
+
+def test_a_cluster_that_has_no_agent_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that has just started refuses jobs for some seconds; another refusal is final."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    busy = RuntimeError("Request failed with status code 500: No available agent to submit job")
+    client = mock.Mock()
+    client.submit_job.side_effect = [busy, busy, "job"]
+    assert submitting._submitted(client, entrypoint="x") == "job"
+    client.submit_job.side_effect = RuntimeError("no such environment")
+    with pytest.raises(RuntimeError, match="no such environment"):
+        submitting._submitted(client, entrypoint="x")
+    assert client.submit_job.call_count == 4

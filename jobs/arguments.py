@@ -25,7 +25,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {safe(' '.join(unknown))}")
     if late:
         options.overrides.extend(late)
+    if options.command == "pack":
+        _split_sources(options, parser)
     return options
+
+
+def _split_sources(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Tells the sources of ``pack`` from its key=value, which may stand among them."""
+    is_key = re.compile(r"[a-z_.]+=").match  # a folder of such a name is written ./a=b
+    options.sources = [text for text in options.given if not is_key(text)]
+    options.overrides = [*filter(is_key, options.given), *options.overrides]
+    if not options.sources:
+        parser.error("pack needs a source: a folder of images, a table or COCO's JSON")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="overpaint", description="Edits image datasets at dataset scale.")
     parser.add_argument("--version", action="version", version=f"overpaint {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_pack(commands)
     _add_runs(commands)
     _add_demo(commands)
     _add_outputs(commands)
@@ -76,6 +88,21 @@ def _add_runs(commands: Any) -> None:
     )
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
     submit.set_defaults(command="submit")
+
+
+def _add_pack(commands: Any) -> None:
+    """The command that makes shards of images."""
+    pack = commands.add_parser("pack", help="pack images with captions or classes into shards")
+    pack.add_argument("output", help="folder or url for the shards")
+    pack.add_argument(
+        "given",
+        nargs="+",
+        metavar="SOURCE|key=value",
+        help="folders of images, tables of captions, COCO's JSON files; pack.caption=text",
+    )
+    pack.add_argument("--config", help="a YAML file with these keys")
+    pack.add_argument("--dry-run", action="store_true", help="list and count, write nothing")
+    pack.set_defaults(command="pack", overrides=[])
 
 
 def _add_demo(commands: Any) -> None:

@@ -131,6 +131,14 @@ def _mix(options: argparse.Namespace) -> int:
     )
 
 
+def _pack(options: argparse.Namespace) -> int:
+    from jobs.commands.pack import pack_sources
+
+    return pack_sources(
+        options.output, options.sources, options.config, options.overrides, dry_run=options.dry_run
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     if options.benchmark == "augmentation":
         return _evaluate_augmentation(options)
@@ -190,6 +198,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "refilter": _refilter,
     "mix": _mix,
+    "pack": _pack,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
 }

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
     "pipeline.mix": {"records", "config", "storage", "steps", "plan", "republish"},
+    "pipeline.pack": {"records", "config", "storage", "steps"},
     "pipeline.demo": {
         *("records", "config", "diffusion", "models", "stages", "scores"),
         *("torch", "diffusers", "transformers"),
@@ -57,7 +58,7 @@ RESTRICTED = ("torch", "diffusers", "transformers", "ray")
 # Packages for reading, writing and committing, which must load without torch, even indirectly.
 WITHOUT_TORCH = (
     *("process", "records", "config", "storage", "scores", "images", "steps", "report", "mix"),
-    *("republish", "plan", "sizing"),
+    *("pack", "republish", "plan", "sizing"),
 )
 
 

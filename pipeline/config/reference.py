@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pipeline.config.config import Config
 from pipeline.config.filters import PRESETS
 from pipeline.config.mix import Mix
+from pipeline.config.pack import Packing
 from pipeline.config.schema import schema_of
 from pipeline.config.scores import ALWAYS
 from pipeline.config.value_text import allowed_text, type_text
@@ -80,6 +81,7 @@ def generated() -> dict[str, str]:
     rows = [
         *rows_of(Config),
         *(replace(row, table="mix") for row in rows_of(Mix) if not row.key.startswith("input.")),
+        *(replace(row, table="pack") for row in rows_of(Packing)),
     ]
     tables: dict[str, str] = {}
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.storage.store import open_backend
 
 LOOKED_AT = 1000  # objects of a folder without shards
 NAMED = 3  # of these, in the message
+PACKED = "with tar --sort=name -cf 00000.tar *, or images with overpaint pack"
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # what overpaint pack takes unless told otherwise
 
 
 def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
@@ -36,11 +39,20 @@ def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
     tars = [name for name in names if ending(name) is not None]
     if tars:
         return f"{folder} has other tars, e.g. {_some(tars)}"
+    how = f"with {pack_command(folder)}" if any(map(is_image, names)) else PACKED
     return (
         f"{folder} has no .tar, but {_some(names)}; shards are tars in which the files of a sample "
-        "share a key (7.jpg, 7.txt, 7.edit.txt): pack the files, e.g. in that folder with "
-        "tar --sort=name -cf 00000.tar *"
+        f"share a key (7.jpg, 7.txt, 7.edit.txt): pack the files {how}"
     )
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGES)
+
+
+def pack_command(folder: str) -> str:
+    """The command that makes shards of a folder of images."""
+    return f"overpaint pack SHARDS {shlex.quote(folder)}"
 
 
 def _some(names: list[str]) -> str:

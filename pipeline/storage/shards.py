@@ -19,7 +19,7 @@ from pipeline.records.printable import UNPRINTABLE
 from pipeline.storage.bucket import etag_of, open_filesystem
 from pipeline.storage.formats import COMPRESSIONS, BadShardError, ending, unpacked
 from pipeline.storage.local_folder import LocalFolder, Stat
-from pipeline.storage.no_shards import why_no_shards
+from pipeline.storage.no_shards import is_image, pack_command, why_no_shards
 from pipeline.storage.retry import with_retries
 from pipeline.storage.store import Store, check_url, local_path, open_backend
 
@@ -233,9 +233,10 @@ def _matches(pattern: str, storage_options: dict[str, Any] | None) -> _Matches:
         except FileNotFoundError:  # there is no such bucket
             return _Matches()
     if ending(name) is None:
+        to_do = f"images are packed with {pack_command(folder)}; " if is_image(name) else ""
         raise ValueError(
             f"input.shards: {pattern!r} does not end in {' or '.join(COMPRESSIONS)}; "
-            f"allowed is {ALLOWED}"
+            f"{to_do}allowed is {ALLOWED}"
         )
     return _Matches({url: stat})
 

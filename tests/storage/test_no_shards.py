@@ -31,7 +31,15 @@ def test_a_folder_without_tars_says_what_it_has_and_what_to_do(place: str) -> No
     for entry in (f"{place}/images", f"{place}/images/*.tar", f"{place}/images/*.jpg"):
         text = said(entry)
         assert "has no .tar, but 1.jpg, 1.txt, 2.jpg, ...;" in text
-        assert "pack the files" in text
+        assert "pack the files with overpaint pack SHARDS " in text
+    with pytest.raises(ValueError, match="packed with overpaint pack SHARDS "):
+        expand_shards(f"{place}/images/1.jpg")
+
+
+def test_other_files_than_images_are_packed_by_hand(place: str) -> None:
+    """overpaint pack would find nothing there."""
+    Store(f"{place}/texts").put("1.txt", b"x")
+    assert "pack the files with tar --sort=name -cf 00000.tar *" in said(f"{place}/texts")
 
 
 def test_other_tars_are_named(place: str) -> None:

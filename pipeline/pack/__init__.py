@@ -1,0 +1,1 @@
+"""Packs folders of images, with captions, classes or boxes, into WebDataset shards."""

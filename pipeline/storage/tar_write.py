@@ -1,0 +1,64 @@
+"""Writes a tar of many small files fast, to the bytes of ``archive.tar_writer``.
+
+webdataset and tarfile take 40 us for each header, which is most of the time that a tar of small
+images takes. Headers differ in name, size and checksum alone, so these are filled into a header
+that tarfile has made; what does not fit into it (long names, names that are not ASCII) is left to
+tarfile.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+
+SHORT = 100  # bytes: longer names need a second field or a PAX header
+LARGE = 8**11  # bytes: a larger size is not written in octal digits
+NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)  # in a header
+
+
+class SampleTar:
+    """A tar in memory. Its bytes depend on the samples alone."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Adds the files of a sample, ``<key>.<suffix>``, sorted by suffix."""
+        for suffix in sorted(members):
+            data = members[suffix]
+            self._append(header(f"{key}.{suffix}", len(data)))
+            self._append(data)
+            self._append(bytes(-len(data) % tarfile.BLOCKSIZE))
+
+    def getvalue(self) -> bytes:
+        """The tar so far, with its end: two blocks of zeros, filled up to a record."""
+        end = 2 * tarfile.BLOCKSIZE
+        end += -(self._size + end) % tarfile.RECORDSIZE
+        return b"".join([*self._pieces, bytes(end)])
+
+    def _append(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+
+
+def header(name: str, size: int) -> bytes:
+    """The header of a file, as tarfile writes it for ``archive.tar_writer``."""
+    if not name.isascii() or len(name) > SHORT or size >= LARGE:
+        return _made_by_tarfile(name, size)
+    block = bytearray(_TEMPLATE)
+    block[NAME] = name.encode().ljust(SHORT, b"\0")
+    block[SIZE] = b"%011o\0" % size
+    block[CHECKSUM] = b" " * 8
+    block[CHECKSUM] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _made_by_tarfile(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    info.uname = info.gname = "overpaint"
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+_TEMPLATE = _made_by_tarfile("x", 0)

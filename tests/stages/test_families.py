@@ -238,7 +238,9 @@ def test_job_edits_a_shard_with_each_family(
     assert plan.model.size_for(config.model) == 32
     assert run_loop(plan).work == []
     stats = json.loads((tmp_path / "out/0_stats.json").read_text())
-    assert stats["counts"] == {"edited": 2, "unchanged": 1, "rejected": 0, "failed": 0}
+    assert {status: n for status, n in stats["counts"].items() if n} == {
+        "edited": 2, "unchanged": 1,
+    }  # fmt: skip
     assert stats["model_revision"] == plan.model.revision != ""
     environment = json.loads((tmp_path / "out/_run/environment.json").read_text())
     assert environment["model"]["revision"] == plan.model.revision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_noise_depends_on_the_samples_seed_and_key(tiny_model: LatentDiffusion) 
     ("setting", "value"),
     [
         *(("encode_ratio", 0), ("encode_ratio", 1.5), ("strength", "much")),
-        *(("guidance_scale", 0.5), ("guidance_scale", None)),
+        *(("guidance_scale", 0.5), ("guidance_scale", "7.5")),
         *(("seed", -1), ("seed", 1.5), ("seed", True)),
     ],
 )
@@ -164,7 +165,9 @@ def test_samples_own_setting_out_of_range_fails_only_this_sample(
     bad.settings = {setting: value}
     masked(tiny_model, bad, good)
     assert [edit.status for edit in bad.edits] == [Status.FAILED] * 2
-    assert f"{setting}={value!r}" in (bad.edits[0].message or "")
+    assert bad.edits[0].error == "BadSettings"
+    message = bad.edits[0].message or ""
+    assert f"{setting}={value!r}" in message or f"{setting}={json.dumps(value)}" in message
     assert good.edits[0].pending
 
 

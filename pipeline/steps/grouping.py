@@ -28,10 +28,12 @@ def grouped(contents: TarContents, config: Input) -> list[RawSample]:
     """
     samples: dict[str, RawSample] = {}
     keys: list[str | None] = []  # of each file of the tar
+    before: list[str | None] = []  # the last key in front of each file, and of the end
     last: str | None = None
     for member in contents.members:
         key, suffix = split_key(member.name, config)
         keys.append(key)
+        before.append(last)
         if key is None or suffix is None:
             continue  # webdataset ignores such files too
         sample = samples.setdefault(key, RawSample(key))
@@ -43,8 +45,11 @@ def grouped(contents: TarContents, config: Input) -> list[RawSample]:
             _fail(sample, "UnreadableFile", f"the member .{suffix} {member.lost}")
         sample.members[suffix] = member.data or b""
         last = key
+    before.append(last)
     for position, damage in contents.damages:
-        _mark(samples, keys, position, damage)
+        # Two: the first one's name may have stood in the damaged header, so its key may be wrong.
+        after = [key for key in keys[position : position + 2] if key is not None]
+        _mark(samples, before[position], after, damage)
     return list(samples.values())
 
 
@@ -82,17 +87,14 @@ def other_masks(raw: RawSample, config: Input) -> list[str]:
 
 
 def _mark(
-    samples: dict[str, RawSample], keys: list[str | None], position: int, damage: Damage
+    samples: dict[str, RawSample], before: str | None, after: list[str], damage: Damage
 ) -> None:
-    """Fails the samples that may have lost a file to damage in front of ``keys[position]``.
+    """Fails the samples that may have lost a file to damage between these keys.
 
     A damaged header mostly tells whose file it was. Where it does not, both samples beside it fail.
     Where nothing follows, the last sample is whole if it has all files that the others have.
     """
-    before = next((key for key in reversed(keys[:position]) if key is not None), None)
-    # Two: the name of the first one may have stood in the damaged header, so its key may be wrong.
-    after = [key for key in keys[position : position + 2] if key is not None]
-    beside = [key for key in dict.fromkeys([before, *after]) if key is not None]
+    beside = list(dict.fromkeys(after if before is None else [before, *after]))
     owners = [key for key in beside if _owns(samples[key], damage)]
     for key in owners:
         reason = f"a file of the sample is lost: the shard is damaged at byte {damage.offset}"

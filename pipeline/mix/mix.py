@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.config.mix import Mix
 from pipeline.mix.marker import MANIFEST, MixedShard
 from pipeline.mix.plan import MixPlan
-from pipeline.mix.write import mix_shard, record_plan, to_json
+from pipeline.mix.write import mix_shard, record_plan
+from pipeline.records.run_files import to_json
 from pipeline.storage.readers import in_threads
 
 

@@ -33,7 +33,7 @@ from pipeline.mix.marker import (
 from pipeline.mix.plan import MixPlan, PlannedShard
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
-from pipeline.records.run_files import NewerVersionError, RunFileError
+from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.archive import read_members, tar_writer
 from pipeline.storage.layout import tar_name
@@ -99,10 +99,6 @@ def _written(output: Store, planned: PlannedShard) -> tuple[MixedShard | None, l
 def record_plan(plan: MixPlan) -> None:
     """Writes the plan's identity to the output, unless an earlier run has."""
     plan.output.put_if_absent(PLAN_FILE, to_json(plan.identity()))
-
-
-def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, list[AcceptedEdit]]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 from pipeline.config.pack import Packing
 from pipeline.pack.found import Found, Item, LeftOut, PackError
 from pipeline.pack.record import PLAN_FILE, VERSION, PackRecord, read_plan
 from pipeline.pack.sources import find_sources
+from pipeline.records.run_files import to_json
 from pipeline.storage.store import Store, local_path
 
 
@@ -137,7 +137,3 @@ def _check_same(plan: PackPlan) -> None:
 def plan_json(record: PackRecord) -> bytes:
     """The content of ``_pack/plan.json``."""
     return to_json(asdict(record))
-
-
-def to_json(tree: Any) -> bytes:
-    return (json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

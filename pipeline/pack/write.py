@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.pack.dataset import ROW
 from pipeline.pack.found import Item, LeftOut, Reader, as_utf8
-from pipeline.pack.plan import PackPlan, plan_json, to_json
+from pipeline.pack.plan import PackPlan, plan_json
 from pipeline.pack.record import (
     CLASSES,
     PLAN_FILE,
@@ -33,7 +33,7 @@ from pipeline.pack.record import (
 )
 from pipeline.pack.tables import ending_of
 from pipeline.pack.yolo import boxes_of
-from pipeline.records.run_files import NewerVersionError, RunFileError
+from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
 from pipeline.storage.layout import tar_name
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.readers import READERS, in_threads

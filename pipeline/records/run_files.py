@@ -6,6 +6,7 @@ list or a number where a text is expected. Fields that this version does not kno
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
@@ -63,6 +64,11 @@ def parse_record(
     except ValueError as error:
         raise RunFileError(name, f"is damaged: it is not JSON: {error}", remedy) from None
     return found
+
+
+def to_json(tree: object) -> bytes:
+    """The content of a record's file: equal bytes for equal records."""
+    return (json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def check_version(tree: object, name: str, newest: int) -> None:

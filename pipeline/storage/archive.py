@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.records.printable import first_of
 from pipeline.storage.tar_walk import Damage, Entry, walk
 
-MAX_NAMES = 3  # names of unreadable files in a problem
 # Folders; and what GNU tar writes of a volume (--label) and of a folder (--incremental).
 NO_FILES = (tarfile.DIRTYPE, b"V", b"D")
 
@@ -138,6 +138,5 @@ def _unread(members: list[Member]) -> list[str]:
         return []
     kinds = Counter(item.kind for item in lost)
     counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
-    names = ", ".join(repr(item.name) for item in lost[:MAX_NAMES])
-    more = ", ..." if len(lost) > MAX_NAMES else ""
-    return [f"{len(lost)} of {len(members)} files cannot be read ({counts}): {names}{more}"]
+    names = first_of([repr(item.name) for item in lost])
+    return [f"{len(lost)} of {len(members)} files cannot be read ({counts}): {names}"]

@@ -52,6 +52,12 @@ class Run(Section):
         ge=0.0,
         description="Seconds to wait at the start for the nodes of a cluster to join.",
     )
+    num_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="Nodes of the Ray cluster, its head included, to wait for before the run is "
+        "planned, for at most `cluster_wait_s`. null: as many as the smallest pools need.",
+    )
     shards_per_wave: Count = Field(
         1024, description="Input shards in a wave. Actors are started anew for each wave."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.edit import cluster
-from jobs.edit.cluster import check_pools
+from jobs.edit.cluster import check_pools, wait_for_nodes
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.sizing.pools import Node
@@ -37,6 +37,27 @@ def test_a_run_waits_for_nodes_that_join_late(
     assert said.count("waiting for nodes") == 1
     assert "need 3 GPUs, but the cluster has 0" in said
     assert len(growing) == 1
+
+
+def test_a_run_is_planned_once_all_its_nodes_have_joined(
+    growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pools that fit the first node do not end the wait; it is told once."""
+    growing += [[Node(8, 4)]] * 3 + [[Node(8, 4)] * 2]
+    wait_for_nodes(config(address="head:6379", cluster_wait_s=60, num_nodes=2))
+    assert capsys.readouterr().err.count("waiting for nodes: 1 of 2 have joined") == 1
+    assert len(growing) == 1
+
+
+def test_a_node_that_never_joins_is_told_and_not_waited_for(
+    growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on with the others: a lost node must not stop it."""
+    growing.append([Node(8, 4)])
+    wait_for_nodes(config(address="head:6379", cluster_wait_s=0.01, num_nodes=2))
+    assert "only 1 of run.num_nodes=2 nodes have joined after" in capsys.readouterr().err
+    wait_for_nodes(config(address="head:6379"))
+    assert not capsys.readouterr().err
 
 
 def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:

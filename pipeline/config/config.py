@@ -172,8 +172,7 @@ class Config(Section):
         given = self.stages.given_threads(self.stage_names)
         if given is not None:
             return given
-        names = self.stage_names if self.run.layout == "auto" else self.pools
-        return min(self.pool_stage(name).num_threads for name in names)
+        return min(self.pool_stage(name).num_threads for name in self.pools)
 
     def with_threads(self, number: int) -> Config:
         """A copy with this number of threads in every stage."""
@@ -187,8 +186,24 @@ class Config(Section):
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The names of the pools of actors in this layout."""
-        return ("fused",) if self.run.layout == "fused" else self.stage_names
+        """The names of the pools of actors in this layout; "auto" is not resolved yet: pools."""
+        return tuple(self.stages_by_pool(self.run.layout))
+
+    def stages_by_pool(self, layout: str) -> dict[str, tuple[str, ...]]:
+        """The stages that each pool's actors run, in the order of the flow.
+
+        In layout pools each stage that asks the network has a pool of its own, named like it. Other
+        stages run in front of the next one, in its actors: a pool of theirs would do nothing.
+        """
+        if layout == "fused":
+            return {"fused": self.stage_names}
+        pools: dict[str, tuple[str, ...]] = {}
+        waiting: tuple[str, ...] = ()
+        for name in self.stage_names:
+            waiting = (*waiting, name)
+            if name not in self.method.stages_without_network:
+                pools[name], waiting = waiting, ()
+        return pools
 
     def pool_stage(self, pool: str) -> Stage:
         """The settings of a pool; the fused pool takes those of decode."""

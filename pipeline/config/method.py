@@ -220,6 +220,16 @@ class Method(Section):
         return self
 
     @property
+    def stages_without_network(self) -> tuple[str, ...]:
+        """The stages that ask the network nothing; they run in the pool of the next stage."""
+        without = []
+        if self.mask.source == "full":
+            without.append("mask")
+        if self.encode == "noise" and self.imagic is None:
+            without.append("encode")
+        return tuple(without)
+
+    @property
     def ratio(self) -> float:
         """The share of the schedule that is encoded and decoded, by the method's own key."""
         return {"sdedit": self.strength, "imagic": 1.0}.get(self.name, self.encode_ratio)

@@ -126,15 +126,14 @@ def is_sized(config: Config) -> bool:
 
 
 def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]:
-    names = ("fused",) if layout == "fused" else config.stage_names
     seconds = costs.stage_seconds(config)
     pools = []
-    for name in names:
+    for name, stages in config.stages_by_pool(layout).items():
         stage = config.pool_stage(name)
         pools.append(
             Pool(
                 name,
-                sum(seconds.values()) if name == "fused" else seconds[name],
+                sum(seconds[stage_name] for stage_name in stages),
                 cpus=stage.cpus,
                 gpus=stage.gpus_per_actor(device),
                 memory_bytes=stage.memory_bytes or 0,
@@ -192,8 +191,10 @@ def _micro_batches(config: Config, costs: Costs, device: str) -> dict[str, int]:
     found: dict[str, int] = {}
     if device != "cuda" or not costs.device_bytes:
         return found
+    pools = config.stages_by_pool(config.run.layout)
+    pool_of = {stage: pool for pool, stages in pools.items() for stage in stages}
     for name, peak in costs.peak_bytes.items():
-        stage = config.pool_stage(name)
+        stage = config.pool_stage(pool_of[name])
         share = min(1.0, stage.gpus_per_actor(device) or 1.0)
         room = MEMORY_SHARE * share * costs.device_bytes - costs.weights_bytes
         row = max(1.0, (peak - costs.weights_bytes) / max(1, costs.rows.get(name, 1)))

@@ -66,7 +66,8 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
     costs = _costs(plan, measure, keep)
     edits = estimated_edits(plan, costs)
     try:
-        expected = estimate(plan.config, plan.device, costs, nodes, edits)
+        largest = max(work.shard.size for work in plan.work)
+        expected = estimate(plan.config, plan.device, costs, nodes, edits, largest)
     except PoolsDoNotFitError as error:
         raise ConfigError(f"stages: {error}") from None
     plan = replace(plan, config=sized(plan.config, expected))
@@ -129,7 +130,8 @@ def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> l
     }
     lines = [
         f"cluster: {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, {cpus:g} CPUs, "
-        f"{gpus:g} GPUs; layout {expected.layout}; {how[costs.source]}",
+        f"{gpus:g} GPUs; layout {expected.layout}; {expected.readers} shards read at once; "
+        f"{how[costs.source]}",
     ]
     if expected.images_per_s is None:
         return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobs.edit import cluster
@@ -12,6 +14,7 @@ from pipeline.sizing.pools import Node
 
 
 def config(**run: object) -> Config:
+    run = {"layout": "pools"} | run
     return parse_config({"input": {"shards": "in/*.tar"}, "output": {"path": "out"}, "run": run})
 
 
@@ -80,6 +83,7 @@ def test_fractions_of_gpus_must_fit_on_single_gpus(growing: list[list[Node]]) ->
     growing.append([Node(8, 2)])
     stages = {name: {"gpus": 2 / 3} for name in ("mask", "encode", "decode")}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
+    tree |= {"run": {"layout": "pools"}}
     with pytest.raises(
         ConfigError, match="no single node has room for some actor: an actor's CPUs"
     ):
@@ -89,8 +93,7 @@ def test_fractions_of_gpus_must_fit_on_single_gpus(growing: list[list[Node]]) ->
 def test_a_pool_of_auto_size_needs_room_for_one_actor(growing: list[list[Node]]) -> None:
     """With layout auto as well, one fused actor is enough."""
     growing.append([Node(8, 1)])
-    auto = {"stages": {"decode": {"actors": "auto"}}, "run": {"layout": "auto"}}
-    tree = {"input": {"shards": "a"}, "output": {"path": "b"}} | auto
+    tree: dict[str, Any] = {"input": {"shards": "a"}, "output": {"path": "b"}}
     assert check_pools(parse_config(tree), "cuda") == [Node(8, 1)]
     with pytest.raises(ConfigError, match="need 3 GPUs"):
-        check_pools(parse_config(tree | {"run": {}}), "cuda")
+        check_pools(parse_config(tree | {"run": {"layout": "pools"}}), "cuda")

@@ -123,7 +123,8 @@ def test_on_ray_the_same_images_are_measured(
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
         *("--config", "demo"),
         *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
-        *(*sweep, "run.layout=fused", f"run.address={ray_address}"),
+        *(*sweep, "run.layout=fused", "stages.decode.actors=1"),
+        f"run.address={ray_address}",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *command],

@@ -23,10 +23,13 @@ NO_FILES = (tarfile.DIRTYPE, b"V", b"D")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a tar; without data, it stands in the tar but cannot be read."""
+    """A file of a tar; without data, it stands in the tar but cannot be read.
+
+    The data is a view of the tar: a shard is held once.
+    """
 
     name: str
-    data: bytes | None
+    data: memoryview | None
     lost: str = ""  # why it cannot be read: "is a symbolic link to 'x.png'"
     kind: str = ""  # of such files, in the plural: "symbolic links"
 
@@ -52,7 +55,7 @@ def read_tar(data: bytes) -> TarContents:
     A hard link has the content of the file that it names, which precedes it in the tar.
     """
     contents = TarContents()
-    files: dict[str, bytes | None] = {}
+    files: dict[str, memoryview | None] = {}
     problems: list[str] = []
     for found in walk(data):
         if isinstance(found, Entry):
@@ -78,7 +81,8 @@ def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
         (name, content) of each file in the archive's order, and the problem of ``TarContents``.
     """
     contents = read_tar(data)
-    readable = [(item.name, item.data) for item in contents.members if item.data is not None]
+    members = contents.members
+    readable = [(item.name, bytes(item.data)) for item in members if item.data is not None]
     return readable, contents.problem
 
 
@@ -102,14 +106,14 @@ def tar_writer(sink: io.BytesIO) -> Any:
     return TarWriter(sink, encoder=False, **fixed)
 
 
-def _member(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
+def _member(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
     """The file of an entry. ``files`` holds what came before it, for hard links."""
     member = _read(data, entry, files)
     files[posixpath.normpath(entry.name)] = member.data
     return member
 
 
-def _read(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
+def _read(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
     if entry.kind == tarfile.LNKTYPE:
         target = posixpath.normpath(entry.link)
         content = files.get(target)
@@ -127,7 +131,7 @@ def _read(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
     elif entry.end > len(data):
         return Member(entry.name, None, "is cut: the shard ends inside of it", "cut files")
     else:
-        content = data[entry.start : entry.end]
+        content = memoryview(data)[entry.start : entry.end]
     return Member(entry.name, content)
 
 

@@ -12,7 +12,6 @@ Objects are written whole. A shard's marker is written last, ``manifest.json`` a
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -35,9 +34,10 @@ from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, su
 from pipeline.records.part import Sample
 from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
-from pipeline.storage.archive import read_members, tar_writer
+from pipeline.storage.archive import read_members
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
+from pipeline.storage.tar_write import SampleTar
 
 NOT_CHOSEN = "beyond the ratio"
 Members = dict[str, bytes]
@@ -236,8 +236,7 @@ def _edit_key(edit: EditId) -> str:
 
 
 def _tar(samples: list[tuple[str, Members]]) -> bytes:
-    sink = io.BytesIO()
-    with tar_writer(sink) as writer:
-        for key, members in samples:
-            writer.write({"__key__": key, **members})
-    return sink.getvalue()
+    tar = SampleTar()
+    for key, members in samples:
+        tar.add(key, members)
+    return tar.getvalue()

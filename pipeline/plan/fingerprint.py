@@ -12,7 +12,7 @@ from pipeline.config.config import Config
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 
 
 def fingerprint_inputs(

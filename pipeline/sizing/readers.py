@@ -9,9 +9,9 @@ from pipeline.config.config import Config
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.pools import Node
 
-# A reader holds its shard, the files of it, and the part that it makes of them; measured with
+# A reader holds its shard, and a part of it several times while it hands it on; measured with
 # shards of 400 MB (infra/benchmarks/README.md).
-BYTES_PER_SHARD_BYTE = 3.0
+BYTES_PER_SHARD_BYTE = 2.0
 MEMORY_SHARE = 0.2  # of the cluster's memory, for all readers
 MARGIN = 1.5  # shards and samples are of unlike size
 FEWEST = 2  # while one waits for the store, the other reads

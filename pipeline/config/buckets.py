@@ -61,6 +61,11 @@ class Sizes:
         return min(self.buckets, key=lambda size: _distance(size, source))
 
     @property
+    def largest(self) -> float:
+        """Side of a square of the largest area."""
+        return math.sqrt(max(math.prod(size) for size in self.listed or [(self.side, self.side)]))
+
+    @property
     def listed(self) -> list[Size]:
         """Every size that an image may get, if they are known beforehand; empty with ``auto``."""
         if self.buckets == "square":

@@ -188,7 +188,8 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
 
     Args:
         info: of a probed model.
-        size: image side in pixels; some flow-matching models shift their schedule with it.
+        size: image side in pixels; some flow-matching models shift their schedule with it
+            (``for_grid`` gives that of another size).
 
     Raises:
         ValueError: the scheduler's config uses an unsupported option.
@@ -197,8 +198,8 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
     if info.prediction_type != "flow":
         return Schedule.from_config(config)
     network = read_json(info.folder / NETWORKS[info.family][0] / "config.json")
-    tokens_a_side = size // (info.latent_scale * int(network.get("patch_size", 1)))
-    return FlowSchedule.from_config(config, tokens_a_side**2)
+    cells = size // info.latent_scale
+    return FlowSchedule.from_config(config, (cells, cells), int(network.get("patch_size", 1)))
 
 
 def _index(files: ModelFiles) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.buckets import Sizes
+from pipeline.config.buckets import Sizes, step_of
 from pipeline.config.config import Model
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
@@ -73,6 +73,7 @@ class ModelInfo:
         variants: of the weights, by component; None for files without one in their names.
         distilled: set if the model was made for a few steps.
         multiple: of pixels; the sides of an image are multiples of it.
+        halvings: how often the network halves its grid.
         longest: the longest side that an image may have, in pixels.
     """
 
@@ -89,6 +90,7 @@ class ModelInfo:
     variants: Mapping[str, str | None] = field(default_factory=dict)
     distilled: Distilled | None = None
     multiple: int = 1
+    halvings: int = 0
     longest: int = NO_LIMIT
 
     @property
@@ -104,7 +106,9 @@ class ModelInfo:
     def sizes_for(self, model: Model) -> Sizes:
         """The sizes of the images to edit, by ``model.size`` and ``model.buckets``."""
         buckets = model.buckets if isinstance(model.buckets, str) else tuple(model.buckets)
-        return Sizes(self.size_for(model), self.multiple, self.longest, buckets)
+        side = self.size_for(model)
+        step = step_of(side, self.multiple, self.halvings)
+        return Sizes(side, step, self.longest, buckets)
 
 
 def components_of(family: str) -> tuple[str, ...]:
@@ -164,6 +168,7 @@ def probe_model(
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
         multiple=multiple,
+        halvings=len(network.get("block_out_channels", [0])) - 1,
         longest=longest,
         components=components,
         commit=files.commit,

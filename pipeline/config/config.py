@@ -110,8 +110,8 @@ class Model(Section):
     vae_tiling_above: int | None = Field(
         1024,
         ge=8,
-        description="Pixels a side; images above this pass the VAE in overlapping tiles. null: "
-        "never in tiles.",
+        description="Pixels a side, of a square of the image's area; images above this pass the "
+        "VAE in overlapping tiles. null: never in tiles.",
     )
     compile_cache: str | None = Field(
         None,

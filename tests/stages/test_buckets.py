@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,18 @@ from tests.tiny_models import (
 )
 
 WIDE, HIGH, SQUARE, LONG = (48, 24), (24, 48), (32, 32), (64, 16)
-MAKERS = {"sd": make_tiny_stable_diffusion, "sdxl": make_tiny_sdxl, "sd3": make_tiny_sd3}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "sd": make_tiny_stable_diffusion,
+    "sdxl": make_tiny_sdxl,
+    "sd3": make_tiny_sd3,
+}
 RELATIVE = 1e-4  # relative to diffusers with the same weights, schedule and noise
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of each family."""
-    path: Path = MAKERS[request.param](tmp_path_factory.mktemp("buckets") / "model")
-    return path
+    return MAKERS[request.param](tmp_path_factory.mktemp("buckets") / "model")
 
 
 @pytest.fixture(scope="module")

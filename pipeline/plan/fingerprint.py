@@ -13,6 +13,8 @@ from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
+# Settings that are left out at this value, since outputs from before there were such have none.
+IMPLIED = {"model.buckets": "square"}
 
 
 def fingerprint_inputs(
@@ -43,8 +45,7 @@ def fingerprint_inputs(
     return {
         "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
-        | {"content": model_revision},
+        "model": _model(tree["model"]) | {"content": model_revision},
         "method": tree["method"],
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
@@ -64,7 +65,8 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     """The keys in which two mappings of fingerprint inputs differ, one line each."""
     lines = []
     for name in sorted(saved.keys() | wanted.keys()):
-        old, new = saved.get(name), wanted.get(name)
+        implied = IMPLIED.get(f"{prefix}{name}")
+        old, new = saved.get(name, implied), wanted.get(name, implied)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{name}.")
         elif old != new:
@@ -80,6 +82,12 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
         for name, weights in config.scores.chosen.items()
     }
     return {"dtype": config.scores.dtype, **chosen} if chosen else {}
+
+
+def _model(section: dict[str, Any]) -> dict[str, Any]:
+    """The model's settings that change bytes."""
+    absent = [name for name in section if section[name] == IMPLIED.get(f"model.{name}", ...)]
+    return _without(section, "path", "revision", "device", "compile_cache", *absent)
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

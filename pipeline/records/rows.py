@@ -50,6 +50,8 @@ class Row:
     source_sha256: str | None = nullable(STRING, "sha256 of the image file in the input")
     source_width: int | None = nullable(INT32, "pixels, after EXIF rotation")
     source_height: int | None = nullable(INT32, "pixels, after EXIF rotation")
+    model_width: int | None = nullable(INT32, "pixels, of the image that the model saw")
+    model_height: int | None = nullable(INT32, "pixels, of the image that the model saw")
     image_sha256: str | None = nullable(STRING, "sha256 of the image file in the tar")
     width: int | None = nullable(INT32, "pixels, of the written image")
     height: int | None = nullable(INT32, "pixels, of the written image")
@@ -116,6 +118,9 @@ COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
     for item in fields(Row)
 ]
 
+# Columns that outputs of an earlier version lack, in the schema's order.
+ADDED = ("model_width", "model_height")
+
 SCORE = "score_"  # prefix of every score's column
 LOWER_IS_BETTER = frozenset(
     f"{SCORE}{name}"
@@ -141,6 +146,21 @@ ROW_SCHEMA = pa.schema(
 # A staged part: its rows, each with its members in their order in the tar. The schema's metadata
 # "part" holds the JSON of a ``PartHeader``.
 STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """A table of rows with this version's columns: what it was written without is null.
+
+    Args:
+        table: published, or of a staged part. Any column but those of ``ADDED`` may be missing; it
+            stays so.
+    """
+    for name in ADDED:
+        if table.schema.get_field_index(name) < 0:  # not column_names: one may be no text
+            column = ROW_SCHEMA.field(name)
+            place = min(ROW_SCHEMA.get_field_index(name), table.num_columns)
+            table = table.add_column(place, column, pa.nulls(table.num_rows, column.type))
+    return table
 
 
 def rows_of(table: pa.Table) -> list[Row]:

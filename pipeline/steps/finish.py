@@ -20,6 +20,7 @@ from pipeline.images.composite import (
     meets_cut,
 )
 from pipeline.images.files import decode_image, encode_gray, encode_image
+from pipeline.images.geometry import placement_of
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
@@ -28,8 +29,12 @@ from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Only the row says what became of the edit; the other columns are also in the provenance.
-NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key"}
+# Only the row says what became of the edit, and at which size the model saw the image; the other
+# columns are also in the provenance.
+NOT_PROVENANCE = {
+    *("status", "stage", "error", "message", "output_key"),
+    *("model_width", "model_height"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def _finished(
     """The row of an edit, and its files where it was edited."""
     heartbeat(sample.key)
     settings, seed = _settings(sample, edit, context)
+    height, width = (None, None) if sample.image is None else sample.image.shape[:2]
     known: dict[str, Any] = {
         "shard": shard,
         "key": sample.key,
@@ -87,6 +93,8 @@ def _finished(
         "source_sha256": sample.source_sha256,
         "source_width": sample.source_width,
         "source_height": sample.source_height,
+        "model_width": width,
+        "model_height": height,
         "num_evals_mask": edit.num_evals_mask,
         "num_evals_encode": edit.num_evals_encode,
         "num_evals_decode": edit.num_evals_decode,
@@ -174,7 +182,6 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     config = context.config
     assert sample.image is not None
     assert edit.image is not None
-    size = sample.image.shape[0]
     feather = config.method.composite.feather if config.method.composite.enabled else None
     made = composite(sample.image, edit.image, mask, feather=feather)
     if config.output.resolution == "model":
@@ -183,11 +190,12 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     source, _ = decode_image(
         sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
     )
-    resize = config.model.resize
-    if meets_cut(mask, *source.size, resize):
+    height, width = sample.image.shape[:2]
+    placement = placement_of(config.model, source.size, (width, height))
+    if meets_cut(mask, placement):
         edit.notes.append(CUT_NOTE)
     raw = composite(sample.image, edit.image, mask, feather=None)
-    return into_source(np.asarray(source), raw, size=size, resize=resize, feather=feather)
+    return into_source(np.asarray(source), raw, placement, feather=feather)
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from pipeline.config.buckets import Sizes
 from pipeline.evaluation.measure import _figures, measure, summary
 from pipeline.evaluation.tasks import Task, write_shards
 from pipeline.storage.store import Store
@@ -51,7 +52,7 @@ def test_figures_follow_the_protocol(tmp_path: Path) -> None:
 
     off: dict[str, Any] = {"method": {"composite": {"enabled": False}}}
     plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out", **off), failing=["bad"])
-    first, same, failed, everywhere = measure(plan.config, SIZE)
+    first, same, failed, everywhere = measure(plan.config, Sizes(SIZE))
     assert [item.status for item in (first, same, failed)] == ["edited", "unchanged", "failed"]
     assert failed.figures == {}
 

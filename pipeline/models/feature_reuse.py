@@ -22,7 +22,8 @@ from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.network import UNetDenoiser
+from pipeline.models.network import NetworkDenoiser
+from pipeline.models.unet_family import UNetFamily
 
 
 class ReusingDenoiser:
@@ -33,7 +34,7 @@ class ReusingDenoiser:
     """
 
     def __init__(
-        self, denoiser: UNetDenoiser, micro_batch: MicroBatch, settings: Reuse, first: Level
+        self, denoiser: NetworkDenoiser, micro_batch: MicroBatch, settings: Reuse, first: Level
     ) -> None:
         """
         Args:
@@ -84,12 +85,12 @@ def denoiser_for(
     """
     if settings.interval == 1:
         return denoiser
-    assert isinstance(unbatched, UNetDenoiser), "check_suits refuses other families"
+    assert isinstance(unbatched, NetworkDenoiser), "check_suits refuses other families"
     return ReusingDenoiser(unbatched, micro_batch, settings, first)
 
 
 def evaluate(
-    denoiser: UNetDenoiser,
+    denoiser: NetworkDenoiser,
     latent: Tensor,
     level: Level | RowLevels,
     condition: Condition,
@@ -100,7 +101,7 @@ def evaluate(
     Returns:
         (N, C, h, w) float32 eps; (N, C', h, w) features in the network's dtype.
     """
-    unet = denoiser.unet
+    unet = denoiser.network
     num_skipped = unet.conv_in.out_channels  # a layer's input ends with the skip connection
     seen: list[Tensor] = []
 
@@ -116,7 +117,7 @@ def evaluate(
 
 
 def evaluate_outermost(
-    denoiser: UNetDenoiser,
+    denoiser: NetworkDenoiser,
     latent: Tensor,
     level: Level | RowLevels,
     condition: Condition,
@@ -128,7 +129,10 @@ def evaluate_outermost(
     Returns:
         (N, C, h, w) float32 eps; equal to ``evaluate``'s if ``deep`` is of the same evaluation.
     """
-    predicted = _outermost(denoiser.unet, *denoiser.inputs(latent, level, condition), layers, deep)
+    assert isinstance(denoiser.family, UNetFamily), "check_suits refuses other families"
+    sample, timestep, seen = denoiser.inputs(latent, level, condition)
+    added = denoiser.family.added_conditions(sample, seen, denoiser.latent_scale)
+    predicted = _outermost(denoiser.network, sample, timestep, seen.tokens, added, layers, deep)
     return denoiser.eps_from(predicted, latent, level)
 
 

@@ -139,7 +139,7 @@ class MaskStage:
         for number, share in enumerate(self.method.mask.noise_level):
             level = self.model.schedule.level_at(share)
             rows = torch.stack([levels[number] for levels in noisy])
-            repeated = Repeated(condition.tokens, condition.pooled, times=rows.shape[1])
+            repeated = Repeated.of(condition, rows.shape[1])
             eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
             by_level.append(torch.unflatten(eps, 0, rows.shape[:2]))
         return torch.stack(by_level, dim=1)

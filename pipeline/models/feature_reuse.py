@@ -27,7 +27,7 @@ from pipeline.models.unet_family import UNetFamily
 
 
 class ReusingDenoiser:
-    """A ``Denoiser`` for one loop over levels. Every call must have the same rows in order.
+    """A ``Denoiser`` for one loop over levels. Calls of one length have the same rows in order.
 
     Features are stored per row, not per network call, so the micro-batch may be halved between
     two steps.
@@ -51,7 +51,8 @@ class ReusingDenoiser:
     def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
         """As ``Denoiser``."""
         layers, deep = self.settings.layers, self._deep
-        if self._is_whole(level) or deep is None:
+        # without its negative half, or with it again, a call has other rows than those kept
+        if self._is_whole(level) or deep is None or len(deep) != len(latent):
             results = self.micro_batch.map(
                 lambda rows: evaluate(self.denoiser, latent[rows], level, condition[rows], layers),
                 len(latent),

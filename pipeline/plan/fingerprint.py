@@ -45,7 +45,7 @@ def fingerprint_inputs(
         "output": _without(tree["output"], "path", "storage_options"),
         "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
         | {"content": model_revision},
-        "method": tree["method"],
+        "method": _set(tree["method"], "guidance_interval"),
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
@@ -80,6 +80,11 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
         for name, weights in config.scores.chosen.items()
     }
     return {"dtype": config.scores.dtype, **chosen} if chosen else {}
+
+
+def _set(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The section without those of ``names`` that are not set: they are newer than some outputs."""
+    return {name: value for name, value in section.items() if value or name not in names}
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _one_type(schema: Node, node: Node) -> str:
     if node["type"] == "array" and "prefixItems" in node:
         return f"list of {len(node['prefixItems'])} numbers"
     if node["type"] == "array":
-        return f"list of {PLURAL[node['items']['type']]}"
+        return f"list of {PLURAL.get(node['items'].get('type'), 'sections')}"
     if node["type"] == "object":
         return "mapping"
     return str(node["type"])

@@ -24,12 +24,13 @@ from pipeline.models.device import device_kind, make_deterministic, memory_forma
 from pipeline.models.families import family_named
 from pipeline.models.family import Family
 from pipeline.models.feature_reuse import denoiser_for
+from pipeline.models.fused_lora import fuse_loras
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
 from pipeline.models.network import NetworkDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder
-from pipeline.models.text_pipeline import load_text
+from pipeline.models.text_pipeline import load_text, text_pipeline
 from pipeline.models.weights import load_network
 
 DTYPES = {
@@ -115,13 +116,10 @@ def load_model(
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name
-        network = load_network(
-            kind,
-            folder,
-            f"model.path={model.path!r}",
-            variant=info.variants[name],
-            torch_dtype=dtype,
-        )
+        key, variant = f"model.path={model.path!r}", info.variants.get(name)
+        if name == "vae" and info.vae is not None:
+            folder, key, variant = info.vae.folder, f"model.vae={model.vae!r}", info.vae.variant
+        network = load_network(kind, folder, key, variant=variant, torch_dtype=dtype)
         if isinstance(network, ModelMixin):
             # diffusers 0.42 looks only at the first tensor to decide whether to convert. The
             # transformer's first tensor is a float32 table, so the rest would stay float32 too.
@@ -137,6 +135,10 @@ def load_model(
     network = load(getattr(diffusers, network_class), folder)
     if family.is_convolutional:
         network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
+    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
+    text = load_text(info, load, micro_batch)
+    if info.loras:
+        fuse_loras(text_pipeline(info, text.towers, network), folder, info.loras)
     compile_network(network, model)
     cleanest = schedule.level_at(0.0).sigma
     denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
@@ -145,7 +147,6 @@ def load_model(
     _keep_halves(vae, vae_halves)
     if model.vae_tiling_above is not None and info.size_for(model) > model.vae_tiling_above:
         vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
-    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
     loaded = LatentDiffusion(
         info=info,
         device=torch.device(device),
@@ -153,7 +154,7 @@ def load_model(
         schedule=schedule,
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
-        text=load_text(info, load, micro_batch),
+        text=text,
         image_coder=ImageCoder(vae, micro_batch, family),
         micro_batch=micro_batch,
     )
@@ -170,7 +171,7 @@ def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dty
     Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose
     VAE does not overflow.
     """
-    config = read_json(info.folder / "vae/config.json")
+    config = read_json(info.vae_folder / "config.json")
     upcast = config.get("force_upcast", family.upcasts_vae)
     return torch.float32 if upcast and dtype == torch.float16 else dtype
 

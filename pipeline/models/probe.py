@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config.config import Model
 from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind
 from pipeline.models.families import family_named, family_of
 from pipeline.models.family import Family, UnsupportedModelError
@@ -46,6 +47,8 @@ class ModelInfo:
         files: all files that are loaded, relative to the folder; no others are read.
         variants: of the weights, by component; None for files without one in their names.
         distilled: set if the model was made for a few steps.
+        loras: fused into the weights when they are loaded.
+        vae: in place of the model's own.
     """
 
     folder: Path
@@ -60,6 +63,20 @@ class ModelInfo:
     files: tuple[str, ...] = ()
     variants: Mapping[str, str | None] = field(default_factory=dict)
     distilled: Distilled | None = None
+    loras: tuple[LoraFile, ...] = ()
+    vae: OtherVae | None = None
+
+    @property
+    def content(self) -> str:
+        """What the model is: its revision, and that of what is added to it."""
+        added = [lora.content for lora in self.loras]
+        added += [] if self.vae is None else [self.vae.content]
+        return "+".join([self.revision, *added])
+
+    @property
+    def vae_folder(self) -> Path:
+        """Where the VAE's files are."""
+        return self.folder / "vae" if self.vae is None else self.vae.folder
 
     @property
     def variant(self) -> str:
@@ -97,11 +114,16 @@ def probe_model(
     """
     files = locate_model(model)
     index = _index(files)
+    how: Any = {"hash_files": hash_files, "hashes": hashes, "fetch": fetch}
+    loras, other_vae = find_loras(model, **how), find_vae(model, **how)
     try:
         family = family_of(str(index.get("_class_name")))
-        components = _components(files, family, index)
+        components = _components(files, family, index, own_vae=other_vae is None)
         network = check_kinds(files, f"{family.network[0]}/config.json")
-        vae = check_kinds(files, "vae/config.json")
+        if other_vae is None:
+            vae = check_kinds(files, "vae/config.json")
+        else:
+            vae = check_kinds(other_vae.files, other_vae.config)
         scheduler = check_kinds(files, "scheduler/scheduler_config.json")
         check_classes({family.network[1]: network, family.vae: vae})
         family.check(index, network, vae)
@@ -124,7 +146,11 @@ def probe_model(
         commit=files.commit,
         files=loaded,
         variants={name: chosen.variant for name, chosen in weights.items()},
-        distilled=distilled_kind([model.path, *_names(index, network)], scheduler),
+        distilled=distilled_kind(
+            [model.path, *_names(index, network), *(str(lora.path) for lora in loras)], scheduler
+        ),
+        loras=loras,
+        vae=other_vae,
     )
     try:
         load_schedule(info, info.size_for(model))
@@ -149,14 +175,9 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
         ValueError: the scheduler's config uses an unsupported option.
     """
     family = family_named(info.family)
-    network, vae, config = (
-        read_json(info.folder / name)
-        for name in (
-            f"{family.network[0]}/config.json",
-            "vae/config.json",
-            "scheduler/scheduler_config.json",
-        )
-    )
+    network = read_json(info.folder / family.network[0] / "config.json")
+    vae = read_json(info.vae_folder / "config.json")
+    config = read_json(info.folder / "scheduler/scheduler_config.json")
     tokens_a_side = size // family.grid(network, vae).multiple
     return family.schedule(config, tokens_a_side**2)
 
@@ -178,9 +199,12 @@ def _names(*configs: Mapping[str, Any]) -> list[str]:
     return [str(config["_name_or_path"]) for config in configs if config.get("_name_or_path")]
 
 
-def _components(files: ModelFiles, family: Family, index: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's subfolders, checked to be there."""
-    left_out = {name for name in family.optional if index.get(name) in (None, [], [None, None])}
+def _components(
+    files: ModelFiles, family: Family, index: Mapping[str, Any], *, own_vae: bool
+) -> tuple[str, ...]:
+    """The model's subfolders that are loaded, checked to be there."""
+    left_out = set() if own_vae else {"vae"}
+    left_out |= {name for name in family.optional if index.get(name) in (None, [], [None, None])}
     components = tuple(name for name in family.components if name not in left_out)
     for name in components:
         if not files.names_in(name):

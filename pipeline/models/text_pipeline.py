@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ import transformers
 
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.families import family_named
-from pipeline.models.family import Family, Text
+from pipeline.models.family import Text
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
@@ -35,12 +35,7 @@ def load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch
     family = family_named(info.family)
     texts = [text for text in family.texts if text.folders[0] in info.components]
     towers = [_tower(info, text, load) for text in texts]
-    parts = {
-        name: part
-        for text, tower in zip(texts, towers, strict=True)
-        for name, part in zip(text.folders, (tower.encoder, tower.tokenizer), strict=True)
-    }
-    pipeline = _pipeline(info, family, parts)
+    pipeline = text_pipeline(info, towers)
 
     def encode(texts: list[str]) -> Condition:
         return family.condition(pipeline, texts, towers[0].encoder.device)
@@ -73,18 +68,29 @@ def _tokenizer(kind: Any, folder: Any) -> Any:
     return tokenizer
 
 
-def _pipeline(info: ModelInfo, family: Family, parts: dict[str, Any]) -> Any:
+def text_pipeline(info: ModelInfo, towers: Sequence[Tower], network: Any = None) -> Any:
     """The family's pipeline with nothing but text encoders and tokenizers in it.
 
-    The network's place has its config alone, which some families read the tokens' width from.
+    Args:
+        info: of a probed model.
+        towers: all that its folder has.
+        network: also in the pipeline; None leaves the network's config in its place, which some
+            families read the tokens' width from.
     """
+    family = family_named(info.family)
+    folders = dict(text.folders for text in family.texts)
+    parts = {tower.name: tower.encoder for tower in towers}
+    parts |= {folders[tower.name]: tower.tokenizer for tower in towers}
     kind = getattr(diffusers, family.pipelines[0])
     wanted = inspect.signature(kind.__init__).parameters.values()
     absent = {each.name: None for each in wanted if each.default is each.empty}
     del absent["self"]
     # each cut text would be a line in the log; rows say it where it matters
     logging.getLogger(kind.__module__).setLevel(logging.ERROR)
-    pipeline = kind(**(absent | parts | dict(family.pipeline_options)))
+    options = dict(family.pipeline_options)
+    if network is not None:
+        return kind(**(absent | parts | {family.network[0]: network} | options))
+    pipeline = kind(**(absent | parts | options))
     config = read_json(info.folder / family.network[0] / "config.json")
     setattr(pipeline, family.network[0], SimpleNamespace(config=SimpleNamespace(**config)))
     return pipeline

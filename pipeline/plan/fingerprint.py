@@ -14,6 +14,9 @@ from pipeline.plan.code import code_hash
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
 
+# Keys of ``model`` that say where it is and what runs it; its content has hashes of its own.
+NOT_THE_MODEL = ("path", "revision", "device", "compile_cache", "vae", "vae_revision", "lora")
+
 
 def fingerprint_inputs(
     config: Config,
@@ -29,7 +32,8 @@ def fingerprint_inputs(
 
     Args:
         config: the resolved configuration.
-        model_revision: commit of a hub model, or sha256 of a local folder's files.
+        model_revision: commit of a hub model, or sha256 of a local folder's files, and the hashes
+            of LoRAs and another VAE.
         device: "cpu" or "cuda"; threads matter only on a CPU.
         score_revisions: likewise of the networks of ``scores``, by scorer.
     """
@@ -43,14 +47,13 @@ def fingerprint_inputs(
     return {
         "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
-        | {"content": model_revision},
+        "model": _without(tree["model"], *NOT_THE_MODEL) | {"content": model_revision},
         "method": _set(tree["method"], "guidance_interval"),
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
-        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        | {name: importlib.metadata.version(name) for name in _libraries(config)},
     }
 
 
@@ -70,6 +73,10 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
         elif old != new:
             lines.append(f"{prefix}{name}: the output has {old!r}, this run asks for {new!r}")
     return lines
+
+
+def _libraries(config: Config) -> tuple[str, ...]:
+    return (*LIBRARIES, "peft") if config.model.lora else LIBRARIES
 
 
 def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:

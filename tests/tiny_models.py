@@ -213,36 +213,49 @@ def _unet(**settings: Any) -> UNet2DConditionModel:
 
 def _vae(**settings: Any) -> AutoencoderKL:
     """A VAE. Callers pass a scaling factor of 4 instead of 0.18215, for about unit variance."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=8,
-        sample_size=32,
-        **settings,
-    )
+    return AutoencoderKL(**vae_settings(**settings))
+
+
+def vae_settings(**settings: Any) -> dict[str, Any]:
+    """Of a small VAE whose cells have 4 pixels a side."""
+    fixed = {
+        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 8,
+        "sample_size": 32,
+        "scaling_factor": 4.0,
+    }
+    return fixed | settings
 
 
 def tiny_tokenizer(**settings: str) -> CLIPTokenizer:
     """A byte-level vocabulary with merges that make each of ``WORDS`` one token."""
+    vocabulary, merges = vocabulary_of_words([START, END], end="</w>")
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, **settings)
+
+
+def vocabulary_of_words(
+    special: list[str], end: str = ""
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """(token ids, merges) of a byte-level tokenizer that knows ``WORDS``.
+
+    Args:
+        special: tokens that come last.
+        end: what marks the last letter of a word.
+    """
     letters = sorted(_byte_letters())
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = [*letters, *(letter + end for letter in letters if end)]
     merges: list[tuple[str, str]] = []
     for word in WORDS.split():
-        pieces = [*word[:-1], word[-1] + "</w>"]
+        pieces = [*word[:-1], word[-1] + end]
         left = pieces[0]
         for right in pieces[1:]:
             if (left, right) not in merges:
                 merges.append((left, right))
                 vocabulary.append(left + right)
             left += right
-    vocabulary += [START, END]
-    return CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(vocabulary)},
-        merges=merges,
-        model_max_length=77,
-        **settings,
-    )
+    return {token: number for number, token in enumerate([*vocabulary, *special])}, merges
 
 
 def _t5_tokenizer() -> T5Tokenizer:

@@ -36,21 +36,26 @@ class FlowSchedule:
     Attributes:
         shift: how far the grid is shifted towards the noisy end; 1 keeps it even.
         num_timesteps: the timestep that the network gets for s = 1.
-        lowest: the last value of the sampler's even grid, before the shift, in (0, 1].
+        lowest: the last value of the sampler's even grid, before the shift, in (0, 1]; None: one
+            step above clean, 1 / steps.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
-    lowest: float = 1e-3
+    lowest: float | None = 1e-3
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], num_tokens: int) -> FlowSchedule:
+    def from_config(
+        cls, config: Mapping[str, Any], num_tokens: int, *, ends_a_step_above: bool = False
+    ) -> FlowSchedule:
         """Reads the ``scheduler_config.json`` of a FlowMatchEulerDiscreteScheduler.
 
         Args:
             config: as stored.
             num_tokens: number of tokens that the transformer makes of the image; a scheduler with
                 dynamic shifting derives its shift from it.
+            ends_a_step_above: whether the family's pipeline hands the scheduler a grid from 1 to
+                1 / steps; else the scheduler makes its own.
 
         Raises:
             ValueError: the config asks for a grid that is not implemented.
@@ -65,7 +70,7 @@ class FlowSchedule:
         lowest = _shifted(1.0 / total, shift)  # diffusers shifts the end of the grid twice
         if config.get("use_dynamic_shifting", False):
             shift, lowest = _dynamic_shift(config, num_tokens), 1.0 / total
-        return cls(shift, total, lowest)
+        return cls(shift, total, None if ends_a_step_above else lowest)
 
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
         """The levels from clean up to the share ``ratio`` of the sampler's steps, ascending.
@@ -87,7 +92,8 @@ class FlowSchedule:
             raise ValueError(
                 f"method.steps={num_steps}: the model allows 1 to {self.num_timesteps}"
             )
-        grid = np.linspace(1.0, self.lowest, num_steps)[::-1]
+        lowest = 1.0 / num_steps if self.lowest is None else self.lowest
+        grid = np.linspace(1.0, lowest, num_steps)[::-1]
         noisy = grid[: num_levels(num_steps, ratio)]
         clean = Level(0, 0.0, 1.0, 0.0)
         return [clean, *(self._level(index, share) for index, share in enumerate(noisy, start=1))]

@@ -94,6 +94,8 @@ class Family:
         reuses_features: whether ``method.reuse`` serves this network.
         decodes_boxes: whether a part of an image looks to the network like a whole one.
         inverts_distilled: whether a model distilled to few steps can be inverted at all.
+        fits_texts: whether texts have one length, so that Imagic can fit and hand on their tokens.
+        patch_size: cells of a patch where the network's config has none.
     """
 
     name: ClassVar[str]
@@ -109,6 +111,8 @@ class Family:
     reuses_features: ClassVar[bool] = False
     decodes_boxes: ClassVar[bool] = False
     inverts_distilled: ClassVar[bool] = True
+    fits_texts: ClassVar[bool] = True
+    patch_size: ClassVar[int] = 1
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -149,7 +153,7 @@ class Family:
             UnsupportedModelError: the configs give no square.
         """
         scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-        multiple = scale * int(network.get("patch_size", 1))
+        multiple = scale * int(network.get("patch_size", self.patch_size))
         positions = network.get("pos_embed_max_size")
         return Grid(
             scale,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.models.family import Family, Json, UnsupportedModelError
 
@@ -9,7 +11,13 @@ FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteSche
 
 
 class FlowFamily(Family):
-    """A family whose network predicts a velocity."""
+    """A family whose network predicts a velocity.
+
+    Attributes:
+        ends_a_step_above: see ``FlowSchedule.from_config``.
+    """
+
+    ends_a_step_above: ClassVar[bool] = False
 
     def prediction_type(self, scheduler: Json) -> str:
         name = str(scheduler.get("_class_name", ""))
@@ -20,4 +28,6 @@ class FlowFamily(Family):
         return "flow"
 
     def schedule(self, scheduler: Json, num_tokens: int) -> FlowSchedule:
-        return FlowSchedule.from_config(scheduler, num_tokens)
+        return FlowSchedule.from_config(
+            scheduler, num_tokens, ends_a_step_above=self.ends_a_step_above
+        )

@@ -22,7 +22,8 @@ def check_suits(info: ModelInfo, config: Config) -> None:
 
     Raises:
         ValueError: ``method.decode.region: box`` with another family; ``method.reuse`` with a
-            family that has no UNet, or with more layers than the UNet's outermost blocks have.
+            family that has no UNet, or with more layers than the UNet's outermost blocks have;
+            Imagic with texts of unequal length; inversion of a distilled model that has none.
     """
     method = config.method
     family = family_named(info.family)
@@ -30,6 +31,17 @@ def check_suits(info: ModelInfo, config: Config) -> None:
         raise ValueError(
             f"method.decode.region='box': not supported for {info.family}; allowed are "
             f"{names_where('decodes_boxes')}, or region: full"
+        )
+    if method.name == "imagic" and not family.fits_texts:
+        raise ValueError(
+            f"method.name='imagic': not supported for {info.family}, whose texts differ in length; "
+            f"allowed are {names_where('fits_texts')}"
+        )
+    if method.encode == "ddim" and info.distilled and not family.inverts_distilled:
+        raise ValueError(
+            f"method.encode='ddim': {config.model.path} is distilled to few steps "
+            f"({info.distilled.kind}: {info.distilled.reason}) and cannot be inverted; allowed is "
+            "method.name: sdedit"
         )
     if method.reuse.interval > 1:
         _check_reuse(info, method.reuse)

@@ -32,14 +32,18 @@ class Guided:
         is_guided_at: Callable[[int], bool],
     ) -> None:
         self.denoiser, self.text, self.scale = denoiser, text, scale
-        self.both = None if bool((scale == 1.0).all()) else Condition.cat([negative, text])
+        self.embedded = None if text.guidance is None else text.with_guidance(scale)
+        alone = bool((scale == 1.0).all()) or self.embedded is not None
+        self.both = None if alone else Condition.cat([negative, text])
         self.is_guided_at = is_guided_at
         self.num_evals = 0
 
     def __call__(self, latent: Tensor, level: Level) -> Tensor:
-        if self.both is None or not self.is_guided_at(level.index):
+        is_guided = self.is_guided_at(level.index)
+        if self.both is None or not is_guided:
             self.num_evals += 1
-            return self.denoiser(latent, level, self.text)
+            text = self.embedded if self.embedded is not None and is_guided else self.text
+            return self.denoiser(latent, level, text)
         self.num_evals += 2
         both = self.denoiser(torch.cat([latent, latent]), level, self.both)
         eps_negative, eps_text = both.chunk(2)
@@ -68,7 +72,8 @@ def guided(
         is_guided_at: of a level's index; where it is false, only the text is evaluated.
 
     Returns:
-        eps_negative + scale * (eps_text - eps_negative) as a function of latent and level.
+        eps_negative + scale * (eps_text - eps_negative) as a function of latent and level. A
+        network that takes the scale as an input is evaluated once, with the text and its scale.
 
     Source: Ho and Salimans, arXiv:2207.12598, with scale = 1 + their w; the interval of levels is
     that of Kynkäänniemi et al., arXiv:2404.07724.

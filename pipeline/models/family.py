@@ -95,7 +95,12 @@ class Family:
         decodes_boxes: whether a part of an image looks to the network like a whole one.
         inverts_distilled: whether a model distilled to few steps can be inverted at all.
         fits_texts: whether texts have one length, so that Imagic can fit and hand on their tokens.
-        patch_size: cells of a patch where the network's config has none.
+        patch_size: side of a patch in cells where the network's config has none.
+        cells_of_token: how many cells the family's pipeline packs into one token; the network's
+            channels are C times as many.
+        guidance_is_embedded: whether the network takes the guidance scale as an input.
+        few_steps: words in names of models distilled to few steps, with the most steps and the
+            largest guidance scale; besides those that ``distilled.py`` knows of any family.
     """
 
     name: ClassVar[str]
@@ -113,6 +118,9 @@ class Family:
     inverts_distilled: ClassVar[bool] = True
     fits_texts: ClassVar[bool] = True
     patch_size: ClassVar[int] = 1
+    cells_of_token: ClassVar[int] = 1
+    guidance_is_embedded: ClassVar[bool] = False
+    few_steps: ClassVar[Mapping[str, tuple[int, float]]] = {}
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -137,7 +145,7 @@ class Family:
         Raises:
             UnsupportedModelError: ``in_channels`` or another key asks for it.
         """
-        channels = self.grid(network, vae).channels
+        channels = self.grid(network, vae).channels * self.cells_of_token
         if network.get("in_channels", channels) != channels:
             raise UnsupportedModelError(
                 f"its network takes {network['in_channels']} channels where the VAE has "

@@ -147,7 +147,9 @@ def probe_model(
         files=loaded,
         variants={name: chosen.variant for name, chosen in weights.items()},
         distilled=distilled_kind(
-            [model.path, *_names(index, network), *(str(lora.path) for lora in loras)], scheduler
+            [model.path, *_names(index, network), *(str(lora.path) for lora in loras)],
+            scheduler,
+            family.few_steps,
         ),
         loras=loras,
         vae=other_vae,

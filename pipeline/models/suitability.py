@@ -22,8 +22,9 @@ def check_suits(info: ModelInfo, config: Config) -> None:
 
     Raises:
         ValueError: ``method.decode.region: box`` with another family; ``method.reuse`` with a
-            family that has no UNet, or with more layers than the UNet's outermost blocks have;
-            Imagic with texts of unequal length; inversion of a distilled model that has none.
+            family that has no UNet, or with more layers than the UNet's outermost blocks have; a
+            negative text where it does nothing; Imagic with texts of unequal length; inversion of
+            a distilled model that cannot be inverted.
     """
     method = config.method
     family = family_named(info.family)
@@ -36,6 +37,11 @@ def check_suits(info: ModelInfo, config: Config) -> None:
         raise ValueError(
             f"method.name='imagic': not supported for {info.family}, whose texts differ in length; "
             f"allowed are {names_where('fits_texts')}"
+        )
+    if method.negative_text and family.guidance_is_embedded:
+        raise ValueError(
+            f"method.negative_text={method.negative_text!r}: does nothing with {info.family}, "
+            "whose guidance is an input of the network; allowed is an empty one"
         )
     if method.encode == "ddim" and info.distilled and not family.inverts_distilled:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -133,10 +133,10 @@ class TextEncoder:
 def _zeroed(condition: Condition, has_text: Tensor) -> Condition:
     """The condition with zeros in the rows where ``has_text``, (N,) bool, is false."""
     pooled = condition.pooled
-    return Condition(
-        condition.tokens * has_text.view(-1, 1, 1),
-        None if pooled is None else pooled * has_text.view(-1, 1),
-        condition.mask,
+    return replace(
+        condition,
+        tokens=condition.tokens * has_text.view(-1, 1, 1),
+        pooled=None if pooled is None else pooled * has_text.view(-1, 1),
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.config.filters import (
     filtering_of,
 )
 from pipeline.config.input import Input
+from pipeline.config.lora import Lora
 from pipeline.config.method import Method
 from pipeline.config.run import Planning, Report, Run
 from pipeline.config.scores import Scores
@@ -102,6 +103,18 @@ class Model(Section):
         "`stretch`: all of it, in another shape. With `output.resolution: source`, or a list of "
         "`buckets`, the default is `pad`.",
     )
+    vae: str | None = Field(
+        None,
+        description="Another VAE than the model's: a folder in diffusers' format or a hub id, with "
+        "the VAE's files in it or in its `vae/`. null: the model's own.",
+    )
+    vae_revision: str | None = Field(None, description="As `revision`, of `vae`.")
+    lora: list[Lora] = Field(
+        [],
+        description="LoRAs to fuse into the weights, in this order: `[{path: ..., weight: 0.8}]`, "
+        "each with `path`, `file` (of a folder or hub id with several), `weight` (1) and "
+        "`revision`. A key that matches nothing of the model is an error.",
+    )
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
         description="torch.compile over the network. `default` fuses kernels, `cuda_graphs` also "
@@ -123,6 +136,21 @@ class Model(Section):
     @classmethod
     def _sizes(cls, value: Any) -> Any:
         return checked_buckets(value)
+
+    @field_validator("lora")
+    @classmethod
+    def _each_once(cls, value: list[Lora]) -> list[Lora]:
+        named = [(lora.path, lora.file) for lora in value]
+        for path, file in named:
+            if named.count((path, file)) > 1:
+                raise ValueError(f"{file or path!r} is named twice; give it one weight")
+        return value
+
+    @model_validator(mode="after")
+    def _a_revision_is_of_a_vae(self) -> Model:
+        if self.vae_revision is not None and self.vae is None:
+            raise ValueError(f"vae_revision={self.vae_revision!r}: only with model.vae")
+        return self
 
     @model_validator(mode="after")
     def _compiled_shapes_are_known(self) -> Model:

@@ -92,7 +92,7 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
         config=config,
         fingerprint=plan.fingerprint,
         model=config.model.path,
-        model_revision=plan.model.revision,
+        model_revision=plan.model.content,
         settings_for=partial(resolved_settings, config.method),
         keep_difference=config.output.difference_map,
     )

@@ -16,6 +16,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 # Settings that are left out at this value, since outputs from before there were such have none.
 IMPLIED = {"model.buckets": "square"}
 
+# Keys of ``model`` that say where it is and what runs it; its content has hashes of its own.
+NOT_THE_MODEL = ("path", "revision", "device", "compile_cache", "vae", "vae_revision", "lora")
+
 
 def fingerprint_inputs(
     config: Config,
@@ -31,7 +34,8 @@ def fingerprint_inputs(
 
     Args:
         config: the resolved configuration.
-        model_revision: commit of a hub model, or sha256 of a local folder's files.
+        model_revision: commit of a hub model, or sha256 of a local folder's files, and the hashes
+            of LoRAs and another VAE.
         device: "cpu" or "cuda"; threads matter only on a CPU.
         score_revisions: likewise of the networks of ``scores``, by scorer.
     """
@@ -46,12 +50,12 @@ def fingerprint_inputs(
         "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
         "model": _model(tree["model"]) | {"content": model_revision},
-        "method": tree["method"],
+        "method": _set(tree["method"], "guidance_interval"),
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
-        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        | {name: importlib.metadata.version(name) for name in _libraries(config)},
     }
 
 
@@ -74,6 +78,10 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     return lines
 
 
+def _libraries(config: Config) -> tuple[str, ...]:
+    return (*LIBRARIES, "peft") if config.model.lora else LIBRARIES
+
+
 def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
     """The scorers of a run; empty if it has none."""
     chosen = {
@@ -87,7 +95,12 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
 def _model(section: dict[str, Any]) -> dict[str, Any]:
     """The model's settings that change bytes."""
     absent = [name for name in section if section[name] == IMPLIED.get(f"model.{name}", ...)]
-    return _without(section, "path", "revision", "device", "compile_cache", *absent)
+    return _without(section, *NOT_THE_MODEL, *absent)
+
+
+def _set(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The section without those of ``names`` that are not set: they are newer than some outputs."""
+    return {name: value for name, value in section.items() if value or name not in names}
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

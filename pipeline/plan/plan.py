@@ -112,7 +112,7 @@ def make_plan(config: Config, device: str) -> Plan:
         raise ConfigError(str(error)) from error
     config = _pinned(_with_resolved_threads(config, saved), model, scorers)
     revisions = {name: files.revision for name, files in scorers.items()}
-    inputs = fingerprint_inputs(config, model.revision, device, revisions)
+    inputs = fingerprint_inputs(config, model.content, device, revisions)
     digest, inputs = _same_run(config, saved, inputs, bool(state))
     try:
         check_filters(config.output.path, saved_filters, config.filtering)
@@ -147,7 +147,15 @@ def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]
         update={
             "scores": config.scores.model_copy(update=scores),
             "model": config.model.model_copy(
-                update={"revision": model.revision, "variant": model.variant}
+                update={
+                    "revision": model.revision,
+                    "variant": model.variant,
+                    "vae_revision": model.vae.revision if model.vae else None,
+                    "lora": [
+                        entry.model_copy(update={"revision": found.revision})
+                        for entry, found in zip(config.model.lora, model.loras, strict=True)
+                    ],
+                }
             ),
         }
     )

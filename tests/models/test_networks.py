@@ -101,7 +101,7 @@ def test_pixels_are_rounded_and_clamped(
 def test_decoding_inverts_scale_and_shift(tiny_model: LatentDiffusion) -> None:
     """Decoding divides by the scale that encoding multiplies with, and adds the shift back."""
     seen = []
-    images = type(tiny_model.image_coder)(tiny_model.image_coder.vae, MicroBatch(8))
+    images = tiny_model.image_coder.with_micro_batch(MicroBatch(8))
     images.shift = 0.5
 
     class Vae:

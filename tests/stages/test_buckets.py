@@ -18,12 +18,12 @@ from torch import Tensor
 
 from pipeline.config.buckets import Size
 from pipeline.config.config import Config, Model
-from pipeline.config.stages import STAGES, Stage
+from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.scorers import EditToScore, load_scorers
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import load_fused, load_stage
+from pipeline.stages.build import load_stages
 from tests.conftest import TOLERANCE
 from tests.parts import make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import (
@@ -136,10 +136,12 @@ def test_pools_and_fused_give_the_same_bytes(folder: Path) -> None:
     config = make_config(steps=3).model_copy(update={"model": Model(path=str(folder))})
     fused = mixed()
     pooled = copy.deepcopy(fused)
-    for stage in load_fused(config, "cpu").values():
+    for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
-    for name in STAGES:
-        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    for pool in config.pools:
+        pooled = Part.from_bytes(pooled.to_bytes())
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
     assert fused.to_bytes() == pooled.to_bytes()
     for sample in fused.samples:
         for edit in sample.pending:

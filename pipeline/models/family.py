@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.models.distilled import Distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +58,23 @@ class Text:
     def folders(self) -> tuple[str, str]:
         """Those of the encoder and of the tokenizer."""
         return f"text_encoder{self.suffix}", f"tokenizer{self.suffix}"
+
+
+def as_chat(thinks: bool) -> Callable[[Any, str], str]:
+    """The template of Qwen3's families: the text is what the user says in a chat.
+
+    Args:
+        thinks: the pipeline's ``enable_thinking``.
+    """
+
+    def chat(tokenizer: Any, text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        whole: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
+        )
+        return whole
+
+    return chat
 
 
 @dataclass(frozen=True)
@@ -179,6 +197,10 @@ class Family:
             multiple * int(positions) if positions else None,
             halvings=len(network.get("block_out_channels", [0])) - 1,
         )
+
+    def distilled(self, index: Json) -> Distilled | None:
+        """Whether the index itself says that the model was distilled to few steps, and how."""
+        return None
 
     def prediction_type(self, scheduler: Json) -> str:
         """What the network was trained to predict: epsilon, v_prediction, sample or flow.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Config
+from pipeline.config.labels import Labels
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
@@ -40,6 +41,7 @@ def fingerprint_inputs(
         for name, stage in tree["stages"].items()
         if name in config.stage_names
     }
+    labels = {} if config.labels == Labels.model_validate({}) else {"labels": tree["labels"]}
     return {
         "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
@@ -51,6 +53,7 @@ def fingerprint_inputs(
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        **labels,
     }
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from pipeline.records.part import MEMBERS
 
 STRING, STRINGS = pa.string(), pa.list_(pa.string())
-INT32, INT32S, INT64, FLOAT32 = pa.int32(), pa.list_(pa.int32()), pa.int64(), pa.float32()
+INT32, INT32S, INT64 = pa.int32(), pa.list_(pa.int32()), pa.int64()
+FLOAT32, FLOAT32S = pa.float32(), pa.list_(pa.float32())
 
 
 def required(kind: pa.DataType, meaning: str) -> Any:
@@ -56,6 +57,9 @@ class Row:
     mask_area: float | None = nullable(FLOAT32, "share of the written image inside the edit mask")
     mask_box: list[int] | None = nullable(
         INT32S, "x0, y0, x1, y1 of the mask in pixels of the output"
+    )
+    boxes_covered: list[float | None] | None = nullable(
+        FLOAT32S, "share of each box inside the mask: 0 is untouched, null is cut off"
     )
     score_edit_rms: float | None = nullable(
         FLOAT32, "root mean square change inside the mask, in [0, 1]"
@@ -137,6 +141,24 @@ ROW_SCHEMA = pa.schema(
         for name, kind, is_nullable, meaning in COLUMNS
     ]
 )
+
+# Columns that came after 0.1.0; an output without them is read as if they were null.
+ADDED = ("boxes_covered",)
+
+
+def of_this_version(table: pa.Table) -> pa.Table:
+    """Published rows with the columns that were added since they were written, as nulls.
+
+    Rows of any other schema stay as they are.
+    """
+    missing = [name for name in ROW_SCHEMA.names if name not in table.column_names]
+    if not missing or not set(missing) <= set(ADDED):
+        return table
+    for name in missing:
+        column = pa.nulls(table.num_rows, ROW_SCHEMA.field(name).type)
+        table = table.append_column(ROW_SCHEMA.field(name), column)
+    return table.select(ROW_SCHEMA.names) if table.num_columns == len(ROW_SCHEMA) else table
+
 
 # A staged part: its rows, each with its members in their order in the tar. The schema's metadata
 # "part" holds the JSON of a ``PartHeader``.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.config import Config
+from pipeline.images.boxes import Placement
 from pipeline.images.composite import (
     CUT_NOTE,
     Composite,
@@ -24,12 +25,14 @@ from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
+from pipeline.steps.labels import Followed, Texts, follow
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Only the row says what became of the edit; the other columns are also in the provenance.
-NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key"}
+# Only the row says what became of the edit; the other columns are also in the provenance, but for
+# what the boxes' own file says.
+NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key", "boxes_covered"}
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,10 @@ def _write_members(
         "mask_box": made.box,
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
+    labels = _labels(sample, edit, made, context.config)
+    edit.notes.extend(labels.notes)
+    if labels.covered is not None:
+        written["boxes_covered"] = labels.covered
     written |= _background(sample, edit, mask > 0)
     written |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
     files = {
@@ -150,9 +157,30 @@ def _write_members(
         gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
         files["difference.png"] = encode_gray(gray)
     reserved = {*files, *IMAGE_SUFFIXES, "difference.png"}
-    files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
+    files |= {output_suffix(name, reserved): data for name, data in labels.members.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
     return members, written
+
+
+def _labels(sample: Sample, edit: Edit, made: Composite, config: Config) -> Followed:
+    """The files that are passed through, with boxes and masks as they are in the written image."""
+    assert sample.image is not None
+    assert sample.source_width is not None
+    assert sample.source_height is not None
+    size = (sample.source_width, sample.source_height)
+    return follow(
+        sample.extras,
+        texts=Texts(sample.caption or "", edit.edit_text or ""),
+        size=size,
+        placement=Placement.of(
+            *size,
+            size=sample.image.shape[0],
+            resize=config.model.resize,
+            resolution=config.output.resolution,
+        ),
+        inside=made.mask > 0,
+        labels=config.labels,
+    )
 
 
 def _background(sample: Sample, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:

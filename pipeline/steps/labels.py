@@ -1,0 +1,270 @@
+"""Labels follow the image: boxes and masks of a sample, in pixels of the written image.
+
+Each box says which share of it the edit mask covers, and keeps, loses or changes its class.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config.labels import Labels
+from pipeline.images.boxes import Placement
+from pipeline.images.errors import ImageError, as_image_errors
+from pipeline.steps.texts import SampleError, parse_json, whole_word
+
+DIGITS = 3  # of a pixel
+MAX_PIXELS = 1e9  # of a coordinate; also false for NaN and infinite numbers
+Annotation = dict[str, Any]
+
+
+@dataclass
+class Followed:
+    """The labels of an edit.
+
+    Attributes:
+        members: files by suffix, in place of the sample's.
+        covered: of each box in its order, the share of it that the edit mask covers: 0 is
+            untouched, None is outside of the written image. None if the sample has no boxes.
+        notes: on what was left out.
+    """
+
+    members: dict[str, bytes] = field(default_factory=dict)
+    covered: list[float | None] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the sample shows, and what the edit asks for."""
+
+    caption: str
+    edit_text: str
+
+
+def follow(
+    extras: Mapping[str, bytes],
+    *,
+    texts: Texts,
+    size: tuple[int, int],
+    placement: Placement,
+    inside: np.ndarray,
+    labels: Labels,
+) -> Followed:
+    """The sample's further files, with its labels as they are in the written image.
+
+    Args:
+        extras: files of the sample that are passed through, by suffix.
+        texts: of the edit.
+        size: width and height of the original in pixels, after EXIF rotation.
+        placement: of the original in the written image.
+        inside: (H, W) bool, the edit mask at the written image's pixels.
+        labels: the settings.
+    """
+    found = Followed(dict(extras))
+    for suffix in (labels.boxes, *labels.masks):
+        data = found.members.pop(suffix, None)
+        if data is None:
+            continue
+        try:
+            if suffix == labels.boxes:
+                tree = _boxes(data, size)
+                _move(tree, placement, inside, found)
+                _judge(tree, texts, labels, found)
+                found.members[suffix] = json.dumps(tree, ensure_ascii=True).encode()
+            else:
+                found.members[suffix] = _mask(data, size, placement, inside.shape)
+        except (SampleError, ImageError) as error:
+            found.notes.append(f"the labels .{suffix} were left out: {error.message}")
+            if suffix == labels.boxes:
+                found.covered = None
+    return found
+
+
+def _boxes(data: bytes, size: tuple[int, int]) -> dict[str, Any]:
+    """The boxes in pixels of the original.
+
+    Raises:
+        SampleError: the file is not in COCO's terms, or is of an image of another shape.
+    """
+    tree, _ = parse_json(data)
+    annotations = tree.get("annotations")
+    if not isinstance(annotations, list) or not all(map(_is_box, annotations)):
+        raise SampleError("BadBoxes", "annotations must list boxes: each a bbox of four numbers")
+    categories = tree.setdefault("categories", [])
+    if not isinstance(categories, list) or not all(isinstance(one, dict) for one in categories):
+        raise SampleError("BadBoxes", "categories must be a list of objects")
+    said = (tree.get("width"), tree.get("height"))
+    if said not in ((None, None), size):
+        scaled = Placement((0, 0, *_sizes(said, size)), (0, 0, *size))
+        tree["annotations"] = [_moved(one, scaled) or one for one in annotations]
+    return tree
+
+
+def _sizes(said: tuple[Any, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """The size that the boxes are for, if it has the image's shape up to rounding by a pixel."""
+    width, height = said
+    is_size = all(isinstance(side, int) and side > 0 for side in said)
+    if not is_size or abs(width * size[1] - height * size[0]) > max(*said, *size):
+        raise SampleError(
+            "BadBoxes",
+            f"they are of an image of {width} x {height} pixels, and the image, as seen, has "
+            f"{size[0]} x {size[1]}",
+        )
+    return width, height
+
+
+def _is_box(annotation: Any) -> bool:
+    box = annotation.get("bbox") if isinstance(annotation, dict) else None
+    return isinstance(box, list) and len(box) == 4 and _is_numbers(box) and min(box[2:]) >= 0
+
+
+def _move(tree: dict[str, Any], placement: Placement, inside: np.ndarray, found: Followed) -> None:
+    """Boxes into the written image, each with the share of it that the mask covers."""
+    moved, found.covered = [], []
+    for annotation in tree["annotations"]:
+        new = _moved(annotation, placement)
+        if new is None:
+            found.covered.append(None)
+            continue
+        share = round(_cover(new["bbox"], inside), 6)
+        found.covered.append(share)
+        moved.append(new | {"covered": share})
+    tree["annotations"] = moved
+    tree["height"], tree["width"] = inside.shape
+
+
+def _moved(annotation: Annotation, placement: Placement) -> Annotation | None:
+    """An annotation in the written image; None if nothing of its box is visible."""
+    x, y, width, height = annotation["bbox"]
+    box = placement.box(x, y, width, height)
+    if box is None:
+        return None
+    if placement.is_identity and box == (x, y, width, height):
+        return annotation
+    new = {name: value for name, value in annotation.items() if name not in _SHAPES}
+    new["bbox"] = _rounded(box)
+    area = annotation.get("area")
+    if _is_numbers([area]) and width * height:
+        new["area"] = round(area * box[2] * box[3] / (width * height), DIGITS)
+    polygons = annotation.get("segmentation")
+    if isinstance(polygons, list) and all(map(_is_numbers, polygons)):
+        new["segmentation"] = [_polygon(points, placement) for points in polygons]
+    return new
+
+
+# Names of shapes that are moved on their own, or left out: run lengths and key points.
+_SHAPES = ("bbox", "area", "segmentation", "keypoints", "num_keypoints")
+
+
+def _is_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(one, int | float) and abs(one) < MAX_PIXELS for one in values
+    )
+
+
+def _polygon(points: list[float], placement: Placement) -> list[float]:
+    """x, y, x, y, ... inside of the written image."""
+    pairs = zip(points[::2], points[1::2], strict=False)
+    return _rounded(side for x, y in pairs for side in placement.clipped(*placement.point(x, y)))
+
+
+def _rounded(sides: Iterable[float]) -> list[float]:
+    return [round(side, DIGITS) for side in sides]
+
+
+def _cover(box: list[float], inside: np.ndarray) -> float:
+    """The share of the pixels that a box touches which are inside of the mask."""
+    height, width = inside.shape
+    left, top = (max(0, math.floor(side)) for side in box[:2])
+    right = min(width, max(left + 1, math.ceil(box[0] + box[2])))
+    bottom = min(height, max(top + 1, math.ceil(box[1] + box[3])))
+    pixels = inside[top:bottom, left:right]
+    return float(pixels.mean()) if pixels.size else 0.0
+
+
+def _judge(tree: dict[str, Any], texts: Texts, labels: Labels, found: Followed) -> None:
+    """Applies ``labels.on_overlap`` to the boxes that the mask covers."""
+    if labels.on_overlap == "keep":
+        return
+    new, gone = _changed_classes(texts, labels.classes)
+    kept, dropped, relabeled = [], 0, 0
+    for box in tree["annotations"]:
+        covered = box["covered"] >= max(labels.min_cover, 1e-9)
+        number = box.get("category_id")
+        known = not isinstance(number, int) or number in gone
+        is_other = labels.on_overlap == "relabel" and bool(gone) and not known
+        if not covered or is_other:
+            kept.append(box)
+        elif labels.on_overlap == "drop" or new is None:
+            dropped += 1
+        else:
+            kept.append(box | {"category_id": new})
+            relabeled += 1
+    tree["annotations"] = kept
+    if relabeled:
+        _name_category(tree["categories"], new, labels.classes)
+    if dropped:
+        found.notes.append(f"{dropped} boxes were left out: the edit mask covers them")
+    if relabeled:
+        found.notes.append(f"{relabeled} boxes have the class of the edit text")
+
+
+def _changed_classes(texts: Texts, classes: Mapping[str, int]) -> tuple[int | None, set[int]]:
+    """The class that only the edit text names, if it is one; and those that only the caption does.
+
+    Where it names no new one, its only class is taken: the caption may be a general one.
+    """
+    before, after = (
+        {number for word, number in classes.items() if whole_word(word).search(text)}
+        for text in (texts.caption, texts.edit_text)
+    )
+    candidates = after - before or after
+    return (candidates.pop() if len(candidates) == 1 else None), before - after
+
+
+def _name_category(
+    categories: list[dict[str, Any]], number: int | None, classes: Mapping[str, int]
+) -> None:
+    if all(one.get("id") != number for one in categories):
+        name = next(word for word, known in classes.items() if known == number)
+        categories.append({"id": number, "name": name})
+
+
+def _mask(
+    data: bytes, size: tuple[int, int], placement: Placement, shape: tuple[int, ...]
+) -> bytes:
+    """A mask of classes in the written image, each pixel with the value of the nearest one.
+
+    Raises:
+        ImageError: it cannot be read, or has another size than the image.
+    """
+    with as_image_errors(data, ["PNG"]):
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.size != size:
+            raise ImageError(
+                "BadMask",
+                f"the mask has {image.width} x {image.height} pixels, and the image, as seen, "
+                f"{size[0]} x {size[1]}",
+            )
+        if placement.is_identity:
+            return data
+        image.load()
+    left, top, right, bottom = placement.target
+    shown = image.crop(placement.source).resize(
+        (right - left, bottom - top), Image.Resampling.NEAREST
+    )
+    written = Image.new(image.mode, (shape[1], shape[0]))
+    if image.mode == "P":
+        written.putpalette(image.getpalette() or [])
+    written.paste(shown, (left, top))
+    sink = io.BytesIO()
+    written.save(sink, "PNG")
+    return sink.getvalue()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config.buckets import Sizes
 from pipeline.config.config import Config
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.records.part import Part, Status
@@ -77,7 +78,7 @@ def invert(part: Part) -> Part:
 
 def prepared(part: Part, config: Config) -> Part:
     """Calls ``prepare`` with the configuration's settings and this file's size."""
-    return prepare(part, Preparation.of(config, SIZE))
+    return prepare(part, Preparation.of(config, Sizes(SIZE)))
 
 
 def run(

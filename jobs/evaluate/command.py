@@ -187,7 +187,7 @@ def _run_and_measure(
         if code != exit_codes.OK:
             raise Unfinished(code)
     judges = judging.make_judges(plan.device)
-    measured = measure(config, plan.model.size_for(config.model), judges)
+    measured = measure(config, plan.model.sizes_for(config.model), judges)
     return summary(measured, judges), measured
 
 

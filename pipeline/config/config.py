@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.config.buckets import Buckets, Resize, checked_buckets
 from pipeline.config.filters import (
     Filtering,
     FilterInput,
@@ -86,13 +87,20 @@ class Model(Section):
         None,
         ge=8,
         description="Pixels a side of the square image that the model sees; null takes the "
-        "model's own.",
+        "model's own. Images of another shape (`buckets`) have its area.",
     )
-    resize: Literal["crop", "pad", "stretch"] = Field(
+    buckets: Buckets = Field(
+        "square",
+        description="Size of the image that the model sees. `auto`: the image's own shape, from "
+        "1:4 to 4:1, at the area of `size`, in the multiples that the model allows. `square`: "
+        "`size` x `size`. A list of `[width, height]`: the one whose shape is nearest.",
+    )
+    resize: Resize = Field(
         "crop",
-        description="How an image becomes that square. `crop`: its largest centred square. `pad`: "
-        "all of it, with borders. `stretch`: all of it, in another shape. With "
-        "`output.resolution: source` the default is `pad`.",
+        description="How an image becomes that size. `crop`: the largest centred box of that "
+        "shape; with `auto` less than one multiple is cut off. `pad`: all of it, with borders. "
+        "`stretch`: all of it, in another shape. With `output.resolution: source`, or a list of "
+        "`buckets`, the default is `pad`.",
     )
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
@@ -110,6 +118,20 @@ class Model(Section):
         description="Folder that keeps compiled code for the next actor; null: torch's own. It "
         "must belong to the user who runs the workers, and nobody else may write to it.",
     )
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        return checked_buckets(value)
+
+    @model_validator(mode="after")
+    def _compiled_shapes_are_known(self) -> Model:
+        if self.compile != "off" and self.buckets == "auto":
+            raise ValueError(
+                f"buckets='auto': not with compile: {self.compile}, which compiles for each size "
+                "anew; name a list of sizes, or square"
+            )
+        return self
 
 
 class Config(Section):
@@ -133,18 +155,19 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_source_is_seen_whole(cls, tree: Any) -> Any:
+    def _some_are_seen_whole(cls, tree: Any) -> Any:
         """An original that keeps its size is padded by default: a crop would edit its middle only.
 
-        The value is set where settings are read, so the fingerprint and ``_run/config.yaml`` hold
-        it like a given one.
+        So is an image in a listed size, which may be far from its shape. The value is set where
+        settings are read, so the fingerprint and ``_run/config.yaml`` hold it like a given one.
         """
         if not isinstance(tree, dict):
             return tree
         output, model = tree.get("output"), tree.get("model", {})
         if not isinstance(output, dict) or not isinstance(model, dict):
             return tree
-        if output.get("resolution") != "source":
+        is_listed = isinstance(model.get("buckets"), list)
+        if output.get("resolution") != "source" and not is_listed:
             return tree
         return tree | {"model": {"resize": "pad"} | model}
 

@@ -42,6 +42,8 @@ def _one_type(schema: Node, node: Node) -> str:
         return "choice"
     if node["type"] == "array" and "prefixItems" in node:
         return f"list of {len(node['prefixItems'])} numbers"
+    if node["type"] == "array" and node["items"].get("type") == "array":
+        return f"list of {_one_type(schema, node['items']).replace('list', 'lists', 1)}"
     if node["type"] == "array":
         return f"list of {PLURAL[node['items']['type']]}"
     if node["type"] == "object":

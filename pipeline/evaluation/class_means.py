@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 
 from pipeline.evaluation.tasks import BenchmarkError
 from pipeline.images.files import decode_image
-from pipeline.images.geometry import fit
+from pipeline.images.geometry import place
 from pipeline.storage.store import Store
 
 IMAGENET_CLASSES = 1000
@@ -122,8 +122,8 @@ def class_means(
 def at_side(image: Pixels | Image.Image, side: int = SIDE) -> Pixels:
     """The largest centered square of an image, scaled to ``side`` pixels bilinearly by Pillow."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    box, _ = fit(*image.size, size=side, resize="crop")
-    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    square = place(image.size, (side, side), "crop")
+    return np.asarray(image.resize(square.model, Image.Resampling.BILINEAR, box=square.shown))
 
 
 def _mean(files: Sequence[Path], features: Features) -> NDArray[np.float32]:

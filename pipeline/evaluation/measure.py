@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.config.buckets import Sizes
 from pipeline.config.config import Config
 from pipeline.evaluation.tasks import TRUTH, BenchmarkError
 from pipeline.images.files import decode_image, decode_mask
@@ -76,7 +77,7 @@ class Measured:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Measured]:
+def measure(config: Config, sizes: Sizes, judges: Sequence[Judge] = ()) -> list[Measured]:
     """Compares every edit of a finished run with its prepared input.
 
     The result of an ``unchanged`` edit is its input. A rejected edit counts with its image, if it
@@ -84,7 +85,7 @@ def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Mea
 
     Args:
         config: of the run; ``output.resolution`` is "model".
-        size: side of the model's images in pixels.
+        sizes: of the model's images.
         judges: compute further figures of each edit; if two give the same figure, the later wins.
 
     Raises:
@@ -95,7 +96,7 @@ def measure(config: Config, size: int, judges: Sequence[Judge] = ()) -> list[Mea
     measured: list[Measured] = []
     for shard in expand_shards(config.input.shards, config.input.storage_options):
         samples = read_shard(shard.read(config.input.storage_options), config.input).samples
-        measured += _measure_shard(output, shard.name, samples, config, size, judges)
+        measured += _measure_shard(output, shard.name, samples, config, sizes, judges)
     return measured
 
 
@@ -104,7 +105,7 @@ def _measure_shard(
     shard: str,
     samples: list[Sample],
     config: Config,
-    size: int,
+    sizes: Sizes,
     judges: Sequence[Judge],
 ) -> list[Measured]:
     try:
@@ -132,7 +133,7 @@ def _measure_shard(
         facts = dict(sample.metadata)
         result = Measured(row["key"], str(facts.pop("group", "")), row["status"], facts)
         results.append(result)
-        before, truth = _prepared(sample, config, size)
+        before, truth = _prepared(sample, config, sizes)
         after, mask = _after(row, members, before)
         if before is None or after is None:
             continue
@@ -150,11 +151,11 @@ def _measure_shard(
 
 
 def _prepared(
-    sample: Sample, config: Config, size: int
+    sample: Sample, config: Config, sizes: Sizes
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
     """The image and the annotated region, prepared to the model's size."""
     sample.encoded_mask = sample.extras.get(TRUTH)
-    prepare(Part("", 0, 1, [sample]), Preparation.of(config, size))
+    prepare(Part("", 0, 1, [sample]), Preparation.of(config, sizes))
     truth = sample.supplied_mask
     return sample.image, None if truth is None else truth >= 128
 

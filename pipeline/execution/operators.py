@@ -98,7 +98,7 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
     )
     prepared = partial(
         prepare,
-        how=Preparation.of(config, plan.model.size_for(config.model)),
+        how=Preparation.of(config, plan.model.sizes_for(config.model)),
         threads=threads,
     )
     finished = partial(finish, context=context, threads=threads)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline.images.geometry import Box, fit
+from pipeline.images.geometry import Box, Placement, Size
 from pipeline.records.part import Edit, Sample
 
 CUT_NOTE = "the mask meets the border of the crop that the model saw, so the edit may be cut there"
@@ -61,21 +61,19 @@ def composite(
 
 
 def into_source(
-    source: np.ndarray, model_sized: Composite, *, size: int, resize: str, feather: float | None
+    source: np.ndarray, model_sized: Composite, placement: Placement, *, feather: float | None
 ) -> Composite:
     """Scales a composite back into the original image, which keeps its size and other pixels.
 
     Args:
         source: (H, W, 3) uint8, the original at its own size.
         model_sized: the composite at the model's size.
-        size: side of the model's image in pixels.
-        resize: how the original was fitted to the model's size.
+        placement: of the original in the model's image.
         feather: as for ``composite``; None replaces the whole region that the model's image shows.
     """
-    height, width = source.shape[:2]
-    (left, top, right, bottom), region = fit(width, height, size=size, resize=resize)
+    (left, top, right, bottom), region = placement.shown, placement.target
     scaled_to = (right - left, bottom - top)
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros(source.shape[:2], np.uint8)
     mask[top:bottom, left:right] = _scaled_mask(model_sized.mask, region, scaled_to)
     if feather is None:
         alpha = np.ones(scaled_to[::-1], np.float32)
@@ -91,23 +89,15 @@ def into_source(
     return Composite(pixels, mask, edit_rms)
 
 
-def meets_cut(mask: np.ndarray, width: int, height: int, resize: str) -> bool:
+def meets_cut(mask: np.ndarray, placement: Placement) -> bool:
     """Whether a mask reaches a side of the model's image on which the original goes on.
 
     Args:
         mask: (H, W) in [0, 1], 1 = edit, at the model's size. It counts from a half on: a
             supplied mask may be lossy.
-        width: of the original in pixels.
-        height: same.
-        resize: how the original was fitted to the model's size; only crop cuts something off.
+        placement: of the original in the model's image.
     """
-    left, top, right, bottom = fit(width, height, size=mask.shape[0], resize=resize)[0]
-    sides = (
-        (left > 0, mask[:, 0]),
-        (right < width, mask[:, -1]),
-        (top > 0, mask[0]),
-        (bottom < height, mask[-1]),
-    )
+    sides = zip(placement.cut, (mask[:, 0], mask[0], mask[:, -1], mask[-1]), strict=True)
     return any(is_cut and bool((side >= 0.5).any()) for is_cut, side in sides)
 
 
@@ -190,7 +180,7 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _scaled_mask(mask: np.ndarray, region: Box, size: tuple[int, int]) -> np.ndarray:
+def _scaled_mask(mask: np.ndarray, region: Box, size: Size) -> np.ndarray:
     """A region of a mask, (H, W) uint8, resized to (width, height) without losing any part of it.
 
     When it shrinks, pixels that the mask covers partly are inside it. Nearest-neighbor sampling
@@ -204,8 +194,6 @@ def _scaled_mask(mask: np.ndarray, region: Box, size: tuple[int, int]) -> np.nda
     return np.where(covered & (nearest == 0), mask.max(), nearest)
 
 
-def _scaled(
-    values: np.ndarray, region: Box, size: tuple[int, int], resample: Image.Resampling
-) -> np.ndarray:
+def _scaled(values: np.ndarray, region: Box, size: Size, resample: Image.Resampling) -> np.ndarray:
     """A region of an array, resized to (width, height)."""
     return np.asarray(Image.fromarray(values).crop(region).resize(size, resample))

@@ -10,6 +10,7 @@ from pipeline.models.model_files import ModelFiles, model_error
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of a UNet
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+NO_LIMIT = 2**16  # multiples a side, for a network that takes any
 ADDED_CONDITIONS = {"stable-diffusion": None, "stable-diffusion-xl": "text_time"}  # of a UNet
 
 WHOLE, POSITIVE, LIST = "a whole number of 1 or more", "a number above 0", "a list of numbers"
@@ -96,15 +97,33 @@ def check_network(
         raise model_error(model_path, f"addition_embed_type={added!r}; allowed is {wanted!r}")
 
 
-def check_size(model: Model, network: Mapping[str, Any], latent_scale: int) -> None:
-    """The image must divide into latent cells, and these into the network's patches."""
+def sides_of(network: Mapping[str, Any], latent_scale: int) -> tuple[int, int]:
+    """(multiple, longest) of an image's sides in pixels.
+
+    The image must divide into latent cells, and these into the network's patches. A transformer
+    with a table of positions has a longest side.
+    """
     multiple = latent_scale * int(network.get("patch_size", 1))
-    largest = multiple * int(network.get("pos_embed_max_size") or 2**16)
-    if model.size is not None and (model.size % multiple or model.size > largest):
-        bound = f" up to {largest}" if network.get("pos_embed_max_size") else ""
-        raise ValueError(
-            f"model.size={model.size}: for this model allowed are multiples of {multiple}{bound}"
-        )
+    return multiple, multiple * int(network.get("pos_embed_max_size") or NO_LIMIT)
+
+
+def check_size(model: Model, multiple: int, longest: int) -> None:
+    """Refuses sizes with other sides than the model allows.
+
+    Raises:
+        ValueError: the message names ``model.size`` or ``model.buckets``, and what is allowed.
+    """
+    bound = f" up to {longest}" if longest < multiple * NO_LIMIT else ""
+    allowed = f"for this model allowed are multiples of {multiple}{bound}"
+
+    def suits(side: int) -> bool:
+        return side % multiple == 0 and side <= longest
+
+    if model.size is not None and not suits(model.size):
+        raise ValueError(f"model.size={model.size}: {allowed}")
+    for size in model.buckets if isinstance(model.buckets, list) else ():
+        if not all(map(suits, size)):
+            raise ValueError(f"model.buckets: {list(size)}: {allowed}")
 
 
 def prediction_type(model_path: str, family: str, scheduler: Mapping[str, Any]) -> str:

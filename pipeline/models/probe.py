@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.buckets import Sizes
 from pipeline.config.config import Model
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
@@ -25,12 +26,14 @@ from pipeline.models.model_files import (
     revision_of,
 )
 from pipeline.models.network_checks import (
+    NO_LIMIT,
     check_classes,
     check_kinds,
     check_network,
     check_size,
     prediction_type,
     sample_size,
+    sides_of,
 )
 from pipeline.models.weight_files import check_files
 
@@ -69,6 +72,8 @@ class ModelInfo:
         files: all files that are loaded, relative to the folder; no others are read.
         variants: of the weights, by component; None for files without one in their names.
         distilled: set if the model was made for a few steps.
+        multiple: of pixels; the sides of an image are multiples of it.
+        longest: the longest side that an image may have, in pixels.
     """
 
     folder: Path
@@ -83,6 +88,8 @@ class ModelInfo:
     files: tuple[str, ...] = ()
     variants: Mapping[str, str | None] = field(default_factory=dict)
     distilled: Distilled | None = None
+    multiple: int = 1
+    longest: int = NO_LIMIT
 
     @property
     def variant(self) -> str:
@@ -91,8 +98,13 @@ class ModelInfo:
         return "auto" if len(found) > 1 else next(iter(found), "plain")
 
     def size_for(self, model: Model) -> int:
-        """Side of the images to edit in pixels: ``model.size``, or the model's own."""
+        """Side of the square image to edit in pixels: ``model.size``, or the model's own."""
         return self.native_size if model.size is None else model.size
+
+    def sizes_for(self, model: Model) -> Sizes:
+        """The sizes of the images to edit, by ``model.size`` and ``model.buckets``."""
+        buckets = model.buckets if isinstance(model.buckets, str) else tuple(model.buckets)
+        return Sizes(self.size_for(model), self.multiple, self.longest, buckets)
 
 
 def components_of(family: str) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ def probe_model(
         FileNotFoundError: there is no such folder, and no such model on the hub.
         ValueError: the folder is not a model, or a file that is loaded is missing, pickled,
             truncated or a pointer of Git LFS, or its family, network or schedule is not
-            supported, or ``model.size`` does not suit it.
+            supported, or ``model.size`` or ``model.buckets`` does not suit it.
     """
     files = locate_model(model)
     index = _index(files)
@@ -139,7 +151,8 @@ def probe_model(
     check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
     check_network(model.path, family, network, vae)
     latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-    check_size(model, network, latent_scale)
+    multiple, longest = sides_of(network, latent_scale)
+    check_size(model, multiple, longest)
     weights = weights_of(files, components, model)
     loaded = files_of(files, components, weights)
     info = ModelInfo(
@@ -150,6 +163,8 @@ def probe_model(
         native_size=sample_size(model.path, network) * latent_scale,
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
+        multiple=multiple,
+        longest=longest,
         components=components,
         commit=files.commit,
         files=loaded,

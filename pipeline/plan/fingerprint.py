@@ -45,8 +45,7 @@ def fingerprint_inputs(
     return {
         "input": _without(tree["input"], "shards", "limit", "storage_options"),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _without(tree["model"], "path", "revision", "device", "compile_cache")
-        | {"content": model_revision},
+        "model": _model(tree["model"]) | {"content": model_revision},
         "method": tree["method"],
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
@@ -83,6 +82,12 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
         for name, weights in config.scores.chosen.items()
     }
     return {"dtype": config.scores.dtype, **chosen} if chosen else {}
+
+
+def _model(section: dict[str, Any]) -> dict[str, Any]:
+    """The model's settings. Outputs from before there were ``buckets`` are square."""
+    absent = ["buckets"] if section["buckets"] == "square" else []
+    return _without(section, "path", "revision", "device", "compile_cache", *absent)
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

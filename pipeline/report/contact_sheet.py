@@ -83,7 +83,7 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     config = plan.config
     shards = expand_shards(config.input.shards, config.input.storage_options)
     wanted = next(item for item in shards if item.name == shard)
-    how = Preparation.of(config, plan.model.size_for(config.model))
+    how = Preparation.of(config, plan.model.sizes_for(config.model))
     images = {}
     for part in read_parts(wanted, config.input, config.run.part_size):
         part.samples = [sample for sample in part.samples if sample.key in keys]

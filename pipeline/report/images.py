@@ -8,12 +8,13 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pipeline.config.buckets import Sizes, resize_of
 from pipeline.config.config import Config
 from pipeline.images.errors import ImageError
 from pipeline.images.files import decode_image, decode_mask
@@ -180,19 +181,22 @@ class ShardImages:
             row = wanted[sample.key]
             pixels = (row["source_width"] or 0) * (row["source_height"] or 0)
             with self.room.taken(pixels or self.room.pixels):  # unknown: alone
-                return self._small_before(sample, row["width"])
+                return self._small_before(sample, row)
 
         made = in_threads(small_before, samples, threads=THREADS)
         return {sample.key: small for sample, small in made if small is not None}
 
-    def _small_before(self, sample: Sample, width: int | None) -> bytes | None:
+    def _small_before(self, sample: Sample, row: Row) -> bytes | None:
         """The input image: prepared if the output is at the model's size, else the original."""
         assert self.config is not None
         config = self.config
-        as_prepared = config.output.resolution == "model" and width is not None
+        as_prepared = config.output.resolution == "model" and row["width"] is not None
         if as_prepared and sample.pending:
             sample.encoded_mask = None
-            prepare(Part("", 0, 1, [sample]), Preparation.of(config, int(width or 0)))
+            how = Preparation.of(config, Sizes.only((row["width"], row["height"])))
+            source = row["source_width"], row["source_height"]
+            resize = resize_of(config.model.buckets, config.model.resize, source)
+            prepare(Part("", 0, 1, [sample]), replace(how, resize=resize))
             if sample.image is None:
                 return None
             return _small(Image.fromarray(sample.image), self.side)

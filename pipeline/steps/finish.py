@@ -21,6 +21,7 @@ from pipeline.images.composite import (
     meets_cut,
 )
 from pipeline.images.files import decode_image, encode_gray, encode_image
+from pipeline.images.geometry import placement_of
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
@@ -202,7 +203,6 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     config = context.config
     assert sample.image is not None
     assert edit.image is not None
-    size = sample.image.shape[0]
     feather = config.method.composite.feather if config.method.composite.enabled else None
     made = composite(sample.image, edit.image, mask, feather=feather)
     if config.output.resolution == "model":
@@ -211,11 +211,12 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
     source, _ = decode_image(
         sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
     )
-    resize = config.model.resize
-    if meets_cut(mask, *source.size, resize):
+    height, width = sample.image.shape[:2]
+    placement = placement_of(config.model, source.size, (width, height))
+    if meets_cut(mask, placement):
         edit.notes.append(CUT_NOTE)
     raw = composite(sample.image, edit.image, mask, feather=None)
-    return into_source(np.asarray(source), raw, size=size, resize=resize, feather=feather)
+    return into_source(np.asarray(source), raw, placement, feather=feather)
 
 
 def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:

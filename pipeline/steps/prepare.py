@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from pipeline.config.buckets import Resize, Size, Sizes, resize_of
 from pipeline.config.config import Config
 from pipeline.images.errors import ImageError
 from pipeline.images.files import decode_image, decode_mask
-from pipeline.images.geometry import Box, fit
+from pipeline.images.geometry import Box, Placement, Resolution, place
 from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Part, Sample
 from pipeline.storage.readers import in_threads
@@ -25,7 +25,7 @@ class Preparation:
     """How an image becomes the model's.
 
     Attributes:
-        size: pixels a side of the model's image.
+        sizes: of the model's images.
         resize: crop (the center), pad (repeats the pixels of the edge), or stretch.
         resolution: "source" keeps the encoded image: ``finish`` decodes it again at its own size
             and composites the edit into it. "model" drops it.
@@ -33,22 +33,27 @@ class Preparation:
         suffixes: their formats are decoded. The bytes decide the format, not the member's name.
     """
 
-    size: int
-    resize: Literal["crop", "pad", "stretch"]
-    resolution: Literal["model", "source"]
+    sizes: Sizes
+    resize: Resize
+    resolution: Resolution
     max_pixels: int
     suffixes: tuple[str, ...] = SUFFIXES
 
     @classmethod
-    def of(cls, config: Config, size: int) -> Preparation:
-        """That of a run, with the side of its model's image in pixels."""
+    def of(cls, config: Config, sizes: Sizes) -> Preparation:
+        """That of a run, with the sizes of its model's images."""
         return cls(
-            size=size,
+            sizes=sizes,
             resize=config.model.resize,
             resolution=config.output.resolution,
             max_pixels=config.input.max_pixels,
             suffixes=tuple(config.input.image),
         )
+
+    def place(self, source: Size) -> Placement:
+        """Where an original of this size lies in the model's image."""
+        resize = resize_of(self.sizes.buckets, self.resize, source)
+        return place(source, self.sizes.of(source), resize)
 
 
 def prepare(part: Part, how: Preparation, *, threads: int = 1) -> Part:
@@ -60,8 +65,8 @@ def prepare(part: Part, how: Preparation, *, threads: int = 1) -> Part:
         threads: images decoded at once.
 
     Returns:
-        The part: ``image`` (size, size, 3) uint8 and, where a mask came with the sample,
-        ``supplied_mask`` (size, size) uint8 with 0 in the padding.
+        The part: ``image`` (H, W, 3) uint8 and, where a mask came with the sample,
+        ``supplied_mask`` (H, W) uint8 with 0 in the padding.
     """
 
     def one(sample: Sample) -> None:
@@ -90,8 +95,8 @@ def _prepare(sample: Sample, how: Preparation) -> None:
         edit.notes += notes
     width, height = decoded.size
     sample.source_width, sample.source_height = width, height
-    source, target = fit(width, height, size=how.size, resize=how.resize)
-    sample.image = _placed(decoded, source, target, how.size, Image.Resampling.LANCZOS)
+    placement = how.place(decoded.size)
+    sample.image = _placed(decoded, placement, Image.Resampling.LANCZOS)
     if sample.encoded_mask is None:
         return
     mask = decode_mask(sample.encoded_mask, max_pixels=how.max_pixels)
@@ -103,23 +108,23 @@ def _prepare(sample: Sample, how: Preparation) -> None:
         )
     if mask.size != decoded.size:  # the same shape in another resolution
         mask = mask.resize(decoded.size, Image.Resampling.BOX)
-    if _reaches_beyond(mask, source):
+    if _reaches_beyond(mask, placement.shown):
         for edit in sample.pending:
             edit.notes.append(MASK_CROPPED_NOTE)
-    sample.supplied_mask = _placed(mask, source, target, how.size, Image.Resampling.BOX)
+    sample.supplied_mask = _placed(mask, placement, Image.Resampling.BOX)
 
 
-def _placed(
-    image: Image.Image, source: Box, target: Box, size: int, resampling: Image.Resampling
-) -> np.ndarray:
-    """The source box resized into the target box of a (size, size) array.
+def _placed(image: Image.Image, placement: Placement, resampling: Image.Resampling) -> np.ndarray:
+    """(H, W, ...): the shown box of an image, resized into the target box of the model's image.
 
     An image is padded with the pixels of its edge, a mask with 0 (keep).
     """
-    left, top, right, bottom = target
+    left, top, right, bottom = placement.target
+    width, height = placement.model
     # Not resize(box=...): its filter would read pixels outside of the box, which were cropped off.
-    resized = np.asarray(image.crop(source).resize((right - left, bottom - top), resampling))
-    margins = [(top, size - bottom), (left, size - right)]
+    shown = image.crop(placement.shown).resize((right - left, bottom - top), resampling)
+    resized = np.asarray(shown)
+    margins = [(top, height - bottom), (left, width - right)]
     if resized.ndim == 2:
         return np.pad(resized, margins)
     return np.pad(resized, [*margins, (0, 0)], mode="edge")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.load import ConfigError, apply_override, load_config, parse_config
+from pipeline.config.load import ConfigError, apply_override, load_config, parse_config, parse_saved
 from pipeline.config.method import Method
 from pipeline.plan.fingerprint import differences
 
@@ -62,6 +62,15 @@ def imagic(**settings: object) -> dict[str, Any]:
         (imagic() | {"model": {"compile": "default"}}, ["model.compile", "allowed is off"]),
         ({"method": {"name": "imagic", "decode": {"region": "box"}}}, ["region='box'", "'full'"]),
         ({"method": {"imagic": {}}}, ["method.imagic", "method.name: imagic"]),
+        ({"model": {"buckets": "wide"}}, ["model.buckets='wide'", "auto, square, or a list"]),
+        ({"model": {"buckets": []}}, ["model.buckets=[]", "[width, height]"]),
+        ({"model": {"buckets": [[512, 4]]}}, ["model.buckets=[[512, 4]]", "8 or more"]),
+        ({"model": {"buckets": [512, 768]}}, ["model.buckets=[512, 768]", "[width, height]"]),
+        ({"model": {"buckets": [[8, 8 * n] for n in range(1, 66)]}}, ["65 sizes; at most 64"]),
+        (
+            {"model": {"buckets": "auto", "compile": "default"}},
+            ["buckets='auto'", "compile: default", "list of sizes"],
+        ),
         ({"method": {"name": "imagic", "encode": "ddim"}}, ["encode='ddim'", "'noise'"]),
         ({"method": {"name": "imagic", "repeats": 2}}, ["repeats=2", "imagic allows 1"]),
     ],
@@ -254,6 +263,10 @@ def test_threads_do_not_depend_on_the_number_of_actors() -> None:
         ({"resolution": "source"}, {"size": 64}, "pad"),
         ({"resolution": "source"}, {"resize": "crop"}, "crop"),
         ({"resolution": "source"}, {"resize": "stretch"}, "stretch"),
+        ({}, {"buckets": "auto"}, "crop"),
+        ({"resolution": "source"}, {"buckets": "auto"}, "pad"),
+        ({}, {"buckets": [[64, 32]]}, "pad"),
+        ({}, {"buckets": [[64, 32]], "resize": "crop"}, "crop"),
     ],
 )
 def test_an_original_that_keeps_its_size_is_padded_by_default(
@@ -266,6 +279,19 @@ def test_an_original_that_keeps_its_size_is_padded_by_default(
     assert config.model.resize == resize
     assert tree == before
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_equal_sizes_and_their_order_do_not_count() -> None:
+    """A list is a set, so another spelling of it is the same run."""
+    listed = {**MINIMAL, "model": {"buckets": [[64, 32], [32, 64], [64, 32]]}}
+    assert parse_config(listed).model.buckets == [(32, 64), (64, 32)]
+
+
+def test_a_saved_config_without_buckets_is_square() -> None:
+    """An output from before there were buckets is read as it was computed."""
+    tree = parse_config(MINIMAL).model_dump(mode="json")
+    del tree["model"]["buckets"]
+    assert parse_saved(tree).model.buckets == "square"
 
 
 @pytest.mark.parametrize(

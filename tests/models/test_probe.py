@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,26 @@ def test_model_is_described(folder: Path) -> None:
     assert (info.native_size, info.latent_scale, info.latent_channels) == (32, 4, 4)
     assert info.size_for(Model()) == 32
     assert info.size_for(Model(size=64)) == 64
+    assert (info.multiple, info.sizes_for(Model(buckets="auto")).of((64, 48))) == (4, (36, 28))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": 36}, "model.size=36: for this model allowed are multiples of 8 up to 128"),
+        ({"buckets": [[64, 36]]}, r"model.buckets: \[64, 36\]: .* multiples of 8 up to 128"),
+        ({"buckets": [[16, 136]]}, r"model.buckets: \[16, 136\]: .* multiples of 8 up to 128"),
+    ],
+)
+def test_sizes_that_a_model_does_not_allow_are_named(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    """Patches of 2 cells of 4 pixels, and a table of 16 x 16 positions."""
+    folder = make_tiny_sd3(tmp_path / "model")
+    with pytest.raises(ValueError, match=words):
+        probe(folder, **settings)
+    info = probe_model(Model(path=str(folder), buckets=[(128, 16), (64, 64)]))
+    assert info.sizes_for(Model(buckets="auto", size=96)).of((400, 100)) == (128, 32)
 
 
 def test_revision_is_a_hash_of_the_models_files(folder: Path) -> None:

@@ -30,6 +30,8 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["output.format=png"],
         ["model.dtype=bfloat16"],
         ["model.size=64"],
+        ["model.buckets=auto"],
+        ["model.buckets=[[64, 64]]"],
         ["stages.mask.micro_batch=7"],
         ["scores.lpips.path=x"],
         ["output.keep_rejected=false"],
@@ -65,12 +67,21 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["stages.score.micro_batch=7"],  # without a scorer there is no such stage
         ["scores.dtype=bfloat16"],
         ["model.path=elsewhere"],  # the content counts, not the path
+        ["model.buckets=square"],
     ],
     ids=lambda overrides: overrides[0],
 )
 def test_settings_that_change_no_byte_keep_the_fingerprint(overrides: list[str]) -> None:
     """A run can be resumed elsewhere, with more actors, or from a copy of the model."""
     assert of(*overrides) == of()
+
+
+def test_square_outputs_have_no_buckets_in_their_fingerprint() -> None:
+    """An output from before there were buckets can be resumed, and is square."""
+    tree: dict = {"input": {"shards": "a"}, "output": {"path": "b"}}
+    assert "buckets" not in fingerprint_inputs(parse_config(tree), "r", "cpu")["model"]
+    tree["model"] = {"buckets": "auto"}
+    assert fingerprint_inputs(parse_config(tree), "r", "cpu")["model"]["buckets"] == "auto"
 
 
 def test_other_weights_change_the_fingerprint() -> None:

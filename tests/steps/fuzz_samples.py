@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from pipeline.config.buckets import Sizes
 from pipeline.config.input import Input
 from pipeline.records.part import Part, Status
 from pipeline.steps.grouping import split_key
@@ -33,7 +34,7 @@ PER_SHARD = 50
 MAX_PIXELS = 10**6
 CONFIG = Input(shards="x", image=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "ppm"])
 HOW = Preparation(
-    size=SIZE,
+    sizes=Sizes(SIZE),
     resize="crop",
     resolution="model",
     max_pixels=MAX_PIXELS,

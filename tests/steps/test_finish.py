@@ -25,6 +25,7 @@ from pipeline.images.composite import (
     meets_cut,
     pixel_mask,
 )
+from pipeline.images.geometry import Placement, place
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.records.rows import STAGED_SCHEMA
 from pipeline.steps.output_keys import output_key, output_suffix
@@ -256,30 +257,35 @@ def test_a_mask_that_meets_the_crops_border_is_noted(
     assert json.loads(members(row)["json"])["notes"] == "; ".join(row["notes"])
 
 
+def cropped(width: int, height: int) -> Placement:
+    return place((width, height), (8, 8), "crop")
+
+
 def test_each_side_that_the_crop_cut_counts() -> None:
     """Of a wide original the left and right sides, of a high one top and bottom."""
     for row, column in ((3, 0), (3, -1), (0, 3), (-1, 3)):
         mask = np.zeros((8, 8), np.float32)
         mask[row, column] = 0.4
-        assert not meets_cut(mask, 12, 8, "crop")
+        assert not meets_cut(mask, cropped(12, 8))
         mask[row, column] = 0.6
-        assert meets_cut(mask, 12, 8, "crop") == (row == 3)
-        assert meets_cut(mask, 8, 12, "crop") == (column == 3)
-        assert not meets_cut(mask, 8, 8, "crop")
-    assert not meets_cut(np.zeros((8, 8), np.float32), 12, 8, "crop")
-    assert meets_cut(np.ones((8, 8), np.float32), 9, 8, "crop")  # one column, on one side
+        assert meets_cut(mask, cropped(12, 8)) == (row == 3)
+        assert meets_cut(mask, cropped(8, 12)) == (column == 3)
+        assert not meets_cut(mask, cropped(8, 8))
+    assert not meets_cut(np.zeros((8, 8), np.float32), cropped(12, 8))
+    assert meets_cut(np.ones((8, 8), np.float32), cropped(9, 8))  # one column, on one side
 
 
 @pytest.mark.parametrize("side", [32, 48, 100])
 def test_no_cell_is_lost_where_the_source_is_small(side: int) -> None:
     """A cell of 8 pixels of 512, wherever it lies, changes an image of 32 pixels, and only it."""
     source = np.zeros((side, side, 3), np.uint8)
+    placement = place((side, side), (512, 512), "crop")
     before, edited = np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 255, np.uint8)
     for cell in range(0, 64, 3):
         mask = np.zeros((512, 512), np.float32)
         mask[8 * cell : 8 * cell + 8, 8 * cell : 8 * cell + 8] = 1
         made = composite(before, edited, mask, feather=None)
-        small = into_source(source, made, size=512, resize="crop", feather=4)
+        small = into_source(source, made, placement, feather=4)
         assert (small.pixels[small.mask > 0] > 0).any()
         assert (small.pixels[small.mask == 0] == 0).all()
         assert np.unique(small.mask).tolist() == [0, 255]
@@ -293,7 +299,7 @@ def test_scaling_back_undoes_the_fit() -> None:
     large = np.repeat(np.repeat(255 - centre, 2, 0), 2, 1)
     prepared_large = np.repeat(np.repeat(centre, 2, 0), 2, 1)
     made = composite(prepared_large, large, np.ones((16, 16), np.float32), feather=None)
-    back = into_source(source, made, size=16, resize="crop", feather=0)
+    back = into_source(source, made, place((12, 8), (16, 16), "crop"), feather=0)
     assert np.array_equal(back.pixels[:, :2], source[:, :2])
     assert np.abs(back.pixels[:, 2:10].astype(int) - (255 - centre)).max() <= 40
     assert (back.mask[:, 2:10] == 255).all()

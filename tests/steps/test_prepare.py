@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.buckets import Sizes
 from pipeline.images import files as image_files
 from pipeline.images.errors import ImageError
 from pipeline.images.files import (
@@ -20,13 +21,12 @@ from pipeline.images.files import (
     decode_image,
     decode_mask,
 )
-from pipeline.images.geometry import fit
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.republish.retry_failed import is_retried
 from pipeline.steps.prepare import MASK_CROPPED_NOTE, Preparation, prepare
 from tests.samples import declared_png, encode, pixels
 
-LIMITS = Preparation(size=32, resize="crop", resolution="model", max_pixels=10**6)
+LIMITS = Preparation(sizes=Sizes(32), resize="crop", resolution="model", max_pixels=10**6)
 
 
 def limits(**changes: Any) -> Preparation:
@@ -117,8 +117,8 @@ def test_extreme_shapes_still_fit(resize: str, shape: tuple[int, int]) -> None:
     sample = prepare_one(encode(pixels(5, *shape)), resize=resize)
     assert sample.image is not None
     assert sample.image.shape == (32, 32, 3)
-    source, target = fit(shape[1], shape[0], size=32, resize=resize)
-    for left, top, right, bottom in (source, target):
+    placement = limits(resize=resize).place(shape[::-1])
+    for left, top, right, bottom in (placement.shown, placement.target):
         assert 0 <= left < right
         assert 0 <= top < bottom
 
@@ -132,7 +132,7 @@ def test_exif_turns_the_image(orientation: int) -> None:
     exif[0x0112] = orientation
     encoded = encode(pixels(6, 24, 32), "png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
-    sample = prepare_one(encoded, resize="stretch", size=32)
+    sample = prepare_one(encoded, resize="stretch")
     expected = upright.resize((32, 32), Image.Resampling.LANCZOS)
     assert np.array_equal(image_of(sample), np.asarray(expected))
     assert (sample.source_width, sample.source_height) == upright.size

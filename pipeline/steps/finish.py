@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.config import Config
-from pipeline.images.boxes import Placement
 from pipeline.images.composite import (
     CUT_NOTE,
     Composite,
@@ -26,7 +25,7 @@ from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
-from pipeline.steps.labels import Followed, Texts, follow
+from pipeline.steps.labels import Followed, Place, Texts, follow
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
@@ -168,17 +167,12 @@ def _labels(sample: Sample, edit: Edit, made: Composite, config: Config) -> Foll
     assert sample.image is not None
     assert sample.source_width is not None
     assert sample.source_height is not None
-    size = (sample.source_width, sample.source_height)
+    height, width = sample.image.shape[:2]
+    source = (sample.source_width, sample.source_height)
     return follow(
         sample.extras,
         texts=Texts(sample.caption or "", edit.edit_text or ""),
-        size=size,
-        placement=Placement.of(
-            *size,
-            size=sample.image.shape[0],
-            resize=config.model.resize,
-            resolution=config.output.resolution,
-        ),
+        place=Place(placement_of(config.model, source, (width, height)), config.output.resolution),
         inside=made.mask > 0,
         labels=config.labels,
     )

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.labels import Labels
-from pipeline.images.boxes import Placement
 from pipeline.images.errors import ImageError, as_image_errors
+from pipeline.images.geometry import Box, FloatBox, Placement, Resolution
+from pipeline.images.geometry import place as placed
 from pipeline.steps.texts import SampleError, parse_json, whole_word
 
 DIGITS = 3  # of a pixel
@@ -49,12 +50,43 @@ class Texts:
     edit_text: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the original lies in the written image, by ``output.resolution``."""
+
+    placement: Placement
+    resolution: Resolution
+
+    @property
+    def moves(self) -> bool:
+        """Whether a pixel of the original may have other coordinates in the written image."""
+        same = self.placement.shown == self.placement.target
+        return self.resolution == "model" and not same
+
+    @property
+    def region(self) -> Box:
+        """The box of the written image that shows the original."""
+        if self.resolution == "source":
+            return (0, 0, *self.placement.source)
+        return self.placement.target
+
+    def of_box(self, box: FloatBox) -> FloatBox | None:
+        """What is visible of a box; None: nothing."""
+        return self.placement.to_written(box, self.resolution)
+
+    def of_point(self, x: float, y: float) -> tuple[float, float]:
+        """A point, put inside of ``region``."""
+        if self.resolution == "model":
+            x, y = self.placement.to_model((x, y, x, y))[:2]
+        left, top, right, bottom = self.region
+        return min(max(x, left), right), min(max(y, top), bottom)
+
+
 def follow(
     extras: Mapping[str, bytes],
     *,
     texts: Texts,
-    size: tuple[int, int],
-    placement: Placement,
+    place: Place,
     inside: np.ndarray,
     labels: Labels,
 ) -> Followed:
@@ -63,8 +95,7 @@ def follow(
     Args:
         extras: files of the sample that are passed through, by suffix.
         texts: of the edit.
-        size: width and height of the original in pixels, after EXIF rotation.
-        placement: of the original in the written image.
+        place: of the original in the written image.
         inside: (H, W) bool, the edit mask at the written image's pixels.
         labels: the settings.
     """
@@ -75,12 +106,12 @@ def follow(
             continue
         try:
             if suffix == labels.boxes:
-                tree = _boxes(data, size)
-                _move(tree, placement, inside, found)
+                tree = _boxes(data, place.placement.source)
+                _move(tree, place, inside, found)
                 _judge(tree, texts, labels, found)
                 found.members[suffix] = json.dumps(tree, ensure_ascii=True).encode()
             else:
-                found.members[suffix] = _mask(data, size, placement, inside.shape)
+                found.members[suffix] = _mask(data, place, inside.shape)
         except (SampleError, ImageError) as error:
             found.notes.append(f"the labels .{suffix} were left out: {error.message}")
             if suffix == labels.boxes:
@@ -103,8 +134,9 @@ def _boxes(data: bytes, size: tuple[int, int]) -> dict[str, Any]:
         raise SampleError("BadBoxes", "categories must be a list of objects")
     said = (tree.get("width"), tree.get("height"))
     if said not in ((None, None), size):
-        scaled = Placement((0, 0, *_sizes(said, size)), (0, 0, *size))
-        tree["annotations"] = [_moved(one, scaled) or one for one in annotations]
+        scaled = Place(placed(_sizes(said, size), size, "stretch"), "model")
+        nowhere = {"bbox": [0, 0, 0, 0]}
+        tree["annotations"] = [_moved(one, scaled) or one | nowhere for one in annotations]
     return tree
 
 
@@ -126,11 +158,11 @@ def _is_box(annotation: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and _is_numbers(box) and min(box[2:]) >= 0
 
 
-def _move(tree: dict[str, Any], placement: Placement, inside: np.ndarray, found: Followed) -> None:
+def _move(tree: dict[str, Any], place: Place, inside: np.ndarray, found: Followed) -> None:
     """Boxes into the written image, each with the share of it that the mask covers."""
     moved, found.covered = [], []
     for annotation in tree["annotations"]:
-        new = _moved(annotation, placement)
+        new = _moved(annotation, place)
         if new is None:
             found.covered.append(None)
             continue
@@ -141,22 +173,22 @@ def _move(tree: dict[str, Any], placement: Placement, inside: np.ndarray, found:
     tree["height"], tree["width"] = inside.shape
 
 
-def _moved(annotation: Annotation, placement: Placement) -> Annotation | None:
+def _moved(annotation: Annotation, place: Place) -> Annotation | None:
     """An annotation in the written image; None if nothing of its box is visible."""
     x, y, width, height = annotation["bbox"]
-    box = placement.box(x, y, width, height)
-    if box is None:
-        return None
-    if placement.is_identity and box == (x, y, width, height):
-        return annotation
+    box = place.of_box((x, y, x + width, y + height))
+    if box is None or not place.moves:
+        return None if box is None else annotation
     new = {name: value for name, value in annotation.items() if name not in _SHAPES}
-    new["bbox"] = _rounded(box)
+    left, top, right, bottom = box
+    new["bbox"] = _rounded([left, top, right - left, bottom - top])
     area = annotation.get("area")
     if _is_numbers([area]) and width * height:
-        new["area"] = round(area * box[2] * box[3] / (width * height), DIGITS)
+        share = (right - left) * (bottom - top) / (width * height)
+        new["area"] = round(area * share, DIGITS)
     polygons = annotation.get("segmentation")
     if isinstance(polygons, list) and all(map(_is_numbers, polygons)):
-        new["segmentation"] = [_polygon(points, placement) for points in polygons]
+        new["segmentation"] = [_polygon(points, place) for points in polygons]
     return new
 
 
@@ -170,10 +202,10 @@ def _is_numbers(values: Any) -> bool:
     )
 
 
-def _polygon(points: list[float], placement: Placement) -> list[float]:
+def _polygon(points: list[float], place: Place) -> list[float]:
     """x, y, x, y, ... inside of the written image."""
     pairs = zip(points[::2], points[1::2], strict=False)
-    return _rounded(side for x, y in pairs for side in placement.clipped(*placement.point(x, y)))
+    return _rounded(side for x, y in pairs for side in place.of_point(x, y))
 
 
 def _rounded(sides: Iterable[float]) -> list[float]:
@@ -238,14 +270,13 @@ def _name_category(
         categories.append({"id": number, "name": name})
 
 
-def _mask(
-    data: bytes, size: tuple[int, int], placement: Placement, shape: tuple[int, ...]
-) -> bytes:
+def _mask(data: bytes, place: Place, shape: tuple[int, ...]) -> bytes:
     """A mask of classes in the written image, each pixel with the value of the nearest one.
 
     Raises:
         ImageError: it cannot be read, or has another size than the image.
     """
+    size = place.placement.source
     with as_image_errors(data, ["PNG"]):
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         if image.size != size:
@@ -254,11 +285,11 @@ def _mask(
                 f"the mask has {image.width} x {image.height} pixels, and the image, as seen, "
                 f"{size[0]} x {size[1]}",
             )
-        if placement.is_identity:
+        if not place.moves:
             return data
         image.load()
-    left, top, right, bottom = placement.target
-    shown = image.crop(placement.source).resize(
+    left, top, right, bottom = place.region
+    shown = image.crop(place.placement.shown).resize(
         (right - left, bottom - top), Image.Resampling.NEAREST
     )
     written = Image.new(image.mode, (shape[1], shape[0]))

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.buckets import Sizes
 from pipeline.config.labels import Labels
 from pipeline.config.load import ConfigError, parse_config
-from pipeline.images.boxes import Placement
+from pipeline.images.geometry import place
 from pipeline.records.part import Edit, Part, Sample
-from pipeline.steps.labels import Followed, Texts, follow
-from tests.committing import SIZE, make_config, make_context, prepared, table_of
+from pipeline.steps.labels import Followed, Place, Texts, follow
+from pipeline.steps.prepare import Preparation, prepare
+from tests.committing import SIZE, make_config, make_context, table_of
 from tests.samples import encode
 
 MODES = [
     *(("crop", "model"), ("pad", "model"), ("stretch", "model")),
     *(("crop", "source"), ("pad", "source"), ("stretch", "source")),
+    *(("buckets", "model"), ("buckets", "source")),
 ]
 NUM_SAMPLES = 1000
 MARGIN = 3
@@ -71,7 +74,9 @@ def seen_box(pixels: np.ndarray) -> list[int] | None:
 @pytest.mark.parametrize(("resize", "resolution"), MODES)
 def test_boxes_of_random_samples_are_right_to_a_pixel(resize: str, resolution: str) -> None:
     """The box that is painted lies where the written file says, in the written image."""
-    config = make_config(model={"resize": resize}, output={"resolution": resolution})
+    model = {"buckets": "auto"} if resize == "buckets" else {"buckets": "square", "resize": resize}
+    config = make_config(model=model, output={"resolution": resolution})
+    sizes = Sizes(SIZE, 8, buckets=config.model.buckets)
     share = len(range(MODES.index((resize, resolution)), NUM_SAMPLES, len(MODES)))
     samples, shapes = [], []
     for number in range(share):
@@ -82,7 +87,7 @@ def test_boxes_of_random_samples_are_right_to_a_pixel(resize: str, resolution: s
         samples.append(
             Sample(str(number), "a dog", "png", encode(pixels), extras=extras, edits=[Edit(0, "b")])
         )
-    part = same_image(prepared(Part("s", 0, 1, samples), config))
+    part = same_image(prepare(Part("s", 0, 1, samples), Preparation.of(config, sizes)))
     seen, unseen = 0, 0
     for row, (shape, box) in zip(
         table_of(part, make_context(config)).to_pylist(), shapes, strict=True
@@ -111,7 +116,7 @@ def test_boxes_of_random_samples_are_right_to_a_pixel(resize: str, resolution: s
         assert row["boxes_covered"] == [pytest.approx(cover, abs=0.25)]
         seen += 1
     assert seen > 0.8 * share
-    assert unseen == 0 or resize == "crop"
+    assert unseen == 0 or resize in ("crop", "buckets")
 
 
 def test_a_covered_share_is_that_of_the_boxes_pixels() -> None:
@@ -119,7 +124,7 @@ def test_a_covered_share_is_that_of_the_boxes_pixels() -> None:
     inside = np.zeros((10, 20), bool)
     inside[:, :5] = True
     boxes = boxes_json([0, 0, 10, 10], [5, 0, 5, 10], [25, 2, 4, 4], [4.5, 0, 1, 1])
-    found = followed(boxes, inside=inside, placement=Placement((0, 0, 20, 10), (0, 0, 20, 10)))
+    found = followed(boxes, inside=inside)
     assert found.covered == [0.5, 0.0, None, 0.5]
     tree = json.loads(found.members["boxes.json"])
     assert [box["covered"] for box in tree["annotations"]] == [0.5, 0.0, 0.5]
@@ -130,17 +135,17 @@ def followed(
     boxes: bytes,
     *,
     inside: np.ndarray | None = None,
-    placement: Placement | None = None,
+    to: tuple[int, int] | None = None,
     texts: tuple[str, str] = ("a dog", "a cat"),
     size: tuple[int, int] = (20, 10),
     **labels: Any,
 ) -> Followed:
-    whole = Placement((0, 0, *size), (0, 0, *size))
+    """The labels of an edit at its source's size, or cropped to another one."""
+    where = Place(place(size, to or size, "crop"), "model")
     return follow(
         {"boxes.json": boxes, "cls": b"7"},
         texts=Texts(*texts),
-        size=size,
-        placement=placement or whole,
+        place=where,
         inside=np.ones(size[::-1], bool) if inside is None else inside,
         labels=Labels.model_validate(labels),
     )
@@ -163,8 +168,7 @@ def test_other_shapes_of_an_annotation_move_too() -> None:
             {"bbox": [10, 0, 4, 4], "segmentation": {"counts": "x", "size": [10, 20]}},
         ]
     )
-    half = Placement((5, 0, 15, 10), (0, 0, 20, 20))
-    found = followed(boxes, inside=np.zeros((20, 20), bool), placement=half)
+    found = followed(boxes, inside=np.zeros((20, 20), bool), to=(20, 20))
     first, second = json.loads(found.members["boxes.json"])["annotations"]
     assert first == {
         "bbox": [0, 0, 10, 20],
@@ -249,8 +253,7 @@ def test_masks_of_classes_keep_their_values(mode: str) -> None:
     found = follow(
         {"seg.png": sink.getvalue()},
         texts=Texts("", ""),
-        size=(64, 48),
-        placement=Placement.of(64, 48, size=SIZE, resize="pad", resolution="model"),
+        place=Place(place((64, 48), (SIZE, SIZE), "pad"), "model"),
         inside=np.zeros((SIZE, SIZE), bool),
         labels=Labels.model_validate({}),
     )
@@ -266,8 +269,7 @@ def test_a_mask_of_classes_of_another_size_is_left_out() -> None:
     found = follow(
         {"seg.png": encode(np.zeros((4, 4), np.uint8)), "cls": b"1"},
         texts=Texts("", ""),
-        size=(20, 10),
-        placement=Placement((0, 0, 20, 10), (0, 0, 20, 10)),
+        place=Place(place((20, 10), (20, 10), "crop"), "model"),
         inside=np.zeros((10, 20), bool),
         labels=Labels.model_validate({}),
     )

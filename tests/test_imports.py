@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         *("records", "config", "images", "steps", "plan", "execution", "torch"),
     },
     "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
-    "pipeline.mix": {"records", "config", "storage", "steps", "plan", "republish"},
+    "pipeline.mix": {"records", "config", "storage", "images", "steps", "plan", "republish"},
     "pipeline.pack": {"records", "config", "storage", "steps"},
     "pipeline.demo": {
         *("records", "config", "diffusion", "models", "stages", "scores"),

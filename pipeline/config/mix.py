@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,8 +40,19 @@ class Mix(Section):
     input: Input  # the originals; keys not given are those of the run that made the first output
     edited: Edited
     output: MixOutput
-    ratio: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="Edits for each original of a split."
+    format: Literal["webdataset", "imagefolder", "coco", "yolo", "parquet", "pairs"] = Field(
+        "webdataset",
+        description="What is written. `webdataset`: tars. `imagefolder`: a folder for each class, "
+        "and `metadata.jsonl`. `coco`: images, `annotations/instances_*.json` of those with boxes, "
+        "`annotations/captions_*.json`. `yolo`: `images`, `labels`, `data.yaml`; images without "
+        "boxes are left out. `parquet`: rows with the images in them. `pairs`: what `overpaint "
+        "pairs` writes.",
+    )
+    ratio: float | None = Field(
+        1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Edits for each original of a split; null takes all.",
     )
     splits: dict[str, float] = Field(
         {"train": 1.0},
@@ -58,6 +69,9 @@ class Mix(Section):
         "of its source, and an original its own.",
     )
     label_member: str = Field("cls", description="Suffix of the file that holds the class.")
+    boxes_member: str = Field(
+        "boxes.json", description="Suffix of the file that holds the boxes, as `labels.boxes`."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice and of the order.")
     workers: Count = Field(
         4, description="Shards that are mixed at once, each in memory. Changes no byte."

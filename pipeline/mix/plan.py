@@ -6,13 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+from pipeline.config.config import Config
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
 from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
+from pipeline.plan.run_folder import read_config
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
@@ -47,12 +49,19 @@ class MixPlan:
         options = self.mix.edited.storage_options
         return [Store(path, options) for path in self.mix.edited.paths]
 
+    @cached_property
+    def run_configs(self) -> list[Config | None]:
+        """The configuration of the run that made each output; None: it is not there."""
+        return [_config_of(store) for store in self.edited]
+
     def total(self, what: str, split: str) -> int:
         """The sum over the shards of ``images``, ``available`` or ``take`` in a split."""
         return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
 
     def wanted(self, split: str) -> int:
-        """How many edits the ratio asks for in a split."""
+        """How many edits the ratio asks for in a split; all that there are without a ratio."""
+        if self.mix.ratio is None:
+            return self.total("available", split)
         return round_half_up(self.mix.ratio * self.total("images", split))
 
     def weight(self, split: str) -> float:
@@ -65,6 +74,8 @@ class MixPlan:
         mix = self.mix.model_dump(mode="json", exclude={"output", "edited", "workers"})
         for name in ("shards", "storage_options"):
             del mix["input"][name]
+        if self.mix.format == "webdataset":  # so that a mix goes on that had no choice yet
+            del mix["format"], mix["boxes_member"]
         shards = [
             {"name": item.shard.name, "parquet_sha256": item.parquet_sha256, "take": item.take}
             for item in self.shards
@@ -95,6 +106,13 @@ def make_mix_plan(mix: Mix) -> MixPlan:
             shard.take[split] = take
     _check_same_mix(plan)
     return plan
+
+
+def _config_of(output: Store) -> Config | None:
+    try:
+        return read_config(output)
+    except FileNotFoundError:
+        return None
 
 
 def round_half_up(value: float) -> int:

@@ -106,7 +106,7 @@ def follow(
             continue
         try:
             if suffix == labels.boxes:
-                tree = _boxes(data, place.placement.source)
+                tree = boxes_of(data, place.placement.source)
                 _move(tree, place, inside, found)
                 _judge(tree, texts, labels, found)
                 found.members[suffix] = json.dumps(tree, ensure_ascii=True).encode()
@@ -119,7 +119,7 @@ def follow(
     return found
 
 
-def _boxes(data: bytes, size: tuple[int, int]) -> dict[str, Any]:
+def boxes_of(data: bytes, size: tuple[int, int]) -> dict[str, Any]:
     """The boxes in pixels of the original.
 
     Raises:

@@ -10,18 +10,8 @@ from pipeline.config.sections import Section, Share
 
 
 class Labels(Section):
-    """Labels of a sample that follow its image: boxes in COCO's terms, and masks of classes."""
+    """What becomes of the boxes of a sample that the edit mask covers."""
 
-    boxes: str = Field(
-        "boxes.json",
-        description="Suffix of the file with the boxes of a sample, as `overpaint pack` writes it. "
-        "Its boxes are written in pixels of the edited image.",
-    )
-    masks: list[str] = Field(
-        ["seg.png"],
-        description="Suffixes of masks whose values are classes or instances. They are resized "
-        "like the image, without blending values; 0 in the padding.",
-    )
     on_overlap: Literal["keep", "drop", "relabel"] = Field(
         "keep",
         description="A box that the edit mask covers. `keep`: it keeps its class. `drop`: it is "

@@ -52,7 +52,7 @@ class Mix(Section):
         1.0,
         ge=0.0,
         allow_inf_nan=False,
-        description="Edits for each original of a split; null takes all.",
+        description="Edits for each original of a split; null takes all, as pairs always do.",
     )
     splits: dict[str, float] = Field(
         {"train": 1.0},
@@ -69,9 +69,6 @@ class Mix(Section):
         "of its source, and an original its own.",
     )
     label_member: str = Field("cls", description="Suffix of the file that holds the class.")
-    boxes_member: str = Field(
-        "boxes.json", description="Suffix of the file that holds the boxes, as `labels.boxes`."
-    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice and of the order.")
     workers: Count = Field(
         4, description="Shards that are mixed at once, each in memory. Changes no byte."
@@ -96,6 +93,13 @@ class Mix(Section):
                 f"edits_in={self.edits_in}: {unknown[0]!r} is no split; there are "
                 f"{', '.join(self.splits)}{did_you_mean(unknown[0], self.splits)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_take_all_edits(self) -> Mix:
+        is_given = "ratio" in self.model_fields_set and self.ratio is not None
+        if self.format == "pairs" and is_given:
+            raise ValueError(f"ratio={self.ratio:g}: pairs have no originals; leave it out")
         return self
 
     @property

@@ -14,6 +14,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
 from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
+from pipeline.plan.fingerprint import without_new_defaults
 from pipeline.plan.run_folder import read_config
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
@@ -59,8 +60,8 @@ class MixPlan:
         return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
 
     def wanted(self, split: str) -> int:
-        """How many edits the ratio asks for in a split; all that there are without a ratio."""
-        if self.mix.ratio is None:
+        """How many edits the ratio asks for in a split; all that there are without one."""
+        if self.mix.ratio is None or self.mix.format == "pairs":
             return self.total("available", split)
         return round_half_up(self.mix.ratio * self.total("images", split))
 
@@ -74,8 +75,10 @@ class MixPlan:
         mix = self.mix.model_dump(mode="json", exclude={"output", "edited", "workers"})
         for name in ("shards", "storage_options"):
             del mix["input"][name]
-        if self.mix.format == "webdataset":  # so that a mix goes on that had no choice yet
-            del mix["format"], mix["boxes_member"]
+        # Keys that came later count where they are given, so that an older mix can be resumed.
+        if self.mix.format == "webdataset":
+            del mix["format"]
+        mix["input"] = without_new_defaults(mix["input"])
         shards = [
             {"name": item.shard.name, "parquet_sha256": item.parquet_sha256, "take": item.take}
             for item in self.shards

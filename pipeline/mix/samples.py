@@ -86,7 +86,7 @@ def original_samples(
             record,
             {},
             survey.sizes[key],
-            boxes_in(members, plan.mix.boxes_member, survey.sizes[key]),
+            boxes_in(members, plan.mix.input.boxes.lower(), survey.sizes[key]),
         )
 
 
@@ -105,7 +105,7 @@ def edited_samples(
     plan: MixPlan, survey: Survey, chosen: Chosen, mixed: MixedShard
 ) -> Iterator[MixedSample]:
     """Every chosen edit, output by output. Counts in ``mixed`` those with their source's class."""
-    label_member = plan.mix.label_member
+    label_member, boxes_suffix = plan.mix.label_member, plan.mix.input.boxes.lower()
     for number, store in enumerate(plan.edited):
         wanted = {
             edit.output_key: (split, edit)
@@ -125,7 +125,7 @@ def edited_samples(
             members["json"] = as_json(provenance | {"mix": record})
             size = (provenance["width"], provenance["height"])
             # Older outputs have the boxes of the source beside the edit, in its coordinates.
-            boxes = boxes_in(members, plan.mix.boxes_member, size) if edit.has_boxes else None
+            boxes = boxes_in(members, boxes_suffix, size) if edit.has_boxes else None
             suffix = next(name for name in sorted(IMAGE_SUFFIXES) if name in members)
             yield MixedSample(
                 split, _edit_key(edit.id), suffix, members, record, provenance, size, boxes

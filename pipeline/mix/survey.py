@@ -187,7 +187,7 @@ def _find_boxes(survey: Survey, mix: Mix, originals: Callable[[], list[Sample]])
         sample.key
         for sample in originals()
         if sample.key in survey.sizes
-        and boxes_in(sample.extras, mix.boxes_member, survey.sizes[sample.key]) is not None
+        and boxes_in(sample.extras, mix.input.boxes.lower(), survey.sizes[sample.key]) is not None
     }
     missing = survey.images.keys() - boxed - survey.unlabeled
     survey.unlabeled |= missing

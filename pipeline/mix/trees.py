@@ -205,9 +205,8 @@ def _coco(
             with_boxes.append(image)
             for box in entry["boxes"]["annotations"]:
                 own = {"id": len(instances) + 1, "image_id": image["id"]}
-                instances.append(
-                    {"area": box["bbox"][2] * box["bbox"][3], "iscrowd": 0} | box | own
-                )
+                area = box["bbox"][2] * box["bbox"][3]
+                instances.append({"area": area, "iscrowd": 0, "segmentation": []} | box | own)
     categories = [{"id": number, "name": name} for number, name in names.items()]
     labels = _json(with_boxes, instances, categories=categories)
     yield f"annotations/instances_{split}.json", labels

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Config
+from pipeline.config.input import Input
 from pipeline.config.labels import Labels
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
+NEW_INPUT_KEYS = ("boxes", "class_masks")
 
 
 def fingerprint_inputs(
@@ -43,7 +45,9 @@ def fingerprint_inputs(
     }
     labels = {} if config.labels == Labels.model_validate({}) else {"labels": tree["labels"]}
     return {
-        "input": _without(tree["input"], "shards", "limit", "storage_options"),
+        "input": without_new_defaults(
+            _without(tree["input"], "shards", "limit", "storage_options")
+        ),
         "output": _without(tree["output"], "path", "storage_options"),
         "model": _model(tree["model"]) | {"content": model_revision},
         "method": tree["method"],
@@ -72,6 +76,18 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
         elif old != new:
             lines.append(f"{prefix}{name}: the output has {old!r}, this run asks for {new!r}")
     return lines
+
+
+def without_new_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """The section ``input`` without keys that came later, where they have their defaults.
+
+    Outputs and mixes from before have none of them.
+    """
+    return {
+        name: value
+        for name, value in tree.items()
+        if name not in NEW_INPUT_KEYS or value != Input.model_fields[name].default
+    }
 
 
 def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:

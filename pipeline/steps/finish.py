@@ -174,6 +174,7 @@ def _labels(sample: Sample, edit: Edit, made: Composite, config: Config) -> Foll
         texts=Texts(sample.caption or "", edit.edit_text or ""),
         place=Place(placement_of(config.model, source, (width, height)), config.output.resolution),
         inside=made.mask > 0,
+        read=config.input,
         labels=config.labels,
     )
 

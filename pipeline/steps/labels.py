@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config.input import Input
 from pipeline.config.labels import Labels
 from pipeline.images.errors import ImageError, as_image_errors
 from pipeline.images.geometry import Box, FloatBox, Placement, Resolution
@@ -88,6 +89,7 @@ def follow(
     texts: Texts,
     place: Place,
     inside: np.ndarray,
+    read: Input,
     labels: Labels,
 ) -> Followed:
     """The sample's further files, with its labels as they are in the written image.
@@ -97,15 +99,16 @@ def follow(
         texts: of the edit.
         place: of the original in the written image.
         inside: (H, W) bool, the edit mask at the written image's pixels.
-        labels: the settings.
+        read: which files are labels.
+        labels: what becomes of covered boxes.
     """
     found = Followed(dict(extras))
-    for suffix in (labels.boxes, *labels.masks):
+    for suffix in (read.boxes.lower(), *(name.lower() for name in read.class_masks)):
         data = found.members.pop(suffix, None)
         if data is None:
             continue
         try:
-            if suffix == labels.boxes:
+            if suffix == read.boxes.lower():
                 tree = boxes_of(data, place.placement.source)
                 _move(tree, place, inside, found)
                 _judge(tree, texts, labels, found)
@@ -114,7 +117,7 @@ def follow(
                 found.members[suffix] = _mask(data, place, inside.shape)
         except (SampleError, ImageError) as error:
             found.notes.append(f"the labels .{suffix} were left out: {error.message}")
-            if suffix == labels.boxes:
+            if suffix == read.boxes.lower():
                 found.covered = None
     return found
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.buckets import Sizes
+from pipeline.config.input import Input
 from pipeline.config.labels import Labels
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.images.geometry import place
@@ -26,6 +27,7 @@ MODES = [
     *(("buckets", "model"), ("buckets", "source")),
 ]
 NUM_SAMPLES = 1000
+READ = Input(shards="in")
 MARGIN = 3
 CLASSES = {"dog": 18, "cat": 17, "fox": 3}
 DOG = {"id": 18, "name": "dog"}
@@ -147,6 +149,7 @@ def followed(
         texts=Texts(*texts),
         place=where,
         inside=np.ones(size[::-1], bool) if inside is None else inside,
+        read=READ,
         labels=Labels.model_validate(labels),
     )
 
@@ -255,6 +258,7 @@ def test_masks_of_classes_keep_their_values(mode: str) -> None:
         texts=Texts("", ""),
         place=Place(place((64, 48), (SIZE, SIZE), "pad"), "model"),
         inside=np.zeros((SIZE, SIZE), bool),
+        read=READ,
         labels=Labels.model_validate({}),
     )
     written = np.asarray(Image.open(io.BytesIO(found.members["seg.png"])))
@@ -271,6 +275,7 @@ def test_a_mask_of_classes_of_another_size_is_left_out() -> None:
         texts=Texts("", ""),
         place=Place(place((20, 10), (20, 10), "crop"), "model"),
         inside=np.zeros((10, 20), bool),
+        read=READ,
         labels=Labels.model_validate({}),
     )
     assert set(found.members) == {"cls"}

@@ -118,7 +118,7 @@ def edited_samples(
             details = {"kind": "edited", "output": number, "weight": plan.weight(split)}
             if edit.label is not None:
                 members[label_member] = str(edit.label).encode()
-            elif label_member in members:
+            elif label_member in members and plan.mix.format != "pairs":
                 mixed.class_of_source += 1
             provenance = json.loads(members["json"])
             record = _record(survey, edit.id.key, split, details)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from pipeline.config.config import Config
@@ -67,12 +68,26 @@ class Editor:
 
     @overload
     def edit(
-        self, image: ImageLike, caption: str, edit_text: str, **options: Any
+        self,
+        image: ImageLike,
+        caption: str,
+        edit_text: str,
+        *,
+        mask: ImageLike | None = None,
+        key: str | None = None,
+        shard: str = "editor",
     ) -> EditResult: ...
 
     @overload
     def edit(
-        self, image: ImageLike, caption: str, edit_text: list[str], **options: Any
+        self,
+        image: ImageLike,
+        caption: str,
+        edit_text: list[str],
+        *,
+        mask: ImageLike | None = None,
+        key: str | None = None,
+        shard: str = "editor",
     ) -> list[EditResult]: ...
 
     @overload
@@ -81,7 +96,10 @@ class Editor:
         image: list[Any],
         caption: list[str],
         edit_text: list[str] | list[list[str]],
-        **options: Any,
+        *,
+        mask: list[Any] | None = None,
+        key: list[str] | None = None,
+        shard: str = "editor",
     ) -> list[Any]: ...
 
     def edit(
@@ -157,8 +175,7 @@ class Editor:
             part = compute_part(part, [self._flow.prepare, *self._operators, self._flow.finish])
             assert part.table is not None, "finish makes the table of every part"
             table = apply_filters(part.table, self.config.filtering)
-            for row, members in zip(rows_of(table), table["members"].to_pylist(), strict=True):
-                files = {item["suffix"]: item["data"] for item in members}
+            for row, files in zip(rows_of(table), _members(table), strict=True):
                 results.append(
                     EditResult(
                         row,
@@ -169,6 +186,12 @@ class Editor:
                     )
                 )
         return results
+
+
+def _members(table: pa.Table) -> list[dict[str, bytes]]:
+    """The files of each row by suffix."""
+    rows = table.select(["members"]).to_pylist()
+    return [{item["suffix"]: item["data"] for item in row["members"]} for row in rows]
 
 
 def _config(name: str | Path, overrides: list[str]) -> Config:

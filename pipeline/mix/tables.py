@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -92,7 +92,7 @@ def table_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def features_of(schema: Iterable[pa.Field]) -> dict[str, Any]:
+def features_of(schema: pa.Schema) -> dict[str, Any]:
     """The features of ``datasets`` for a schema's columns, as it writes them to JSON."""
     return {item.name: _feature(item.type) for item in schema}
 

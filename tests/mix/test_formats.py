@@ -186,8 +186,9 @@ def test_coco_is_read_by_pycocotools(boxed: Path) -> None:
     assert {one["caption"] for one in captions.anns.values()} == {"a dog", "a cat", "a fox"}
 
 
+ORIGINAL: list[list[float]] = [[8, 0, 24, 24], [40, 20, 10, 10]]
 # The square of 48 in the middle of 64 x 48 becomes 32 x 32: (x - 8) / 1.5, y / 1.5.
-CROPPED = [[0, 0, 16, 16], [21.333, 13.333, 6.667, 6.667]]
+CROPPED: list[list[float]] = [[0, 0, 16, 16], [21.333, 13.333, 6.667, 6.667]]
 
 
 def yolo_boxes(root: Path, split: str) -> dict[Path, list[tuple[str, list[float]]]]:
@@ -217,7 +218,7 @@ def test_yolo_has_a_label_file_for_every_image(boxed: Path) -> None:
     assert len(found) == 18
     assert yolo_boxes(boxed / "yolo", "val") == found  # trainers ask for a split val
     for path, lines in found.items():
-        expected = [[8, 0, 24, 24], [40, 20, 10, 10]] if "original" in path.name else CROPPED
+        expected = ORIGINAL if "original" in path.name else CROPPED
         assert [name for name, _ in lines] == NAMES
         assert np.allclose([box for _, box in lines], expected, atol=1e-3)
 

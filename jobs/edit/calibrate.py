@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import resource
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -83,13 +84,14 @@ class _Calibrator:
         compute_part(_first_edits([copy.deepcopy(part)], 1), [flow.prepare, *stages])
         part = _measured(part, flow.prepare)
         edits = len(part.edits)
+        at_once = _edits_of_one_size(part)
         edit_bytes = {"prepare": len(part.to_bytes()) / edits}
         peaks, rows = {}, {}
         for stage in stages:
             memory.reset()
             part = _measured(part, stage)
             peaks[stage.name] = memory.peak()
-            rows[stage.name] = min(edits, config.pool_stage(stage.name).micro_batch)
+            rows[stage.name] = min(at_once, config.pool_stage(stage.name).micro_batch)
             edit_bytes[stage.name] = len(part.to_bytes()) / edits
         part = _measured(part, flow.finish)
         seconds = {step: spent / edits for step, spent in part.seconds.items()}
@@ -133,6 +135,15 @@ def _first_edits(parts: list[Part], number: int) -> Part:
         sample.edits = sample.edits[: number - kept]
         kept += len(sample.edits)
     return part
+
+
+def _edits_of_one_size(part: Part) -> int:
+    """The most edits that a stage computes together: those of one size."""
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for sample in part.samples:
+        if sample.image is not None:
+            sizes[sample.image.shape] += len(sample.pending)
+    return max(sizes.values(), default=1)
 
 
 class _Memory:

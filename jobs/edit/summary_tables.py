@@ -89,7 +89,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
         show_styled(
             f"{summary.cut_masks} edited images ({summary.cut_mask_share:.1%}): the mask meets the "
             "border of the crop that the model saw, so the edit may be cut there; the rows say "
-            "which. model.resize: pad shows the model all of an image",
+            "which. model.resize: pad shows the model all of an image, model.buckets: auto nearly "
+            "all",
             "yellow",
         )
     for name, problem in (summary.problems | summary.unreadable).items():

@@ -13,7 +13,7 @@ from pipeline.evaluation.curves import DEFAULT_METHODS, METHODS, RATIOS
 
 BENCHMARKS = ("pie-bench", "tedbench", "imagenet", "demo", "augmentation")
 # Measure the method's own result: the model's image, without lossy compression.
-FIXED = ("output.resolution=model", "output.format=png")
+FIXED = ("output.resolution=model", "output.format=png", "model.buckets=square")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ Buckets = Literal["auto", "square"] | list[tuple[Side, Side]]
 # Longer side over shorter side of the widest bucket. SDXL was trained on 1:4 to 4:1
 # (arXiv:2307.01952, appendix I); the other models on less.
 WIDEST = 4
+FEWEST = 8  # steps in the side of the square; SD 1.5 has as many, of 64 pixels
 MOST_SIZES = 64  # of a list
 
 
@@ -29,13 +30,13 @@ class Sizes:
 
     Attributes:
         side: of the square of the model's area, in pixels.
-        multiple: sides are multiples of it.
+        step: sides of ``auto`` are multiples of it.
         longest: the longest side that the model allows.
         buckets: ``model.buckets``.
     """
 
     side: int
-    multiple: int = 1
+    step: int = 1
     longest: int = 2**16
     buckets: Literal["auto", "square"] | tuple[Size, ...] = "square"
 
@@ -61,6 +62,11 @@ class Sizes:
         return min(self.buckets, key=lambda size: _distance(size, source))
 
     @property
+    def largest(self) -> float:
+        """Side of a square of the largest area."""
+        return math.sqrt(max(math.prod(size) for size in self.listed or [(self.side, self.side)]))
+
+    @property
     def listed(self) -> list[Size]:
         """Every size that an image may get, if they are known beforehand; empty with ``auto``."""
         if self.buckets == "square":
@@ -69,13 +75,31 @@ class Sizes:
 
     def _of_shape(self, width: int, height: int) -> Size:
         shape = min(max(width, height) / min(width, height), float(WIDEST))
-        most = self.longest // self.multiple
-        shorter = max(1, round(self.side / math.sqrt(shape) / self.multiple))
+        most = self.longest // self.step
+        shorter = max(1, round(self.side / math.sqrt(shape) / self.step))
         longer = round(shorter * shape)
         if longer > most:
             shorter, longer = max(1, round(most / shape)), most
-        size = longer * self.multiple, shorter * self.multiple
+        size = longer * self.step, shorter * self.step
         return size if width >= height else size[::-1]
+
+
+def step_of(side: int, multiple: int, halvings: int) -> int:
+    """The step in which the sides of ``auto`` grow, in pixels.
+
+    It is what the network halves without remainder, so that a part has few sizes and each of its
+    batches many rows. It divides ``side``, so that a square image gets just that, at least
+    ``FEWEST`` times, so that other shapes have about its area.
+
+    Args:
+        side: of the square of the model's area, a multiple of ``multiple``.
+        multiple: sides must be multiples of it.
+        halvings: how often the network halves its grid.
+    """
+    step = multiple << halvings
+    while step > multiple and (side % step or side < FEWEST * step):
+        step //= 2
+    return step
 
 
 def resize_of(buckets: Buckets | Sequence[Size], resize: Resize, source: Size) -> Resize:

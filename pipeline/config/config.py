@@ -92,13 +92,14 @@ class Model(Section):
     buckets: Buckets = Field(
         "square",
         description="Size of the image that the model sees. `auto`: the image's own shape, from "
-        "1:4 to 4:1, at the area of `size`, in the multiples that the model allows. `square`: "
-        "`size` x `size`. A list of `[width, height]`: the one whose shape is nearest.",
+        "1:4 to 4:1, at about the area of `size`, in steps of what the network halves without "
+        "remainder (SD 1.5: 64 pixels, SDXL: 32, SD 3: 16). `square`: `size` x `size`. A list of "
+        "`[width, height]`: the one whose shape is nearest.",
     )
     resize: Resize = Field(
         "crop",
         description="How an image becomes that size. `crop`: the largest centred box of that "
-        "shape; with `auto` less than one multiple is cut off. `pad`: all of it, with borders. "
+        "shape; with `auto` less than one step is cut off. `pad`: all of it, with borders. "
         "`stretch`: all of it, in another shape. With `output.resolution: source`, or a list of "
         "`buckets`, the default is `pad`.",
     )
@@ -110,8 +111,8 @@ class Model(Section):
     vae_tiling_above: int | None = Field(
         1024,
         ge=8,
-        description="Pixels a side; images above this pass the VAE in overlapping tiles. null: "
-        "never in tiles.",
+        description="Pixels a side, of a square of the image's area; images above this pass the "
+        "VAE in overlapping tiles. null: never in tiles.",
     )
     compile_cache: str | None = Field(
         None,

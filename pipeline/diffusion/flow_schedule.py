@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,45 @@ UNSUPPORTED = (
 
 
 @dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the image: its logarithm is linear in the number of tokens.
+
+    Attributes:
+        few: number of tokens at which the logarithm is ``low``.
+        many: number of tokens at which it is ``high``.
+        low: see ``few``.
+        high: see ``many``.
+        linear: it is the shift itself that is linear, not its logarithm.
+        cells_per_token: latent cells a side of what the transformer makes a token.
+    """
+
+    few: float
+    many: float
+    low: float
+    high: float
+    linear: bool
+    cells_per_token: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], cells_per_token: int) -> DynamicShift:
+        """Reads a ``scheduler_config.json`` with dynamic shifting, with diffusers' defaults."""
+        return cls(
+            few=config.get("base_image_seq_len", 256),
+            many=config.get("max_image_seq_len", 4096),
+            low=config.get("base_shift", 0.5),
+            high=config.get("max_shift", 1.15),
+            linear=config.get("time_shift_type") == "linear",
+            cells_per_token=cells_per_token,
+        )
+
+    def at(self, height: int, width: int) -> float:
+        """The shift for a latent of this size in cells."""
+        num_tokens = (height // self.cells_per_token) * (width // self.cells_per_token)
+        mu = self.low + (self.high - self.low) * (num_tokens - self.few) / (self.many - self.few)
+        return float(mu) if self.linear else math.exp(mu)
+
+
+@dataclass(frozen=True)
 class FlowSchedule:
     """The levels of a flow-matching network, as in FlowMatchEulerDiscreteScheduler.
 
@@ -37,20 +76,25 @@ class FlowSchedule:
         shift: how far the grid is shifted towards the noisy end; 1 keeps it even.
         num_timesteps: the timestep that the network gets for s = 1.
         lowest: the last value of the sampler's even grid, before the shift, in (0, 1].
+        dynamic: gives the shift for an image's size; None: it is the same for all.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
     lowest: float = 1e-3
+    dynamic: DynamicShift | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], num_tokens: int) -> FlowSchedule:
+    def from_config(
+        cls, config: Mapping[str, Any], grid: tuple[int, int], cells_per_token: int = 1
+    ) -> FlowSchedule:
         """Reads the ``scheduler_config.json`` of a FlowMatchEulerDiscreteScheduler.
 
         Args:
             config: as stored.
-            num_tokens: number of tokens that the transformer makes of the image; a scheduler with
-                dynamic shifting derives its shift from it.
+            grid: (h, w) of the latent in cells; a scheduler with dynamic shifting derives its
+                shift from it.
+            cells_per_token: a side: the transformer's patch size.
 
         Raises:
             ValueError: the config asks for a grid that is not implemented.
@@ -63,9 +107,16 @@ class FlowSchedule:
         total = int(config.get("num_train_timesteps", 1000))
         shift = float(config.get("shift", 1.0))
         lowest = _shifted(1.0 / total, shift)  # diffusers shifts the end of the grid twice
-        if config.get("use_dynamic_shifting", False):
-            shift, lowest = _dynamic_shift(config, num_tokens), 1.0 / total
-        return cls(shift, total, lowest)
+        if not config.get("use_dynamic_shifting", False):
+            return cls(shift, total, lowest)
+        dynamic = DynamicShift.from_config(config, cells_per_token)
+        return cls(dynamic.at(*grid), total, 1.0 / total, dynamic)
+
+    def for_grid(self, height: int, width: int) -> FlowSchedule:
+        """The schedule for a latent of this size in cells."""
+        if self.dynamic is None:
+            return self
+        return replace(self, shift=self.dynamic.at(height, width))
 
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
         """The levels from clean up to the share ``ratio`` of the sampler's steps, ascending.
@@ -105,11 +156,3 @@ class FlowSchedule:
 def _shifted(share: float, shift: float) -> float:
     """Source: Esser et al., arXiv:2403.03206, the resolution-dependent shift of timesteps."""
     return shift * share / (1.0 + (shift - 1.0) * share)
-
-
-def _dynamic_shift(config: Mapping[str, Any], num_tokens: int) -> float:
-    """The shift for an image of ``num_tokens``: linear between two points of the config."""
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = low + (high - low) * (num_tokens - few) / (many - few)
-    return float(mu) if config.get("time_shift_type") == "linear" else math.exp(mu)

@@ -57,6 +57,10 @@ class NoiseSchedule(Protocol):
         """The level at a share of the schedule."""
         ...
 
+    def for_grid(self, height: int, width: int) -> NoiseSchedule:
+        """The schedule for a latent of this size in cells; most models have one for all."""
+        ...
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -132,6 +136,10 @@ class Schedule:
         """The level at a share of the schedule, e.g. 0.5 for timestep T / 2 (of 0..T-1)."""
         timestep = min(math.floor(share * self.num_timesteps + 0.5), self.num_timesteps - 1)
         return _level(-1, timestep, float(self.alphas_cumprod[timestep]))
+
+    def for_grid(self, height: int, width: int) -> Schedule:
+        """The same for every size."""
+        return self
 
     def timesteps(self, num_steps: int) -> np.ndarray:
         """(num_steps,) int64, ascending: the timesteps that a sampler visits, reversed."""

@@ -14,7 +14,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
 from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
-from pipeline.plan.fingerprint import without_new_defaults
+from pipeline.plan.fingerprint import without_implied
 from pipeline.plan.run_folder import read_config
 from pipeline.storage.layout import marked_shard
 from pipeline.storage.readers import in_threads
@@ -78,7 +78,7 @@ class MixPlan:
         # Keys that came later count where they are given, so that an older mix can be resumed.
         if self.mix.format == "webdataset":
             del mix["format"]
-        mix["input"] = without_new_defaults(mix["input"])
+        mix["input"] = without_implied("input", mix["input"])
         shards = [
             {"name": item.shard.name, "parquet_sha256": item.parquet_sha256, "take": item.take}
             for item in self.shards

@@ -15,8 +15,8 @@ from pipeline.diffusion.schedule import Level
 from pipeline.models.text import TextEncoder
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-# Distinct input shapes. Last micro-batches are padded to a power of two, and region decoding uses
-# a few sizes.
+# Distinct input shapes for each size of an image. Last micro-batches are padded to a power of two,
+# and region decoding uses a few sizes.
 MAX_SHAPES = 64
 
 
@@ -34,7 +34,9 @@ def compile_network(network: nn.Module, model: Model) -> None:
     if model.compile == "off":
         return
     os.environ[CACHE_VARIABLE] = private_folder(model.compile_cache)
-    torch._dynamo.config.recompile_limit = MAX_SHAPES
+    num_sizes = len(model.buckets) if isinstance(model.buckets, list) else 1
+    torch._dynamo.config.recompile_limit = MAX_SHAPES * num_sizes
+    torch._dynamo.config.accumulated_recompile_limit = 4 * MAX_SHAPES * num_sizes
     mode = "reduce-overhead" if model.compile == "cuda_graphs" else None
     network.compile(dynamic=False, mode=mode)
 
@@ -86,7 +88,7 @@ def warm_up(
     latent_shape: tuple[int, ...],
     device: str,
 ) -> None:
-    """Calls the network once with a whole micro-batch, so that no part's time includes compiling.
+    """Calls the network with a whole micro-batch of one size, so that no part's time has compiling.
 
     Args:
         denoiser: the compiled network.

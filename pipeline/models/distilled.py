@@ -103,10 +103,16 @@ def about_distillation(distilled: Distilled | None, method: Method) -> list[str]
     ]
 
 
-def about_size(size: int, native_size: int) -> list[str]:
-    """A line if the image's side is far from that of the model's training images, in pixels."""
-    ratio = size / native_size
+def about_size(setting: str, side: float, native_size: int) -> list[str]:
+    """A line if an image's side is far from that of the model's training images, in pixels.
+
+    Args:
+        setting: the key and its value, for the line.
+        side: of a square of the image's area.
+        native_size: of the training images.
+    """
+    ratio = side / native_size
     if 1 / FAR < ratio < FAR:
         return []
     worse = "repeats objects" if ratio > 1 else "loses detail"
-    return [f"model.size={size}: the model was made for {native_size} pixels and {worse} at {size}"]
+    return [f"{setting}: the model was made for {native_size} pixels and {worse} at {side:.0f}"]

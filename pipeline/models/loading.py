@@ -140,7 +140,8 @@ def load_model(
     compile_network(denoiser.network, model)
     vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
-    if model.vae_tiling_above is not None and info.size_for(model) > model.vae_tiling_above:
+    sizes = info.sizes_for(model)
+    if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
         vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
     micro_batch = MicroBatch(stage.micro_batch, static=compiled)
     loaded = LatentDiffusion(
@@ -155,9 +156,10 @@ def load_model(
         micro_batch=micro_batch,
     )
     if compiled:
-        cells = info.size_for(model) // info.latent_scale
-        shape = (stage.micro_batch, info.latent_channels, cells, cells)
-        warm_up(loaded.denoiser, loaded.text, schedule.level_at(0.5), shape, device)
+        for width, height in sizes.listed:
+            grid = height // info.latent_scale, width // info.latent_scale
+            shape = (stage.micro_batch, info.latent_channels, *grid)
+            warm_up(loaded.denoiser, loaded.text, schedule.level_at(0.5), shape, device)
     return loaded
 
 

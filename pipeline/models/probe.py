@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.buckets import Sizes
+from pipeline.config.buckets import Sizes, step_of
 from pipeline.config.config import Model
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import NoiseSchedule, Schedule
@@ -73,6 +73,7 @@ class ModelInfo:
         variants: of the weights, by component; None for files without one in their names.
         distilled: set if the model was made for a few steps.
         multiple: of pixels; the sides of an image are multiples of it.
+        halvings: how often the network halves its grid.
         longest: the longest side that an image may have, in pixels.
     """
 
@@ -89,6 +90,7 @@ class ModelInfo:
     variants: Mapping[str, str | None] = field(default_factory=dict)
     distilled: Distilled | None = None
     multiple: int = 1
+    halvings: int = 0
     longest: int = NO_LIMIT
 
     @property
@@ -104,7 +106,9 @@ class ModelInfo:
     def sizes_for(self, model: Model) -> Sizes:
         """The sizes of the images to edit, by ``model.size`` and ``model.buckets``."""
         buckets = model.buckets if isinstance(model.buckets, str) else tuple(model.buckets)
-        return Sizes(self.size_for(model), self.multiple, self.longest, buckets)
+        side = self.size_for(model)
+        step = step_of(side, self.multiple, self.halvings)
+        return Sizes(side, step, self.longest, buckets)
 
 
 def components_of(family: str) -> tuple[str, ...]:
@@ -164,6 +168,7 @@ def probe_model(
         latent_scale=latent_scale,
         latent_channels=int(vae.get("latent_channels", 4)),
         multiple=multiple,
+        halvings=len(network.get("block_out_channels", [0])) - 1,
         longest=longest,
         components=components,
         commit=files.commit,
@@ -188,7 +193,8 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
 
     Args:
         info: of a probed model.
-        size: image side in pixels; some flow-matching models shift their schedule with it.
+        size: image side in pixels; some flow-matching models shift their schedule with it
+            (``for_grid`` gives that of another size).
 
     Raises:
         ValueError: the scheduler's config uses an unsupported option.
@@ -197,8 +203,8 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
     if info.prediction_type != "flow":
         return Schedule.from_config(config)
     network = read_json(info.folder / NETWORKS[info.family][0] / "config.json")
-    tokens_a_side = size // (info.latent_scale * int(network.get("patch_size", 1)))
-    return FlowSchedule.from_config(config, tokens_a_side**2)
+    cells = size // info.latent_scale
+    return FlowSchedule.from_config(config, (cells, cells), int(network.get("patch_size", 1)))
 
 
 def _index(files: ModelFiles) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +120,17 @@ class Scorers:
         return torch.cosine_similarity(*features).tolist()
 
     def _perceptual(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Tensor:
+        """(N,): LPIPS of each pair. Pairs of one size are compared together."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, image in enumerate(before):
+            groups[image.shape].append(number)
+        distances = torch.empty(len(before), device=self.device)
+        for _, numbers in sorted(groups.items()):
+            pairs = [[images[number] for number in numbers] for images in (before, after)]
+            distances[numbers] = self._of_one_size(*pairs)
+        return distances
+
+    def _of_one_size(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Tensor:
         assert self.lpips is not None
         network = self.lpips
         distances = self.micro_batch.map(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.config.config import Config
 from pipeline.config.method import Reuse
 from pipeline.models.distilled import about_distillation, about_size
@@ -38,7 +40,13 @@ def check_suits(info: ModelInfo, config: Config) -> None:
 def suitability_warnings(info: ModelInfo, config: Config) -> list[str]:
     """A line for each setting that this model was not made for, though it computes with it."""
     lines = about_distillation(info.distilled, config.method)
-    lines += about_size(info.size_for(config.model), info.native_size)
+    sizes = info.sizes_for(config.model)
+    if isinstance(sizes.buckets, str):
+        lines += about_size(f"model.size={sizes.side}", sizes.side, info.native_size)
+    else:
+        for size in sizes.buckets:
+            side = math.sqrt(math.prod(size))
+            lines += about_size(f"model.buckets: {list(size)}", side, info.native_size)
     return [f"model.path={config.model.path!r}: {line}" for line in lines]
 
 

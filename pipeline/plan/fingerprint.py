@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Config
-from pipeline.config.input import Input
 from pipeline.config.labels import Labels
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
-NEW_INPUT_KEYS = ("boxes", "class_masks")
+# Settings that are left out at this value, since outputs from before there were such have none.
+IMPLIED: dict[str, Any] = {
+    "model.buckets": "square",
+    "input.boxes": "boxes.json",
+    "input.class_masks": ["seg.png"],
+    "labels": Labels.model_validate({}).model_dump(mode="json"),
+}
 
 
 def fingerprint_inputs(
@@ -43,20 +48,23 @@ def fingerprint_inputs(
         for name, stage in tree["stages"].items()
         if name in config.stage_names
     }
-    labels = {} if config.labels == Labels.model_validate({}) else {"labels": tree["labels"]}
     return {
-        "input": without_new_defaults(
-            _without(tree["input"], "shards", "limit", "storage_options")
+        "input": _without(
+            without_implied("input", tree["input"]), *("shards", "limit", "storage_options")
         ),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _model(tree["model"]) | {"content": model_revision},
+        "model": _without(
+            without_implied("model", tree["model"]),
+            *("path", "revision", "device", "compile_cache"),
+        )
+        | {"content": model_revision},
         "method": tree["method"],
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
-        **labels,
+        **({} if tree["labels"] == IMPLIED["labels"] else {"labels": tree["labels"]}),
     }
 
 
@@ -70,7 +78,8 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     """The keys in which two mappings of fingerprint inputs differ, one line each."""
     lines = []
     for name in sorted(saved.keys() | wanted.keys()):
-        old, new = saved.get(name), wanted.get(name)
+        implied = IMPLIED.get(f"{prefix}{name}")
+        old, new = saved.get(name, implied), wanted.get(name, implied)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{name}.")
         elif old != new:
@@ -78,15 +87,10 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     return lines
 
 
-def without_new_defaults(tree: dict[str, Any]) -> dict[str, Any]:
-    """The section ``input`` without keys that came later, where they have their defaults.
-
-    Outputs and mixes from before have none of them.
-    """
+def without_implied(name: str, section: dict[str, Any]) -> dict[str, Any]:
+    """A section of the configuration without the settings of ``IMPLIED`` at these values."""
     return {
-        name: value
-        for name, value in tree.items()
-        if name not in NEW_INPUT_KEYS or value != Input.model_fields[name].default
+        key: value for key, value in section.items() if value != IMPLIED.get(f"{name}.{key}", ...)
     }
 
 
@@ -98,12 +102,6 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
         for name, weights in config.scores.chosen.items()
     }
     return {"dtype": config.scores.dtype, **chosen} if chosen else {}
-
-
-def _model(section: dict[str, Any]) -> dict[str, Any]:
-    """The model's settings. Outputs from before there were ``buckets`` are square."""
-    absent = ["buckets"] if section["buckets"] == "square" else []
-    return _without(section, "path", "revision", "device", "compile_cache", *absent)
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -93,6 +93,13 @@ class Sample:
     edits: list[Edit] = field(default_factory=list)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the latent in cells. Samples of one grid are computed in one batch."""
+        assert self.latent is not None, "the mask stage sets it for every pending sample"
+        height, width = self.latent.shape[1:]
+        return height, width
+
+    @property
     def pending(self) -> list[Edit]:
         """The edits still in flight, in order."""
         return [edit for edit in self.edits if edit.pending]

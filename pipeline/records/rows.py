@@ -51,6 +51,8 @@ class Row:
     source_sha256: str | None = nullable(STRING, "sha256 of the image file in the input")
     source_width: int | None = nullable(INT32, "pixels, after EXIF rotation")
     source_height: int | None = nullable(INT32, "pixels, after EXIF rotation")
+    model_width: int | None = nullable(INT32, "pixels, of the image that the model saw")
+    model_height: int | None = nullable(INT32, "pixels, of the image that the model saw")
     image_sha256: str | None = nullable(STRING, "sha256 of the image file in the tar")
     width: int | None = nullable(INT32, "pixels, of the written image")
     height: int | None = nullable(INT32, "pixels, of the written image")
@@ -120,6 +122,9 @@ COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
     for item in fields(Row)
 ]
 
+# Columns that outputs of an earlier version lack, in the schema's order.
+ADDED = ("model_width", "model_height", "boxes_covered")
+
 SCORE = "score_"  # prefix of every score's column
 LOWER_IS_BETTER = frozenset(
     f"{SCORE}{name}"
@@ -142,27 +147,24 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 
-# Columns that came after 0.1.0; an output without them is read as if they were null.
-ADDED = ("boxes_covered",)
-
-
-def of_this_version(table: pa.Table) -> pa.Table:
-    """Published rows with the columns that were added since they were written, as nulls.
-
-    Rows of any other schema stay as they are.
-    """
-    missing = [name for name in ROW_SCHEMA.names if name not in table.column_names]
-    if not missing or not set(missing) <= set(ADDED):
-        return table
-    for name in missing:
-        column = pa.nulls(table.num_rows, ROW_SCHEMA.field(name).type)
-        table = table.append_column(ROW_SCHEMA.field(name), column)
-    return table.select(ROW_SCHEMA.names) if table.num_columns == len(ROW_SCHEMA) else table
-
-
 # A staged part: its rows, each with its members in their order in the tar. The schema's metadata
 # "part" holds the JSON of a ``PartHeader``.
 STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """A table of rows with this version's columns: what it was written without is null.
+
+    Args:
+        table: published, or of a staged part. Any column but those of ``ADDED`` may be missing; it
+            stays so.
+    """
+    for name in ADDED:
+        if table.schema.get_field_index(name) < 0:  # not column_names: one may be no text
+            column = ROW_SCHEMA.field(name)
+            place = min(ROW_SCHEMA.get_field_index(name), table.num_columns)
+            table = table.add_column(place, column, pa.nulls(table.num_rows, column.type))
+    return table
 
 
 def rows_of(table: pa.Table) -> list[Row]:

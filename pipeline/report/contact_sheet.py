@@ -128,12 +128,20 @@ def _draw(entries: list[_Entry]) -> bytes:
             if tile is None:
                 draw.rectangle((*corner, corner[0] + TILE, corner[1] + TILE), outline=FAINT)
             else:
-                sheet.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), corner)
+                _paste(sheet, tile, corner)
         draw.text((left, top + TILE + 3), _fit(entry.caption, font, width), FAINT, font)
         draw.text((left, top + TILE + 19), _fit(f"to: {entry.edit_text}", font, width), INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _paste(sheet: Image.Image, tile: Image.Image, corner: tuple[int, int]) -> None:
+    """Pastes an image, scaled to a tile in its own shape, into the middle of the tile."""
+    scale = TILE / max(tile.size)
+    width, height = (max(1, round(side * scale)) for side in tile.size)
+    left, top = corner[0] + (TILE - width) // 2, corner[1] + (TILE - height) // 2
+    sheet.paste(tile.resize((width, height), Image.Resampling.BICUBIC), (left, top))
 
 
 def _fit(text: str, font: Any, width: int) -> str:

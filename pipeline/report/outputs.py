@@ -27,6 +27,7 @@ MAX_ROWS_READ = 100_000  # of all statuses; further rows are only in the markers
 # Numeric columns that do not measure the quality of an edit.
 NOT_SCORES = {
     *("edit_index", "source_width", "source_height", "width", "height", "seed"),
+    *("model_width", "model_height"),
     *("num_evals_mask", "num_evals_encode", "num_evals_decode"),
 }
 TEXT_COLUMNS = ("shard", "key", "edit_index", "status", "stage", "error", "message", "notes")

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.rows import ROW_SCHEMA, Row, of_this_version, rows_of, staged_table
+from pipeline.records.rows import ROW_SCHEMA, Row, completed, rows_of, staged_table
 from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
 from pipeline.steps.marker import ShardStats, read_marker
@@ -65,7 +65,7 @@ def read_rows(output: Store, stats: ShardStats) -> pa.Table:
         NotTheSameError: the Parquet file differs from the marker, or has another schema.
     """
     data = _checked(output, parquet_name(stats.shard), stats.parquet_sha256)
-    table = of_this_version(pq.read_table(io.BytesIO(data)))
+    table = completed(pq.read_table(io.BytesIO(data)))
     if not table.schema.equals(ROW_SCHEMA):
         raise NotTheSameError("the Parquet file has another schema than this version's rows")
     return table

@@ -29,6 +29,7 @@ from pipeline.stages.encode import noise_for
 from pipeline.stages.region import Region, decoded_shape, region_for
 
 Pair = tuple[Sample, Edit]
+Grid = tuple[int, int]  # (h, w) in cells
 AtLevel = Callable[[Level], Tensor]
 
 
@@ -49,17 +50,17 @@ class DecodeStage:
         return part
 
     def _decode_groups(self, shard: str, pairs: list[Pair]) -> None:
-        """Decodes edits in groups of equal number of steps, guidance and region shape."""
-        groups: dict[tuple[int, bool, tuple[int, int]], list[int]] = defaultdict(list)
+        """Decodes edits in groups of equal number of steps, guidance, region shape and grid."""
+        groups: dict[tuple[int, bool, Grid, Grid], list[int]] = defaultdict(list)
         for index, (sample, edit) in enumerate(pairs):
             is_guided = method_for(self.method, sample).guidance_scale > 1.0
             num_steps = len(from_numpy(sample.trajectory)) - 1
             shape = decoded_shape(_mask_of(edit), self.method.decode)
-            groups[num_steps, is_guided, shape].append(index)
+            groups[num_steps, is_guided, shape, sample.grid].append(index)
         # texts are encoded before grouping, so that each distinct text is encoded once
         texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
         conditions = self.model.text.encode(texts)
-        for (num_steps, _, _), indices in sorted(groups.items()):
+        for (num_steps, *_), indices in sorted(groups.items()):
             rows = torch.tensor(indices, device=self.model.device)
             text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
             self._decode(shard, num_steps, [pairs[index] for index in indices], text, negative)
@@ -67,10 +68,11 @@ class DecodeStage:
     def _decode(
         self, shard: str, num_steps: int, pairs: list[Pair], text: Condition, negative: Condition
     ) -> None:
-        """Decodes one group of edits: equal number of steps, equal shape, all or none guided."""
+        """Decodes one group of edits: equal number of steps, equal shapes, all or none guided."""
         scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
         scale = torch.tensor(scales, device=self.model.device)
-        levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+        schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
+        levels = schedule.levels(self.method.steps, num_steps / self.method.steps)
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
         denoise = Counted(guided(denoiser, text, negative, scale))
         latents = self._integrate(denoise, levels[::-1], shard, pairs)

@@ -29,16 +29,17 @@ class EncodeStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        groups: dict[int, list[Sample]] = defaultdict(list)
+        groups: dict[tuple[int, tuple[int, int]], list[Sample]] = defaultdict(list)
         for sample in part.samples:
             if sample.pending:
                 method = method_for(self.method, sample)
-                groups[num_levels(method.steps, method.ratio)].append(sample)
+                groups[num_levels(method.steps, method.ratio), sample.grid].append(sample)
         # inversion uses the empty text for all images, so it is encoded once per part
         inverts = self.method.encode == "ddim" and bool(groups)
         empty = self.model.text.encode([""]) if inverts else None
-        for num_steps, samples in sorted(groups.items()):
-            levels = self.model.schedule.levels(self.method.steps, num_steps / self.method.steps)
+        for (num_steps, grid), samples in sorted(groups.items()):
+            schedule = self.model.schedule.for_grid(*grid)
+            levels = schedule.levels(self.method.steps, num_steps / self.method.steps)
             latents = torch.stack([from_numpy(sample.latent) for sample in samples])
             if empty is None:
                 self._store(samples, self._noised(part.shard, samples, latents, levels))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,20 +62,23 @@ class MaskStage:
 
     def _encode_samples(self, samples: list[Sample]) -> None:
         """Encodes each image once for all of its edits."""
-        latents = self.model.image_coder.encode([_pixels(sample) for sample in samples])
-        for sample, latent in zip(samples, latents, strict=True):
-            if bool(latent.isfinite().all()):
-                sample.latent = to_numpy(latent)
-            else:
-                sample.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
+        groups: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
+        for sample in samples:
+            groups[_pixels(sample).shape].append(sample)
+        for _, group in sorted(groups.items()):
+            latents = self.model.image_coder.encode([_pixels(sample) for sample in group])
+            for sample, latent in zip(group, latents, strict=True):
+                if bool(latent.isfinite().all()):
+                    sample.latent = to_numpy(latent)
+                else:
+                    sample.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
 
     def _needs_inference(self, sample: Sample) -> bool:
         return sample.supplied_mask is None and self.method.mask.source == "infer"
 
     def _use_given_mask(self, sample: Sample) -> None:
         """Sets the supplied mask on the latent grid, or a mask of the whole image."""
-        height, width = from_numpy(sample.latent).shape[-2:]
-        grid = (height, width)
+        grid = sample.grid
         if sample.supplied_mask is None:
             mask = np.ones(grid, np.float32)
         else:
@@ -113,8 +118,8 @@ class MaskStage:
             self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]])
             for _, query in edits
         ]
-        for (edit, _), difference in zip(edits, torch.stack(differences).cpu(), strict=True):
-            self._cut(edit, difference)
+        for (edit, _), difference in zip(edits, differences, strict=True):
+            self._cut(edit, difference.cpu())
 
     def _noisy(self, shard: str, sample: Sample) -> list[Tensor]:
         """The image's latent with M noises at each level: a list of (M, C, h, w).
@@ -126,23 +131,35 @@ class MaskStage:
         seed = noise_seed(seed_for(self.run_seed, sample), shard, sample.key, "mask")
         shape = (len(settings.noise_level), settings.num_noises, *latent.shape)
         noises = draw_noise(seed, shape)
-        levels = [self.model.schedule.level_at(share) for share in settings.noise_level]
+        schedule = self.model.schedule.for_grid(*sample.grid)
+        levels = [schedule.level_at(share) for share in settings.noise_level]
         return [
             add_noise(latent, noise, level).to(self.model.device)
             for noise, level in zip(noises, levels, strict=True)
         ]
 
-    def _eps(self, noisy: list[list[Tensor]], texts: list[str]) -> Tensor:
-        """(R, L, M, C, h, w): the noise predicted for each of R images with its text."""
+    def _eps(self, noisy: list[list[Tensor]], texts: list[str]) -> list[Tensor]:
+        """(L, M, C, h, w) each: the noise predicted for each of R images with its text.
+
+        Images of one size are computed together.
+        """
         condition = self.model.text.encode(texts)
-        by_level = []
-        for number, share in enumerate(self.method.mask.noise_level):
-            level = self.model.schedule.level_at(share)
-            rows = torch.stack([levels[number] for levels in noisy])
-            repeated = Repeated(condition.tokens, condition.pooled, times=rows.shape[1])
-            eps = self.model.denoiser(rows.flatten(0, 1), level, repeated)
-            by_level.append(torch.unflatten(eps, 0, rows.shape[:2]))
-        return torch.stack(by_level, dim=1)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, levels in enumerate(noisy):
+            height, width = levels[0].shape[-2:]
+            groups[height, width].append(row)
+        eps: dict[int, Tensor] = {}
+        for grid, rows in sorted(groups.items()):
+            text = condition[torch.tensor(rows, device=self.model.device)]
+            schedule, by_level = self.model.schedule.for_grid(*grid), []
+            for number, share in enumerate(self.method.mask.noise_level):
+                latents = torch.stack([noisy[row][number] for row in rows])
+                repeated = Repeated(text.tokens, text.pooled, times=latents.shape[1])
+                level = schedule.level_at(share)
+                predicted = self.model.denoiser(latents.flatten(0, 1), level, repeated)
+                by_level.append(torch.unflatten(predicted, 0, latents.shape[:2]))
+            eps |= zip(rows, torch.stack(by_level, dim=1), strict=True)
+        return [eps[row] for row in range(len(noisy))]
 
     def _difference(self, eps_source: Tensor, eps_target: Tensor) -> Tensor:
         """(h, w): the mean of the difference maps of all levels; arguments are (L, M, C, h, w)."""

@@ -30,9 +30,12 @@ from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Only the row says what became of the edit; the other columns are also in the provenance, but for
-# what the boxes' own file says.
-NOT_PROVENANCE = {"status", "stage", "error", "message", "output_key", "boxes_covered"}
+# Only the row says what became of the edit, and at which size the model saw the image; what the
+# mask covers of a box is in the boxes' own file. The other columns are also in the provenance.
+NOT_PROVENANCE = {
+    *("status", "stage", "error", "message", "output_key"),
+    *("model_width", "model_height", "boxes_covered"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def _finished(
     """The row of an edit, and its files where it was edited."""
     heartbeat(sample.key)
     settings, seed = _settings(sample, edit, context)
+    height, width = (None, None) if sample.image is None else sample.image.shape[:2]
     known: dict[str, Any] = {
         "shard": shard,
         "key": sample.key,
@@ -90,6 +94,8 @@ def _finished(
         "source_sha256": sample.source_sha256,
         "source_width": sample.source_width,
         "source_height": sample.source_height,
+        "model_width": width,
+        "model_height": height,
         "num_evals_mask": edit.num_evals_mask,
         "num_evals_encode": edit.num_evals_encode,
         "num_evals_decode": edit.num_evals_decode,

@@ -8,6 +8,7 @@ from collections import defaultdict
 import pyarrow as pa
 
 from pipeline.process.notice import notice
+from pipeline.records.rows import completed
 from pipeline.steps.write_part import DamagedPartError, from_ipc, header_of
 from pipeline.storage.layout import PARTS, StagedPart, claim_name, parse_part
 from pipeline.storage.store import Store
@@ -68,7 +69,7 @@ def read_staged(store: Store, part: StagedPart) -> pa.Table | None:
         store.delete(part.name)
         store.delete(claim_name(part.shard))
         return None
-    return table
+    return completed(table)
 
 
 def delete_staged(store: Store, shard: str) -> None:

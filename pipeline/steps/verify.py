@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.filters import Filtering, filtering_of
 from pipeline.records.part import Status
-from pipeline.records.rows import ROW_SCHEMA, Row, of_this_version, rows_of
+from pipeline.records.rows import ROW_SCHEMA, Row, completed, rows_of
 from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, parse_run
 from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.marker import ShardStats
@@ -194,7 +194,7 @@ def _audit(
     rows: list[Row] | None = None
     if "parquet" in objects:
         try:
-            table = of_this_version(pq.read_table(io.BytesIO(objects["parquet"])))
+            table = completed(pq.read_table(io.BytesIO(objects["parquet"])))
         except (pa.ArrowException, OSError) as error:
             yield f"the Parquet file cannot be read: {type(error).__name__}"
         else:

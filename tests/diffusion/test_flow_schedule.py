@@ -37,7 +37,7 @@ def test_levels_equal_those_of_diffusers(settings: dict, num_steps: int) -> None
     mu = low + (high - low) / (many - few) * (1024 - few)
     dynamic = settings.get("use_dynamic_shifting", False)
     scheduler.set_timesteps(num_steps, **({"mu": mu} if dynamic else {}))
-    levels = FlowSchedule.from_config(config, 1024).levels(num_steps)
+    levels = FlowSchedule.from_config(config, (32, 32)).levels(num_steps)
     sigmas = np.array([level.sigma for level in levels[::-1]])
     timesteps = [level.timestep for level in levels[:0:-1]]
     np.testing.assert_allclose(sigmas[1:], scheduler.sigmas[1:].numpy(), rtol=1e-5, atol=1e-7)
@@ -48,7 +48,7 @@ def test_levels_equal_those_of_diffusers(settings: dict, num_steps: int) -> None
 
 def test_levels_start_clean_and_end_just_below_pure_noise() -> None:
     """Level 0 is the clean image; at ratio 1 tau is finite, and the network's timestep is s = 1."""
-    schedule = FlowSchedule.from_config({"shift": 3.0}, 64)
+    schedule = FlowSchedule.from_config({"shift": 3.0}, (8, 8))
     levels = schedule.levels(50)
     assert (levels[0].alpha, levels[0].sigma, levels[0].timestep) == (1.0, 0.0, 0.0)
     assert levels[-1].timestep == 1000.0
@@ -61,17 +61,17 @@ def test_levels_start_clean_and_end_just_below_pure_noise() -> None:
 
 def test_middle_of_the_schedule_is_shifted_like_the_grid() -> None:
     """Solved by hand: 3 * 0.5 / (1 + 2 * 0.5) = 0.75 with shift 3, and 0.5 without a shift."""
-    level = FlowSchedule.from_config({"shift": 3.0}, 64).level_at(0.5)
+    level = FlowSchedule.from_config({"shift": 3.0}, (8, 8)).level_at(0.5)
     assert (level.sigma, level.alpha, level.timestep) == (0.75, 0.25, 750.0)
-    assert FlowSchedule.from_config({}, 64).level_at(0.5).sigma == 0.5
-    assert 0.0 < FlowSchedule.from_config({}, 64).level_at(0.0).sigma < 0.01
+    assert FlowSchedule.from_config({}, (8, 8)).level_at(0.5).sigma == 0.5
+    assert 0.0 < FlowSchedule.from_config({}, (8, 8)).level_at(0.0).sigma < 0.01
 
 
 @pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas", "shift_terminal"])
 def test_unsupported_grid_option_is_an_error(name: str) -> None:
     """A scheduler option that is not implemented and would change the grid is named."""
     with pytest.raises(ValueError, match=f"{name}=0.1 in the scheduler's config"):
-        FlowSchedule.from_config({name: 0.1}, 64)
+        FlowSchedule.from_config({name: 0.1}, (8, 8))
 
 
 def test_more_steps_than_timesteps_are_an_error() -> None:

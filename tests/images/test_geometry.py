@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.config.buckets import Resize, Size, Sizes, resize_of
+from pipeline.config.buckets import Resize, Size, Sizes, resize_of, step_of
 from pipeline.config.config import Model
 from pipeline.images.geometry import Placement, place, placement_of
 
-# Side of the model's square, the multiple of its sides.
-MODELS = ((512, 8), (1024, 8), (1024, 16), (768, 8), (128, 8))
+# Side of the model's square, the step of its sides.
+MODELS = ((512, 64), (1024, 32), (1024, 16), (768, 64), (128, 16), (520, 8))
 NONE = (False, False, False, False)
 
 
@@ -28,53 +28,65 @@ def shapes(longer: int = 640) -> list[Size]:
     ]
 
 
-@pytest.mark.parametrize(("side", "multiple"), MODELS)
-def test_auto_cuts_or_pads_less_than_a_multiple(side: int, multiple: int) -> None:
+@pytest.mark.parametrize(("side", "step"), MODELS)
+def test_auto_cuts_or_pads_less_than_a_step(side: int, step: int) -> None:
     """64 shapes: both sides are multiples, the area is the square's, and little is lost."""
-    sizes = Sizes(side, multiple, buckets="auto")
+    sizes = Sizes(side, step, buckets="auto")
     found = [(source, sizes.of(source)) for source in shapes()]
     assert len(set(shapes())) == 64
     for source, size in found:
-        assert size[0] % multiple == size[1] % multiple == 0
-        assert abs(math.prod(size) / side**2 - 1) < 1.5 * multiple / min(size)
+        assert size[0] % step == size[1] % step == 0
+        assert 0.8 < math.prod(size) / side**2 <= 1.25
         cropped = place(source, size, "crop")
         assert cropped.target == (0, 0, *size)
         (across, down), (left, top, right, bottom) = cropped.scale, cropped.shown
-        assert (source[0] - (right - left)) * across < multiple
-        assert (source[1] - (bottom - top)) * down < multiple
+        assert (source[0] - (right - left)) * across < step
+        assert (source[1] - (bottom - top)) * down < step
         padded = place(source, size, "pad")
         assert padded.shown == (0, 0, *source)
         left, top, right, bottom = padded.target
-        assert size[0] - (right - left) < multiple
-        assert size[1] - (bottom - top) < multiple
-    if multiple * 50 < side:  # so fine that each has its own
+        assert size[0] - (right - left) < step
+        assert size[1] - (bottom - top) < step
+    if step == 8:  # so fine that each has its own
         assert len({size for _, size in found}) > 55
 
 
-@pytest.mark.parametrize(("side", "multiple"), MODELS)
-def test_auto_of_a_square_is_the_square(side: int, multiple: int) -> None:
+@pytest.mark.parametrize(("side", "step"), MODELS)
+def test_auto_of_a_square_is_the_square(side: int, step: int) -> None:
     """So a set of square images has the same bytes with auto and with square."""
     for length in (1, 7, 64, side, 4000):
         source = (length, length)
-        assert Sizes(side, multiple, buckets="auto").of(source) == (side, side)
+        assert Sizes(side, step, buckets="auto").of(source) == (side, side)
         assert resize_of("auto", "crop", source) == "crop"
-    assert Sizes(side, multiple).of((640, 480)) == (side, side)
+    assert Sizes(side, step).of((640, 480)) == (side, side)
 
 
 def test_auto_of_common_shapes() -> None:
-    """By hand: 512 / sqrt(4 / 3) = 443.4, of which 440 is the nearest multiple of 8, and so on."""
-    sizes = Sizes(512, 8, buckets="auto")
-    assert sizes.of((640, 480)) == (584, 440)
-    assert sizes.of((480, 640)) == (440, 584)
-    assert sizes.of((1920, 1080)) == (680, 384)
+    """By hand: 512 / sqrt(4 / 3) = 443.4, so 448 = 7 x 64, and 4 / 3 of it 597.3, so 576."""
+    sizes = Sizes(512, 64, buckets="auto")
+    assert sizes.of((640, 480)) == (576, 448)
+    assert sizes.of((480, 640)) == (448, 576)
+    assert sizes.of((640, 427)) == (640, 448)
+    assert sizes.of((1920, 1080)) == (704, 384)
     assert sizes.of((400, 100)) == (1024, 256)
-    assert Sizes(1024, 16, buckets="auto").of((3000, 2000)) == (1248, 832)
+    assert Sizes(1024, 32, buckets="auto").of((3000, 2000)) == (1248, 832)
+
+
+def test_the_step_is_what_the_network_halves() -> None:
+    """Of SD 1.5, SDXL, SD 3 and the bundled model; it always divides the square's side."""
+    assert step_of(512, 8, halvings=3) == 64
+    assert step_of(768, 8, halvings=3) == 64
+    assert step_of(1024, 8, halvings=2) == 32
+    assert step_of(1024, 16, halvings=0) == 16
+    assert step_of(128, 8, halvings=2) == 16  # with 32 a side has only four
+    assert step_of(520, 8, halvings=3) == 8
+    assert step_of(8, 8, halvings=3) == 8
 
 
 @pytest.mark.parametrize("source", [(2000, 100), (100, 2000), (2000, 1), (401, 100)])
 def test_auto_pads_extreme_shapes(source: Size) -> None:
     """1:20 lies in the size of 1:4, whole and in its own shape; stretch stretches."""
-    size = Sizes(512, 8, buckets="auto").of(source)
+    size = Sizes(512, 64, buckets="auto").of(source)
     assert sorted(size) == [256, 1024]
     assert (size[0] > size[1]) == (source[0] > source[1])
     placement = placement_of(Model(buckets="auto"), source, size)

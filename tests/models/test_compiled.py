@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,24 @@ def test_a_folder_that_others_could_write_to_is_refused(
     monkeypatch.setattr("os.geteuid", lambda: 12345)  # as if another user had made it
     with pytest.raises(PermissionError, match=r"torchinductor_.* belongs to user \d+"):
         private_folder(None)
+
+
+def test_every_listed_size_is_compiled_at_the_start(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a whole micro-batch each, height first; the limit of shapes grows with the list."""
+    shapes: list[tuple[int, ...]] = []
+
+    def recorded(denoiser: object, text: object, level: object, shape: Any, device: str) -> None:
+        shapes.append(shape)
+
+    monkeypatch.setattr("pipeline.models.loading.warm_up", recorded)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
+    sizes = [(32, 32), (64, 16)]
+    model = Model(path=str(tiny_model_folder), compile="default", buckets=sizes)
+    load_model(model, "cpu", Stage(micro_batch=3))
+    assert shapes == [(3, 4, 8, 8), (3, 4, 4, 16)]
+    assert torch._dynamo.config.recompile_limit == 2 * 64
 
 
 def test_denoiser_returns_a_copy_of_the_output(tiny_model: LatentDiffusion) -> None:

@@ -84,6 +84,16 @@ def test_the_name_that_the_configs_keep_counts(tmp_path: Path) -> None:
     assert found.reason == "it is called stabilityai/sdxl-turbo"
 
 
+def test_a_listed_size_far_from_the_models_own_is_named(tiny_model_folder: Path) -> None:
+    """By its area: 128 x 64 is as many pixels as a square of 90."""
+    config = config_of(tiny_model_folder)
+    listed = config.model.model_copy(update={"buckets": [(48, 24), (128, 64)]})
+    info = probe_model(config.model)
+    (line,) = suitability_warnings(info, config.model_copy(update={"model": listed}))
+    assert "model.buckets: [128, 64]: the model was made for 32 pixels" in line
+    assert line.endswith("repeats objects at 91")
+
+
 @pytest.mark.parametrize(("size", "words"), [(64, "repeats objects"), (16, "loses detail")])
 def test_a_size_far_from_the_models_own_is_warned_of(
     tiny_model_folder: Path, size: int, words: str

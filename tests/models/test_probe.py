@@ -34,7 +34,9 @@ def test_model_is_described(folder: Path) -> None:
     assert (info.native_size, info.latent_scale, info.latent_channels) == (32, 4, 4)
     assert info.size_for(Model()) == 32
     assert info.size_for(Model(size=64)) == 64
-    assert (info.multiple, info.sizes_for(Model(buckets="auto")).of((64, 48))) == (4, (36, 28))
+    assert (info.multiple, info.halvings) == (4, 1)
+    assert info.sizes_for(Model(buckets="auto")).of((64, 48)) == (36, 28)
+    assert info.sizes_for(Model(buckets="auto", size=64)).of((64, 48)) == (72, 56)
 
 
 @pytest.mark.parametrize(

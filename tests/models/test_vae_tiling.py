@@ -38,6 +38,15 @@ def test_only_images_above_the_limit_are_tiled(
     assert max(sides) == (32 if tiled else 64)
 
 
+def test_of_listed_sizes_the_largest_area_counts(tiny_model_folder: Path) -> None:
+    """64 x 36 is as many pixels as a square of 48."""
+    for above, tiled in ((48, False), (47, True)):
+        settings = Model(
+            path=str(tiny_model_folder), buckets=[(32, 32), (64, 36)], vae_tiling_above=above
+        )
+        assert load_model(settings, "cpu", Stage()).image_coder.vae.use_tiling == tiled
+
+
 def test_tiled_reconstruction_is_close_to_the_untiled_one() -> None:
     """Scenes of twice the bundled VAE's size have less than twice the untiled squared error.
 

@@ -80,8 +80,12 @@ def test_square_outputs_have_no_buckets_in_their_fingerprint() -> None:
     """An output from before there were buckets can be resumed, and is square."""
     tree: dict = {"input": {"shards": "a"}, "output": {"path": "b"}}
     assert "buckets" not in fingerprint_inputs(parse_config(tree), "r", "cpu")["model"]
+    square = fingerprint_inputs(parse_config(tree), "r", "cpu")
     tree["model"] = {"buckets": "auto"}
-    assert fingerprint_inputs(parse_config(tree), "r", "cpu")["model"]["buckets"] == "auto"
+    auto = fingerprint_inputs(parse_config(tree), "r", "cpu")
+    assert auto["model"]["buckets"] == "auto"
+    line = "model.buckets: the output has 'square', this run asks for 'auto'"
+    assert differences(square, auto) == [line]
 
 
 def test_other_weights_change_the_fingerprint() -> None:

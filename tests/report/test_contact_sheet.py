@@ -17,16 +17,16 @@ from tests.samples import encode, write_shard
 HEADER = 24
 
 
-def run(folder: Path, model: Path, edit_text: str) -> Plan:
-    """Runs one edit of a blue image."""
-    blue = np.full((32, 32, 3), (20, 40, 200), np.uint8)
+def run(folder: Path, model: Path, edit_text: str, height: int = 32) -> Plan:
+    """Runs one edit of a blue image in its own shape."""
+    blue = np.full((height, 32, 3), (20, 40, 200), np.uint8)
     one = {"__key__": "a", "png": encode(blue), "txt": "a dog", "edit.txt": edit_text}
     write_shard(folder / "in/0.tar", [one])
     config = parse_config(
         {
             "input": {"shards": f"{folder}/in/*.tar"},
             "output": {"path": f"{folder}/out", "format": "png", "difference_map": True},
-            "model": {"path": str(model)},
+            "model": {"path": str(model), "buckets": "auto"},
             "method": {"steps": 2, "mask": {"num_noises": 1}},
         }
     )
@@ -51,6 +51,18 @@ def test_sheet_shows_before_mask_and_after(tmp_path: Path, tiny_model_folder: Pa
     assert (mask[..., 0] == mask[..., 1]).all()
     assert mask.max() > 200
     assert (tile(sheet, 3) != tile(sheet, 0)).any()
+
+
+def test_tiles_keep_the_shape_of_their_images(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Of a high image each tile shows a high one in its middle, and paper on both sides."""
+    data = contact_sheet(run(tmp_path, tiny_model_folder, "a red cat", height=64))
+    assert data is not None
+    sheet = Image.open(io.BytesIO(data))
+    for number in range(4):
+        inside = tile(sheet, number)
+        assert (inside[:, :20] == inside[:, -20:]).all()
+        assert inside[5, 5].tolist() == [250, 250, 248]
+    assert tile(sheet, 0)[:, 40:-40].reshape(-1, 3).min(0).tolist() == [20, 40, 200]
 
 
 def test_run_without_edits_has_no_sheet(tmp_path: Path, tiny_model_folder: Path) -> None:

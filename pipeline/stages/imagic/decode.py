@@ -45,11 +45,11 @@ class ImagicDecodeStage:
     @torch.inference_mode()
     def __call__(self, part: Part) -> Part:
         part.device = self.model.device_kind
-        groups: dict[bool, list[Pair]] = defaultdict(list)
+        groups: dict[tuple[bool, tuple[int, int]], list[Pair]] = defaultdict(list)
         for sample in part.samples:
             for edit in sample.pending:
                 is_guided = method_for(self.method, sample).guidance_scale > 1.0
-                groups[is_guided].append((sample, edit))
+                groups[is_guided, sample.grid].append((sample, edit))
         for _, pairs in sorted(groups.items(), key=lambda item: item[0]):
             self._decode(part.shard, pairs)
         for sample in part.samples:

@@ -9,6 +9,7 @@ the actor, so the candidates are generated here, before the network is restored.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
@@ -66,11 +67,19 @@ class ImagicFitStage:
             for pair in pairs:
                 self._fit_fully(part.shard, pair)
         else:
+            groups: dict[tuple[int, int], list[Pair]] = defaultdict(list)
+            for pair in pairs:
+                groups[pair[0].grid].append(pair)
             fit = partial(self._fit_factors, self.sites, part.shard)
-            self.model.micro_batch.map(
-                lambda rows: fit(pairs[rows]), len(pairs), weight=self.settings.draws
-            )
+            for _, group in sorted(groups.items(), key=lambda item: item[0]):
+                self._fit_group(fit, group)
         return part
+
+    def _fit_group(self, fit: Callable[[list[Pair]], None], pairs: list[Pair]) -> None:
+        """Fits edits of one grid in micro-batches."""
+        self.model.micro_batch.map(
+            lambda rows: fit(pairs[rows]), len(pairs), weight=self.settings.draws
+        )
 
     def _texts_differ(self, sample: Sample, edit: Edit) -> bool:
         """Whether the two texts have different tokens; if not, ends the edit as unchanged."""
@@ -145,6 +154,7 @@ class ImagicFitStage:
         clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs])
         clean_rows = clean.to(device).repeat_interleave(settings.draws, dim=0)
         rows = torch.arange(len(pairs), device=device).repeat_interleave(settings.draws)
+        schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
         shape = (settings.draws, *clean.shape[1:])
         draws = [
             draw_fit(self._seed(shard, pair, phase), shape, settings.noise_range) for pair in pairs
@@ -157,7 +167,7 @@ class ImagicFitStage:
                 self.model.unbatched,
                 clean_rows,
                 torch.cat([noise for _, noise in drawn]).to(device),
-                RowLevels.of([self.model.schedule.level_at(share) for share in shares], device),
+                RowLevels.of([schedule.level_at(share) for share in shares], device),
                 condition[rows],
                 self.model.info.prediction_type,
             )

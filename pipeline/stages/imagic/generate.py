@@ -43,7 +43,7 @@ class ImagicGenerator:
             denoiser: the fitted network. It is called with N * S rows, or twice as many with
                 guidance; row i belongs to edit i modulo N.
             shard: of all pairs.
-            pairs: N edits, all with guidance or all without.
+            pairs: N edits of one grid, all with guidance or all without.
             optimized: (N, L, D), their fitted embeddings.
 
         Returns:
@@ -68,7 +68,7 @@ class ImagicGenerator:
         latents = SOLVERS[self.method.solver](
             denoise,
             noise,
-            self.model.schedule.levels(self.method.steps)[::-1],
+            self.model.schedule.for_grid(*clean.shape[-2:]).levels(self.method.steps)[::-1],
             _background_keeper(clean, edit_mask, noise),
         )
         evals_per_call = 2 if max(scales) > 1.0 else 1

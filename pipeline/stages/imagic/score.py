@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
         Args:
             shard: of all pairs.
-            pairs: N edits.
+            pairs: N edits of one grid.
             candidates: (N, S, C, h, w) float32, clean latents.
 
         Returns:
@@ -77,7 +77,8 @@ class TextAgreement:
         device, seed = self.model.device, seed_for(self.run_seed, sample)
         seed = noise_seed(seed, shard, sample.key, "imagic score", edit.index)
         shares, noise = next(draw_fit(seed, (self.draws, *candidates.shape[1:]), self.NOISE_RANGE))
-        levels = [self.model.schedule.level_at(share) for share in shares] * len(candidates)
+        schedule = self.model.schedule.for_grid(*candidates.shape[-2:])
+        levels = [schedule.level_at(share) for share in shares] * len(candidates)
         clean = candidates.to(device).repeat_interleave(self.draws, dim=0)
         noise = noise.to(device).repeat(len(candidates), 1, 1, 1)
 

@@ -12,11 +12,12 @@ from typing import Any
 from pipeline.config.config import Config
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
-from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
+from pipeline.mix.marker import VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
 from pipeline.plan.fingerprint import without_implied
 from pipeline.plan.run_folder import read_config
 from pipeline.storage.layout import marked_shard
+from pipeline.storage.one_plan import check_same_plan
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
@@ -174,21 +175,11 @@ def _published(plan: MixPlan, listed: Sequence[InputShard]) -> list[InputShard]:
 
 def _check_same_mix(plan: MixPlan) -> None:
     """Checks that the output is empty or holds this same mix: one output holds one mix."""
-    names = plan.output.list()
-    if PLAN_FILE not in names:
-        if names:
-            raise MixError(
-                f"output.path={plan.output.url!r} holds something other than a mix, e.g. "
-                f"{next(iter(names))}; choose another folder"
-            )
-        return
-    saved = asdict(read_plan(plan.output))
-    if saved != (wanted := plan.identity()):
-        changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
-        what = ", ".join(changed) or "the edited outputs have changed, or other ones are named"
-        if saved["version"] != VERSION:
-            what = "written by another version, which chose and labeled in another way"
-        raise MixError(
-            f"output.path={plan.output.url!r} holds another mix ({what}); restore this setting, or "
-            "choose another folder"
-        )
+    check_same_plan(
+        plan.output,
+        "mix",
+        read=lambda: asdict(read_plan(plan.output)),
+        wanted=plan.identity(),
+        otherwise="the edited outputs have changed, or other ones are named",
+        error=MixError,
+    )

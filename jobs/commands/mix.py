@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -165,3 +166,4 @@ def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
     for shard, problem in manifest["problems"].items():
         show(f"warning: shard {shard}: {problem}", to=sys.stderr)
     show(f"{plan.output.url}/{MANIFEST}")
+    show(f"next: overpaint verify {shlex.quote(plan.output.url)}")

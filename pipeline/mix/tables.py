@@ -113,7 +113,7 @@ def _feature(kind: pa.DataType) -> Any:
 
 
 def _objects(boxes: dict[str, Any]) -> list[dict[str, Any]]:
-    names = {one.get("id"): one.get("name") for one in boxes["categories"]}
+    names = {one["id"]: one["name"] for one in boxes["categories"]}
     return [
         {
             "bbox": [float(side) for side in box["bbox"]],

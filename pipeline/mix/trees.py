@@ -1,6 +1,6 @@
 """Files as trainers read them from folders: imagefolder, COCO and YOLO.
 
-    imagefolder    train/CLASS/SHARD/KEY.jpg, without a class train/SHARD/KEY.jpg
+    imagefolder    train/CLASS/SHARD/KEY.jpg, without a class train/SHARD%2FKEY.jpg
                    train/metadata.jsonl
     coco           train/SHARD/KEY.jpg
                    annotations/instances_train.json, annotations/captions_train.json
@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -67,6 +68,8 @@ def tree_objects(
         label = sample.label(label_member)
         folder = _folder(form, split, shard, label)
         name = f"{folder}/{sample.key}.{sample.suffix}"
+        if form == "imagefolder" and label is None:  # else its folder would be taken for a class
+            name = f"{split}/{quote(f'{shard}/{sample.key}', safe='')}.{sample.suffix}"
         files[name] = sample.image
         if form == "yolo":
             files[f"labels/{folder.removeprefix('images/')}/{sample.key}.txt"] = _yolo(sample)
@@ -163,8 +166,8 @@ def _category_names(pages: Mapping[str, Iterable[Page]]) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in (entry for split in pages.values() for page in split for entry in page.entries):
         for one in (entry["boxes"] or {}).get("categories", []):
-            number, name = one.get("id"), str(one.get("name"))
-            if isinstance(number, int) and names.setdefault(number, name) != name:
+            number, name = one["id"], one["name"]
+            if names.setdefault(number, name) != name:
                 raise MixError(
                     f"{entry['file_name']}: the category {number} is {name!r} here and "
                     f"{names[number]!r} in another image; mix sources with the same categories"

@@ -23,6 +23,7 @@ from pipeline.images.geometry import place as placed
 from pipeline.steps.texts import SampleError, parse_json, whole_word
 
 DIGITS = 3  # of a pixel
+MAX_ID = 2**31  # of a category
 MAX_PIXELS = 1e9  # of a coordinate; also false for NaN and infinite numbers
 Annotation = dict[str, Any]
 
@@ -131,10 +132,13 @@ def boxes_of(data: bytes, size: tuple[int, int]) -> dict[str, Any]:
     tree, _ = parse_json(data)
     annotations = tree.get("annotations")
     if not isinstance(annotations, list) or not all(map(_is_box, annotations)):
-        raise SampleError("BadBoxes", "annotations must list boxes: each a bbox of four numbers")
+        raise SampleError(
+            "BadBoxes",
+            "annotations must list boxes: each a bbox of four numbers, and a number as category_id",
+        )
     categories = tree.setdefault("categories", [])
-    if not isinstance(categories, list) or not all(isinstance(one, dict) for one in categories):
-        raise SampleError("BadBoxes", "categories must be a list of objects")
+    if not isinstance(categories, list) or not all(map(_is_category, categories)):
+        raise SampleError("BadBoxes", "categories must list objects with id, a number, and name")
     said = (tree.get("width"), tree.get("height"))
     if said not in ((None, None), size):
         scaled = Place(placed(_sizes(said, size), size, "stretch"), "model")
@@ -157,8 +161,23 @@ def _sizes(said: tuple[Any, Any], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _is_box(annotation: Any) -> bool:
-    box = annotation.get("bbox") if isinstance(annotation, dict) else None
-    return isinstance(box, list) and len(box) == 4 and _is_numbers(box) and min(box[2:]) >= 0
+    if not isinstance(annotation, dict):
+        return False
+    box, number = annotation.get("bbox"), annotation.get("category_id")
+    is_place = isinstance(box, list) and len(box) == 4 and _is_numbers(box) and min(box[2:]) >= 0
+    return is_place and (number is None or _is_id(number))
+
+
+def _is_category(category: Any) -> bool:
+    return (
+        isinstance(category, dict)
+        and _is_id(category.get("id"))
+        and isinstance(category.get("name"), str)
+    )
+
+
+def _is_id(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and abs(number) < MAX_ID
 
 
 def _move(tree: dict[str, Any], place: Place, inside: np.ndarray, found: Followed) -> None:
@@ -233,9 +252,7 @@ def _judge(tree: dict[str, Any], texts: Texts, labels: Labels, found: Followed) 
     kept, dropped, relabeled = [], 0, 0
     for box in tree["annotations"]:
         covered = box["covered"] >= max(labels.min_cover, 1e-9)
-        number = box.get("category_id")
-        known = not isinstance(number, int) or number in gone
-        is_other = labels.on_overlap == "relabel" and bool(gone) and not known
+        is_other = labels.on_overlap == "relabel" and gone and box.get("category_id") not in gone
         if not covered or is_other:
             kept.append(box)
         elif labels.on_overlap == "drop" or new is None:

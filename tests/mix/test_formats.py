@@ -156,6 +156,20 @@ def test_imagefolder_is_read_by_datasets(
     assert classes == {"5", "dog", "cat"}
 
 
+def test_images_without_a_class_stand_in_no_class_folder(tmp_path: Path) -> None:
+    """A trainer would take the folder for a class; keys and shards with slashes stay apart."""
+    write_shard(tmp_path / "in/a/0.tar", [raw_sample("b", cls="5"), raw_sample("c/d", seed=1)])
+    write_shard(tmp_path / "in/e/0.tar", [raw_sample("c/d", seed=2)])
+    run(make_config(f"{tmp_path}/in"), Store(str(tmp_path / "out")))
+    mixed(tmp_path, "imagefolder", input={"shards": f"{tmp_path}/in", "key_split": "suffix"})
+    root = tmp_path / "imagefolder/train"
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {"5"}
+    lines = (root / "metadata.jsonl").read_text().splitlines()
+    names = {json.loads(line)["file_name"] for line in lines}
+    assert len(names) == 6
+    assert all((root / name).is_file() for name in names)
+
+
 def test_coco_is_read_by_pycocotools(boxed: Path) -> None:
     """Boxes of originals in their pixels, of edits in those of the edit; captions of all."""
     from pycocotools import coco, cocoeval

@@ -227,7 +227,12 @@ def test_a_covered_box_keeps_loses_or_changes_its_class(
         (boxes_json([0, 0, float("inf"), 1]), "annotations must list boxes"),
         (boxes_json([0, 0, 10**400, 1]), "annotations must list boxes"),
         (boxes_json([0, 0, -1, 1]), "annotations must list boxes"),
-        (boxes_json([0, 0, 1, 1], categories=[1]), "categories must be a list of objects"),
+        (boxes_json([0, 0, 1, 1], categories=[1]), "categories must list objects with id"),
+        (boxes_json([0, 0, 1, 1], categories=[{"id": [], "name": "a"}]), "categories must list"),
+        (boxes_json([0, 0, 1, 1], categories=[{"id": 1, "name": None}]), "categories must list"),
+        (boxes_json(annotations=[{"bbox": [0, 0, 1, 1], "category_id": "1"}]), "annotations must"),
+        (boxes_json(annotations=[None]), "annotations must list boxes"),
+        (boxes_json(annotations={}), "annotations must list boxes"),
         (
             boxes_json([0, 0, 1, 1], size=(10, 20)),
             "they are of an image of 10 x 20 pixels, and the image, as seen, has 20 x 10",

@@ -147,15 +147,10 @@ def _add_outputs(commands: Any) -> None:
     _add_storage_option(report)
     report.set_defaults(command="report")
 
-    mix = commands.add_parser("mix", help="write originals and edits as training shards, by split")
-    mix.add_argument("output", help="folder or url for the training shards")
-    mix.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. ratio=0.5")
-    mix.add_argument(
-        "--edited", action="append", required=True, metavar="RUN", help="output of edit; repeatable"
-    )
-    mix.add_argument("--config", help="a YAML file with these keys")
-    mix.add_argument("--dry-run", action="store_true", help="count, write nothing")
-    mix.set_defaults(command="mix")
+    mix = commands.add_parser("mix", help="write originals and edits as a training set, by split")
+    _add_mix(mix, "mix", "ratio=0.5, format=coco")
+    pairs = commands.add_parser("pairs", help="write pairs of before and after to train an editor")
+    _add_mix(pairs, "pairs", "'splits={train: 0.9, test: 0.1}'")
 
     refilter = commands.add_parser(
         "refilter", help="apply other filters to an output, without recomputing images"
@@ -222,6 +217,17 @@ def _add_measures(commands: Any) -> None:
     )
     bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
     bench.set_defaults(command="benchmark")
+
+
+def _add_mix(parser: argparse.ArgumentParser, command: str, example: str) -> None:
+    parser.add_argument("output", help="folder or url for the training set")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"e.g. {example}")
+    parser.add_argument(
+        "--edited", action="append", required=True, metavar="RUN", help="output of edit; repeatable"
+    )
+    parser.add_argument("--config", help="a YAML file with these keys")
+    parser.add_argument("--dry-run", action="store_true", help="count, write nothing")
+    parser.set_defaults(command=command)
 
 
 def _add_config(parser: argparse.ArgumentParser, example: str) -> None:

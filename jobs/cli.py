@@ -131,6 +131,19 @@ def _mix(options: argparse.Namespace) -> int:
     )
 
 
+def _pairs(options: argparse.Namespace) -> int:
+    from jobs.commands.mix import mix_outputs
+
+    return mix_outputs(
+        options.output,
+        options.edited,
+        options.config,
+        options.overrides,
+        dry_run=options.dry_run,
+        pairs=True,
+    )
+
+
 def _pack(options: argparse.Namespace) -> int:
     from jobs.commands.pack import pack_sources
 
@@ -198,6 +211,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "refilter": _refilter,
     "mix": _mix,
+    "pairs": _pairs,
     "pack": _pack,
     "evaluate": _evaluate,
     "benchmark": _benchmark,

@@ -272,7 +272,7 @@ def test_library_use_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_demo_shards("in", 1, 2)
     Image.fromarray(paint(sample_scene(5, "heldout", 0))).save("before.jpg")
     blocks = python_blocks("pipeline/README.md")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         names: dict = {}
         exec(block, names)

@@ -37,8 +37,11 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.execution": {
         *("records", "config", "storage", "steps", "stages", "plan", "republish"),
     },
+    "pipeline.editor": {
+        *("records", "config", "images", "steps", "plan", "execution", "torch"),
+    },
     "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
-    "pipeline.mix": {"records", "config", "storage", "steps", "plan", "republish"},
+    "pipeline.mix": {"records", "config", "storage", "images", "steps", "plan", "republish"},
     "pipeline.pack": {"records", "config", "storage", "steps"},
     "pipeline.demo": {
         *("records", "config", "diffusion", "models", "stages", "scores"),

@@ -1,7 +1,8 @@
-"""``overpaint mix``: writes originals and their edits as training shards."""
+"""``overpaint mix`` and ``overpaint pairs``: write originals and edits as a training set."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -20,16 +21,23 @@ from pipeline.storage.store import Store
 
 
 def mix_outputs(
-    output: str, edited: list[str], config: str | None, overrides: list[str], *, dry_run: bool
+    output: str,
+    edited: list[str],
+    config: str | None,
+    overrides: list[str],
+    *,
+    dry_run: bool,
+    pairs: bool = False,
 ) -> int:
     """Mixes the originals of one or several edited outputs with their edits.
 
     Args:
-        output: folder or url of the training shards.
+        output: folder or url of the training set.
         edited: outputs of ``overpaint edit``.
         config: a YAML file with the settings of ``pipeline/config/mix.py``; None: the defaults.
         overrides: "key=value", e.g. "ratio=0.5".
         dry_run: count, and write nothing.
+        pairs: write pairs of before and after, in every split.
 
     Returns:
         The exit code: 1 if a storage error or a changed input interrupted the mix.
@@ -38,7 +46,7 @@ def mix_outputs(
         ConfigError: the settings, the originals and the outputs do not match.
     """
     try:
-        mix, hint = _settings(output, edited, config, overrides)
+        mix, hint = _settings(output, edited, config, overrides, pairs=pairs)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error) or type(error).__name__) from error
     try:
@@ -62,7 +70,7 @@ def mix_outputs(
 
 
 def _settings(
-    output: str, edited: list[str], config: str | None, overrides: list[str]
+    output: str, edited: list[str], config: str | None, overrides: list[str], *, pairs: bool
 ) -> tuple[Mix, str]:
     """The settings; those of ``input`` default to the ones of the first output's run.
 
@@ -73,6 +81,8 @@ def _settings(
         apply_override(given, override)
     for section, place in (("output", {"path": output}), ("edited", {"paths": edited})):
         given[section] = {**given.get(section, {}), **place}
+    if pairs:
+        given = _as_pairs(given)
     first = Store(edited[0], given["edited"].get("storage_options"))
     first.check_reachable()
     try:
@@ -85,6 +95,17 @@ def _settings(
     given["input"] = {**saved, **own}
     hint = "" if "shards" in own else _relative_hint(saved["shards"], edited[0])
     return parse_settings(given, Mix), hint
+
+
+def _as_pairs(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of pairs; all splits have edits, unless ``edits_in`` says otherwise."""
+    if given.get("format", "pairs") != "pairs":
+        raise ConfigError(
+            f"format={given['format']!r}: overpaint pairs writes pairs; overpaint mix the others"
+        )
+    splits = given.get("splits")
+    every = {"edits_in": list(splits)} if isinstance(splits, dict) else {}
+    return {**every, **given, "format": "pairs"}
 
 
 def _relative_hint(shards: str | list[str], run: str) -> str:
@@ -123,10 +144,10 @@ def _print_plan(plan: MixPlan) -> None:
         rows.append(row)
     show_table(("split", "originals", "edits", "wanted", "available"), rows)
     for name in plan.mix.edited_splits:
-        wanted, taken = plan.wanted(name), plan.total("take", name)
-        if taken < wanted:
+        wanted, taken, ratio = plan.wanted(name), plan.total("take", name), plan.mix.ratio
+        if taken < wanted and ratio is not None:
             show(
-                f"warning: {name}: ratio={plan.mix.ratio:g} asks for {wanted} edits, but only "
+                f"warning: {name}: ratio={ratio:g} asks for {wanted} edits, but only "
                 f"{taken} are available; give each a weight of {plan.weight(name):g} in training "
                 "to compensate"
             )
@@ -145,3 +166,4 @@ def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
     for shard, problem in manifest["problems"].items():
         show(f"warning: shard {shard}: {problem}", to=sys.stderr)
     show(f"{plan.output.url}/{MANIFEST}")
+    show(f"next: overpaint verify {shlex.quote(plan.output.url)}")

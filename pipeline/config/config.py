@@ -15,6 +15,7 @@ from pipeline.config.filters import (
     filtering_of,
 )
 from pipeline.config.input import Input
+from pipeline.config.labels import Labels
 from pipeline.config.lora import Lora
 from pipeline.config.method import Method
 from pipeline.config.run import Planning, Report, Run
@@ -169,6 +170,7 @@ class Config(Section):
     output: Output
     model: Model = Model()
     method: Method = Method()
+    labels: Labels = Labels.model_validate({})
     stages: Stages = Stages()
     run: Run = Run()
     plan: Planning = Planning()

@@ -52,6 +52,16 @@ class Input(Section):
         description="Suffix of a sample's own edit mask (white = edit), which replaces the "
         "inferred mask.",
     )
+    boxes: str = Field(
+        "boxes.json",
+        description="Suffix of the file with the boxes of a sample, as `overpaint pack` writes it. "
+        "They are written in pixels of the edited image; see `labels`.",
+    )
+    class_masks: list[str] = Field(
+        ["seg.png"],
+        description="Suffixes of masks whose values are classes or instances. They are resized "
+        "like the image, without blending values; 0 in the padding.",
+    )
     pass_through: list[str] = Field(
         list(PASSED),
         description="Last suffixes of a sample's other files that go into the output beside each "

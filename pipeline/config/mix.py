@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,8 +40,19 @@ class Mix(Section):
     input: Input  # the originals; keys not given are those of the run that made the first output
     edited: Edited
     output: MixOutput
-    ratio: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="Edits for each original of a split."
+    format: Literal["webdataset", "imagefolder", "coco", "yolo", "parquet", "pairs"] = Field(
+        "webdataset",
+        description="What is written. `webdataset`: tars. `imagefolder`: a folder for each class, "
+        "and `metadata.jsonl`. `coco`: images, `annotations/instances_*.json` of those with boxes, "
+        "`annotations/captions_*.json`. `yolo`: `images`, `labels`, `data.yaml`; images without "
+        "boxes are left out. `parquet`: rows with the images in them. `pairs`: what `overpaint "
+        "pairs` writes.",
+    )
+    ratio: float | None = Field(
+        1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Edits for each original of a split; null takes all, as pairs always do.",
     )
     splits: dict[str, float] = Field(
         {"train": 1.0},
@@ -82,6 +93,13 @@ class Mix(Section):
                 f"edits_in={self.edits_in}: {unknown[0]!r} is no split; there are "
                 f"{', '.join(self.splits)}{did_you_mean(unknown[0], self.splits)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_take_all_edits(self) -> Mix:
+        is_given = "ratio" in self.model_fields_set and self.ratio is not None
+        if self.format == "pairs" and is_given:
+            raise ValueError(f"ratio={self.ratio:g}: pairs have no originals; leave it out")
         return self
 
     @property

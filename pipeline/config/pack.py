@@ -55,6 +55,11 @@ class Pack(Section):
         description="Caption of an image that has a class but no caption; `{class}` is its name "
         "with spaces for `_`, or the names of all its boxes, joined by `and`.",
     )
+    class_masks: bool = Field(
+        False,
+        description="Also write `key.seg.png`, a mask of the categories that COCO's polygons and "
+        "run lengths draw. It follows the image through an edit.",
+    )
     suffixes: list[str] = Field(
         ["jpg", "jpeg", "png", "webp"],
         min_length=1,

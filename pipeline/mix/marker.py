@@ -1,19 +1,18 @@
-"""What a mix says of itself: its plan, the marker of each shard, and whether the tars are those."""
+"""What a mix says of itself: its plan, the marker of each shard, the manifest."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.records.run_files import Count, parse_record
-from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
 
 PLAN_FILE = "_mix/plan.json"
 MARKERS = "_mix/shards/"
 MANIFEST = "manifest.json"
+CARD = "README.md"
 VERSION = 2  # of a mix; it changes when the same plan would give other bytes
 OF_PLAN = "restore it, or choose another folder for the mix"
 OF_MARKER = "remove it, and run the same mix again, which writes the shard anew"
@@ -26,9 +25,12 @@ class MixedSplit:
 
     original: Count = 0
     edited: Count = 0
-    tar: str | None = None  # None: nothing of the shard is in this split
+    # The object that holds its samples, or the page that lists its files (``trees.py``); None:
+    # nothing of the shard is in this split.
+    tar: str | None = None
     bytes: Count = 0
     sha256: str | None = None
+    bytes_listed: Count = 0  # of the files on the page
 
 
 @dataclass
@@ -43,11 +45,15 @@ class MixedShard:
     num_rows: Count = 0
     class_of_source: Count = 0  # edits that keep their source's class
     problem: str | None = None  # why the input shard could not be read to its end
+    suffixes: dict[str, Count] = field(default_factory=dict)  # of images, with their number
 
     def tree(self) -> dict[str, Any]:
         """JSON-able, as it is written."""
         splits = {name: _without_tar(split) for name, split in self.splits.items()}
-        return asdict(self) | {"splits": splits}
+        tree = asdict(self) | {"splits": splits}
+        if not self.suffixes:
+            del tree["suffixes"]
+        return tree
 
 
 @dataclass(frozen=True)
@@ -108,28 +114,8 @@ def wrong_counts(mixed: MixedShard) -> Iterator[str]:
         yield f"the marker counts {edits} edits by split and reason, {mixed.num_rows} in all"
 
 
-def wrong_tars(output: Store, mixed: MixedShard) -> Iterator[str]:
-    """A line for each tar of a shard that is not what its marker says. Reads all of them."""
-    for split in mixed.splits.values():
-        if split.tar is not None:
-            _, problem = read_tar(output, split)
-            yield from [problem] if problem else []
-
-
-def read_tar(output: Store, split: MixedSplit) -> tuple[bytes, str | None]:
-    """A tar of the mix, empty if it cannot be read, and how it differs from its marker, if so."""
-    name = split.tar or ""
-    try:
-        data = output.get(name)
-    except (FileNotFoundError, StorageError, ValueError) as error:
-        return b"", f"{name} cannot be read: {type(error).__name__}"
-    if len(data) != split.bytes:
-        return data, f"{name} has {len(data)} bytes, the marker says {split.bytes}"
-    if hashlib.sha256(data).hexdigest() != split.sha256:
-        return data, f"{name} does not have the sha256 in the marker"
-    return data, None
-
-
 def _without_tar(split: MixedSplit) -> dict[str, Any]:
     tree = asdict(split)
+    if not split.bytes_listed:
+        del tree["bytes_listed"]
     return tree if split.tar is not None else {name: tree[name] for name in ("original", "edited")}

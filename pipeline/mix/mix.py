@@ -1,4 +1,4 @@
-"""Runs a mix: writes it shard by shard, then the manifest."""
+"""Runs a mix: writes it shard by shard, then the files of the whole mix and the manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.mix import Mix
-from pipeline.mix.marker import MANIFEST, MixedShard
+from pipeline.mix.card import card
+from pipeline.mix.formats import totals_of
+from pipeline.mix.marker import CARD, MANIFEST, MixedShard
 from pipeline.mix.plan import MixPlan
 from pipeline.mix.write import mix_shard, record_plan
 from pipeline.records.run_files import to_json
@@ -31,7 +33,7 @@ def run_mix(
             line for each object that was damaged or missing.
 
     Returns:
-        The manifest, as written.
+        The manifest, as written. The data set card is written once: it is its owner's to change.
 
     Raises:
         MixError: the input or an output has changed since the plan was made.
@@ -46,7 +48,10 @@ def run_mix(
         manifest.add(mixed)
         if on_shard is not None:
             on_shard(mixed, mended)
+    for name, data in totals_of(plan.mix.format, plan.output, manifest.tars):
+        plan.output.put(name, data)
     tree = manifest.tree()
+    plan.output.put_if_absent(CARD, card(plan, tree, manifest.suffixes))
     plan.output.put(MANIFEST, to_json(tree))
     return tree
 
@@ -60,18 +65,21 @@ class _Manifest:
         self.tars: dict[str, list[str]] = {name: [] for name in plan.mix.splits}
         self.images, self.edits = Counter[str](), Counter[str]()
         self.images_left_out, self.edits_left_out = Counter[str](), Counter[str]()
+        self.suffixes = Counter[str]()
         self.class_of_source = 0
         self.problems: dict[str, str] = {}
 
     def add(self, mixed: MixedShard) -> None:
         for name, item in mixed.splits.items():
-            self.splits[name].update(original=item.original, edited=item.edited, bytes=item.bytes)
+            size = item.bytes + item.bytes_listed
+            self.splits[name].update(original=item.original, edited=item.edited, bytes=size)
             if item.tar is not None:
                 self.tars[name].append(item.tar)
         self.images["all"] += mixed.num_images
         self.edits["all"] += mixed.num_rows
         self.images_left_out.update(mixed.images_left_out)
         self.edits_left_out.update(mixed.edits_left_out)
+        self.suffixes.update(mixed.suffixes)
         self.class_of_source += mixed.class_of_source
         if mixed.problem:
             self.problems[mixed.shard] = mixed.problem
@@ -82,7 +90,7 @@ class _Manifest:
             "input": mix.input.shards,
             "edited": mix.edited.paths,
             "settings": mix.model_dump(
-                mode="json", include={"ratio", "splits", "edits_in", "labels", "seed"}
+                mode="json", include={"format", "ratio", "splits", "edits_in", "labels", "seed"}
             ),
             "splits": {name: self._split(name, mix) for name in mix.splits},
             "pictures": {

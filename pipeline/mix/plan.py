@@ -6,14 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+from pipeline.config.config import Config
 from pipeline.config.mix import Mix
 from pipeline.mix.choose import quotas
-from pipeline.mix.marker import PLAN_FILE, VERSION, read_plan
+from pipeline.mix.marker import VERSION, read_plan
 from pipeline.mix.survey import MixError, originals_of, survey_shard
+from pipeline.plan.fingerprint import without_implied
+from pipeline.plan.run_folder import read_config
 from pipeline.storage.layout import marked_shard
+from pipeline.storage.one_plan import check_same_plan
 from pipeline.storage.readers import in_threads
 from pipeline.storage.shards import InputShard, check_output, expand_shards
 from pipeline.storage.store import Store
@@ -47,12 +51,19 @@ class MixPlan:
         options = self.mix.edited.storage_options
         return [Store(path, options) for path in self.mix.edited.paths]
 
+    @cached_property
+    def run_configs(self) -> list[Config | None]:
+        """The configuration of the run that made each output; None: it is not there."""
+        return [_config_of(store) for store in self.edited]
+
     def total(self, what: str, split: str) -> int:
         """The sum over the shards of ``images``, ``available`` or ``take`` in a split."""
         return sum(getattr(shard, what).get(split, 0) for shard in self.shards)
 
     def wanted(self, split: str) -> int:
-        """How many edits the ratio asks for in a split."""
+        """How many edits the ratio asks for in a split; all that there are without one."""
+        if self.mix.ratio is None or self.mix.format == "pairs":
+            return self.total("available", split)
         return round_half_up(self.mix.ratio * self.total("images", split))
 
     def weight(self, split: str) -> float:
@@ -65,6 +76,10 @@ class MixPlan:
         mix = self.mix.model_dump(mode="json", exclude={"output", "edited", "workers"})
         for name in ("shards", "storage_options"):
             del mix["input"][name]
+        # Keys that came later count where they are given, so that an older mix can be resumed.
+        if self.mix.format == "webdataset":
+            del mix["format"]
+        mix["input"] = without_implied("input", mix["input"])
         shards = [
             {"name": item.shard.name, "parquet_sha256": item.parquet_sha256, "take": item.take}
             for item in self.shards
@@ -95,6 +110,13 @@ def make_mix_plan(mix: Mix) -> MixPlan:
             shard.take[split] = take
     _check_same_mix(plan)
     return plan
+
+
+def _config_of(output: Store) -> Config | None:
+    try:
+        return read_config(output)
+    except FileNotFoundError:
+        return None
 
 
 def round_half_up(value: float) -> int:
@@ -153,21 +175,11 @@ def _published(plan: MixPlan, listed: Sequence[InputShard]) -> list[InputShard]:
 
 def _check_same_mix(plan: MixPlan) -> None:
     """Checks that the output is empty or holds this same mix: one output holds one mix."""
-    names = plan.output.list()
-    if PLAN_FILE not in names:
-        if names:
-            raise MixError(
-                f"output.path={plan.output.url!r} holds something other than a mix, e.g. "
-                f"{next(iter(names))}; choose another folder"
-            )
-        return
-    saved = asdict(read_plan(plan.output))
-    if saved != (wanted := plan.identity()):
-        changed = [name for name in wanted["mix"] if saved["mix"].get(name) != wanted["mix"][name]]
-        what = ", ".join(changed) or "the edited outputs have changed, or other ones are named"
-        if saved["version"] != VERSION:
-            what = "written by another version, which chose and labeled in another way"
-        raise MixError(
-            f"output.path={plan.output.url!r} holds another mix ({what}); restore this setting, or "
-            "choose another folder"
-        )
+    check_same_plan(
+        plan.output,
+        "mix",
+        read=lambda: asdict(read_plan(plan.output)),
+        wanted=plan.identity(),
+        otherwise="the edited outputs have changed, or other ones are named",
+        error=MixError,
+    )

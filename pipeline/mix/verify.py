@@ -6,21 +6,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pipeline.mix.formats import files_of, totals_of, wrong_objects
 from pipeline.mix.marker import (
+    CARD,
     MANIFEST,
     MARKERS,
     PLAN_FILE,
     Manifest,
-    MixedShard,
     marker_name,
     read_manifest,
     read_mixed,
     read_plan,
-    read_tar,
     wrong_counts,
 )
+from pipeline.mix.survey import MixError
+from pipeline.mix.trees import total_names
 from pipeline.records.run_files import RunFileError
-from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
 
 
@@ -46,19 +47,20 @@ def verify_mix(output: Store) -> MixReport:
     """
     report = MixReport()
     listing = output.list()
+    planned, splits, form = [], [], "webdataset"
     try:
-        planned = [str(shard.get("name")) for shard in read_plan(output).shards]
+        plan = read_plan(output)
+        planned = [str(shard.get("name")) for shard in plan.shards]
+        splits, form = list(plan.mix.get("splits", {})), str(plan.mix.get("format", form))
     except FileNotFoundError:
         report.problems.append(f"{PLAN_FILE}: missing, so the shards of the mix are unknown")
-        planned = []
-    except RunFileError as error:
+    except (RunFileError, TypeError) as error:
         report.problems.append(str(error))
-        planned = []
     marked = [name[len(MARKERS) : -len(".json")] for name in listing if name.startswith(MARKERS)]
-    expected = {PLAN_FILE, MANIFEST, *map(marker_name, marked)}
+    expected = {PLAN_FILE, MANIFEST, CARD, *map(marker_name, marked)}
     tars: dict[str, list[str]] = {}
     sums: dict[str, Counter[str]] = {}
-    for shard in sorted({*planned, *marked}):
+    for shard in dict.fromkeys([*planned, *sorted(marked)]):
         try:
             mixed = read_mixed(output, shard)
         except FileNotFoundError:
@@ -69,35 +71,30 @@ def verify_mix(output: Store) -> MixReport:
             continue
         report.num_shards += 1
         report.problems += (f"{shard}: {line}" for line in wrong_counts(mixed))
-        report.problems += (f"{shard}: {line}" for line in _wrong_tars(output, mixed))
+        wrong = wrong_objects(output, mixed, count=True)
+        report.problems += (f"{shard}: {line}" for line in wrong)
         for name, split in mixed.splits.items():
             sums.setdefault(name, Counter()).update(original=split.original, edited=split.edited)
             tars.setdefault(name, []).extend([split.tar] if split.tar else [])
-        expected |= {split.tar for split in mixed.splits.values() if split.tar}
+        expected |= {name for split in mixed.splits.values() for name in files_of(output, split)}
+    expected |= set(total_names(form, splits))
+    if planned and not report.problems:
+        in_order = {split: tars.get(split, []) for split in splits}
+        report.problems += _wrong_totals(output, form, in_order)
     report.problems += _wrong_manifest(output, sums, tars)
     report.problems += (f"{name}: belongs to no mixed shard" for name in set(listing) - expected)
     report.counts = sum(sums.values(), Counter())
     return report
 
 
-def _wrong_tars(output: Store, mixed: MixedShard) -> Iterator[str]:
-    """Compares each tar, and the number of its samples, with the marker."""
-    for split in mixed.splits.values():
-        if split.tar is None:
-            continue
-        data, problem = read_tar(output, split)
-        if problem:
-            yield problem
-            continue
-        members, problem = read_members(data)
-        if problem:
-            yield f"{split.tar} is {problem}"
-        samples = {name.partition(".")[0] for name, _ in members}
-        if len(samples) != split.original + split.edited:
-            yield (
-                f"{split.tar} holds {len(samples)} samples, the marker says "
-                f"{split.original + split.edited}"
-            )
+def _wrong_totals(output: Store, form: str, tars: dict[str, list[str]]) -> Iterator[str]:
+    """Compares the files of the whole mix with what its pages say."""
+    try:
+        for name, data in totals_of(form, output, tars):
+            if not output.exists(name) or output.get(name) != data:
+                yield f"{name} is missing or not what the shards say; run the same mix again"
+    except (MixError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        yield f"the files of the whole mix cannot be checked: {error}"
 
 
 def _wrong_manifest(

@@ -1,25 +1,27 @@
-"""Writes a shard of a mix: reads originals and chosen edits, and writes a tar for each split.
+"""Writes a shard of a mix: reads originals and chosen edits, and writes the objects of each split.
 
-Objects are written whole. A shard's marker is written last, ``manifest.json`` after all markers.
+Objects are written whole. A shard's marker is written last, the files of the whole mix after all
+markers, and ``manifest.json`` at the end.
 
-    OUT/train/00042.tar      <key>_original.* and <key>_edited<output>_<edit index>.*
-    OUT/val/00042.tar
+    OUT/train/00042.tar      <key>_original.* and <key>_edited<output>_<edit index>.*; or .parquet,
+    OUT/val/00042.tar        or the files of a folder (``trees.py``)
     OUT/_mix/plan.json       everything that the bytes depend on
     OUT/_mix/shards/00042.json    the marker: counts, sizes, sha256
+    OUT/_mix/pages/train/00042.json    of folders: the files of the shard
+    OUT/README.md            the data set card
     OUT/manifest.json        the sums, and the shards of each split
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
-from pipeline.mix.choose import EditId, choose_edits, unit_hash
+from pipeline.mix.choose import choose_edits, unit_hash
+from pipeline.mix.formats import objects_of, wrong_objects
 from pipeline.mix.marker import (
     PLAN_FILE,
     MixedShard,
@@ -27,20 +29,21 @@ from pipeline.mix.marker import (
     marker_name,
     read_mixed,
     wrong_counts,
-    wrong_tars,
 )
 from pipeline.mix.plan import MixPlan, PlannedShard
-from pipeline.mix.survey import AcceptedEdit, MixError, Survey, originals_of, survey_shard
+from pipeline.mix.samples import (
+    Chosen,
+    MixedSample,
+    edited_samples,
+    original,
+    original_samples,
+)
+from pipeline.mix.survey import MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
 from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
-from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
-from pipeline.storage.archive import read_members
-from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
-from pipeline.storage.tar_write import SampleTar
 
 NOT_CHOSEN = "beyond the ratio"
-Members = dict[str, bytes]
 
 
 def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[str]]:
@@ -63,18 +66,43 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
         raise MixError(f"shard {name}: the edited output has changed during the mix; run it again")
     chosen = _chosen(plan, planned, survey)
     mixed = _account(survey, chosen)
-    samples = [*_originals(plan, originals(), survey), *_edits(plan, survey, chosen, mixed)]
+    samples = list(edited_samples(plan, survey, chosen, mixed))
+    if survey.originals:
+        samples += original_samples(plan, originals(), survey)
+    samples.sort(key=lambda sample: unit_hash(plan.mix.seed, name, sample.key))
+    mixed.suffixes = dict(sorted(Counter(sample.suffix for sample in samples).items()))
+    by_key = _sources(plan, samples, survey, originals)
     for split in plan.mix.splits:
-        of_split = [(key, members) for found, key, members in samples if found == split]
-        if of_split:
-            path = f"{split}/{tar_name(name)}"
-            data = _tar(sorted(of_split, key=lambda item: unit_hash(plan.mix.seed, name, item[0])))
+        of_split = [sample for sample in samples if sample.split == split]
+        if not of_split:
+            continue
+        objects = objects_of(plan, split, name, of_split, by_key)
+        for path, data in objects.items():
             output.put(path, data)
-            digest = hashlib.sha256(data).hexdigest()
-            counts = mixed.splits[split]
-            mixed.splits[split] = replace(counts, tar=path, bytes=len(data), sha256=digest)
+        path, data = objects.popitem()
+        mixed.splits[split] = replace(
+            mixed.splits[split],
+            tar=path,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes_listed=sum(map(len, objects.values())),
+        )
     output.put(marker_name(name), to_json(mixed.tree()))
     return mixed, wrong
+
+
+def _sources(
+    plan: MixPlan,
+    samples: list[MixedSample],
+    survey: Survey,
+    originals: Callable[[], list[Sample]],
+) -> dict[str, Sample]:
+    """For pairs, the originals of the edits by key, each checked; else none."""
+    if plan.mix.format != "pairs" or not samples:
+        return {}
+    by_key = {sample.key: sample for sample in originals()}
+    keys = dict.fromkeys(sample.record["key"] for sample in samples)
+    return {key: original(by_key, survey, key) for key in keys}
 
 
 def _written(output: Store, planned: PlannedShard) -> tuple[MixedShard | None, list[str]]:
@@ -88,7 +116,7 @@ def _written(output: Store, planned: PlannedShard) -> tuple[MixedShard | None, l
         raise
     except RunFileError as error:
         return None, [f"{marker_name(shard)} {error.reason}"]
-    wrong = [*wrong_counts(mixed), *wrong_tars(output, mixed)]
+    wrong = [*wrong_counts(mixed), *wrong_objects(output, mixed)]
     for split in {*mixed.splits, *planned.images}:
         found, take = mixed.splits.get(split, MixedSplit()), planned.take.get(split, 0)
         if (found.original, found.edited) != (planned.images.get(split, 0), take):
@@ -101,7 +129,7 @@ def record_plan(plan: MixPlan) -> None:
     plan.output.put_if_absent(PLAN_FILE, to_json(plan.identity()))
 
 
-def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, list[AcceptedEdit]]:
+def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> Chosen:
     """The chosen edits, by split."""
     chosen = {}
     for split, edits in survey.edits.items():
@@ -112,7 +140,7 @@ def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> dict[str, l
     return chosen
 
 
-def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShard:
+def _account(survey: Survey, chosen: Chosen) -> MixedShard:
     """The counts of a shard. The numbers used and left out must add up to the number of rows."""
     left_out = Counter(survey.edits_left_out)
     for split, edits in survey.edits.items():
@@ -132,111 +160,3 @@ def _account(survey: Survey, chosen: dict[str, list[AcceptedEdit]]) -> MixedShar
     )
     assert sum(item.edited for item in mixed.splits.values()) + left_out.total() == (mixed.num_rows)
     return mixed
-
-
-def _originals(
-    plan: MixPlan, originals: list[Sample], survey: Survey
-) -> Iterator[tuple[str, str, Members]]:
-    """(split, key, members) of every image that is in the mix itself."""
-    label_member = plan.mix.label_member
-    by_key = {sample.key: sample for sample in originals}
-    for key, split in survey.originals.items():
-        sample, digest = by_key.get(key), survey.images[key]
-        if sample is None or sample.source_sha256 != digest:
-            raise MixError(
-                f"shard {survey.name}: {key!r} is not the image that was edited; the input has "
-                "changed, or input.shards names other images"
-            )
-        assert sample.suffix is not None
-        details = {"kind": "original", "output": -1, "weight": 1.0}
-        record = {
-            "mix": _record(survey, key, split, details),
-            "source": json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False),
-        }
-        members = _original_members(sample, record)
-        if key in survey.classes:
-            members.setdefault(label_member, str(survey.classes[key]).encode())
-        yield split, f"{_encoded(key)}_original", members
-
-
-def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
-    """Image, caption and JSON, and the members that are passed through to edits."""
-    assert sample.suffix is not None
-    assert sample.encoded is not None
-    members = {sample.suffix: sample.encoded, "json": _provenance(record)}
-    if sample.caption is not None:
-        members["txt"] = sample.caption.encode()
-    reserved = {sample.suffix, *IMAGE_SUFFIXES, "json", "txt"}
-    return members | {output_suffix(name, reserved): data for name, data in sample.extras.items()}
-
-
-def _edits(
-    plan: MixPlan, survey: Survey, chosen: dict[str, list[AcceptedEdit]], mixed: MixedShard
-) -> Iterator[tuple[str, str, Members]]:
-    """(split, key, members) of every chosen edit, output by output."""
-    label_member = plan.mix.label_member
-    for number, store in enumerate(plan.edited):
-        wanted = {
-            edit.output_key: (split, edit)
-            for split, edits in chosen.items()
-            for edit in edits
-            if edit.id.output == number
-        }
-        for key, members in _read_samples(store, survey, number, wanted.keys()):
-            split, edit = wanted.pop(key)
-            details = {"kind": "edited", "output": number, "weight": plan.weight(split)}
-            if edit.label is not None:
-                members[label_member] = str(edit.label).encode()
-            elif label_member in members:
-                mixed.class_of_source += 1
-            record = json.loads(members["json"])
-            record["mix"] = _record(survey, edit.id.key, split, details)
-            yield split, _edit_key(edit.id), members | {"json": _provenance(record)}
-        if wanted:
-            raise MixError(f"{store.url}: {tar_name(survey.name)} has no {next(iter(wanted))}")
-
-
-def _read_samples(
-    store: Store, survey: Survey, number: int, wanted: Any
-) -> Iterator[tuple[str, Members]]:
-    """The members of the wanted output keys, in the tar's order."""
-    if not wanted:
-        return
-    data = store.get(tar_name(survey.name))
-    if hashlib.sha256(data).hexdigest() != survey.markers[number].tar_sha256:
-        raise MixError(f"{store.url}: {tar_name(survey.name)} does not match its marker")
-    samples: dict[str, Members] = {}
-    for name, content in read_members(data)[0]:
-        key, _, suffix = name.partition(".")
-        if key in wanted:
-            samples.setdefault(key, {})[suffix] = content
-    yield from list(samples.items())
-
-
-def _record(survey: Survey, key: str, split: str, details: dict[str, Any]) -> dict[str, Any]:
-    """The value of "mix" in a sample's JSON."""
-    source = {"shard": survey.name, "key": key, "source_sha256": survey.images[key]}
-    return source | {"split": split} | details
-
-
-def _provenance(record: dict[str, Any]) -> bytes:
-    text = json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1)
-    # A lone surrogate in a sample's JSON is written as it was read: as an escape.
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _encoded(key: str) -> str:
-    """A sample's key with dots encoded, as in the outputs."""
-    return output_key(key, 0).removesuffix("_0")
-
-
-def _edit_key(edit: EditId) -> str:
-    """The key of an edit in the mix, unique in its shard."""
-    return f"{_encoded(edit.key)}_edited{edit.output}_{edit.index}"
-
-
-def _tar(samples: list[tuple[str, Members]]) -> bytes:
-    tar = SampleTar()
-    for key, members in samples:
-        tar.add(key, members)
-    return tar.getvalue()

@@ -11,9 +11,10 @@ from itertools import pairwise
 
 from pipeline.config.pack import Packing
 from pipeline.pack.found import Found, Item, LeftOut, PackError
-from pipeline.pack.record import PLAN_FILE, VERSION, PackRecord, read_plan
+from pipeline.pack.record import VERSION, PackRecord, read_plan
 from pipeline.pack.sources import find_sources
 from pipeline.records.run_files import to_json
+from pipeline.storage.one_plan import check_same_plan
 from pipeline.storage.store import Store, local_path
 
 
@@ -60,6 +61,8 @@ class PackPlan:
     def record(self) -> PackRecord:
         """The plan as it is written; where sources and output lie does not belong to it."""
         pack = self.packing.pack.model_dump(mode="json", exclude={"images", "max_left_out_share"})
+        if not pack["class_masks"]:  # packs from before there were such say nothing of them
+            del pack["class_masks"]
         digest = hashlib.sha256()
         for item in self.items:
             line = [item.key, item.name, item.stat.size, item.stat.etag, item.caption, item.edits]
@@ -109,28 +112,14 @@ def _place(url: str) -> str:
 
 def _check_same(plan: PackPlan) -> None:
     """Checks that the output is empty or holds this same pack, finished or not."""
-    names = plan.output.list()
-    if PLAN_FILE not in names:
-        if names:
-            raise PackError(
-                f"output.path={plan.output.url!r} holds something other than a pack, e.g. "
-                f"{next(iter(names))}; choose another folder"
-            )
-        return
-    saved, wanted = asdict(read_plan(plan.output)), asdict(plan.record)
-    if saved == wanted:
-        return
-    changed = [
-        f"pack.{key}: it has {saved['pack'].get(key)!r}, this run asks for {value!r}"
-        for key, value in wanted["pack"].items()
-        if saved["pack"].get(key) != value
-    ]
-    what = "; ".join(changed) or "other images or texts, or changed ones"
-    if saved["version"] != VERSION:
-        what = "another version wrote it"
-    raise PackError(
-        f"output.path={plan.output.url!r} holds another pack ({what}); restore this, or choose "
-        "another folder"
+    check_same_plan(
+        plan.output,
+        "pack",
+        read=lambda: asdict(read_plan(plan.output)),
+        wanted=asdict(plan.record),
+        otherwise="other images or texts, or changed ones",
+        error=PackError,
+        prefix="pack.",
     )
 
 

@@ -2,7 +2,7 @@
 
 Objects are written whole. A shard's marker is written after its tar, the summary after all markers.
 
-    OUT/00000.tar               <key>.jpg .txt .edit.txt .cls .boxes.json .json
+    OUT/00000.tar               <key>.jpg .txt .edit.txt .cls .boxes.json .seg.png .json
     OUT/classes.json            the names of classes by number, if there are classes
     OUT/_pack/plan.json         everything that the bytes depend on
     OUT/_pack/shards/00000.json the marker: counts, size, sha256
@@ -22,6 +22,7 @@ from PIL import Image
 
 from pipeline.pack.dataset import ROW
 from pipeline.pack.found import Item, LeftOut, Reader, as_utf8
+from pipeline.pack.masks import class_mask
 from pipeline.pack.plan import PackPlan, plan_json
 from pipeline.pack.record import (
     CLASSES,
@@ -95,7 +96,9 @@ def run_pack(plan: PackPlan, on_shard: Callable[[PackedShard], None] | None = No
     readers = _readers(plan)
     shards = []
     for name, items in plan.shards:
-        packed = _written(output, name) or _write_shard(output, name, items, readers)
+        packed = _written(output, name) or _write_shard(
+            output, name, items, readers, class_masks=plan.packing.pack.class_masks
+        )
         left_out.join(packed.left_out, packed.names_left_out)
         shards.append(packed)
         if on_shard is not None:
@@ -124,14 +127,19 @@ def _written(output: Store, shard: str) -> PackedShard | None:
 
 
 def _write_shard(
-    output: Store, name: str, items: Sequence[Item], readers: Mapping[str, Reader]
+    output: Store,
+    name: str,
+    items: Sequence[Item],
+    readers: Mapping[str, Reader],
+    *,
+    class_masks: bool,
 ) -> PackedShard:
     """Writes a tar and its marker. A shard may become empty, if no file of it can be read."""
     tar, left_out, samples = SampleTar(), LeftOut(), 0
     threads = READERS if all(map(_is_far, readers.values())) else 1
-    read = partial(_read, readers)
+    read, members_of = partial(_read, readers), partial(_members, class_masks=class_masks)
     for item, image in in_threads(read, items, threads=threads, window=WINDOW):
-        members = image if isinstance(image, str) else _members(item, image)
+        members = image if isinstance(image, str) else members_of(item, image)
         if isinstance(members, str):
             left_out.add(members, item.name)
             continue
@@ -179,7 +187,7 @@ def _format_of(data: bytes) -> str | None:
     )
 
 
-def _members(item: Item, image: bytes) -> dict[str, bytes] | str:
+def _members(item: Item, image: bytes, *, class_masks: bool) -> dict[str, bytes] | str:
     """The files of a sample by suffix, or the reason why it is left out."""
     boxes = item.boxes
     if item.yolo is not None:
@@ -202,6 +210,8 @@ def _members(item: Item, image: bytes) -> dict[str, bytes] | str:
         members["cls"] = str(item.label).encode()
     if boxes is not None:
         members["boxes.json"] = _json(boxes)
+        if class_masks and (mask := class_mask(boxes)) is not None:
+            members["seg.png"] = mask
     return members
 
 

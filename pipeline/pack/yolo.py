@@ -6,7 +6,7 @@ import io
 import math
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline.config.load import parse_yaml
 from pipeline.config.pack import Pack
@@ -16,6 +16,7 @@ from pipeline.pack.found import NO_CAPTION, Found, Item, LeftOut, PackError, joi
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 NO_LABELS_IMAGE = "label files without an image"
+SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that swap width and height
 DAMAGED_LABELS = "images with a damaged label file"
 
 
@@ -82,6 +83,9 @@ def boxes_of(text: str, classes: tuple[str, ...], image: bytes) -> dict[str, Any
     """
     with Image.open(io.BytesIO(image)) as opened:
         image_width, image_height = opened.size
+        # The labels are of the image as it is seen, and so are the boxes of an edit.
+        if opened.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS:
+            image_width, image_height = image_height, image_width
     annotations = []
     lines = parsed(text, len(classes))
     for number, (x, y, width, height) in lines:

@@ -9,12 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Config
+from pipeline.config.labels import Labels
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 # Settings that are left out at this value, since outputs from before there were such have none.
-IMPLIED = {"model.buckets": "square"}
+IMPLIED: dict[str, Any] = {
+    "model.buckets": "square",
+    "method.guidance_interval": None,
+    "input.boxes": "boxes.json",
+    "input.class_masks": ["seg.png"],
+    "labels": Labels.model_validate({}).model_dump(mode="json"),
+}
 
 # Keys of ``model`` that say where it is and what runs it; its content has hashes of its own.
 NOT_THE_MODEL = ("path", "revision", "device", "compile_cache", "vae", "vae_revision", "lora")
@@ -47,15 +54,19 @@ def fingerprint_inputs(
         if name in config.stage_names
     }
     return {
-        "input": _without(tree["input"], "shards", "limit", "storage_options"),
+        "input": _without(
+            without_implied("input", tree["input"]), *("shards", "limit", "storage_options")
+        ),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _model(tree["model"]) | {"content": model_revision},
-        "method": _set(tree["method"], "guidance_interval"),
+        "model": _without(without_implied("model", tree["model"]), *NOT_THE_MODEL)
+        | {"content": model_revision},
+        "method": without_implied("method", tree["method"]),
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
         | {name: importlib.metadata.version(name) for name in _libraries(config)},
+        **({} if tree["labels"] == IMPLIED["labels"] else {"labels": tree["labels"]}),
     }
 
 
@@ -82,6 +93,13 @@ def _libraries(config: Config) -> tuple[str, ...]:
     return (*LIBRARIES, "peft") if config.model.lora else LIBRARIES
 
 
+def without_implied(name: str, section: dict[str, Any]) -> dict[str, Any]:
+    """A section of the configuration without the settings of ``IMPLIED`` at these values."""
+    return {
+        key: value for key, value in section.items() if value != IMPLIED.get(f"{name}.{key}", ...)
+    }
+
+
 def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
     """The scorers of a run; empty if it has none."""
     chosen = {
@@ -90,17 +108,6 @@ def _scores(config: Config, revisions: Mapping[str, str]) -> dict[str, Any]:
         for name, weights in config.scores.chosen.items()
     }
     return {"dtype": config.scores.dtype, **chosen} if chosen else {}
-
-
-def _model(section: dict[str, Any]) -> dict[str, Any]:
-    """The model's settings that change bytes."""
-    absent = [name for name in section if section[name] == IMPLIED.get(f"model.{name}", ...)]
-    return _without(section, *NOT_THE_MODEL, *absent)
-
-
-def _set(section: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The section without those of ``names`` that are not set: they are newer than some outputs."""
-    return {name: value for name, value in section.items() if value or name not in names}
 
 
 def _without(section: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -98,11 +98,7 @@ def make_plan(config: Config, device: str) -> Plan:
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
         hashes = _saved_hashes(output)
-        model = probe_model(config.model, hashes=hashes)
-        check_suits(model, config)
-        for line in suitability_warnings(model, config):
-            log.warning(line)
-        scorers = probe_scores(config.scores, hashes=hashes)
+        model, scorers = _probed(config, hashes)
         remember_node(hashes)
         state = output_state(output)
         saved = _saved_run(output)
@@ -111,8 +107,7 @@ def make_plan(config: Config, device: str) -> Plan:
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     config = _pinned(_with_resolved_threads(config, saved), model, scorers)
-    revisions = {name: files.revision for name, files in scorers.items()}
-    inputs = fingerprint_inputs(config, model.content, device, revisions)
+    inputs = _fingerprint_inputs(config, model, scorers, device)
     digest, inputs = _same_run(config, saved, inputs, bool(state))
     try:
         check_filters(config.output.path, saved_filters, config.filtering)
@@ -130,6 +125,41 @@ def make_plan(config: Config, device: str) -> Plan:
         cuts=cuts,
         hashes=hashes,
     )
+
+
+def plan_in_memory(config: Config, device: str) -> Plan:
+    """A run without shards, for parts in memory: probes the model, lists and writes nothing.
+
+    Settings, threads and fingerprint are those of a new run with this configuration.
+
+    Raises:
+        ConfigError: see ``make_plan``.
+    """
+    hashes = FileHashes.from_json(recall_node(), b"{}")
+    try:
+        model, scorers = _probed(config, hashes)
+        remember_node(hashes)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    config = _pinned(_with_resolved_threads(config, None), model, scorers)
+    inputs = _fingerprint_inputs(config, model, scorers, device)
+    return Plan(config, device, model, fingerprint(inputs), inputs, [], [], hashes=hashes)
+
+
+def _probed(config: Config, hashes: FileHashes) -> tuple[ModelInfo, dict[str, ScorerFiles]]:
+    """The model and the networks of the scores. Warns where settings do not suit the model."""
+    model = probe_model(config.model, hashes=hashes)
+    check_suits(model, config)
+    for line in suitability_warnings(model, config):
+        log.warning(line)
+    return model, probe_scores(config.scores, hashes=hashes)
+
+
+def _fingerprint_inputs(
+    config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles], device: str
+) -> dict[str, Any]:
+    revisions = {name: files.revision for name, files in scorers.items()}
+    return fingerprint_inputs(config, model.content, device, revisions)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from pipeline.records.part import MEMBERS
 
 STRING, STRINGS = pa.string(), pa.list_(pa.string())
-INT32, INT32S, INT64, FLOAT32 = pa.int32(), pa.list_(pa.int32()), pa.int64(), pa.float32()
+INT32, INT32S, INT64 = pa.int32(), pa.list_(pa.int32()), pa.int64()
+FLOAT32, FLOAT32S = pa.float32(), pa.list_(pa.float32())
 
 
 def required(kind: pa.DataType, meaning: str) -> Any:
@@ -58,6 +59,9 @@ class Row:
     mask_area: float | None = nullable(FLOAT32, "share of the written image inside the edit mask")
     mask_box: list[int] | None = nullable(
         INT32S, "x0, y0, x1, y1 of the mask in pixels of the output"
+    )
+    boxes_covered: list[float | None] | None = nullable(
+        FLOAT32S, "share of each box inside the mask: 0 is untouched, null is cut off"
     )
     score_edit_rms: float | None = nullable(
         FLOAT32, "root mean square change inside the mask, in [0, 1]"
@@ -119,7 +123,7 @@ COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
 ]
 
 # Columns that outputs of an earlier version lack, in the schema's order.
-ADDED = ("model_width", "model_height")
+ADDED = ("model_width", "model_height", "boxes_covered")
 
 SCORE = "score_"  # prefix of every score's column
 LOWER_IS_BETTER = frozenset(

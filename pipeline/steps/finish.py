@@ -25,15 +25,16 @@ from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
+from pipeline.steps.labels import Followed, Place, Texts, follow
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Only the row says what became of the edit, and at which size the model saw the image; the other
-# columns are also in the provenance.
+# Only the row says what became of the edit, and at which size the model saw the image; what the
+# mask covers of a box is in the boxes' own file. The other columns are also in the provenance.
 NOT_PROVENANCE = {
     *("status", "stage", "error", "message", "output_key"),
-    *("model_width", "model_height"),
+    *("model_width", "model_height", "boxes_covered"),
 }
 
 
@@ -146,6 +147,10 @@ def _write_members(
         "mask_box": made.box,
         "score_edit_rms": _rounded(made.edit_rms, 6),
     }
+    labels = _labels(sample, edit, made, context.config)
+    edit.notes.extend(labels.notes)
+    if labels.covered is not None:
+        written["boxes_covered"] = labels.covered
     written |= _background(sample, edit, mask > 0)
     written |= {f"{SCORE}{name}": value for name, value in edit.scores.items()}
     files = {
@@ -158,9 +163,26 @@ def _write_members(
         gray = np.round(edit.difference.clip(0, 1) * 255).astype(np.uint8)
         files["difference.png"] = encode_gray(gray)
     reserved = {*files, *IMAGE_SUFFIXES, "difference.png"}
-    files |= {output_suffix(name, reserved): data for name, data in sample.extras.items()}
+    files |= {output_suffix(name, reserved): data for name, data in labels.members.items()}
     members = [{"suffix": suffix, "data": data} for suffix, data in sorted(files.items())]
     return members, written
+
+
+def _labels(sample: Sample, edit: Edit, made: Composite, config: Config) -> Followed:
+    """The files that are passed through, with boxes and masks as they are in the written image."""
+    assert sample.image is not None
+    assert sample.source_width is not None
+    assert sample.source_height is not None
+    height, width = sample.image.shape[:2]
+    source = (sample.source_width, sample.source_height)
+    return follow(
+        sample.extras,
+        texts=Texts(sample.caption or "", edit.edit_text or ""),
+        place=Place(placement_of(config.model, source, (width, height)), config.output.resolution),
+        inside=made.mask > 0,
+        read=config.input,
+        labels=config.labels,
+    )
 
 
 def _background(sample: Sample, edit: Edit, inside: np.ndarray) -> dict[str, float | None]:

@@ -68,6 +68,7 @@ def split_key(name: str, config: Input) -> tuple[str | None, str | None]:
         key, suffix = split_at_first_dot(name)
         return key, None if suffix is None else suffix.lower()
     known = {*config.image, *config.caption, *config.edits, config.mask, "json"}
+    known |= {config.boxes, *config.class_masks}
     for suffix in sorted((s.lower() for s in known if ":" not in s), key=len, reverse=True):
         if name.lower().endswith(f".{suffix}") and not name[: -len(suffix) - 1].endswith("/"):
             return name[: -len(suffix) - 1] or None, suffix

@@ -76,7 +76,7 @@ def read_parts(
     for index, samples in enumerate(planned):
         if (generation, len(planned), index) not in skip:
             yield Part(
-                *(shard.name, index, len(planned), _owned(samples), contents.problem),
+                *(shard.name, index, len(planned), owned(samples), contents.problem),
                 input_sha256=digest,
                 generation=generation,
             )
@@ -98,7 +98,7 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
     Never raises because of what the bytes contain.
     """
     contents = _views(data, config)
-    return replace(contents, samples=_owned(contents.samples))
+    return replace(contents, samples=owned(contents.samples))
 
 
 def _views(data: bytes, config: Input) -> ShardContents:
@@ -111,7 +111,7 @@ def _views(data: bytes, config: Input) -> ShardContents:
     return ShardContents(samples, problem, len(tar.members))
 
 
-def _owned(samples: list[Sample]) -> list[Sample]:
+def owned(samples: list[Sample]) -> list[Sample]:
     """The same samples with files of their own, which do not keep the shard in memory.
 
     The pieces of a split sample share theirs.
@@ -142,7 +142,7 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
         with suppress(SampleError):
             _read_original(sample, raw, config)
             originals.append(sample)
-    return _owned(originals)
+    return owned(originals)
 
 
 def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
@@ -218,7 +218,7 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
         raise raw.problems[0]
     check_files(raw.members)
     sample.suffix = _image_suffix(raw, config)
-    # Files are views until a part is yielded (_owned).
+    # Files are views until a part is yielded (owned).
     sample.encoded = cast(bytes, raw.members[sample.suffix])
     sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()
     if "json" in raw.members:

@@ -23,6 +23,7 @@ from pipeline.storage.retry import StorageError
 S3 = {"s3", "s3a"}
 GCS = {"gs", "gcs"}
 AZURE = {"az", "abfs"}
+WEB = {"http", "https"}
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
@@ -31,8 +32,18 @@ def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
     s3fs repeats what botocore has already retried: together with ``with_retries``, an unreachable
     store would get 150 requests. So botocore tries twice here (one failed page must not cost a long
     listing) and s3fs once. ``config_kwargs`` in the options, such as timeouts, take precedence.
+
+    Raises:
+        ValueError: fsspec does not know the protocol, or its library is not installed.
     """
     options = {"use_listings_cache": False, **storage_options}
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise ValueError(
+            f"{protocol}:// needs a library that is not installed ({error}); the extras s3, gcs "
+            "and azure bring those of buckets, aiohttp reads http and https"
+        ) from None
     if protocol not in S3:
         return fsspec.filesystem(protocol, **options)
     options["config_kwargs"] = {
@@ -68,7 +79,10 @@ def _read_times_fast(filesystem: Any) -> None:
 
 
 class Bucket:
-    """A prefix of a bucket (or of fsspec's memory store), where each put is atomic."""
+    """A prefix of a bucket (or of fsspec's memory store), where each put is atomic.
+
+    The hub (hf://) and web servers are read alike; nothing is written to them.
+    """
 
     _memory_lock = threading.Lock()  # memory:// checks and then writes, which is not atomic
 
@@ -109,6 +123,8 @@ class Bucket:
         info = self.fs.info(self._path(name))
         if info.get("type") == "directory":
             raise FileNotFoundError(errno.ENOENT, "not an object", name)
+        if info.get("size") is None:
+            raise StorageError(f"{self._path(name)}: the server does not say how long it is")
         return Stat(int(info["size"]), etag_of(info))
 
     def read(self, name: str) -> bytes:
@@ -156,6 +172,11 @@ class Bucket:
         if self.protocols & S3 and not self.fs.version_aware:
             yield from self._each_of_s3(prefix, recursive)
             return
+        if self.protocols & WEB:
+            raise ValueError(
+                f"{self.root}: a web server lists no folders; name its tars one by one, as in "
+                f"{self.root}/{{00000..00012}}.tar"
+            )
         self.fs.invalidate_cache()
         folder = prefix.rpartition("/")[0]
         start = f"{self.root}/{folder}" if folder else self.root
@@ -192,7 +213,7 @@ class Bucket:
 
 def etag_of(info: dict[str, Any]) -> str | None:
     """The etag in an object's info: the same value from a listing and from a single request."""
-    for name in ("ETag", "etag", "md5Hash", "content_md5", "created"):
+    for name in ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "created"):
         value = info.get(name)
         if isinstance(value, datetime):  # memory:// gives seconds in a listing, else a datetime
             value = value.timestamp()

@@ -208,14 +208,25 @@ def test_inputs_that_do_not_match_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mix_resumes_after_a_kill_at_any_storage_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "point"),
+    [
+        ("webdataset", "after put train/00.tar"),
+        ("coco", "after put annotations/instances_train.json"),
+        # of one object for a shard, as webdataset
+        pytest.param("pairs", "after put train/00.parquet", marks=pytest.mark.sweep),
+    ],
+)
+def test_mix_resumes_after_a_kill_at_any_storage_call(
+    tmp_path: Path, form: str, point: str
+) -> None:
     """After SIGKILL and a second run, the bytes equal those of an undisturbed mix."""
-    command = [sys.executable, "-m", "tests.mix.crash_runner", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.mix.crash_runner", str(tmp_path), form]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["bad"] == []
-    assert {"after put train/00.tar", "before put manifest.json"} <= set(found["points"])
+    assert {point, "before put manifest.json"} <= set(found["points"])
 
 
 def test_command_uses_the_runs_input_settings(

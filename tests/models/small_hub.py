@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
-INFO = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/]+)")
-FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-LFS = (".safetensors", ".bin")
+TREE = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
+INFO = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?")
+PATHS = re.compile(r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)")
+FILE = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+LFS = (".safetensors", ".bin", ".tar")
 
 
 @dataclass
@@ -98,6 +99,22 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        """What is at some paths of a data set: files, or folders."""
+        body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append((self.command, path))
+        match = PATHS.fullmatch(path)
+        if match is None or not (found := self._find(*match.groups())):
+            return
+        files, entries = found[1], []
+        for wanted in body.get("paths", []):
+            if wanted in files:
+                entries.append(_entry(wanted, files[wanted]))
+            elif any(name.startswith(f"{wanted}/") for name in files):
+                entries.append({"type": "directory", "path": wanted, "oid": "0" * 40})
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
     def log_message(self, *arguments: Any) -> None:
         pass
 
@@ -112,7 +129,7 @@ class _Answers(BaseHTTPRequestHandler):
         elif match := TREE.fullmatch(path):
             self._tree(*match.groups())
         elif match := INFO.fullmatch(path):
-            if found := self._find(*match.groups()):
+            if found := self._find(match[1], match[2] or "main"):
                 tree: dict[str, Any] = {"id": match[1], "sha": found[0], "siblings": [], "tags": []}
                 self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
         elif match := FILE.fullmatch(path):
@@ -142,17 +159,13 @@ class _Answers(BaseHTTPRequestHandler):
             return None
         return commit, repo.commits[commit]
 
-    def _tree(self, name: str, revision: str) -> None:
+    def _tree(self, name: str, revision: str, folder: str | None) -> None:
         if not (found := self._find(name, revision)):
             return
-        entries = []
-        for path, file in sorted(found[1].items()):
-            data = file.read_bytes()
-            entry = {"type": "file", "path": path, "size": len(data), "oid": _git_hash(data)}
-            if path.endswith(LFS):
-                oid = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"oid": oid, "size": len(data), "pointerSize": 130}
-            entries.append(entry)
+        start = f"{folder}/" if folder else ""
+        entries = [
+            _entry(path, file) for path, file in sorted(found[1].items()) if path.startswith(start)
+        ]
         self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _file(self, name: str, revision: str, path: str, fault: Fault | None) -> None:
@@ -205,6 +218,16 @@ class _Answers(BaseHTTPRequestHandler):
         if fault.reset:  # with a linger time of zero, close sends a reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
+
+
+def _entry(path: str, file: Path) -> dict[str, Any]:
+    """A file as the hub lists it."""
+    data = file.read_bytes()
+    entry = {"type": "file", "path": path, "size": len(data), "oid": _git_hash(data)}
+    if path.endswith(LFS):
+        oid = hashlib.sha256(data).hexdigest()
+        entry["lfs"] = {"oid": oid, "size": len(data), "pointerSize": 130}
+    return entry
 
 
 def _git_hash(data: bytes) -> str:

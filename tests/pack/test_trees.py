@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ExifTags, Image
 
 from pipeline.pack.found import PackError
 from pipeline.pack.plan import make_pack_plan
+from pipeline.pack.yolo import boxes_of
 from tests.pack.packing import draw, pack, packing, samples_of
-from tests.samples import raw_sample, write_shard
+from tests.samples import encode, pixels, raw_sample, write_shard
 
 
 def test_a_class_tree_gives_captions_and_numbers(tmp_path: Path) -> None:
@@ -131,6 +133,15 @@ def test_yolo_gives_boxes_in_pixels(listed: str, tmp_path: Path) -> None:
         "images without a caption": 1,
         "label files without an image": 1,
     }
+
+
+def test_yolo_boxes_are_of_the_image_as_it_is_seen() -> None:
+    """EXIF turns a photo of 64 x 48 pixels upright; its labels were drawn on the upright one."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    tree = boxes_of("0 0.5 0.5 0.5 0.5", ("cat",), encode(pixels(), "jpg", exif=exif))
+    assert (tree["width"], tree["height"]) == (48, 64)
+    assert tree["annotations"][0]["bbox"] == [12, 16, 24, 32]
 
 
 def test_what_is_packed_already_is_used_as_it_is(tmp_path: Path) -> None:

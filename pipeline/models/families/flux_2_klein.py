@@ -29,6 +29,9 @@ class Flux2Schedule(FlowSchedule):
 
     num_tokens: int = 4096
 
+    def for_grid(self, height: int, width: int) -> Flux2Schedule:
+        return replace(self, num_tokens=height * width)
+
     def levels(self, num_steps: int, ratio: float = 1.0) -> list[Level]:
         return self._of(num_steps).levels(num_steps, ratio)
 
@@ -64,11 +67,15 @@ class Flux2Klein(FlowFamily):
         said = "its model_index.json says is_distilled"
         return Distilled(said, "klein", 4, 1.0) if index.get("is_distilled") else None
 
-    def schedule(self, scheduler: Json, num_tokens: int) -> FlowSchedule:
-        found = super().schedule(scheduler, num_tokens)
+    def schedule(
+        self, scheduler: Json, grid: tuple[int, int], cells_per_token: int
+    ) -> FlowSchedule:
+        found = super().schedule(scheduler, grid, cells_per_token)
         if not scheduler.get("use_dynamic_shifting"):
             return found
-        return Flux2Schedule(found.shift, found.num_timesteps, found.lowest, num_tokens)
+        return Flux2Schedule(
+            found.shift, found.num_timesteps, found.lowest, num_tokens=grid[0] * grid[1]
+        )
 
     def condition(self, pipeline: Any, texts: list[str], device: Any) -> Condition:
         from pipeline.diffusion.denoiser import Condition

@@ -1,0 +1,236 @@
+"""Files as trainers read them from folders: imagefolder, COCO and YOLO.
+
+    imagefolder    train/CLASS/SHARD/KEY.jpg, without a class train/SHARD%2FKEY.jpg
+                   train/metadata.jsonl
+    coco           train/SHARD/KEY.jpg
+                   annotations/instances_train.json, annotations/captions_train.json
+    yolo           images/train/SHARD/KEY.jpg, labels/train/SHARD/KEY.txt
+                   data.yaml
+
+A shard's files of a split are listed on its page, ``_mix/pages/train/SHARD.json``, with what the
+files of the whole mix (``totals``) say of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from pipeline.mix.samples import MixedSample
+from pipeline.mix.survey import MixError
+
+TREES = ("imagefolder", "coco", "yolo")
+PAGES = "_mix/pages/"
+MAX_CATEGORY = 10_000  # YOLO's lists of names have no gaps
+
+Entry = dict[str, Any]  # of a sample on a page
+
+
+@dataclass(frozen=True)
+class Page:
+    """A shard's files of a split."""
+
+    files: list[tuple[str, int, str]]  # name, size in bytes, sha256
+    entries: list[Entry]
+
+    def to_bytes(self) -> bytes:
+        tree = {"files": self.files, "entries": self.entries}
+        return json.dumps(tree, ensure_ascii=True).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Page:
+        """Raises ValueError, TypeError or KeyError for what is no page."""
+        tree = json.loads(data)
+        return cls([(name, size, digest) for name, size, digest in tree["files"]], tree["entries"])
+
+
+def page_name(split: str, shard: str) -> str:
+    return f"{PAGES}{split}/{shard}.json"
+
+
+def tree_objects(
+    form: str, split: str, shard: str, samples: Sequence[MixedSample], label_member: str
+) -> dict[str, bytes]:
+    """The files of a shard in a split, and their page as the last.
+
+    Raises:
+        MixError: a class is no name of a folder, or a category none of YOLO's.
+    """
+    files: dict[str, bytes] = {}
+    entries = []
+    for sample in samples:
+        label = sample.label(label_member)
+        folder = _folder(form, split, shard, label)
+        name = f"{folder}/{sample.key}.{sample.suffix}"
+        if form == "imagefolder" and label is None:  # else its folder would be taken for a class
+            name = f"{split}/{quote(f'{shard}/{sample.key}', safe='')}.{sample.suffix}"
+        files[name] = sample.image
+        if form == "yolo":
+            files[f"labels/{folder.removeprefix('images/')}/{sample.key}.txt"] = _yolo(sample)
+        width, height = sample.size
+        entries.append(
+            {
+                "file_name": name,
+                "width": width,
+                "height": height,
+                "text": sample.text,
+                "label": label,
+                "boxes": sample.boxes,
+                "mix": sample.record,
+            }
+        )
+    listed = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()]
+    return files | {page_name(split, shard): Page(listed, entries).to_bytes()}
+
+
+def total_names(form: str, splits: Sequence[str]) -> list[str]:
+    """The names of what ``totals`` yields, in its order."""
+    if form == "imagefolder":
+        return [f"{split}/metadata.jsonl" for split in splits]
+    if form == "coco":
+        kinds = ("instances", "captions")
+        return [f"annotations/{kind}_{split}.json" for split in splits for kind in kinds]
+    return ["data.yaml"] if form == "yolo" else []
+
+
+def totals(form: str, pages: Mapping[str, Iterable[Page]]) -> Iterator[tuple[str, bytes]]:
+    """The files of the whole mix.
+
+    Args:
+        form: of the mix.
+        pages: of each split, in the order of its shards; iterated up to two times. A file of the
+            mix is made in memory.
+
+    Raises:
+        MixError: two shards give a category two names.
+    """
+    if form == "imagefolder":
+        for split, of_split in pages.items():
+            yield f"{split}/metadata.jsonl", _metadata(split, of_split)
+        return
+    names = _category_names(pages)
+    if form == "yolo":
+        yield "data.yaml", _data_yaml(list(pages), names)
+        return
+    for split, of_split in pages.items():
+        yield from _coco(split, of_split, names)
+
+
+def _folder(form: str, split: str, shard: str, label: str | None) -> str:
+    if form == "yolo":
+        return f"images/{split}/{shard}"
+    if form == "coco" or label is None:
+        return f"{split}/{shard}"
+    if not label or label in (".", "..") or set(label) & set("/\\\0"):
+        raise MixError(f"the class {label!r} is no name of a folder; format=imagefolder needs one")
+    return f"{split}/{label}/{shard}"
+
+
+def _yolo(sample: MixedSample) -> bytes:
+    """A label file: class, and center x, center y, width, height as shares of the image."""
+    assert sample.boxes is not None, "an image without boxes is left out"
+    width, height = sample.size
+    lines = []
+    for box in sample.boxes["annotations"]:
+        number = box.get("category_id")
+        if not isinstance(number, int) or not 0 <= number <= MAX_CATEGORY:
+            raise MixError(
+                f"{sample.key}: category_id={number!r}: format=yolo needs numbers from 0 to "
+                f"{MAX_CATEGORY}"
+            )
+        if box.get("iscrowd"):
+            continue
+        left, top, box_width, box_height = box["bbox"]
+        place = (
+            (left + box_width / 2) / width,
+            (top + box_height / 2) / height,
+            box_width / width,
+            box_height / height,
+        )
+        lines.append(" ".join([str(number), *(f"{min(max(side, 0), 1):.6f}" for side in place)]))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _category_names(pages: Mapping[str, Iterable[Page]]) -> dict[int, str]:
+    """The names of all categories by number, the same for all splits.
+
+    Raises:
+        MixError: a number has two names.
+    """
+    names: dict[int, str] = {}
+    for entry in (entry for split in pages.values() for page in split for entry in page.entries):
+        for one in (entry["boxes"] or {}).get("categories", []):
+            number, name = one["id"], one["name"]
+            if names.setdefault(number, name) != name:
+                raise MixError(
+                    f"{entry['file_name']}: the category {number} is {name!r} here and "
+                    f"{names[number]!r} in another image; mix sources with the same categories"
+                )
+    return dict(sorted(names.items()))
+
+
+def _metadata(split: str, pages: Iterable[Page]) -> bytes:
+    """JSON lines, as ``datasets`` reads them beside images; paths are below the split."""
+    lines = []
+    for page in pages:
+        for entry in page.entries:
+            line = {"file_name": entry["file_name"].removeprefix(f"{split}/")}
+            line |= {"text": entry["text"], "label": entry["label"]}
+            line |= {name: entry["mix"][name] for name in ("kind", "weight", "shard", "key")}
+            lines.append(json.dumps(line, ensure_ascii=True))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _coco(
+    split: str, pages: Iterable[Page], names: Mapping[int, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Instances, of the images with boxes alone, and captions, of all images."""
+    images: list[dict[str, Any]] = []
+    with_boxes: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    for page in pages:
+        for entry in page.entries:
+            image = {"id": len(images) + 1, "file_name": entry["file_name"][len(split) + 1 :]}
+            image |= {name: entry[name] for name in ("width", "height")}
+            images.append(image)
+            captions.append(
+                {"id": len(captions) + 1, "image_id": image["id"], "caption": entry["text"]}
+            )
+            if entry["boxes"] is None:
+                continue
+            with_boxes.append(image)
+            for box in entry["boxes"]["annotations"]:
+                own = {"id": len(instances) + 1, "image_id": image["id"]}
+                area = box["bbox"][2] * box["bbox"][3]
+                instances.append({"area": area, "iscrowd": 0, "segmentation": []} | box | own)
+    categories = [{"id": number, "name": name} for number, name in names.items()]
+    labels = _json(with_boxes, instances, categories=categories)
+    yield f"annotations/instances_{split}.json", labels
+    yield f"annotations/captions_{split}.json", _json(images, captions)
+
+
+def _json(images: list[dict[str, Any]], annotations: list[dict[str, Any]], **more: Any) -> bytes:
+    return json.dumps({"images": images, "annotations": annotations, **more}).encode()
+
+
+def _data_yaml(splits: list[str], known: Mapping[int, str]) -> bytes:
+    """What YOLO's trainers take; folders are relative to the file.
+
+    They ask for a split ``val``: without one it is the first split. Numbers without a name get one,
+    since the list has no gaps.
+    """
+    names = {
+        number: known.get(number, f"unused_{number}")
+        for number in range(max(known, default=-1) + 1)
+    }
+    tree: dict[str, Any] = {split: f"images/{split}" for split in splits}
+    tree.setdefault("val", f"images/{splits[0]}")
+    text: str = yaml.safe_dump(tree | {"names": names}, sort_keys=False, allow_unicode=True)
+    return text.encode()

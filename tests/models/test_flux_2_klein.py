@@ -92,11 +92,12 @@ def test_the_shift_follows_tokens_and_steps(both: tuple[Any, Any], size: int, st
     """Levels are those of the scheduler with the pipeline's own formula."""
     from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
-    tokens = (size // 16) ** 2
+    side = size // 16
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     grid = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
-    scheduler.set_timesteps(sigmas=grid, mu=compute_empirical_mu(tokens, steps))
-    schedule = both[0].unbatched.family.schedule(dict(scheduler.config), tokens)
+    scheduler.set_timesteps(sigmas=grid, mu=compute_empirical_mu(side**2, steps))
+    family, config = both[0].unbatched.family, dict(scheduler.config)
+    schedule = family.schedule(config, (64, 64), 1).for_grid(side, side)
     found = [level.timestep for level in schedule.levels(steps)[:0:-1]]
     torch.testing.assert_close(torch.tensor(found), scheduler.timesteps, rtol=1e-5, atol=1e-3)
 

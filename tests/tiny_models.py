@@ -24,6 +24,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedModel,
+    Qwen2Tokenizer,
+    Qwen3Config,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -31,6 +33,11 @@ from transformers import (
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = "a an and the of on in with red green blue yellow dog cat circle square photo"
+CHAT = (  # of Qwen3, in short
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if not enable_thinking %}<think>{% endif %}"
+)
 BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -270,6 +277,26 @@ def tiny_t5(width: int) -> tuple[T5Tokenizer, T5EncoderModel]:
         feed_forward_proj="gated-gelu",
     )
     return tokenizer, T5EncoderModel(config)
+
+
+def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
+    """A tokenizer with a chat's template, and an encoder with random weights, 32 wide."""
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    vocabulary, merges = vocabulary_of_words(special)
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=special[-1])
+    tokenizer.chat_template = CHAT
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=layers,
+    )
+    encoder = kind(config)
+    encoder.get_input_embeddings().weight.data.mul_(50.0)
+    return tokenizer, encoder
 
 
 def _byte_letters() -> list[str]:

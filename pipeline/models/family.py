@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.models.distilled import Distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,23 @@ class Text:
     def folders(self) -> tuple[str, str]:
         """Those of the encoder and of the tokenizer."""
         return f"text_encoder{self.suffix}", f"tokenizer{self.suffix}"
+
+
+def as_chat(thinks: bool) -> Callable[[Any, str], str]:
+    """The template of Qwen3's families: the text is what the user says in a chat.
+
+    Args:
+        thinks: the pipeline's ``enable_thinking``.
+    """
+
+    def chat(tokenizer: Any, text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        whole: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
+        )
+        return whole
+
+    return chat
 
 
 @dataclass(frozen=True)
@@ -170,6 +188,10 @@ class Family:
             _side(network.get("sample_size") or self.native_cells) * scale,
             multiple * int(positions) if positions else None,
         )
+
+    def distilled(self, index: Json) -> Distilled | None:
+        """Whether the index itself says that the model was distilled to few steps, and how."""
+        return None
 
     def prediction_type(self, scheduler: Json) -> str:
         """What the network was trained to predict: epsilon, v_prediction, sample or flow.

@@ -14,17 +14,17 @@ KINDS = {  # what the values must be that are read here and have no check of the
     "block_out_channels": LIST,
     "latent_channels": WHOLE,
     "in_channels": WHOLE,
-    "patch_size": WHOLE,
     "num_train_timesteps": WHOLE,
     "beta_start": POSITIVE,
     "beta_end": POSITIVE,
     "shift": POSITIVE,
     "steps_offset": "a whole number",
 }
+OF_NETWORK = {"patch_size": WHOLE}  # a VAE's may have two sides, and is not read
 OR_NULL = {"pos_embed_max_size": WHOLE, "trained_betas": LIST}
 
 
-def check_kinds(files: ModelFiles, name: str) -> Mapping[str, Any]:
+def check_kinds(files: ModelFiles, name: str, *, is_vae: bool = False) -> Mapping[str, Any]:
     """Reads a config and refuses values of a kind that nothing can be computed with.
 
     Raises:
@@ -32,7 +32,7 @@ def check_kinds(files: ModelFiles, name: str) -> Mapping[str, Any]:
     """
     config = files.json(name)
     nullable = {key: kind for key, kind in OR_NULL.items() if config.get(key) is not None}
-    for key, kind in (KINDS | nullable).items():
+    for key, kind in (KINDS | nullable | ({} if is_vae else OF_NETWORK)).items():
         if key in config and not _is_of(kind, config[key]):
             raise files.error(f"{name}: {key}={config[key]!r}; allowed is {kind}")
     return config

@@ -121,9 +121,9 @@ def probe_model(
         components = _components(files, family, index, own_vae=other_vae is None)
         network = check_kinds(files, f"{family.network[0]}/config.json")
         if other_vae is None:
-            vae = check_kinds(files, "vae/config.json")
+            vae = check_kinds(files, "vae/config.json", is_vae=True)
         else:
-            vae = check_kinds(other_vae.files, other_vae.config)
+            vae = check_kinds(other_vae.files, other_vae.config, is_vae=True)
         scheduler = check_kinds(files, "scheduler/scheduler_config.json")
         check_classes({family.network[1]: network, family.vae: vae})
         family.check(index, network, vae)
@@ -146,7 +146,8 @@ def probe_model(
         commit=files.commit,
         files=loaded,
         variants={name: chosen.variant for name, chosen in weights.items()},
-        distilled=distilled_kind(
+        distilled=family.distilled(index)
+        or distilled_kind(
             [model.path, *_names(index, network), *(str(lora.path) for lora in loras)],
             scheduler,
             family.few_steps,

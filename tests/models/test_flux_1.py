@@ -25,6 +25,7 @@ from tests.models.family_checks import (
     SIDE,
     STEPS,
     TEXTS,
+    check_half,
     check_vae,
     decoded,
     difference,
@@ -125,6 +126,11 @@ def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -
 def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:
     """Scale and shift, in both directions."""
     check_vae(*both)
+
+
+def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None:
+    """The dtypes of all inputs go together."""
+    check_half(both[0], tolerance[torch.bfloat16])
 
 
 def test_guidance_costs_no_second_evaluation(both: tuple[Any, Any]) -> None:

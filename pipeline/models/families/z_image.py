@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import CLIP_VOCABULARY, Text
+from pipeline.models.family import Text, as_chat
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Condition
-
-
-def as_chat(tokenizer: Any, text: str) -> str:
-    """What the family's pipeline gives the tokenizer."""
-    chat: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=True,
-    )
-    return chat
 
 
 class ZImage(FlowFamily):
@@ -33,7 +22,7 @@ class ZImage(FlowFamily):
     name = "z-image"
     pipelines = ("ZImagePipeline", "ZImageImg2ImgPipeline")
     network = ("transformer", "ZImageTransformer2DModel")
-    texts = (Text("Qwen3Model", "Qwen2Tokenizer", "", 512, CLIP_VOCABULARY, template=as_chat),)
+    texts = (Text("Qwen3Model", "Qwen2Tokenizer", max_tokens=512, template=as_chat(True)),)
     native_cells = 128
     patch_size = 2
     ends_a_step_above = True

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.edit.calibrate import _Calibrator, num_edits
+from jobs.edit.calibrate import _Calibrator, _edits_of_one_size, num_edits
 from pipeline.config.config import Config
 from pipeline.config.load import load_config
 from pipeline.plan.plan import make_plan
 from pipeline.sizing.costs import Costs
 from tests.jobs.conftest import Job
+from tests.parts import make_part, make_prepared
 
 
 def config_of(job: Job, output: Path, *more: str) -> Config:
@@ -47,6 +48,15 @@ def test_a_calibration_writes_nothing(measured: tuple[Costs, Path]) -> None:
     """The output is not even there."""
     _, output = measured
     assert not output.exists()
+
+
+def test_rows_at_once_are_of_one_size() -> None:
+    """Memory of a row is that of the largest batch, and a batch has images of one size."""
+    images = [make_prepared(0, "a", "b"), make_prepared(1, size=16), make_prepared(2, "c")]
+    images.append(make_prepared(3, size=16))
+    images[3].image = None  # it could not be decoded
+    assert _edits_of_one_size(make_part(*images)) == 3
+    assert _edits_of_one_size(make_part(images[1])) == 1
 
 
 def test_a_calibration_is_no_larger_than_a_part(job: Job, tmp_path: Path) -> None:

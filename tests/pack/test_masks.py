@@ -88,7 +88,10 @@ def test_pack_writes_masks_where_they_are_asked_for(tmp_path: Path) -> None:
     """Beside the boxes, of COCO's images with shapes."""
     draw(tmp_path / "images", ["1.png", "2.png"])
     images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in (1, 2)]
-    shapes = [{"bbox": [10, 8, 20, 20], "segmentation": SQUARE}, {"bbox": [0, 0, 4, 4]}]
+    shapes: list[dict[str, Any]] = [
+        {"bbox": [10, 8, 20, 20], "segmentation": SQUARE},
+        {"bbox": [0, 0, 4, 4]},
+    ]
     annotations = [
         {"id": n, "image_id": n + 1, "category_id": 3} | shape for n, shape in enumerate(shapes)
     ]

@@ -51,7 +51,7 @@ def run_fake(
                 item.fail(stage, "RuntimeError", "the device went away")
         return edit(part)
 
-    with mock.patch("pipeline.stages.build.load_fused", return_value={stage: inverting}):
+    with mock.patch("pipeline.stages.build.load_stages", return_value={stage: inverting}):
         plan = run_loop(plan, beside=beside)
     sweep(plan.output)
     write_summary(plan.output, summarize(plan, 1.0, 0).to_tree())

@@ -75,8 +75,8 @@ def decoded_latents(model: LatentDiffusion, part: Part, config: Config) -> torch
 def counted(model: LatentDiffusion) -> Iterator[list[int]]:
     """Records the number of rows of every call of the network."""
     rows: list[int] = []
-    unet = model.unbatched.unet  # type: ignore[attr-defined]
-    hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    network = model.unbatched.network
+    hook = network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     try:
         yield rows
     finally:

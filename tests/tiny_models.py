@@ -24,6 +24,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedModel,
+    Qwen2Tokenizer,
+    Qwen3Config,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -31,6 +33,11 @@ from transformers import (
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = "a an and the of on in with red green blue yellow dog cat circle square photo"
+CHAT = (  # of Qwen3, in short
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if not enable_thinking %}<think>{% endif %}"
+)
 BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -61,7 +68,7 @@ def make_tiny_stable_diffusion(
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(_text_config(len(tokenizer)))
+        text_encoder = CLIPTextModel(tiny_clip_config(len(tokenizer)))
         unet = _unet(cross_attention_dim=32)
         vae = _vae(latent_channels=4, scaling_factor=4.0)
         _strengthen_texts(unet, text_encoder)
@@ -97,8 +104,10 @@ def make_tiny_sdxl(folder: str | Path, seed: int = 0, *, zero_empty: bool = True
     tokenizers = tiny_tokenizer(), tiny_tokenizer(pad_token="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = CLIPTextModel(_text_config(len(tokenizers[0])))
-        second = CLIPTextModelWithProjection(_text_config(len(tokenizers[1]), projection_dim=24))
+        first = CLIPTextModel(tiny_clip_config(len(tokenizers[0])))
+        second = CLIPTextModelWithProjection(
+            tiny_clip_config(len(tokenizers[1]), projection_dim=24)
+        )
         unet = _unet(
             cross_attention_dim=64,
             addition_embed_type="text_time",
@@ -137,21 +146,10 @@ def make_tiny_sd3(folder: str | Path, seed: int = 0, *, t5: bool = True) -> Path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         first, second = (
-            CLIPTextModelWithProjection(_text_config(len(tokenizer), projection_dim=24))
+            CLIPTextModelWithProjection(tiny_clip_config(len(tokenizer), projection_dim=24))
             for tokenizer in tokenizers
         )
-        t5_tokenizer = _t5_tokenizer()
-        t5_encoder = T5EncoderModel(
-            T5Config(
-                vocab_size=len(t5_tokenizer),
-                d_model=80,
-                d_kv=16,
-                d_ff=64,
-                num_layers=1,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-            )
-        )
+        t5_tokenizer, t5_encoder = tiny_t5(80)
         transformer = SD3Transformer2DModel(
             sample_size=8,
             patch_size=2,
@@ -213,36 +211,49 @@ def _unet(**settings: Any) -> UNet2DConditionModel:
 
 def _vae(**settings: Any) -> AutoencoderKL:
     """A VAE. Callers pass a scaling factor of 4 instead of 0.18215, for about unit variance."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=8,
-        sample_size=32,
-        **settings,
-    )
+    return AutoencoderKL(**vae_settings(**settings))
+
+
+def vae_settings(**settings: Any) -> dict[str, Any]:
+    """Of a small VAE whose cells have 4 pixels a side."""
+    fixed = {
+        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 8,
+        "sample_size": 32,
+        "scaling_factor": 4.0,
+    }
+    return fixed | settings
 
 
 def tiny_tokenizer(**settings: str) -> CLIPTokenizer:
     """A byte-level vocabulary with merges that make each of ``WORDS`` one token."""
+    vocabulary, merges = vocabulary_of_words([START, END], end="</w>")
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, **settings)
+
+
+def vocabulary_of_words(
+    special: list[str], end: str = ""
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """(token ids, merges) of a byte-level tokenizer that knows ``WORDS``.
+
+    Args:
+        special: tokens that come last.
+        end: what marks the last letter of a word.
+    """
     letters = sorted(_byte_letters())
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = [*letters, *(letter + end for letter in letters if end)]
     merges: list[tuple[str, str]] = []
     for word in WORDS.split():
-        pieces = [*word[:-1], word[-1] + "</w>"]
+        pieces = [*word[:-1], word[-1] + end]
         left = pieces[0]
         for right in pieces[1:]:
             if (left, right) not in merges:
                 merges.append((left, right))
                 vocabulary.append(left + right)
             left += right
-    vocabulary += [START, END]
-    return CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(vocabulary)},
-        merges=merges,
-        model_max_length=77,
-        **settings,
-    )
+    return {token: number for number, token in enumerate([*vocabulary, *special])}, merges
 
 
 def _t5_tokenizer() -> T5Tokenizer:
@@ -253,13 +264,48 @@ def _t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[*special, *letters, *words], extra_ids=0, model_max_length=512)
 
 
+def tiny_t5(width: int) -> tuple[T5Tokenizer, T5EncoderModel]:
+    """A tokenizer and an encoder with random weights, whose hidden states have this width."""
+    tokenizer = _t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=16,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return tokenizer, T5EncoderModel(config)
+
+
+def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
+    """A tokenizer with a chat's template, and an encoder with random weights, 32 wide."""
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    vocabulary, merges = vocabulary_of_words(special)
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=special[-1])
+    tokenizer.chat_template = CHAT
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=layers,
+    )
+    encoder = kind(config)
+    encoder.get_input_embeddings().weight.data.mul_(50.0)
+    return tokenizer, encoder
+
+
 def _byte_letters() -> list[str]:
     """The 256 printable letters that represent bytes in byte-level BPE (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
-def _text_config(vocab_size: int, **settings: int) -> CLIPTextConfig:
+def tiny_clip_config(vocab_size: int, **settings: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=vocab_size,
         hidden_size=32,

@@ -1,10 +1,11 @@
-"""Measures what images of many shapes cost: the stages over 64 shapes, and over as many squares.
+"""Measures what images of mixed shapes cost, beside as many squares of the same area.
 
     python -m infra.benchmarks.buckets --out infra/benchmarks/buckets.json
 
-The bundled model edits the same scenes as squares of its own size, and each in another shape from
-1:4 to 4:1 with ``model.buckets: auto``, in turn. A part's edits are computed by size, so most
-shapes are batches of one image. The masks have no floor: every edit is encoded and decoded.
+The bundled model edits 64 scenes, in turn: as squares of its own size; with ``model.buckets: auto``
+in the shapes that photos have (``PHOTOS``); and each in a shape of its own, from 1:4 to 4:1. A
+part's edits are computed by size, so the last is a part of small batches. The masks have no floor:
+every edit is encoded and decoded.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from pipeline.config.config import Config
 from pipeline.config.load import load_config
 from pipeline.config.stages import STAGES
 
+# Images of 64 by shape: mostly those of cameras, and more wide than high.
+PHOTOS = {(4, 3): 20, (3, 2): 16, (3, 4): 10, (2, 3): 8, (1, 1): 4, (16, 9): 4, (9, 16): 2}
 OVERRIDES = ["input.shards=in", "output.path=out", "run.part_size=64", "method.mask.floor=0"]
 
 
 def main() -> None:
     """Draws the images, times both forms in turn, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -43,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = [f"stages.{name}.threads={arguments.threads}" for name in STAGES]
     config = load_config("demo", [*OVERRIDES, *threads, *arguments.overrides])
-    report = compare(config, arguments.images, arguments.repeats)
+    report = compare(config, sum(PHOTOS.values()), arguments.repeats)
     report["machine"] = describe_machine("cpu", arguments.threads)
     print(json.dumps(report, indent=1))
     if arguments.out is not None:
@@ -51,12 +53,18 @@ def main() -> None:
 
 
 def compare(config: Config, images: int, repeats: int) -> dict[str, Any]:
-    """Edits per second of both forms, in turn, by wall clock and by CPU, and their ratios."""
+    """Edits per second of each form, in turn, by wall clock and by CPU, and ratios to squares."""
     loop = BareLoop(config, "cpu")
     auto = config.model.model_copy(update={"buckets": "auto"})
     sizes = loop.model.info.sizes_for(auto)
     squares = draw_samples(images, 1, sizes.side)
-    forms = {"squares": squares, "shapes": in_shapes(squares, sizes)}
+    ratios = np.exp(np.linspace(-math.log(WIDEST), math.log(WIDEST), images))
+    photos = [shape for shape, number in PHOTOS.items() for _ in range(number)]
+    forms = {
+        "squares": squares,
+        "shapes of photos": in_shapes(squares, sizes, photos),
+        "64 shapes": in_shapes(squares, sizes, [(round(1000 * r), 1000) for r in ratios]),
+    }
     rates: dict[str, list[float]] = {name: [] for name in forms}
     cpu_rates: dict[str, list[float]] = {name: [] for name in forms}
     for number in range(repeats + 1):
@@ -77,22 +85,24 @@ def compare(config: Config, images: int, repeats: int) -> dict[str, Any]:
             for name, samples in forms.items()
         },
         "edits_per_s": rates,
-        "ratio_of_medians": ratio(rates),
+        "ratio_of_medians": ratios_to_squares(rates),
         "edits_per_cpu_s": cpu_rates,
-        "ratio_of_cpu_medians": ratio(cpu_rates),
+        "ratio_of_cpu_medians": ratios_to_squares(cpu_rates),
     }
 
 
-def ratio(rates: dict[str, list[float]]) -> float:
-    """The rate of the shapes over that of the squares."""
-    return round(statistics.median(rates["shapes"]) / statistics.median(rates["squares"]), 3)
+def ratios_to_squares(rates: dict[str, list[float]]) -> dict[str, float]:
+    """The median rate of each form over that of the squares."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return {name: round(median / medians["squares"], 3) for name, median in medians.items()}
 
 
-def in_shapes(samples: list[BenchmarkSample], sizes: Sizes) -> list[BenchmarkSample]:
-    """The same scenes, each stretched to another shape's size."""
-    shapes = np.exp(np.linspace(-math.log(WIDEST), math.log(WIDEST), len(samples)))
+def in_shapes(
+    samples: list[BenchmarkSample], sizes: Sizes, shapes: list[Size]
+) -> list[BenchmarkSample]:
+    """The same scenes, each stretched to the size of another shape."""
     return [
-        replace(sample, image=_stretched(sample.image, sizes.of((round(1000 * shape), 1000))))
+        replace(sample, image=_stretched(sample.image, sizes.of(shape)))
         for sample, shape in zip(samples, shapes, strict=True)
     ]
 

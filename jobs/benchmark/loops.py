@@ -26,7 +26,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
 from pipeline.records.staged import PartResult
-from pipeline.stages.build import StageStep, build_stage, load_fused
+from pipeline.stages.build import StageStep, build_stage, load_stages
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class BareLoop:
         self, config: Config, device: str, stages: dict[str, StageStep] | None = None
     ) -> None:
         self.config, self.device = config, device
-        self.stages = load_fused(config, device) if stages is None else stages
+        self.stages = load_stages(config, "fused", device) if stages is None else stages
 
     def with_config(self, config: Config) -> BareLoop:
         """A loop with another method or micro-batch over the same networks."""

@@ -1,6 +1,7 @@
 """Measures what faster decoding costs in quality: `python -m jobs.benchmark.quality`.
 
-The same edits with the same masks are decoded in full, in boxes, and with reused features. The
+The same edits with the same masks are decoded in full, in boxes, and with reused features, and with
+the whole methods of other configs. The
 scene reader tells which edits succeeded, and each setting is compared with the full decode, edit by
 edit. The JSON is rewritten after each batch, so a run that is stopped keeps its results.
 """
@@ -40,7 +41,7 @@ MULTIPLE = 4  # the bundled model's UNet halves its grid of 16 cells twice
 BATCH = 32
 
 Figures = dict[str, float]  # of one edit
-Setting = dict[str, Any]  # of ``method.decode`` or ``method.reuse``
+Setting = dict[str, Any]  # of ``method.decode`` or ``method.reuse``, or another whole method
 
 
 def main() -> None:
@@ -54,6 +55,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*", default=[1, 2], help="of reuse")
     parser.add_argument(
         "--encode", action="store_true", help="also measure reuse in encoding, as further rows"
+    )
+    parser.add_argument(
+        "--methods",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="configs whose whole method is measured too, with the masks of --config",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -74,6 +82,7 @@ def main() -> None:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 
     settings = settings_of(options.contexts, options.intervals, options.layers, options.encode)
+    settings += [{"method": str(path)} for path in options.methods]
     for row in measure(model, method, options.edits, settings, options.seed, write):
         print(json.dumps(row))
 
@@ -113,7 +122,7 @@ def measure(
         for setting, figures in zip(settings, found, strict=True):
             used = with_setting(method, setting)
             part = copy.deepcopy(encoded)
-            if used.reuse.encode:
+            if used.reuse.encode or "method" in setting:
                 part = EncodeStage(model, used, first)(copy.deepcopy(masked))
             figures += _decoded(model, used, part, edits, first, reader)
         rows = [
@@ -127,6 +136,9 @@ def measure(
 
 def with_setting(method: Method, setting: Setting) -> Method:
     """The method with a setting of ``settings_of``."""
+    if "method" in setting:
+        other = Method(**yaml.safe_load(Path(setting["method"]).read_text())["method"])
+        return other.model_copy(update={"mask": method.mask})
     if "interval" in setting:
         return method.model_copy(update={"reuse": Reuse(**setting)})
     decode = Decode(**(method.decode.model_dump() | setting))

@@ -63,6 +63,31 @@ def connect(config: Config, verbose: bool) -> None:
     if not verbose:
         # Ray Data logs tracebacks of lost parts; jobs/edit/lost_parts.py logs one line for each.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if address:
+        wait_for_nodes(config)
+
+
+def wait_for_nodes(config: Config) -> None:
+    """Waits until ``run.num_nodes`` nodes have joined the connected cluster.
+
+    A plan made earlier would be for fewer nodes, and "auto" might mean another device. After
+    ``run.cluster_wait_s`` the run goes on with the nodes that are there, and says so.
+    """
+    wanted, wait_s = config.run.num_nodes or 0, config.run.cluster_wait_s
+    deadline = time.monotonic() + wait_s
+    told = False
+    while (joined := len(cluster_nodes())) < wanted:
+        if time.monotonic() >= deadline:
+            tell(
+                f"only {joined} of run.num_nodes={wanted} nodes have joined after "
+                f"run.cluster_wait_s={wait_s:g}; going on with these",
+                level="warning",
+            )
+            return
+        if not told:
+            tell(f"waiting for nodes: {joined} of {wanted} have joined")
+            told = True
+        time.sleep(min(_POLL_S, wait_s))
 
 
 def _refusal(error: BaseException) -> str:

@@ -22,6 +22,8 @@ def relative_paths(config: Config) -> list[tuple[str, str]]:
     paths = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
     paths.append(("output.path", config.output.path))
     weights = [("model.path", config.model.path)]
+    weights += [(f"model.lora[{n}].path", lora.path) for n, lora in enumerate(config.model.lora)]
+    weights += [("model.vae", config.model.vae)] if config.model.vae else []
     weights += [(f"scores.{name}.path", net.path) for name, net in config.scores.chosen.items()]
     paths += [(key, path) for key, path in weights if _is_here(path)]
     return [(key, path) for key, path in paths if is_relative(path)]
@@ -46,8 +48,14 @@ def with_absolute_paths(config: Config) -> Config:
         for name, net in scores.chosen.items()
         if _is_here(net.path)
     }
+    loras = [
+        lora.model_copy(update={"path": _absolute(lora.path)}) if _is_here(lora.path) else lora
+        for lora in model.lora
+    ]
+    vae = _absolute(model.vae) if model.vae and _is_here(model.vae) else model.vae
     return config.model_copy(
         update={
+            "model": model.model_copy(update={"lora": loras, "vae": vae}),
             "input": config.input.model_copy(
                 update={"shards": several[0] if isinstance(shards, str) else several}
             ),

@@ -66,7 +66,8 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
     costs = _costs(plan, measure, keep)
     edits = estimated_edits(plan, costs)
     try:
-        expected = estimate(plan.config, plan.device, costs, nodes, edits)
+        largest = max(work.shard.size for work in plan.work)
+        expected = estimate(plan.config, plan.device, costs, nodes, edits, largest)
     except PoolsDoNotFitError as error:
         raise ConfigError(f"stages: {error}") from None
     plan = replace(plan, config=sized(plan.config, expected))
@@ -105,14 +106,13 @@ def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> N
     names += ["largest that fits"] if expected.micro_batch else []
     rows = []
     stages = costs.stage_seconds(config)
-    for pool in config.pools:
-        fused = pool == "fused"
-        seconds = sum(stages.values()) if fused else stages[pool]
+    for pool, in_pool in config.stages_by_pool(expected.layout).items():
+        seconds = sum(stages[name] for name in in_pool)
         row = [pool, str(expected.sizes[pool]), f"{seconds:.3g}" if known else ""]
         row += [f"{expected.busy[pool]:.0%}", str(config.pool_stage(pool).micro_batch)]
         if expected.micro_batch:
-            fits = expected.micro_batch
-            row.append(str(min(fits.values()) if fused else fits.get(pool, "")))
+            fits = [size for name, size in expected.micro_batch.items() if name in in_pool]
+            row.append(str(min(fits)) if fits else "")
         rows.append(row)
     show_table(names, rows, title="plan")
     for line in _lines(plan, expected, costs, nodes):
@@ -130,7 +130,8 @@ def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> l
     }
     lines = [
         f"cluster: {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, {cpus:g} CPUs, "
-        f"{gpus:g} GPUs; layout {expected.layout}; {how[costs.source]}",
+        f"{gpus:g} GPUs; layout {expected.layout}; {expected.readers} shards read at once; "
+        f"{how[costs.source]}",
     ]
     if expected.images_per_s is None:
         return lines

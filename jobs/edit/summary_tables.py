@@ -24,7 +24,7 @@ def print_dry_run(plan: Plan) -> None:
         return
     config = plan.config
     show(resolved_yaml(config), lines=True)
-    show(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.revision}")
+    show(f"model:        {config.model.path}, {plan.model.family}, revision {plan.model.content}")
     show(f"fingerprint:  {plan.fingerprint}")
     show(f"done:         {len(plan.published)} shards{_some(plan.published)}")
     names = [f"{work.shard.name} ({work.num_staged} parts staged)" for work in plan.work]
@@ -51,7 +51,7 @@ def _dry_run_tree(plan: Plan) -> dict[str, Any]:
     """What a dry run prints, for a JSON line."""
     return {
         "config": yaml.safe_load(resolved_yaml(plan.config)),
-        "model": {"family": plan.model.family, "revision": plan.model.revision},
+        "model": {"family": plan.model.family, "revision": plan.model.content},
         "fingerprint": plan.fingerprint,
         "done": plan.published,
         "to_do": {work.shard.name: work.num_staged for work in plan.work},

@@ -16,6 +16,7 @@ from pipeline.config.filters import (
 )
 from pipeline.config.input import Input
 from pipeline.config.labels import Labels
+from pipeline.config.lora import Lora
 from pipeline.config.method import Method
 from pipeline.config.run import Planning, Report, Run
 from pipeline.config.scores import Scores
@@ -103,6 +104,18 @@ class Model(Section):
         "`stretch`: all of it, in another shape. With `output.resolution: source`, or a list of "
         "`buckets`, the default is `pad`.",
     )
+    vae: str | None = Field(
+        None,
+        description="Another VAE than the model's: a folder in diffusers' format or a hub id, with "
+        "the VAE's files in it or in its `vae/`. null: the model's own.",
+    )
+    vae_revision: str | None = Field(None, description="As `revision`, of `vae`.")
+    lora: list[Lora] = Field(
+        [],
+        description="LoRAs to fuse into the weights, in this order: `[{path: ..., weight: 0.8}]`, "
+        "each with `path`, `file` (of a folder or hub id with several), `weight` (1) and "
+        "`revision`. A key that matches nothing of the model is an error.",
+    )
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
         description="torch.compile over the network. `default` fuses kernels, `cuda_graphs` also "
@@ -124,6 +137,21 @@ class Model(Section):
     @classmethod
     def _sizes(cls, value: Any) -> Any:
         return checked_buckets(value)
+
+    @field_validator("lora")
+    @classmethod
+    def _each_once(cls, value: list[Lora]) -> list[Lora]:
+        named = [(lora.path, lora.file) for lora in value]
+        for path, file in named:
+            if named.count((path, file)) > 1:
+                raise ValueError(f"{file or path!r} is named twice; give it one weight")
+        return value
+
+    @model_validator(mode="after")
+    def _a_revision_is_of_a_vae(self) -> Model:
+        if self.vae_revision is not None and self.vae is None:
+            raise ValueError(f"vae_revision={self.vae_revision!r}: only with model.vae")
+        return self
 
     @model_validator(mode="after")
     def _compiled_shapes_are_known(self) -> Model:
@@ -198,8 +226,7 @@ class Config(Section):
         given = self.stages.given_threads(self.stage_names)
         if given is not None:
             return given
-        names = self.stage_names if self.run.layout == "auto" else self.pools
-        return min(self.pool_stage(name).num_threads for name in names)
+        return min(self.pool_stage(name).num_threads for name in self.pools)
 
     def with_threads(self, number: int) -> Config:
         """A copy with this number of threads in every stage."""
@@ -213,8 +240,24 @@ class Config(Section):
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The names of the pools of actors in this layout."""
-        return ("fused",) if self.run.layout == "fused" else self.stage_names
+        """The names of the pools of actors in this layout; "auto" is not resolved yet: pools."""
+        return tuple(self.stages_by_pool(self.run.layout))
+
+    def stages_by_pool(self, layout: str) -> dict[str, tuple[str, ...]]:
+        """The stages that each pool's actors run, in the order of the flow.
+
+        In layout pools each stage that asks the network has a pool of its own, named like it. Other
+        stages run in front of the next one, in its actors: a pool of theirs would do nothing.
+        """
+        if layout == "fused":
+            return {"fused": self.stage_names}
+        pools: dict[str, tuple[str, ...]] = {}
+        waiting: tuple[str, ...] = ()
+        for name in self.stage_names:
+            waiting = (*waiting, name)
+            if name not in self.method.stages_without_network:
+                pools[name], waiting = waiting, ()
+        return pools
 
     def pool_stage(self, pool: str) -> Stage:
         """The settings of a pool; the fused pool takes those of decode."""

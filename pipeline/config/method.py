@@ -152,6 +152,11 @@ class Method(Section):
         ge=1.0,
         description="Classifier-free guidance in decoding; 1 is none, and halves its cost.",
     )
+    guidance_interval: tuple[Share, Share] | None = Field(
+        None,
+        description="`[low, high]`: levels with guidance, as shares of the schedule. At the others "
+        "the negative half is not computed. null: all levels.",
+    )
     negative_text: str = Field("", description="The text that guidance leads away from.")
     encode: Literal["ddim", "noise"] = Field(
         "ddim",
@@ -193,6 +198,13 @@ class Method(Section):
                 values = {"imagic": {}, **values}
         return values
 
+    @field_validator("guidance_interval")
+    @classmethod
+    def _low_before_high(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"{list(value)}: allowed is [low, high] with low below high")
+        return value
+
     @model_validator(mode="after")
     def _only_noise_is_drawn_again(self) -> Method:
         if self.ddim_eta and (self.encode != "noise" or self.solver != "ddim"):
@@ -218,6 +230,23 @@ class Method(Section):
             if self.reuse.interval > 1:
                 raise ValueError(f"reuse.interval={self.reuse.interval}: imagic allows 1")
         return self
+
+    def is_guided_at(self, index: int) -> bool:
+        """Whether ``guidance_interval`` has guidance at the level of this index, 1 to ``steps``."""
+        if self.guidance_interval is None:
+            return True
+        low, high = self.guidance_interval
+        return low <= index / self.steps <= high
+
+    @property
+    def stages_without_network(self) -> tuple[str, ...]:
+        """The stages that ask the network nothing; they run in the pool of the next stage."""
+        without = []
+        if self.mask.source == "full":
+            without.append("mask")
+        if self.encode == "noise" and self.imagic is None:
+            without.append("encode")
+        return tuple(without)
 
     @property
     def ratio(self) -> float:

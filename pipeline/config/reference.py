@@ -135,7 +135,8 @@ def _row(schema: Node, section: Node, name: str, path: str, table: str) -> Row:
 
 
 def _section_of(schema: Node, node: Node) -> Node | None:
-    """The section that a key holds, whether always or if it is not null; None for a value."""
+    """The section that a key holds, always or if it is not null, or a list of; None for a value."""
+    node = node["items"] if "$ref" in node.get("items", {}) else node
     options = [option for option in node.get("anyOf", [node]) if option.get("type") != "null"]
     if len(options) != 1 or "$ref" not in options[0]:
         return None

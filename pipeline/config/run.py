@@ -24,7 +24,7 @@ class Run(Section):
         "too much memory.",
     )
     layout: Literal["pools", "fused", "auto"] = Field(
-        "pools",
+        "auto",
         description="`pools`: a pool of actors for each stage. `fused`: all stages in one actor, "
         "for a single GPU. `auto`: the faster one, as planned. All write the same bytes.",
     )
@@ -51,6 +51,23 @@ class Run(Section):
         600.0,
         ge=0.0,
         description="Seconds to wait at the start for the nodes of a cluster to join.",
+    )
+    num_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="Nodes of the Ray cluster, its head included, to wait for before the run is "
+        "planned, for at most `cluster_wait_s`. null: as many as the smallest pools need.",
+    )
+    readers: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
+        "auto",
+        description="Shards that are read at once. `auto`: as many as feed the pools, within "
+        "`read_memory_bytes`.",
+    )
+    read_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Main memory for the shards that are read at once, in all of the cluster; each "
+        "takes three times its size. null: a fifth of the memory of all nodes.",
     )
     shards_per_wave: Count = Field(
         1024, description="Input shards in a wave. Actors are started anew for each wave."

@@ -18,7 +18,7 @@ class Stage(Section):
     """One pool of actors."""
 
     actors: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
-        1,
+        "auto",
         description="Size of the pool, or its minimum if `max_actors` is set. `auto`: what the "
         "plan finds best.",
     )
@@ -70,7 +70,11 @@ class Stage(Section):
 
 
 class Stages(Section):
-    """A pool of actors for each stage. `layout: fused` has one pool, sized as `decode`."""
+    """A pool of actors for each stage. `layout: fused` has one pool, sized as `decode`.
+
+    A stage that asks the network nothing (SDEdit's mask and encoding, `encode: noise`,
+    `mask.source: full`) runs in the next one's actors: only its `micro_batch` counts.
+    """
 
     mask: Stage = Field(Stage(), description="The pool that infers edit masks.")
     encode: Stage = Field(

@@ -45,7 +45,7 @@ def _one_type(schema: Node, node: Node) -> str:
     if node["type"] == "array" and node["items"].get("type") == "array":
         return f"list of {_one_type(schema, node['items']).replace('list', 'lists', 1)}"
     if node["type"] == "array":
-        return f"list of {PLURAL[node['items']['type']]}"
+        return f"list of {PLURAL.get(node['items'].get('type'), 'sections')}"
     if node["type"] == "object":
         return "mapping"
     return str(node["type"])

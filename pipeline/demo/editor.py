@@ -94,7 +94,7 @@ def edited_latents(
     model: LatentDiffusion, part: Part, method: Method, *, seed: int
 ) -> list[NDArray[np.float32] | None]:
     """The latents that `outcomes` decodes: (C, h, w) for each edit, None if its mask is empty."""
-    coder = _LatentPassThrough(model.image_coder.vae, model.micro_batch)
+    coder = _LatentPassThrough(model.image_coder.vae, model.micro_batch, model.image_coder.family)
     done = outcomes(replace(model, image_coder=coder), part, method, seed=seed)
     return [np.asarray(item.image, np.float32) if item.edited else None for item in done]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -22,25 +22,79 @@ class Condition:
     Attributes:
         tokens: (N, L, D) the text encoder's hidden states.
         pooled: (N, P) the pooled text embedding; None for families that do not use it.
+        mask: (N, L) bool, which tokens are a text's; the others are padding, and the network does
+            not see them. None: all are, padding included, as in families with texts of one length.
+        guidance: (N,) float32, the scale, for families whose network takes it as an input.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        pooled = None if self.pooled is None else self.pooled[rows]
-        return Condition(self.tokens[rows], pooled)
+        others = (self.pooled, self.mask, self.guidance)
+        return Condition(self.tokens[rows], *(None if one is None else one[rows] for one in others))
 
     @classmethod
     def cat(cls, conditions: Sequence[Condition]) -> Condition:
+        """The rows of all. Shorter texts are padded with zeros to the longest, and masked."""
         pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
-        return cls(
-            torch.cat([condition.tokens for condition in conditions]),
-            torch.cat(pooled) if pooled else None,
+        guidance = [c.guidance for c in conditions if c.guidance is not None]
+        length = max(condition.tokens.shape[1] for condition in conditions)
+        masked = any(
+            condition.mask is not None or condition.tokens.shape[1] < length
+            for condition in conditions
         )
+        return cls(
+            torch.cat([_padded(condition.tokens, length) for condition in conditions]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat([_padded(c.seen(), length) for c in conditions]) if masked else None,
+            torch.cat(guidance) if guidance else None,
+        )
+
+    @classmethod
+    def of_rows(cls, texts: Sequence[Tensor]) -> Condition:
+        """A row for each text, (L, D) each; their lengths may differ."""
+        seen = torch.ones(1, 1, dtype=torch.bool, device=texts[0].device)
+        return cls.cat([cls(text[None], mask=seen.expand(1, len(text))) for text in texts])
+
+    def rows(self) -> list[Tensor]:
+        """(L, D) of each row without its padding, for networks that take texts one by one."""
+        if self.mask is None:
+            return list(self.tokens)
+        return [tokens[mask] for tokens, mask in zip(self.tokens, self.mask, strict=True)]
+
+    def seen(self) -> Tensor:
+        """(N, L) bool: the mask, or all true without one."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+
+    def to(self, dtype: torch.dtype) -> Condition:
+        """The same with tokens and pooled embedding in another dtype."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return replace(self, tokens=self.tokens.to(dtype), pooled=pooled)
+
+    def with_tokens(self, tokens: Tensor) -> Condition:
+        """The same rows with other tokens, of the same lengths."""
+        return replace(self, tokens=tokens)
+
+    def with_guidance(self, scale: float | Tensor) -> Condition:
+        """The same rows with a guidance scale for the network, one or (N,)."""
+        scales = torch.as_tensor(scale, dtype=torch.float32, device=self.tokens.device)
+        return replace(self, guidance=scales.expand(len(self)))
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """(N, L, ...) as (N, length, ...), filled with zeros."""
+    missing = length - rows.shape[1]
+    if not missing:
+        return rows
+    return torch.cat([rows, rows.new_zeros(len(rows), missing, *rows.shape[2:])], dim=1)
 
 
 @dataclass(frozen=True)
@@ -56,12 +110,19 @@ class Repeated(Condition):
 
     times: int = 1
 
+    @classmethod
+    def of(cls, condition: Condition, times: int) -> Repeated:
+        """Each row of a condition, so many times."""
+        return cls(
+            condition.tokens, condition.pooled, condition.mask, condition.guidance, times=times
+        )
+
     def __len__(self) -> int:
         return len(self.tokens) * self.times
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         sources = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
-        return Condition(self.tokens, self.pooled)[sources]
+        return Condition(self.tokens, self.pooled, self.mask, self.guidance)[sources]
 
 
 class Counted:

@@ -75,18 +75,24 @@ class FlowSchedule:
     Attributes:
         shift: how far the grid is shifted towards the noisy end; 1 keeps it even.
         num_timesteps: the timestep that the network gets for s = 1.
-        lowest: the last value of the sampler's even grid, before the shift, in (0, 1].
+        lowest: the last value of the sampler's even grid, before the shift, in (0, 1]; None: one
+            step above clean, 1 / steps.
         dynamic: gives the shift for an image's size; None: it is the same for all.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
-    lowest: float = 1e-3
+    lowest: float | None = 1e-3
     dynamic: DynamicShift | None = None
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], grid: tuple[int, int], cells_per_token: int = 1
+        cls,
+        config: Mapping[str, Any],
+        grid: tuple[int, int],
+        cells_per_token: int = 1,
+        *,
+        ends_a_step_above: bool = False,
     ) -> FlowSchedule:
         """Reads the ``scheduler_config.json`` of a FlowMatchEulerDiscreteScheduler.
 
@@ -94,7 +100,9 @@ class FlowSchedule:
             config: as stored.
             grid: (h, w) of the latent in cells; a scheduler with dynamic shifting derives its
                 shift from it.
-            cells_per_token: a side: the transformer's patch size.
+            cells_per_token: a side: what the transformer makes a token.
+            ends_a_step_above: whether the family's pipeline hands the scheduler a grid from 1 to
+                1 / steps; else the scheduler makes its own.
 
         Raises:
             ValueError: the config asks for a grid that is not implemented.
@@ -107,10 +115,11 @@ class FlowSchedule:
         total = int(config.get("num_train_timesteps", 1000))
         shift = float(config.get("shift", 1.0))
         lowest = _shifted(1.0 / total, shift)  # diffusers shifts the end of the grid twice
-        if not config.get("use_dynamic_shifting", False):
-            return cls(shift, total, lowest)
-        dynamic = DynamicShift.from_config(config, cells_per_token)
-        return cls(dynamic.at(*grid), total, 1.0 / total, dynamic)
+        dynamic = None
+        if config.get("use_dynamic_shifting", False):
+            dynamic = DynamicShift.from_config(config, cells_per_token)
+            shift, lowest = dynamic.at(*grid), 1.0 / total
+        return cls(shift, total, None if ends_a_step_above else lowest, dynamic)
 
     def for_grid(self, height: int, width: int) -> FlowSchedule:
         """The schedule for a latent of this size in cells."""
@@ -138,7 +147,8 @@ class FlowSchedule:
             raise ValueError(
                 f"method.steps={num_steps}: the model allows 1 to {self.num_timesteps}"
             )
-        grid = np.linspace(1.0, self.lowest, num_steps)[::-1]
+        lowest = 1.0 / num_steps if self.lowest is None else self.lowest
+        grid = np.linspace(1.0, lowest, num_steps)[::-1]
         noisy = grid[: num_levels(num_steps, ratio)]
         clean = Level(0, 0.0, 1.0, 0.0)
         return [clean, *(self._level(index, share) for index, share in enumerate(noisy, start=1))]

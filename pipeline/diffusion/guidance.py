@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,48 @@ def conditioned(denoiser: Denoiser, text: Condition) -> Denoise:
     return denoise
 
 
-def guided(denoiser: Denoiser, text: Condition, negative: Condition, scale: Tensor) -> Denoise:
+class Guided:
+    """A denoiser with guidance whose condition is fixed; counts each row's network evaluations."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        text: Condition,
+        negative: Condition,
+        scale: Tensor,
+        is_guided_at: Callable[[int], bool],
+    ) -> None:
+        self.denoiser, self.text, self.scale = denoiser, text, scale
+        self.embedded = None if text.guidance is None else text.with_guidance(scale)
+        alone = bool((scale == 1.0).all()) or self.embedded is not None
+        self.both = None if alone else Condition.cat([negative, text])
+        self.is_guided_at = is_guided_at
+        self.num_evals = 0
+
+    def __call__(self, latent: Tensor, level: Level) -> Tensor:
+        is_guided = self.is_guided_at(level.index)
+        if self.both is None or not is_guided:
+            self.num_evals += 1
+            text = self.embedded if self.embedded is not None and is_guided else self.text
+            return self.denoiser(latent, level, text)
+        self.num_evals += 2
+        both = self.denoiser(torch.cat([latent, latent]), level, self.both)
+        eps_negative, eps_text = both.chunk(2)
+        return eps_negative + self.scale.view(-1, 1, 1, 1) * (eps_text - eps_negative)
+
+
+def everywhere(index: int) -> bool:
+    """Guidance at every level."""
+    return True
+
+
+def guided(
+    denoiser: Denoiser,
+    text: Condition,
+    negative: Condition,
+    scale: Tensor,
+    is_guided_at: Callable[[int], bool] = everywhere,
+) -> Guided:
     """The denoiser with guidance: two evaluations per latent, or one when all scales are 1.
 
     Args:
@@ -26,19 +69,13 @@ def guided(denoiser: Denoiser, text: Condition, negative: Condition, scale: Tens
         text: N rows, the wanted content.
         negative: N rows, the unwanted content; the empty text in the papers.
         scale: (N,) float32, all 1 or all above 1.
+        is_guided_at: of a level's index; where it is false, only the text is evaluated.
 
     Returns:
-        eps_negative + scale * (eps_text - eps_negative) as a function of latent and level.
+        eps_negative + scale * (eps_text - eps_negative) as a function of latent and level. A
+        network that takes the scale as an input is evaluated once, with the text and its scale.
 
-    Source: Ho and Salimans, arXiv:2207.12598, with scale = 1 + their w.
+    Source: Ho and Salimans, arXiv:2207.12598, with scale = 1 + their w; the interval of levels is
+    that of Kynkäänniemi et al., arXiv:2404.07724.
     """
-    if bool((scale == 1.0).all()):
-        return conditioned(denoiser, text)
-    both = Condition.cat([negative, text])
-    scale_N111 = scale.view(-1, 1, 1, 1)
-
-    def denoise(latent: Tensor, level: Level) -> Tensor:
-        eps_negative, eps_text = denoiser(torch.cat([latent, latent]), level, both).chunk(2)
-        return eps_negative + scale_N111 * (eps_text - eps_negative)
-
-    return denoise
+    return Guided(denoiser, text, negative, scale, is_guided_at)

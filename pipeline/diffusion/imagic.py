@@ -108,4 +108,4 @@ def interpolated(target: Condition, optimized: Tensor, interp_eta: float) -> Con
     if not 0.0 <= interp_eta <= 1.0:
         raise ValueError(f"interp_eta={interp_eta}: allowed is [0, 1]")
     tokens = interp_eta * target.tokens + (1.0 - interp_eta) * optimized
-    return Condition(tokens, target.pooled)
+    return target.with_tokens(tokens)

@@ -21,7 +21,7 @@ from pipeline.records.part import Part
 from pipeline.records.rows import rows_of
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.grouping import RawSample
-from pipeline.steps.read import plan_parts, to_sample
+from pipeline.steps.read import owned, plan_parts, to_sample
 from pipeline.steps.texts import LINE_END
 
 ImageLike = Image.Image | np.ndarray | bytes | str | Path
@@ -158,13 +158,14 @@ class Editor:
         members = {suffix: data, "txt": caption.encode(), "edit.txt": "\n".join(texts).encode()}
         if mask is not None:
             members[self._input.mask.lower()] = _encoded(mask, ["png"])[1]
-        return RawSample(key or hashlib.sha256(data).hexdigest()[:KEY_DIGITS], members)
+        views = {suffix: memoryview(content) for suffix, content in members.items()}
+        return RawSample(key or hashlib.sha256(data).hexdigest()[:KEY_DIGITS], views)
 
     def _results(self, raw: list[RawSample], shard: str) -> list[EditResult]:
         """All edits, in their order; computed in parts, as in a run."""
-        samples = [to_sample(one, self._input) for one in raw]
+        samples = owned([to_sample(one, self._input) for one in raw])
         sources = [
-            next(data for suffix, data in one.members.items() if suffix in self._input.image)
+            next(bytes(data) for suffix, data in one.members.items() if suffix in self._input.image)
             for one, sample in zip(raw, samples, strict=True)
             for _ in sample.edits
         ]

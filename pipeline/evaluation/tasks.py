@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.storage.archive import tar_writer
 from pipeline.storage.store import Store
+from pipeline.storage.tar_write import SampleTar
 
 TRUTH = "truth.png"  # suffix of the annotated region, 255 = may change; passed through
 SHARDS = "in/"  # the folder of the tars
@@ -64,11 +64,10 @@ def write_shards(tasks: Sequence[Task], home: Store) -> list[str]:
     names = []
     for first in range(0, len(tasks), SHARD_TASKS):
         name = f"{SHARDS}{first // SHARD_TASKS:05d}.tar"
-        sink = io.BytesIO()
-        with tar_writer(sink) as writer:
-            for task in tasks[first : first + SHARD_TASKS]:
-                writer.write({"__key__": task.key, **_members(task)})
-        data = sink.getvalue()
+        tar = SampleTar()
+        for task in tasks[first : first + SHARD_TASKS]:
+            tar.add(task.key, _members(task))
+        data = tar.getvalue()
         if existing.get(name) != len(data) or home.get(name) != data:
             home.put(name, data)
         names.append(name)

@@ -92,7 +92,7 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
         config=config,
         fingerprint=plan.fingerprint,
         model=config.model.path,
-        model_revision=plan.model.revision,
+        model_revision=plan.model.content,
         settings_for=partial(resolved_settings, config.method),
         keep_difference=config.output.difference_map,
     )
@@ -222,10 +222,7 @@ def _read(work: ShardWork, config: Config) -> Iterator[Part]:
 def _load(config: Config, device: str, code: str, pool: str) -> list[Operator]:
     """The stages of a pool as operators, over loaded networks."""
     # Imported here: readers and writers import this module too, and start without torch.
-    from pipeline.stages.build import load_fused, load_stage
+    from pipeline.stages.build import load_stages
 
     check_same_code(code)
-
-    if pool == "fused":
-        return [Operator(name, stage) for name, stage in load_fused(config, device).items()]
-    return [Operator(pool, load_stage(config, pool, device))]
+    return [Operator(name, stage) for name, stage in load_stages(config, pool, device).items()]

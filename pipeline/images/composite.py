@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline.images.geometry import Box, Placement, Size
+from pipeline.config.buckets import Size
+from pipeline.images.geometry import Box, Placement
 from pipeline.records.part import Edit, Sample
 
 CUT_NOTE = "the mask meets the border of the crop that the model saw, so the edit may be cut there"

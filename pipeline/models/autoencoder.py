@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.transfer import Download, upload
 
@@ -14,11 +16,21 @@ from pipeline.models.transfer import Download, upload
 class ImageCoder:
     """A VAE with its scaling: its latents are in the denoiser's range."""
 
-    def __init__(self, vae: AutoencoderKL, micro_batch: MicroBatch) -> None:
+    def __init__(self, vae: Any, micro_batch: MicroBatch, family: Family) -> None:
+        """
+        Args:
+            vae: on its device, in the dtype to compute in.
+            micro_batch: how many images per call.
+            family: says how this VAE is called, and how its latents are normalised.
+        """
         self.vae = vae
         self.micro_batch = micro_batch
-        self.scale = float(vae.config.scaling_factor)
-        self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        self.family = family
+        self.shift, self.scale = family.latent_range(vae)
+
+    def with_micro_batch(self, micro_batch: MicroBatch) -> ImageCoder:
+        """The same VAE with another micro-batch size."""
+        return type(self)(self.vae, micro_batch, self.family)
 
     def encode(self, images: list[np.ndarray]) -> Tensor:
         """Encodes images to clean latents. Takes the posterior's mode, so no noise is drawn.
@@ -34,8 +46,10 @@ class ImageCoder:
         def encode_rows(rows: slice) -> Tensor:
             # uploaded as uint8: a quarter of float32's size, and exact in every dtype
             scaled = upload(pixels[rows], self.vae.device).to(self.vae.dtype) / 127.5 - 1.0
-            mode: Tensor = self.vae.encode(scaled).latent_dist.mode().float()
-            return (mode - self.shift) * self.scale
+            latents: Tensor = (
+                self.family.encoded(self.vae, scaled).float() - self.shift
+            ) * self.scale
+            return latents
 
         return torch.cat(self.micro_batch.map(encode_rows, len(pixels)))
 
@@ -64,7 +78,7 @@ class ImageCoder:
 
         def decode_rows(rows: slice) -> tuple[Download, Download]:
             unscaled = (latents[rows] / self.scale + self.shift).to(self.vae.dtype)
-            decoded = self.vae.decode(unscaled, return_dict=False)[0].float()
+            decoded = self.family.decoded(self.vae, unscaled).float()
             finite = decoded.isfinite().flatten(1).all(1)
             pixels = ((decoded + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
             return Download(pixels.permute(0, 2, 3, 1)), Download(finite)

@@ -54,20 +54,26 @@ NAMES = {
 }
 
 
-def distilled_kind(names: list[str], scheduler: Mapping[str, Any]) -> Distilled | None:
+def distilled_kind(
+    names: list[str],
+    scheduler: Mapping[str, Any],
+    of_family: Mapping[str, tuple[int, float]] | None = None,
+) -> Distilled | None:
     """Recognises a distilled model from its names and its scheduler's config; None if it is none.
 
     Args:
         names: the path or hub id, and the names that the configs keep.
         scheduler: the scheduler's config. Trailing timesteps alone do not tell: models whose noise
             ends at zero signal have them too.
+        of_family: further words, see ``Family.few_steps``.
     """
     for name in names:
         last = re.sub(r"[\\/]+$", "", name).lower()
         last = re.split(r"[\\/]", last)[-1]
-        for kind, pattern in NAMES.items():
+        for kind, pattern in (NAMES | {word: word for word in of_family or {}}).items():
             if re.search(pattern, last):
-                return Distilled(f"it is called {name}", kind, *KINDS[kind])
+                most = (KINDS | dict(of_family or {}))[kind]
+                return Distilled(f"it is called {name}", kind, *most)
     scheduler_class = str(scheduler.get("_class_name", ""))
     if scheduler_class in SAID_BY_SCHEDULER:
         return Distilled(f"its scheduler is {scheduler_class}", "lcm", *KINDS["lcm"])

@@ -22,18 +22,19 @@ from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.network import UNetDenoiser
+from pipeline.models.network import NetworkDenoiser
+from pipeline.models.unet_family import UNetFamily
 
 
 class ReusingDenoiser:
-    """A ``Denoiser`` for one loop over levels. Every call must have the same rows in order.
+    """A ``Denoiser`` for one loop over levels. Calls of one length have the same rows in order.
 
     Features are stored per row, not per network call, so the micro-batch may be halved between
     two steps.
     """
 
     def __init__(
-        self, denoiser: UNetDenoiser, micro_batch: MicroBatch, settings: Reuse, first: Level
+        self, denoiser: NetworkDenoiser, micro_batch: MicroBatch, settings: Reuse, first: Level
     ) -> None:
         """
         Args:
@@ -50,7 +51,8 @@ class ReusingDenoiser:
     def __call__(self, latent: Tensor, level: Level, condition: Condition) -> Tensor:
         """As ``Denoiser``."""
         layers, deep = self.settings.layers, self._deep
-        if self._is_whole(level) or deep is None:
+        # without its negative half, or with it again, a call has other rows than those kept
+        if self._is_whole(level) or deep is None or len(deep) != len(latent):
             results = self.micro_batch.map(
                 lambda rows: evaluate(self.denoiser, latent[rows], level, condition[rows], layers),
                 len(latent),
@@ -84,12 +86,12 @@ def denoiser_for(
     """
     if settings.interval == 1:
         return denoiser
-    assert isinstance(unbatched, UNetDenoiser), "check_suits refuses other families"
+    assert isinstance(unbatched, NetworkDenoiser), "check_suits refuses other families"
     return ReusingDenoiser(unbatched, micro_batch, settings, first)
 
 
 def evaluate(
-    denoiser: UNetDenoiser,
+    denoiser: NetworkDenoiser,
     latent: Tensor,
     level: Level | RowLevels,
     condition: Condition,
@@ -100,7 +102,7 @@ def evaluate(
     Returns:
         (N, C, h, w) float32 eps; (N, C', h, w) features in the network's dtype.
     """
-    unet = denoiser.unet
+    unet = denoiser.network
     num_skipped = unet.conv_in.out_channels  # a layer's input ends with the skip connection
     seen: list[Tensor] = []
 
@@ -116,7 +118,7 @@ def evaluate(
 
 
 def evaluate_outermost(
-    denoiser: UNetDenoiser,
+    denoiser: NetworkDenoiser,
     latent: Tensor,
     level: Level | RowLevels,
     condition: Condition,
@@ -128,7 +130,10 @@ def evaluate_outermost(
     Returns:
         (N, C, h, w) float32 eps; equal to ``evaluate``'s if ``deep`` is of the same evaluation.
     """
-    predicted = _outermost(denoiser.unet, *denoiser.inputs(latent, level, condition), layers, deep)
+    assert isinstance(denoiser.family, UNetFamily), "check_suits refuses other families"
+    sample, timestep, seen = denoiser.inputs(latent, level, condition)
+    added = denoiser.family.added_conditions(sample, seen, denoiser.latent_scale)
+    predicted = _outermost(denoiser.network, sample, timestep, seen.tokens, added, layers, deep)
     return denoiser.eps_from(predicted, latent, level)
 
 

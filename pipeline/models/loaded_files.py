@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.config.config import Model
+from pipeline.models.family import Family
 from pipeline.models.model_files import ModelFiles
 from pipeline.models.weight_files import (
-    CLIP_VOCABULARY,
     NETWORK_STEM,
-    T5_VOCABULARY,
     TEXT_STEM,
     ChosenWeights,
     choose_tokenizer,
@@ -40,14 +39,17 @@ def weights_of(
 
 
 def files_of(
-    files: ModelFiles, components: tuple[str, ...], weights: Mapping[str, ChosenWeights]
+    files: ModelFiles,
+    family: Family,
+    components: tuple[str, ...],
+    weights: Mapping[str, ChosenWeights],
 ) -> tuple[str, ...]:
     """Every file that loading the model reads."""
     loaded = ["model_index.json", "scheduler/scheduler_config.json"]
+    vocabularies = {text.folders[1]: text.vocabularies for text in family.texts}
     for name in components:
-        if name.startswith("tokenizer"):
-            t5 = name == "tokenizer_3"
-            loaded += choose_tokenizer(files, name, T5_VOCABULARY if t5 else CLIP_VOCABULARY)
+        if name in vocabularies:
+            loaded += choose_tokenizer(files, name, vocabularies[name])
         elif name in weights:
             loaded += [f"{name}/config.json", *weights[name].files]
     return tuple(sorted(loaded))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ModelMixin,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-)
+from diffusers import ModelMixin
 from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
@@ -26,14 +21,17 @@ from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.compiled import compile_network, warm_up
 from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
+from pipeline.models.families import family_named
+from pipeline.models.family import Family
 from pipeline.models.feature_reuse import denoiser_for
+from pipeline.models.fused_lora import fuse_loras
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
-from pipeline.models.network import FlowDenoiser, UNetDenoiser, in_micro_batches
+from pipeline.models.network import NetworkDenoiser, in_micro_batches
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
-from pipeline.models.text import TextEncoder, Tower
-from pipeline.models.text_families import T5_TOKENS, TOWERS, join_for
-from pipeline.models.weights import WeightsError, load_network
+from pipeline.models.text import TextEncoder
+from pipeline.models.text_pipeline import load_text, text_pipeline
+from pipeline.models.weights import load_network
 
 DTYPES = {
     "float32": torch.float32,
@@ -88,7 +86,7 @@ class LatentDiffusion:
             self,
             denoiser=in_micro_batches(self.unbatched, micro_batch),
             text=self.text.with_micro_batch(micro_batch),
-            image_coder=ImageCoder(self.image_coder.vae, micro_batch),
+            image_coder=self.image_coder.with_micro_batch(micro_batch),
             micro_batch=micro_batch,
         )
 
@@ -118,13 +116,10 @@ def load_model(
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name
-        network = load_network(
-            kind,
-            folder,
-            f"model.path={model.path!r}",
-            variant=info.variants[name],
-            torch_dtype=dtype,
-        )
+        key, variant = f"model.path={model.path!r}", info.variants.get(name)
+        if name == "vae" and info.vae is not None:
+            folder, key, variant = info.vae.folder, f"model.vae={model.vae!r}", info.vae.variant
+        network = load_network(kind, folder, key, variant=variant, torch_dtype=dtype)
         if isinstance(network, ModelMixin):
             # diffusers 0.42 looks only at the first tensor to decide whether to convert. The
             # transformer's first tensor is a float32 table, so the rest would stay float32 too.
@@ -135,15 +130,24 @@ def load_model(
 
     schedule = load_schedule(info, info.size_for(model))
     compiled = model.compile != "off"
-    layout = memory_format_for(device, dtype, compiled=compiled)
-    denoiser = _load_denoiser(info, load, schedule, layout)
-    compile_network(denoiser.network, model)
-    vae = load(AutoencoderKL, "vae", _vae_dtype(info, dtype)).to(memory_format=torch.channels_last)
+    family = family_named(info.family)
+    folder, network_class = family.network
+    network = load(getattr(diffusers, network_class), folder)
+    if family.is_convolutional:
+        network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
+    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
+    text = load_text(info, load, micro_batch)
+    if info.loras:
+        fuse_loras(text_pipeline(info, text.towers, network), folder, info.loras)
+    compile_network(network, model)
+    cleanest = schedule.level_at(0.0).sigma
+    denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
+    vae = load(getattr(diffusers, family.vae), "vae", _vae_dtype(info, family, dtype))
+    vae.to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
     sizes = info.sizes_for(model)
     if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
         vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
-    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
     loaded = LatentDiffusion(
         info=info,
         device=torch.device(device),
@@ -151,8 +155,8 @@ def load_model(
         schedule=schedule,
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
-        text=_load_text(info, load, micro_batch),
-        image_coder=ImageCoder(vae, micro_batch),
+        text=text,
+        image_coder=ImageCoder(vae, micro_batch, family),
         micro_batch=micro_batch,
     )
     if compiled:
@@ -163,62 +167,14 @@ def load_model(
     return loaded
 
 
-def _load_denoiser(
-    info: ModelInfo,
-    load: Callable[..., Any],
-    schedule: NoiseSchedule,
-    layout: torch.memory_format,
-) -> UNetDenoiser | FlowDenoiser:
-    if info.family == "stable-diffusion-3":
-        return FlowDenoiser(load(SD3Transformer2DModel, "transformer"))
-    unet = load(UNet2DConditionModel, "unet").to(memory_format=layout)
-    smallest_sigma = schedule.level_at(0.0).sigma
-    return UNetDenoiser(unet, info.prediction_type, smallest_sigma, info.latent_scale)
-
-
-def _load_text(info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch) -> TextEncoder:
-    """The family's text encoders. T5, the third of Stable Diffusion 3, may be missing."""
-    towers = []
-    for (encoder_class, tokenizer_class), suffix in zip(
-        TOWERS[info.family], ("", "_2", "_3"), strict=False
-    ):
-        name = f"text_encoder{suffix}"
-        if name not in info.components:
-            continue
-        tokenizer = _tokenizer(tokenizer_class, info.folder / f"tokenizer{suffix}")
-        encoder = load(encoder_class, name)
-        positions = getattr(encoder.config, "max_position_embeddings", T5_TOKENS)  # T5 has no limit
-        max_tokens = min(int(tokenizer.model_max_length), int(positions))
-        towers.append(Tower(name, tokenizer, encoder, max_tokens))
-    network = read_json(info.folder / info.components[0] / "config.json")
-    index = read_json(info.folder / "model_index.json")
-    return TextEncoder(
-        towers,
-        join_for(info.family, int(network.get("joint_attention_dim", 0))),
-        micro_batch,
-        empty_is_zero=bool(
-            index.get("force_zeros_for_empty_prompt", info.family == "stable-diffusion-xl")
-        ),
-    )
-
-
-def _tokenizer(kind: Any, folder: Path) -> Any:
-    """A tokenizer that tells texts apart: one without words gives them all the same tokens."""
-    tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    first, second = (tokenizer(text)["input_ids"] for text in ("cat", "dog"))
-    if first == second:
-        raise WeightsError(f"model.path: {folder}: its vocabulary knows no word")
-    return tokenizer
-
-
-def _vae_dtype(info: ModelInfo, dtype: torch.dtype) -> torch.dtype:
+def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
     """The VAE's dtype: float32 instead of float16 where its config asks for it (SDXL's overflows).
 
     Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose
     VAE does not overflow.
     """
-    default = info.family != "stable-diffusion"
-    upcast = read_json(info.folder / "vae/config.json").get("force_upcast", default)
+    config = read_json(info.vae_folder / "config.json")
+    upcast = config.get("force_upcast", family.upcasts_vae)
     return torch.float32 if upcast and dtype == torch.float16 else dtype
 
 

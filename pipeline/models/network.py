@@ -2,123 +2,75 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import SD3Transformer2DModel, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
+from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
 
 
-class UNetDenoiser:
-    """The UNet of Stable Diffusion or SDXL as a ``Denoiser``."""
+class NetworkDenoiser:
+    """A network as a ``Denoiser``: its family asks it, and its prediction becomes eps."""
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        family: Family,
+        network: Any,
         prediction_type: str,
-        smallest_sigma: float,
+        smallest_sigma: float = 0.0,
         latent_scale: int = 8,
     ) -> None:
         """
         Args:
-            unet: on its device, in the dtype to compute in.
-            prediction_type: epsilon, v_prediction or sample.
+            family: the network's.
+            network: on its device, in the dtype to compute in.
+            prediction_type: epsilon, v_prediction, sample or flow.
             smallest_sigma: sigma at timestep 0, the cleanest level that the network was trained
                 on. It bounds the division by sigma when eps is computed from x0, because level 0
                 may be cleaner still.
             latent_scale: side of one latent cell in pixels; SDXL takes the image's size as input.
         """
-        self.unet = unet
+        self.family = family
+        self._network = network
         self.prediction_type = prediction_type
         self.smallest_sigma = smallest_sigma
         self.latent_scale = latent_scale
 
     @property
-    def network(self) -> nn.Module:
-        """The UNet."""
-        network: nn.Module = self.unet
-        return network
+    def network(self) -> Any:
+        """The UNet or transformer."""
+        return self._network
 
     def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
-        sample, timestep, tokens, added = self.inputs(latent, level, condition)
-        predicted = self.unet(sample, timestep, tokens, added_cond_kwargs=added, return_dict=False)[
-            0
-        ]
+        sample, timestep, seen = self.inputs(latent, level, condition)
+        predicted = self.family.ask(self.network, sample, timestep, seen, self.latent_scale)
         return self.eps_from(predicted, latent, level)
 
     def inputs(
         self, latent: Tensor, level: Level | RowLevels, condition: Condition
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor] | None]:
-        """The UNet's inputs: sample, timestep, tokens, added conditions."""
-        return (
-            latent.to(self.unet.dtype),
-            # a tensor, because torch.compile would compile anew for each Python number
-            torch.as_tensor(level.timestep, device=latent.device),
-            condition.tokens.to(self.unet.dtype),
-            self._added(latent, condition),
-        )
+    ) -> tuple[Tensor, Tensor, Condition]:
+        """Latent and condition in the network's dtype, and the timestep between them."""
+        dtype = self.network.dtype
+        # a tensor, because torch.compile would compile anew for each Python number
+        timestep = torch.as_tensor(level.timestep, device=latent.device)
+        return latent.to(dtype), timestep, condition.to(dtype)
 
     def eps_from(self, predicted: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
-        """(N, C, h, w) float32: eps, converted from the UNet's prediction."""
+        """(N, C, h, w) float32: eps, converted from the network's prediction."""
         # a copy, because CUDA graphs write the next output to the same memory
         predicted = predicted.to(torch.float32, copy=True)
         if self.prediction_type == "epsilon":
             return predicted
         if self.prediction_type == "v_prediction":
             return eps_from_v(predicted, latent, level)
+        if self.prediction_type == "flow":
+            return eps_from_velocity(predicted, latent, level)
         return eps_from_x0(predicted, latent, level, self.smallest_sigma)
-
-    def _added(self, latent: Tensor, condition: Condition) -> dict[str, Tensor] | None:
-        """SDXL's added conditions: the pooled text embedding, and six numbers about the size.
-
-        The numbers are original size, crop corner and target size. The original size is set to
-        that of the prepared image, uncropped: a smaller one would ask for the blur of an enlarged
-        image, which the prepared image may not have.
-
-        Source: SDXL, arXiv:2307.01952, section 2.2, micro-conditioning.
-        """
-        if condition.pooled is None:
-            return None
-        height, width = (side * self.latent_scale for side in latent.shape[-2:])
-        sizes = [height, width, 0, 0, height, width]
-        return {
-            "text_embeds": condition.pooled.to(self.unet.dtype),
-            "time_ids": latent.new_tensor(sizes).expand(len(latent), -1),
-        }
-
-
-class FlowDenoiser:
-    """Stable Diffusion 3's transformer, trained by flow matching, as a ``Denoiser``."""
-
-    def __init__(self, transformer: SD3Transformer2DModel) -> None:
-        """
-        Args:
-            transformer: on its device, in the dtype to compute in.
-        """
-        self.transformer = transformer
-
-    @property
-    def network(self) -> nn.Module:
-        """The transformer."""
-        network: nn.Module = self.transformer
-        return network
-
-    def __call__(self, latent: Tensor, level: Level | RowLevels, condition: Condition) -> Tensor:
-        assert condition.pooled is not None, "this family's text encoders return a pooled embedding"
-        dtype = self.transformer.dtype
-        timestep = torch.as_tensor(level.timestep, dtype=torch.float32, device=latent.device)
-        velocity = self.transformer(
-            hidden_states=latent.to(dtype),
-            timestep=timestep.expand(len(latent)),
-            encoder_hidden_states=condition.tokens.to(dtype),
-            pooled_projections=condition.pooled.to(dtype),
-            return_dict=False,
-        )[0]
-        velocity = velocity.to(torch.float32, copy=True)  # see UNetDenoiser
-        return eps_from_velocity(velocity, latent, level)
 
 
 def eps_from_v(v: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:

@@ -12,9 +12,11 @@ from typing import Any
 
 from pipeline.config.buckets import Sizes, step_of
 from pipeline.config.config import Model
-from pipeline.diffusion.flow_schedule import FlowSchedule
-from pipeline.diffusion.schedule import NoiseSchedule, Schedule
+from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind
+from pipeline.models.families import family_named, family_of
+from pipeline.models.family import NO_LIMIT, Family, UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.model_files import (
@@ -25,34 +27,8 @@ from pipeline.models.model_files import (
     read_json,
     revision_of,
 )
-from pipeline.models.network_checks import (
-    NO_LIMIT,
-    check_classes,
-    check_kinds,
-    check_network,
-    check_size,
-    prediction_type,
-    sample_size,
-    sides_of,
-)
+from pipeline.models.network_checks import check_classes, check_kinds, check_size
 from pipeline.models.weight_files import check_files
-
-FAMILIES = {  # pipeline class in model_index.json -> family
-    "StableDiffusionPipeline": "stable-diffusion",
-    "StableDiffusionImg2ImgPipeline": "stable-diffusion",
-    "StableDiffusionDiffEditPipeline": "stable-diffusion",
-    "StableDiffusionXLPipeline": "stable-diffusion-xl",
-    "StableDiffusionXLImg2ImgPipeline": "stable-diffusion-xl",
-    "StableDiffusion3Pipeline": "stable-diffusion-3",
-    "StableDiffusion3Img2ImgPipeline": "stable-diffusion-3",
-}
-NETWORKS = {  # family -> folder and class of the network
-    "stable-diffusion": ("unet", "UNet2DConditionModel"),
-    "stable-diffusion-xl": ("unet", "UNet2DConditionModel"),
-    "stable-diffusion-3": ("transformer", "SD3Transformer2DModel"),
-}
-NUM_TEXT_ENCODERS = {"stable-diffusion": 1, "stable-diffusion-xl": 2, "stable-diffusion-3": 3}
-OPTIONAL = {"stable-diffusion-3": ("text_encoder_3", "tokenizer_3")}  # T5: may be left out
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ class ModelInfo:
     Attributes:
         folder: the folder of its files.
         revision: the hub's commit, or sha256 of the local folder's files.
-        family: a key of ``NETWORKS``; models of a family use the same code.
+        family: the name of one in ``families/``; models of a family use the same code.
         prediction_type: what the network was trained to predict; "flow" is a velocity.
         native_size: side of the training images in pixels.
         latent_scale: side of one latent cell in pixels.
@@ -75,6 +51,8 @@ class ModelInfo:
         multiple: of pixels; the sides of an image are multiples of it.
         halvings: how often the network halves its grid.
         longest: the longest side that an image may have, in pixels.
+        loras: fused into the weights when they are loaded.
+        vae: in place of the model's own.
     """
 
     folder: Path
@@ -92,6 +70,20 @@ class ModelInfo:
     multiple: int = 1
     halvings: int = 0
     longest: int = NO_LIMIT
+    loras: tuple[LoraFile, ...] = ()
+    vae: OtherVae | None = None
+
+    @property
+    def content(self) -> str:
+        """What the model is: its revision, and that of what is added to it."""
+        added = [lora.content for lora in self.loras]
+        added += [] if self.vae is None else [self.vae.content]
+        return "+".join([self.revision, *added])
+
+    @property
+    def vae_folder(self) -> Path:
+        """Where the VAE's files are."""
+        return self.folder / "vae" if self.vae is None else self.vae.folder
 
     @property
     def variant(self) -> str:
@@ -109,16 +101,6 @@ class ModelInfo:
         side = self.size_for(model)
         step = step_of(side, self.multiple, self.halvings)
         return Sizes(side, step, self.longest, buckets)
-
-
-def components_of(family: str) -> tuple[str, ...]:
-    """The subfolders of a model of this family, optional ones included."""
-    texts = [
-        f"{kind}{suffix}"
-        for suffix in ("", "_2", "_3")[: NUM_TEXT_ENCODERS[family]]
-        for kind in ("text_encoder", "tokenizer")
-    ]
-    return (NETWORKS[family][0], "vae", *texts, "scheduler")
 
 
 def probe_model(
@@ -146,35 +128,49 @@ def probe_model(
     """
     files = locate_model(model)
     index = _index(files)
-    family = FAMILIES[index["_class_name"]]
-    components = _components(files, family, index)
-    network_folder, network_class = NETWORKS[family]
-    network = check_kinds(files, f"{network_folder}/config.json")
-    vae = check_kinds(files, "vae/config.json")
-    scheduler = check_kinds(files, "scheduler/scheduler_config.json")
-    check_classes(model.path, {network_class: network, "AutoencoderKL": vae})
-    check_network(model.path, family, network, vae)
-    latent_scale = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-    multiple, longest = sides_of(network, latent_scale)
-    check_size(model, multiple, longest)
+    how: Any = {"hash_files": hash_files, "hashes": hashes, "fetch": fetch}
+    loras, other_vae = find_loras(model, **how), find_vae(model, **how)
+    try:
+        family = family_of(str(index.get("_class_name")))
+        components = _components(files, family, index, own_vae=other_vae is None)
+        network = check_kinds(files, f"{family.network[0]}/config.json")
+        if other_vae is None:
+            vae = check_kinds(files, "vae/config.json", is_vae=True)
+        else:
+            vae = check_kinds(other_vae.files, other_vae.config, is_vae=True)
+        scheduler = check_kinds(files, "scheduler/scheduler_config.json")
+        check_classes({family.network[1]: network, family.vae: vae})
+        family.check(index, network, vae)
+        grid = family.grid(network, vae)
+        prediction_type = family.prediction_type(scheduler)
+    except UnsupportedModelError as error:
+        raise files.error(str(error)) from None
+    check_size(model, grid)
     weights = weights_of(files, components, model)
-    loaded = files_of(files, components, weights)
+    loaded = files_of(files, family, components, weights)
     info = ModelInfo(
         folder=files.folder,
         revision="",
-        family=family,
-        prediction_type=prediction_type(model.path, family, scheduler),
-        native_size=sample_size(model.path, network) * latent_scale,
-        latent_scale=latent_scale,
-        latent_channels=int(vae.get("latent_channels", 4)),
-        multiple=multiple,
-        halvings=len(network.get("block_out_channels", [0])) - 1,
-        longest=longest,
+        family=family.name,
+        prediction_type=prediction_type,
+        native_size=grid.native_size,
+        latent_scale=grid.scale,
+        latent_channels=grid.channels,
+        multiple=grid.multiple,
+        halvings=grid.halvings,
+        longest=grid.longest,
         components=components,
         commit=files.commit,
         files=loaded,
         variants={name: chosen.variant for name, chosen in weights.items()},
-        distilled=distilled_kind([model.path, *_names(index, network)], scheduler),
+        distilled=family.distilled(index)
+        or distilled_kind(
+            [model.path, *_names(index, network), *(str(lora.path) for lora in loras)],
+            scheduler,
+            family.few_steps,
+        ),
+        loras=loras,
+        vae=other_vae,
     )
     try:
         load_schedule(info, info.size_for(model))
@@ -199,16 +195,17 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
     Raises:
         ValueError: the scheduler's config uses an unsupported option.
     """
+    family = family_named(info.family)
+    network = read_json(info.folder / family.network[0] / "config.json")
+    vae = read_json(info.vae_folder / "config.json")
     config = read_json(info.folder / "scheduler/scheduler_config.json")
-    if info.prediction_type != "flow":
-        return Schedule.from_config(config)
-    network = read_json(info.folder / NETWORKS[info.family][0] / "config.json")
-    cells = size // info.latent_scale
-    return FlowSchedule.from_config(config, (cells, cells), int(network.get("patch_size", 1)))
+    grid = family.grid(network, vae)
+    cells = size // grid.scale
+    return family.schedule(config, (cells, cells), grid.multiple // grid.scale)
 
 
 def _index(files: ModelFiles) -> Mapping[str, Any]:
-    """Reads ``model_index.json`` and checks that its pipeline is supported."""
+    """Reads ``model_index.json``."""
     if "model_index.json" not in files.sizes:
         pickles = [name for name in files.names_in("") if name.endswith(PICKLES)]
         found = f" (but {pickles[0]})" if pickles else ""
@@ -216,13 +213,7 @@ def _index(files: ModelFiles) -> Mapping[str, Any]:
             f"{files.folder} has no model_index.json{found}; allowed is a folder in diffusers' "
             "format"
         )
-    index = files.json("model_index.json")
-    name = str(index.get("_class_name"))
-    if name not in FAMILIES:
-        raise files.error(f"pipeline class {name}; allowed are {', '.join(FAMILIES)}")
-    if index.get("requires_aesthetics_score"):
-        raise files.error("an SDXL refiner; allowed are base models")
-    return index
+    return files.json("model_index.json")
 
 
 def _names(*configs: Mapping[str, Any]) -> list[str]:
@@ -230,13 +221,17 @@ def _names(*configs: Mapping[str, Any]) -> list[str]:
     return [str(config["_name_or_path"]) for config in configs if config.get("_name_or_path")]
 
 
-def _components(files: ModelFiles, family: str, index: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's subfolders, checked to be there."""
-    left_out = {
-        name for name in OPTIONAL.get(family, ()) if index.get(name) in (None, [], [None, None])
-    }
-    components = tuple(name for name in components_of(family) if name not in left_out)
+def _components(
+    files: ModelFiles, family: Family, index: Mapping[str, Any], *, own_vae: bool
+) -> tuple[str, ...]:
+    """The model's subfolders that are loaded, checked to be there."""
+    left_out = set() if own_vae else {"vae"}
+    left_out |= {name for name in family.optional if index.get(name) in (None, [], [None, None])}
+    components = tuple(name for name in family.components if name not in left_out)
     for name in components:
         if not files.names_in(name):
-            raise files.error(f"{files.folder} has no {name}/; its {family} model needs one")
+            raise files.error(
+                f"{files.folder} has no {name}/; its {family.name} model needs one, as does every "
+                f"folder of {family.needs}"
+            )
     return components

@@ -7,11 +7,10 @@ import math
 from pipeline.config.config import Config
 from pipeline.config.method import Reuse
 from pipeline.models.distilled import about_distillation, about_size
+from pipeline.models.families import family_named, names_where
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
 
-REGION_FAMILIES = ("stable-diffusion",)
-REUSE_FAMILIES = ("stable-diffusion", "stable-diffusion-xl")  # the families with a UNet
 REUSE_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
 
 
@@ -25,13 +24,32 @@ def check_suits(info: ModelInfo, config: Config) -> None:
 
     Raises:
         ValueError: ``method.decode.region: box`` with another family; ``method.reuse`` with a
-            family that has no UNet, or with more layers than the UNet's outermost blocks have.
+            family that has no UNet, or with more layers than the UNet's outermost blocks have; a
+            negative text where it does nothing; Imagic with texts of unequal length; inversion of
+            a distilled model that cannot be inverted.
     """
     method = config.method
-    if method.decode.region == "box" and info.family not in REGION_FAMILIES:
+    family = family_named(info.family)
+    if method.decode.region == "box" and not family.decodes_boxes:
         raise ValueError(
             f"method.decode.region='box': not supported for {info.family}; allowed are "
-            f"{', '.join(REGION_FAMILIES)}, or region: full"
+            f"{names_where('decodes_boxes')}, or region: full"
+        )
+    if method.name == "imagic" and not family.fits_texts:
+        raise ValueError(
+            f"method.name='imagic': not supported for {info.family}, whose texts differ in length; "
+            f"allowed are {names_where('fits_texts')}"
+        )
+    if method.negative_text and family.guidance_is_embedded:
+        raise ValueError(
+            f"method.negative_text={method.negative_text!r}: does nothing with {info.family}, "
+            "whose guidance is an input of the network; allowed is an empty one"
+        )
+    if method.encode == "ddim" and info.distilled and not family.inverts_distilled:
+        raise ValueError(
+            f"method.encode='ddim': {config.model.path} is distilled to few steps "
+            f"({info.distilled.kind}: {info.distilled.reason}) and cannot be inverted; allowed is "
+            "method.name: sdedit"
         )
     if method.reuse.interval > 1:
         _check_reuse(info, method.reuse)
@@ -51,10 +69,10 @@ def suitability_warnings(info: ModelInfo, config: Config) -> list[str]:
 
 
 def _check_reuse(info: ModelInfo, reuse: Reuse) -> None:
-    if info.family not in REUSE_FAMILIES:
+    if not family_named(info.family).reuses_features:
         raise ValueError(
             f"method.reuse.interval={reuse.interval}: not supported for {info.family}; allowed are "
-            f"{', '.join(REUSE_FAMILIES)}, or interval: 1"
+            f"{names_where('reuses_features')}, or interval: 1"
         )
     network = read_json(info.folder / info.components[0] / "config.json")
     outermost = (network["down_block_types"][0], network["up_block_types"][-1])

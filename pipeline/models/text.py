@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.models.micro_batch import MicroBatch
 
 TokenIds = tuple[tuple[int, ...], ...]  # one tuple for each tokenizer
-Outputs = Sequence[Any]  # the output of each encoder, with all of its hidden states
-Join = Callable[[Outputs], Condition]
+Encode = Callable[[list[str]], Condition]  # of the family's own pipeline
 
 
 @dataclass(frozen=True)
@@ -27,32 +26,40 @@ class Tower:
         tokenizer: turns texts into token ids.
         encoder: turns token ids into hidden states.
         max_tokens: texts are padded and truncated to this length, as in the model's training.
+        template: what the family's pipeline gives the tokenizer of a text; None: the text itself.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     encoder: PreTrainedModel
     max_tokens: int
+    template: Callable[[Any, str], str] | None = None
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The token ids of a text, padded and truncated."""
         encoded = self.tokenizer(
-            text, padding="max_length", truncation=True, max_length=self.max_tokens
+            self._templated(text),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
         )
         return tuple(encoded["input_ids"])
 
     def num_tokens(self, text: str) -> int:
         """The text's length in tokens before truncation, start and end tokens included."""
-        return len(self.tokenizer(text, verbose=False)["input_ids"])
+        return len(self.tokenizer(self._templated(text), verbose=False)["input_ids"])
+
+    def _templated(self, text: str) -> str:
+        return text if self.template is None else self.template(self.tokenizer, text)
 
 
 class TextEncoder:
-    """A model's text encoders, and the function that joins their outputs to one condition."""
+    """A model's text encoders, called through the family's own pipeline, and only for new texts."""
 
     def __init__(
         self,
         towers: Sequence[Tower],
-        join: Join,
+        encode_texts: Encode,
         micro_batch: MicroBatch,
         *,
         empty_is_zero: bool = False,
@@ -60,19 +67,22 @@ class TextEncoder:
         """
         Args:
             towers: in the order of the model's folders.
-            join: makes one float32 condition of their outputs.
+            encode_texts: makes one float32 condition of texts; a text's row depends on its token
+                ids alone.
             micro_batch: how many texts per call.
             empty_is_zero: encode the empty text as zeros, whatever the encoders output, for models
                 that were trained with zeros as the unconditional input.
         """
         self.towers = tuple(towers)
-        self.join = join
+        self.encode_texts = encode_texts
         self.micro_batch = micro_batch
         self.empty_is_zero = empty_is_zero
 
     def with_micro_batch(self, micro_batch: MicroBatch) -> TextEncoder:
         """The same encoders with another micro-batch size."""
-        return TextEncoder(self.towers, self.join, micro_batch, empty_is_zero=self.empty_is_zero)
+        return TextEncoder(
+            self.towers, self.encode_texts, micro_batch, empty_is_zero=self.empty_is_zero
+        )
 
     def encode(self, texts: Sequence[str]) -> Condition:
         """The condition of each text. Texts with the same token ids are encoded only once.
@@ -81,29 +91,24 @@ class TextEncoder:
             N rows, float32; rows are equal if their ``token_ids`` are.
         """
         all_ids = [self.token_ids(text) for text in texts]
-        distinct = list(dict.fromkeys(all_ids))
+        distinct: dict[TokenIds, str] = {}  # with a text that has these tokens
+        for ids, text in zip(all_ids, texts, strict=True):
+            distinct.setdefault(ids, text)
+        items = list(distinct.items())
         condition = Condition.cat(
-            self.micro_batch.map(lambda rows: self._encoded(distinct[rows]), len(distinct))
+            self.micro_batch.map(lambda rows: self._encoded(items[rows]), len(items))
         )
         row_of = {ids: row for row, ids in enumerate(distinct)}
         rows = torch.tensor([row_of[ids] for ids in all_ids], device=condition.tokens.device)
         return condition[rows]
 
-    def _encoded(self, all_ids: list[TokenIds]) -> Condition:
-        """Calls each encoder once."""
-        condition = self.join(
-            [
-                tower.encoder(
-                    torch.tensor([ids[number] for ids in all_ids], device=tower.encoder.device),
-                    output_hidden_states=True,
-                )
-                for number, tower in enumerate(self.towers)
-            ]
-        )
+    def _encoded(self, texts: list[tuple[TokenIds, str]]) -> Condition:
+        """Calls each encoder once, with texts whose token ids are known."""
+        condition = self.encode_texts([_encodable(text) for _, text in texts])
         if not self.empty_is_zero:
             return condition
         empty = self.token_ids("")
-        has_text = torch.tensor([ids != empty for ids in all_ids], device=condition.tokens.device)
+        has_text = torch.tensor([ids != empty for ids, _ in texts], device=condition.tokens.device)
         return _zeroed(condition, has_text)
 
     def token_ids(self, text: str) -> TokenIds:
@@ -128,9 +133,10 @@ class TextEncoder:
 def _zeroed(condition: Condition, has_text: Tensor) -> Condition:
     """The condition with zeros in the rows where ``has_text``, (N,) bool, is false."""
     pooled = condition.pooled
-    return Condition(
-        condition.tokens * has_text.view(-1, 1, 1),
-        None if pooled is None else pooled * has_text.view(-1, 1),
+    return replace(
+        condition,
+        tokens=condition.tokens * has_text.view(-1, 1, 1),
+        pooled=None if pooled is None else pooled * has_text.view(-1, 1),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.family import CLIP_VOCABULARY
 from pipeline.models.model_files import PICKLES, ModelFiles, is_pointer, pointer_reason
 
 LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -28,9 +29,8 @@ AVERAGES = ("non_ema", "ema")  # variants that are other weights, not the same o
 TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.json", "merges.txt", "spiece.model"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
 )
-CLIP_VOCABULARY = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-T5_VOCABULARY = (("tokenizer.json",), ("spiece.model",))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
     if missing:
         raise WeightsError(
             f"{key}: the weights in {folder} lack {len(missing)} tensors of the network "
-            f"({_some(missing)}); they would be random numbers"
+            f"({some_of(missing)}); they would be random numbers"
         )
     if report["mismatched_keys"]:
         wrong = sorted(
@@ -55,12 +55,12 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
         )
         raise WeightsError(
             f"{key}: {len(wrong)} tensors in {folder} have another shape than its config says: "
-            f"{_some(wrong, '; ')}"
+            f"{some_of(wrong, '; ')}"
         )
     unused = _named(report["unexpected_keys"])
     if unused:
         logger.info(
-            "%s: %d tensors in %s are not used: %s", key, len(unused), folder, _some(unused)
+            "%s: %d tensors in %s are not used: %s", key, len(unused), folder, some_of(unused)
         )
     return network
 
@@ -69,6 +69,7 @@ def _named(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if not name.endswith(BENIGN))
 
 
-def _some(names: list[str], separator: str = ", ") -> str:
+def some_of(names: list[str], separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
     more = f"{separator}and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return separator.join(names[:MAX_NAMES]) + more

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.config.pack import Pack
 from pipeline.pack.folder import Folder
 from pipeline.pack.found import Found, Item, PackError
+from pipeline.records.printable import first_of
 
 OUTSIDE = "images outside of a class's folder"
 
@@ -22,7 +23,7 @@ def from_class_tree(folder: Folder, pack: Pack) -> Found:
             "(captions.csv with the columns file_name and text), name one, or put the images into "
             "a folder for each class"
         )
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    shown = first_of(classes, 5)
     found = Found(f"{folder.url}: {len(classes)} classes: {shown}", classes=classes)
     numbers = {name: number for number, name in enumerate(classes)}
     for name, stat in folder.images.items():

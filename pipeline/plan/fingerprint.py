@@ -13,14 +13,18 @@ from pipeline.config.labels import Labels
 from pipeline.plan.code import code_hash
 
 # Libraries that compute or encode the output; another version may change the last bits.
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow", "webdataset")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 # Settings that are left out at this value, since outputs from before there were such have none.
 IMPLIED: dict[str, Any] = {
     "model.buckets": "square",
+    "method.guidance_interval": None,
     "input.boxes": "boxes.json",
     "input.class_masks": ["seg.png"],
     "labels": Labels.model_validate({}).model_dump(mode="json"),
 }
+
+# Keys of ``model`` that say where it is and what runs it; its content has hashes of its own.
+NOT_THE_MODEL = ("path", "revision", "device", "compile_cache", "vae", "vae_revision", "lora")
 
 
 def fingerprint_inputs(
@@ -37,7 +41,8 @@ def fingerprint_inputs(
 
     Args:
         config: the resolved configuration.
-        model_revision: commit of a hub model, or sha256 of a local folder's files.
+        model_revision: commit of a hub model, or sha256 of a local folder's files, and the hashes
+            of LoRAs and another VAE.
         device: "cpu" or "cuda"; threads matter only on a CPU.
         score_revisions: likewise of the networks of ``scores``, by scorer.
     """
@@ -53,17 +58,14 @@ def fingerprint_inputs(
             without_implied("input", tree["input"]), *("shards", "limit", "storage_options")
         ),
         "output": _without(tree["output"], "path", "storage_options"),
-        "model": _without(
-            without_implied("model", tree["model"]),
-            *("path", "revision", "device", "compile_cache"),
-        )
+        "model": _without(without_implied("model", tree["model"]), *NOT_THE_MODEL)
         | {"content": model_revision},
-        "method": tree["method"],
+        "method": without_implied("method", tree["method"]),
         "stages": stages,
         "run": {"seed": tree["run"]["seed"], "part_size": tree["run"]["part_size"]},
         "scores": _scores(config, score_revisions or {}),
         "code": {"overpaint": code_hash()}
-        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        | {name: importlib.metadata.version(name) for name in _libraries(config)},
         **({} if tree["labels"] == IMPLIED["labels"] else {"labels": tree["labels"]}),
     }
 
@@ -85,6 +87,10 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
         elif old != new:
             lines.append(f"{prefix}{name}: the output has {old!r}, this run asks for {new!r}")
     return lines
+
+
+def _libraries(config: Config) -> tuple[str, ...]:
+    return (*LIBRARIES, "peft") if config.model.lora else LIBRARIES
 
 
 def without_implied(name: str, section: dict[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _fingerprint_inputs(
     config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles], device: str
 ) -> dict[str, Any]:
     revisions = {name: files.revision for name, files in scorers.items()}
-    return fingerprint_inputs(config, model.revision, device, revisions)
+    return fingerprint_inputs(config, model.content, device, revisions)
 
 
 def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]) -> Config:
@@ -177,7 +177,15 @@ def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]
         update={
             "scores": config.scores.model_copy(update=scores),
             "model": config.model.model_copy(
-                update={"revision": model.revision, "variant": model.variant}
+                update={
+                    "revision": model.revision,
+                    "variant": model.variant,
+                    "vae_revision": model.vae.revision if model.vae else None,
+                    "lora": [
+                        entry.model_copy(update={"revision": found.revision})
+                        for entry, found in zip(config.model.lora, model.loras, strict=True)
+                    ],
+                }
             ),
         }
     )

@@ -37,7 +37,7 @@ def write_run_folder(plan: Plan) -> None:
         "fingerprint": plan.fingerprint,
         "inputs": plan.fingerprint_inputs,
         "model": plan.config.model.path,
-        "model_revision": plan.model.revision,
+        "model_revision": plan.model.content,
     }
     output.put_if_absent(RUN_FILE, _json(record))
     in_force = FiltersInForce(plan.config.filtering.texts)
@@ -98,7 +98,7 @@ def environment(plan: Plan) -> dict[str, Any]:
         "device": plan.device,
         "model": {
             "path": plan.config.model.path,
-            "revision": plan.model.revision,
+            "revision": plan.model.content,
             "family": plan.model.family,
             "prediction_type": plan.model.prediction_type,
         },

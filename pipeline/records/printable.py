@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 # C0 and C1 controls, marks of direction, separators of lines, the byte order mark, surrogates
@@ -38,6 +39,11 @@ def printable_json(value: Any, **options: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, **options)
     return UNPRINTABLE.sub(lambda found: _json_escape(found[0]), text)
+
+
+def first_of(names: Sequence[str], limit: int = 3) -> str:
+    """The first names as a list for a sentence, with "..." if there are more."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def _escape(character: str) -> str:

@@ -116,8 +116,9 @@ def cost(found: Output, settings: Report) -> dict[str, Any]:
 def _gpus(config: Config | None, stage: str) -> float:
     if config is None:
         return 1.0
-    pool = "decode" if config.run.layout == "fused" else stage
-    gpus = getattr(config.stages, pool).gpus
+    pools = config.stages_by_pool(config.run.layout)
+    pool = next((pool for pool, stages in pools.items() if stage in stages), stage)
+    gpus = config.pool_stage(pool).gpus
     return 1.0 if gpus is None else float(gpus)
 
 

@@ -108,9 +108,11 @@ def counted_costs(config: Config) -> Costs:
 
 def evaluations(method: Method) -> dict[str, float]:
     """Network evaluations of one edit, by stage. A training step counts as three."""
-    guided = 1 if method.guidance_scale == 1 else 2
     steps = method.steps * method.ratio
-    counts = {"mask": 0.0, "encode": 0.0, "decode": steps * guided * method.repeats}
+    indices = range(1, max(1, round(steps)) + 1)
+    with_guidance = [method.guidance_scale > 1 and method.is_guided_at(index) for index in indices]
+    per_step = 1 + sum(with_guidance) / len(with_guidance)
+    counts = {"mask": 0.0, "encode": 0.0, "decode": steps * per_step * method.repeats}
     if method.mask.source == "infer":
         counts["mask"] = 2.0 * method.mask.num_noises * len(method.mask.noise_level)
     if method.encode == "ddim":

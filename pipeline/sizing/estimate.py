@@ -13,6 +13,7 @@ from pipeline.config.config import Config
 from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
+from pipeline.sizing.readers import num_readers
 
 # One reader and one writer run next to the pools; each has this many CPUs (jobs/edit/graph.py).
 READ_WRITE_CPUS = 0.25
@@ -42,6 +43,7 @@ class Estimate:
     money: float | None = None
     silence_s: float = HANG_MAX_S  # a worker without a heartbeat for this long counts as hung
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
+    readers: int = 1  # shards that are read at once
 
     def compared_with(self, images_per_s: float | None) -> PlanOutcome:
         """The estimate beside the actual rate, for the summary.
@@ -64,7 +66,12 @@ class Estimate:
 
 
 def estimate(
-    config: Config, device: str, costs: Costs, nodes: Sequence[Node], edits: int | None
+    config: Config,
+    device: str,
+    costs: Costs,
+    nodes: Sequence[Node],
+    edits: int | None,
+    largest_shard: int = 0,
 ) -> Estimate:
     """Sizes the pools of a run. Sizes that the config sets are kept.
 
@@ -74,6 +81,7 @@ def estimate(
         costs: of an edit on one actor.
         nodes: of the cluster.
         edits: number of edits left to do; None: not known.
+        largest_shard: bytes of the largest shard to read.
 
     Raises:
         PoolsDoNotFitError: no allowed layout fits.
@@ -104,17 +112,18 @@ def estimate(
         money=None if hours is None or price is None else hours * price,
         silence_s=_silence_s(config, costs) if known else HANG_MAX_S,
         micro_batch=_micro_batches(config, costs, device),
+        readers=num_readers(config, costs, nodes, sizes, rate, largest_shard),
     )
 
 
 def sized(config: Config, expected: Estimate) -> Config:
-    """The configuration with the layout and the numbers of actors of the estimate."""
+    """The configuration with the layout, readers and numbers of actors of the estimate."""
     stages = config.stages
     for pool, size in expected.sizes.items():
         name = "decode" if pool == "fused" else pool
         stage = getattr(stages, name).model_copy(update={"actors": size})
         stages = stages.model_copy(update={name: stage})
-    run = config.run.model_copy(update={"layout": expected.layout})
+    run = config.run.model_copy(update={"layout": expected.layout, "readers": expected.readers})
     return config.model_copy(update={"stages": stages, "run": run})
 
 
@@ -126,15 +135,14 @@ def is_sized(config: Config) -> bool:
 
 
 def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]:
-    names = ("fused",) if layout == "fused" else config.stage_names
     seconds = costs.stage_seconds(config)
     pools = []
-    for name in names:
+    for name, stages in config.stages_by_pool(layout).items():
         stage = config.pool_stage(name)
         pools.append(
             Pool(
                 name,
-                sum(seconds.values()) if name == "fused" else seconds[name],
+                sum(seconds[stage_name] for stage_name in stages),
                 cpus=stage.cpus,
                 gpus=stage.gpus_per_actor(device),
                 memory_bytes=stage.memory_bytes or 0,
@@ -192,8 +200,10 @@ def _micro_batches(config: Config, costs: Costs, device: str) -> dict[str, int]:
     found: dict[str, int] = {}
     if device != "cuda" or not costs.device_bytes:
         return found
+    pools = config.stages_by_pool(config.run.layout)
+    pool_of = {stage: pool for pool, stages in pools.items() for stage in stages}
     for name, peak in costs.peak_bytes.items():
-        stage = config.pool_stage(name)
+        stage = config.pool_stage(pool_of[name])
         share = min(1.0, stage.gpus_per_actor(device) or 1.0)
         room = MEMORY_SHARE * share * costs.device_bytes - costs.weights_bytes
         row = max(1.0, (peak - costs.weights_bytes) / max(1, costs.rows.get(name, 1)))

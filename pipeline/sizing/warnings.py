@@ -140,8 +140,8 @@ def _bytes_in_flight(expected: Estimate, config: Config, costs: Costs) -> float:
         return 0.0
     before = {"mask": "prepare", "encode": "mask", "decode": "encode", "score": "decode"}
     total = 0.0
-    for pool, actors in expected.sizes.items():
-        first, last = (pool, pool) if pool != "fused" else ("mask", config.stage_names[-1])
+    for pool, stages in config.stages_by_pool(expected.layout).items():
+        first, last, actors = stages[0], stages[-1], expected.sizes[pool]
         each = PARTS_PER_ACTOR * sizes.get(before[first], 0.0) + sizes.get(last, 0.0)
         total += actors * each * config.run.part_size
     return total

@@ -20,6 +20,7 @@ from pipeline.stages.oom_retry import OomRetry
 from pipeline.stages.score import ScoreStage
 
 StageStep = Callable[[Part], Part]
+VAE_HALF_OF = {"mask": "encoder", "decode": "decoder"}  # the half that a stage calls
 
 
 def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
@@ -42,26 +43,28 @@ def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
     return EncodeStage if name == "encode" else DecodeStage
 
 
-def load_stage(config: Config, name: str, device: str) -> StageStep:
-    """Loads one stage with its own network, for an actor of a pool."""
-    config = config.with_threads(config.threads)
-    if name == SCORE_STAGE:
-        return load_score_stage(config, device)
-    halves = {"mask": ["encoder"], "encode": [], "decode": ["decoder"]}[name]
-    model = load_model(config.model, device, getattr(config.stages, name), halves)
-    return build_stage(config, name, model)
+def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
+    """Loads the stages of a pool over one shared network, for one of its actors.
 
+    Args:
+        config: the run.
+        pool: a name of ``Config.stages_by_pool``; "fused" has all stages.
+        device: "cpu" or "cuda".
 
-def load_fused(config: Config, device: str) -> dict[str, StageStep]:
-    """Loads all stages over one shared network, in order, for an actor of layout fused."""
+    Returns:
+        The stages by name, in the order of the flow.
+    """
     config = config.with_threads(config.threads)
-    model = load_model(config.model, device, config.stages.decode)
-    stages = {name: getattr(config.stages, name) for name in STAGES}
-    loaded = {
-        name: build_stage(config, name, model.with_micro_batch(stage.micro_batch))
-        for name, stage in stages.items()
-    }
-    if SCORE_STAGE in config.stage_names:
+    names = config.stages_by_pool("fused" if pool == "fused" else "pools")[pool]
+    loaded: dict[str, StageStep] = {}
+    on_model = [name for name in names if name != SCORE_STAGE]
+    if on_model:
+        halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
+        model = load_model(config.model, device, config.pool_stage(pool), halves)
+        for name in on_model:
+            micro_batch = getattr(config.stages, name).micro_batch
+            loaded[name] = build_stage(config, name, model.with_micro_batch(micro_batch))
+    if SCORE_STAGE in names:
         loaded[SCORE_STAGE] = load_score_stage(config, device)
     return loaded
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.ddim import ancestral_ddim
-from pipeline.diffusion.denoiser import Condition, Counted
+from pipeline.diffusion.denoiser import Condition, Denoise
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.latents import blend, from_numpy
 from pipeline.diffusion.noise import add_noise
@@ -74,11 +74,11 @@ class DecodeStage:
         schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
         levels = schedule.levels(self.method.steps, num_steps / self.method.steps)
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
-        denoise = Counted(guided(denoiser, text, negative, scale))
+        denoise = guided(denoiser, text, negative, scale, self.method.is_guided_at)
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
         for (_, edit), latent in zip(pairs, latents, strict=True):
             self._note_truncation(edit)
-            edit.num_evals_decode = denoise.num_calls * (2 if scales[0] > 1.0 else 1)
+            edit.num_evals_decode = denoise.num_evals
             if not bool(latent.isfinite().all()):
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
@@ -91,7 +91,7 @@ class DecodeStage:
                     edit.fail("decode", "NonFinite", "the VAE gives an image that is not finite")
 
     def _integrate(
-        self, denoise: Counted, levels: list[Level], shard: str, pairs: list[Pair]
+        self, denoise: Denoise, levels: list[Level], shard: str, pairs: list[Pair]
     ) -> Tensor:
         """Integrates from the trajectories' ends to the clean level, ``method.repeats`` times.
 

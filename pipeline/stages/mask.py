@@ -154,7 +154,7 @@ class MaskStage:
             schedule, by_level = self.model.schedule.for_grid(*grid), []
             for number, share in enumerate(self.method.mask.noise_level):
                 latents = torch.stack([noisy[row][number] for row in rows])
-                repeated = Repeated(text.tokens, text.pooled, times=latents.shape[1])
+                repeated = Repeated.of(text, latents.shape[1])
                 level = schedule.level_at(share)
                 predicted = self.model.denoiser(latents.flatten(0, 1), level, repeated)
                 by_level.append(torch.unflatten(predicted, 0, latents.shape[:2]))

@@ -12,10 +12,10 @@ from pipeline.storage.tar_walk import Damage, suffix_lost
 
 @dataclass
 class RawSample:
-    """The files of one key, by suffix in lower case, as read from the tar."""
+    """The files of one key, by suffix in lower case, as views of the tar."""
 
     key: str
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, memoryview] = field(default_factory=dict)
     problems: list[SampleError] = field(default_factory=list)  # each fails the sample
     notes: list[str] = field(default_factory=list)  # for its rows
 
@@ -43,7 +43,7 @@ def grouped(contents: TarContents, config: Input) -> list[RawSample]:
             _fail(sample, "DuplicateKey", f"the member .{suffix} appears more than once")
         if member.data is None:
             _fail(sample, "UnreadableFile", f"the member .{suffix} {member.lost}")
-        sample.members[suffix] = member.data or b""
+        sample.members[suffix] = memoryview(b"") if member.data is None else member.data
         last = key
     before.append(last)
     for position, damage in contents.damages:

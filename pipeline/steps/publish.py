@@ -22,7 +22,6 @@ from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.read import LEFT_OUT
 from pipeline.steps.staged_parts import claimed_parts, delete_staged, read_staged
 from pipeline.steps.write_part import header_of
-from pipeline.storage.archive import tar_writer
 from pipeline.storage.layout import (
     StagedPart,
     marker_name,
@@ -31,6 +30,7 @@ from pipeline.storage.layout import (
     tar_name,
 )
 from pipeline.storage.store import Store
+from pipeline.storage.tar_write import SampleTar
 
 ROW_GROUP_ROWS = 65536
 UNFILTERED = Filtering()
@@ -40,8 +40,8 @@ UNFILTERED = Filtering()
 class _Shard:
     """A shard that is being built from its parts, in order."""
 
-    tar: io.BytesIO = field(default_factory=io.BytesIO)
-    rejected: io.BytesIO = field(default_factory=io.BytesIO)
+    tar: SampleTar = field(default_factory=SampleTar)
+    rejected: SampleTar = field(default_factory=SampleTar)
     num_rejected: int = 0  # samples in it
     tables: list[pa.Table] = field(default_factory=list)
     headers: list[PartHeader] = field(default_factory=list)
@@ -91,27 +91,26 @@ def publish_if_complete(
 def _build(store: Store, parts: list[StagedPart], filtering: Filtering) -> _Shard | None:
     """The shard from its parts in order, one in memory at a time; None if one is damaged."""
     built = _Shard()
-    with tar_writer(built.tar) as kept, tar_writer(built.rejected) as rejected:
-        for part in parts:
-            staged = read_staged(store, part)
-            if staged is None:
-                return None
-            table = apply_filters(staged, filtering)
-            built.headers.append(header_of(table))
-            for row in table.select(["status", "output_key", "members"]).to_pylist():
-                if row["output_key"] is None:
-                    continue
-                if not row["members"]:
-                    raise ValueError(
-                        f"{part.name}: {row['output_key']} passes these filters, but its image was "
-                        f"not kept when other filters rejected it (output.keep_rejected: false)"
-                    )
-                members = {item["suffix"]: item["data"] for item in row["members"]}
-                is_rejected = row["status"] == Status.REJECTED
-                built.num_rejected += is_rejected
-                writer = rejected if is_rejected else kept
-                writer.write({"__key__": row["output_key"], **members})
-            built.tables.append(table.drop_columns(["members"]))
+    for part in parts:
+        staged = read_staged(store, part)
+        if staged is None:
+            return None
+        table = apply_filters(staged, filtering)
+        built.headers.append(header_of(table))
+        for row in table.select(["status", "output_key", "members"]).to_pylist():
+            if row["output_key"] is None:
+                continue
+            if not row["members"]:
+                raise ValueError(
+                    f"{part.name}: {row['output_key']} passes these filters, but its image was "
+                    f"not kept when other filters rejected it (output.keep_rejected: false)"
+                )
+            members = {item["suffix"]: item["data"] for item in row["members"]}
+            is_rejected = row["status"] == Status.REJECTED
+            built.num_rejected += is_rejected
+            tar = built.rejected if is_rejected else built.tar
+            tar.add(row["output_key"], members)
+        built.tables.append(table.drop_columns(["members"]))
     return built
 
 

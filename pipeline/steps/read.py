@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import cast
 
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
@@ -63,7 +64,7 @@ def read_parts(
     """
     data, digest = shard.fetch(config.storage_options)
     generation = generation_of(digest, max_edits)
-    contents = read_shard(data, config)
+    contents = _views(data, config)
     if contents.problem is not None and not contents.num_files:
         raise BadShardError(f"{shard.url}: {what_it_is(data)}; it is read again in the next run")
     if contents.problem is not None and config.on_bad_shard == "fail":
@@ -75,7 +76,7 @@ def read_parts(
     for index, samples in enumerate(planned):
         if (generation, len(planned), index) not in skip:
             yield Part(
-                *(shard.name, index, len(planned), samples, contents.problem),
+                *(shard.name, index, len(planned), owned(samples), contents.problem),
                 input_sha256=digest,
                 generation=generation,
             )
@@ -87,7 +88,7 @@ def count_edits(shard: InputShard, config: Input) -> int:
         data = shard.read(config.storage_options)
     except BadShardError:  # the run reads it again, and says so
         return 0
-    samples = read_shard(data, config).samples
+    samples = _views(data, config).samples
     return sum(len(sample.edits) for sample in samples)
 
 
@@ -96,12 +97,38 @@ def read_shard(data: bytes, config: Input) -> ShardContents:
 
     Never raises because of what the bytes contain.
     """
+    contents = _views(data, config)
+    return replace(contents, samples=owned(contents.samples))
+
+
+def _views(data: bytes, config: Input) -> ShardContents:
+    """``read_shard``, but the files of the samples are views of ``data``: it is held once."""
     tar = read_tar(data)
     samples = [to_sample(raw, config) for raw in grouped(tar, config)]
     problem = tar.problem
     if tar.members and not samples:
         problem = problem or f"none of its {len(tar.members)} files has a key and a suffix"
     return ShardContents(samples, problem, len(tar.members))
+
+
+def owned(samples: list[Sample]) -> list[Sample]:
+    """The same samples with files of their own, which do not keep the shard in memory.
+
+    The pieces of a split sample share theirs.
+    """
+    return [
+        replace(
+            sample,
+            encoded=_bytes(sample.encoded),
+            encoded_mask=_bytes(sample.encoded_mask),
+            extras={name: bytes(data) for name, data in sample.extras.items()},
+        )
+        for sample in samples
+    ]
+
+
+def _bytes(data: bytes | None) -> bytes | None:
+    return None if data is None else bytes(data)
 
 
 def read_originals(data: bytes, config: Input) -> list[Sample]:
@@ -115,7 +142,7 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
         with suppress(SampleError):
             _read_original(sample, raw, config)
             originals.append(sample)
-    return originals
+    return owned(originals)
 
 
 def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
@@ -191,14 +218,15 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
         raise raw.problems[0]
     check_files(raw.members)
     sample.suffix = _image_suffix(raw, config)
-    sample.encoded = raw.members[sample.suffix]
+    # Files are views until a part is yielded (owned).
+    sample.encoded = cast(bytes, raw.members[sample.suffix])
     sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()
     if "json" in raw.members:
-        sample.metadata, notes = parse_json(raw.members["json"])
+        sample.metadata, notes = parse_json(bytes(raw.members["json"]))
         raw.notes += notes
     sample.settings = own_settings(sample.metadata)
     sample.caption = caption_of(raw.members, sample.metadata, config)
-    sample.encoded_mask = raw.members.get(config.mask.lower())
+    sample.encoded_mask = cast(bytes | None, raw.members.get(config.mask.lower()))
     if sample.encoded_mask is None:
         raw.notes += other_masks(raw, config)
     sample.extras, left_out = _extras(raw, sample, config)
@@ -237,7 +265,7 @@ def _extras(raw: RawSample, sample: Sample, config: Input) -> tuple[dict[str, by
         if suffix in read:
             continue
         if suffix.rpartition(".")[2] in passed:
-            extras[suffix] = data
+            extras[suffix] = cast(bytes, data)
         else:
             left_out.append(suffix)
     return extras, left_out

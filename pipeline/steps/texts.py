@@ -82,7 +82,7 @@ def own_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
-def caption_of(members: Mapping[str, bytes], metadata: dict[str, Any], config: Input) -> str:
+def caption_of(members: Mapping[str, memoryview], metadata: dict[str, Any], config: Input) -> str:
     """The caption: from the first entry of ``input.caption`` that is present and not blank.
 
     Raises:
@@ -100,7 +100,7 @@ def caption_of(members: Mapping[str, bytes], metadata: dict[str, Any], config: I
 
 
 def edit_texts_of(
-    members: Mapping[str, bytes], metadata: dict[str, Any], caption: str, config: Input
+    members: Mapping[str, memoryview], metadata: dict[str, Any], caption: str, config: Input
 ) -> list[str]:
     """The edit texts: from the first entry of ``input.edits`` that is present, else substitutions.
 
@@ -163,12 +163,12 @@ def _cased(replacement: str, found: re.Match[str]) -> str:
     return replacement[:1].upper() + replacement[1:] if found[0][:1].isupper() else replacement
 
 
-def _field(entry: str, members: Mapping[str, bytes], metadata: dict[str, Any]) -> Any:
+def _field(entry: str, members: Mapping[str, memoryview], metadata: dict[str, Any]) -> Any:
     """The value of ``txt`` (a member's text) or ``json:caption`` (a field); None if absent."""
     if entry.startswith("json:"):
         return metadata.get(entry.removeprefix("json:"))
     data = members.get(entry.lower())
-    return None if data is None else _decoded(data, entry)
+    return None if data is None else _decoded(bytes(data), entry)
 
 
 def _decoded(data: bytes, suffix: str) -> str:

@@ -1,32 +1,34 @@
-"""Reads and writes tars; of a damaged tar it reads every file that it can and says what is lost.
+"""Reads tars; of a damaged one it reads every file that it can, and says what is lost.
 
-``tar_walk`` finds the members. webdataset splits their names and writes tars. It imports torch
-where torch is installed, so it is imported at its first use: code that only lists and commits
-starts without torch.
+``tar_walk`` finds the files.
 """
 
 from __future__ import annotations
 
-import io
 import posixpath
+import re
 import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
+from pipeline.records.printable import first_of
 from pipeline.storage.tar_walk import Damage, Entry, walk
 
-MAX_NAMES = 3  # names of unreadable files in a problem
+# webdataset's own function for this would import torch into every reader: 2 s and 140 MB.
+FIRST_DOT = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 # Folders; and what GNU tar writes of a volume (--label) and of a folder (--incremental).
 NO_FILES = (tarfile.DIRTYPE, b"V", b"D")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a tar; without data, it stands in the tar but cannot be read."""
+    """A file of a tar; without data, it stands in the tar but cannot be read.
+
+    The data is a view of the tar: a shard is held once.
+    """
 
     name: str
-    data: bytes | None
+    data: memoryview | None
     lost: str = ""  # why it cannot be read: "is a symbolic link to 'x.png'"
     kind: str = ""  # of such files, in the plural: "symbolic links"
 
@@ -52,7 +54,7 @@ def read_tar(data: bytes) -> TarContents:
     A hard link has the content of the file that it names, which precedes it in the tar.
     """
     contents = TarContents()
-    files: dict[str, bytes | None] = {}
+    files: dict[str, memoryview | None] = {}
     problems: list[str] = []
     for found in walk(data):
         if isinstance(found, Entry):
@@ -78,38 +80,25 @@ def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
         (name, content) of each file in the archive's order, and the problem of ``TarContents``.
     """
     contents = read_tar(data)
-    readable = [(item.name, item.data) for item in contents.members if item.data is not None]
+    members = contents.members
+    readable = [(item.name, bytes(item.data)) for item in members if item.data is not None]
     return readable, contents.problem
 
 
 def split_at_first_dot(name: str) -> tuple[str | None, str | None]:
-    """Key and suffix of a member's name, split as webdataset does; (None, None) without a dot."""
-    from webdataset.tariterators import base_plus_ext
-
-    key, suffix = base_plus_ext(name)
-    return key, suffix
+    """Key and suffix of a file's name; (None, None) without a dot. The rule is webdataset's."""
+    match = FIRST_DOT.fullmatch(name)
+    return (match[1], match[2]) if match else (None, None)
 
 
-def tar_writer(sink: io.BytesIO) -> Any:
-    """A ``webdataset.TarWriter`` whose output depends only on the samples written to it.
-
-    Time, owner and mode are fixed. The members of a sample are sorted by suffix. Long names and
-    names that are not ASCII get a PAX header.
-    """
-    from webdataset import TarWriter
-
-    fixed = {"mtime": 0, "user": "overpaint", "group": "overpaint", "mode": 0o644}
-    return TarWriter(sink, encoder=False, **fixed)
-
-
-def _member(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
+def _member(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
     """The file of an entry. ``files`` holds what came before it, for hard links."""
     member = _read(data, entry, files)
     files[posixpath.normpath(entry.name)] = member.data
     return member
 
 
-def _read(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
+def _read(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
     if entry.kind == tarfile.LNKTYPE:
         target = posixpath.normpath(entry.link)
         content = files.get(target)
@@ -127,7 +116,7 @@ def _read(data: bytes, entry: Entry, files: dict[str, bytes | None]) -> Member:
     elif entry.end > len(data):
         return Member(entry.name, None, "is cut: the shard ends inside of it", "cut files")
     else:
-        content = data[entry.start : entry.end]
+        content = memoryview(data)[entry.start : entry.end]
     return Member(entry.name, content)
 
 
@@ -138,6 +127,5 @@ def _unread(members: list[Member]) -> list[str]:
         return []
     kinds = Counter(item.kind for item in lost)
     counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
-    names = ", ".join(repr(item.name) for item in lost[:MAX_NAMES])
-    more = ", ..." if len(lost) > MAX_NAMES else ""
-    return [f"{len(lost)} of {len(members)} files cannot be read ({counts}): {names}{more}"]
+    names = first_of([repr(item.name) for item in lost])
+    return [f"{len(lost)} of {len(members)} files cannot be read ({counts}): {names}"]

@@ -6,12 +6,12 @@ import shlex
 from itertools import islice
 from typing import Any
 
+from pipeline.records.printable import first_of
 from pipeline.storage.formats import ending
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import open_backend
 
 LOOKED_AT = 1000  # objects of a folder without shards
-NAMED = 3  # of these, in the message
 PACKED = "with tar --sort=name -cf 00000.tar *, or images with overpaint pack"
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # what overpaint pack takes unless told otherwise
 
@@ -38,11 +38,11 @@ def why_no_shards(folder: str, storage_options: dict[str, Any] | None) -> str:
         return f"{folder}: {what}"
     tars = [name for name in names if ending(name) is not None]
     if tars:
-        return f"{folder} has other tars, e.g. {_some(tars)}"
+        return f"{folder} has other tars, e.g. {first_of(tars)}"
     how = f"with {pack_command(folder)}" if any(map(is_image, names)) else PACKED
     return (
-        f"{folder} has no .tar, but {_some(names)}; shards are tars in which the files of a sample "
-        f"share a key (7.jpg, 7.txt, 7.edit.txt): pack the files {how}"
+        f"{folder} has no .tar, but {first_of(names)}; shards are tars in which the files of a "
+        f"sample share a key (7.jpg, 7.txt, 7.edit.txt): pack the files {how}"
     )
 
 
@@ -53,7 +53,3 @@ def is_image(name: str) -> bool:
 def pack_command(folder: str) -> str:
     """The command that makes shards of a folder of images."""
     return f"overpaint pack SHARDS {shlex.quote(folder)}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -210,14 +210,28 @@ class Store:
 
 
 def check_url(url: str) -> None:
-    """Refuses urls that run a command (``pipe:``), chain file systems (``zip::s3://``) or hold a
-    password.
+    """Refuses urls that are dangerous, or that two tools would read in two ways.
+
+    These run a command (``pipe:``), chain file systems (``zip::s3://``), hold a password, or have
+    parts that a bucket takes as part of the name and a file system does not.
+
+    Raises:
+        ValueError: names the url and what is allowed.
     """
     if url.startswith("pipe:"):
         raise ValueError(f"{url!r}: pipe: urls run commands and are refused; give a path or a url")
     if "::" in url:
         raise ValueError(f"{url!r}: chained urls are refused; give one path or url")
     check_no_credentials(url)
+    protocol, separator, place = url.partition("://")
+    if not separator or protocol in LOCAL:
+        return
+    parts = place.removeprefix("/" if protocol == "memory" else "").rstrip("/").split("/")
+    if parts != [""] and any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"{url!r}: no part of a url may be empty, '.' or '..': a bucket takes it as part of "
+            "the name, and tools disagree on it; rename such objects"
+        )
 
 
 def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Bucket:

@@ -27,7 +27,7 @@ from pipeline.demo.readback import (
 from pipeline.demo.vocabulary import END, MAX_LENGTH, world_words, write_tokenizer
 from pipeline.demo.world import paint, sample_scene
 from pipeline.models.loading import LatentDiffusion
-from pipeline.models.network import UNetDenoiser
+from pipeline.models.network import NetworkDenoiser
 from pipeline.records.part import Status
 from tests.parts import required
 
@@ -77,10 +77,10 @@ def test_folder_is_small_and_has_no_pickle() -> None:
 def test_unet_call_costs_at_most_0_7_gflop(model: LatentDiffusion) -> None:
     """torch counts the FLOPs of one image; this bound keeps the demo fast."""
     denoiser = model.unbatched
-    assert isinstance(denoiser, UNetDenoiser)
-    tokens = torch.zeros(1, MAX_LENGTH, denoiser.unet.config.cross_attention_dim)
+    assert isinstance(denoiser, NetworkDenoiser)
+    tokens = torch.zeros(1, MAX_LENGTH, denoiser.network.config.cross_attention_dim)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser.unet(torch.zeros(1, 4, 16, 16), 500, tokens)
+        denoiser.network(torch.zeros(1, 4, 16, 16), 500, tokens)
     assert counter.get_total_flops() <= 0.7e9
 
 

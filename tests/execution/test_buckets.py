@@ -16,7 +16,7 @@ from pipeline.config.config import Config
 from pipeline.execution.local_loop import run_loop
 from pipeline.plan.plan import make_plan
 from pipeline.report.images import ShardImages
-from pipeline.stages.build import load_fused
+from pipeline.stages.build import load_stages
 from pipeline.steps.verify import verify
 from pipeline.storage.saved_inputs import saved_inputs
 from tests.committing import make_config
@@ -64,7 +64,7 @@ def test_a_killed_run_is_resumed_with_the_same_bytes(
 ) -> None:
     """Killed after its first part; a part's sizes are computed as in an unbroken run."""
     whole = config_of(tmp_path, tiny_model_folder, "whole", resolution)
-    stages = load_fused(whole, "cpu")
+    stages = load_stages(whole, "fused", "cpu")
     assert run_loop(make_plan(whole, "cpu"), stages=stages).work == []
     broken = config_of(tmp_path, tiny_model_folder, "broken", resolution)
     process = multiprocessing.get_context("fork").Process(

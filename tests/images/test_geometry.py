@@ -158,7 +158,8 @@ def test_a_box_follows_a_painted_rectangle() -> None:
 
     source = np.zeros((300, 500), np.uint8)
     source[100:200, 150:450] = 255
-    for size, resize in itertools.product(((512, 512), (664, 392), (256, 768)), ("crop", "pad")):
+    ways: tuple[Resize, ...] = ("crop", "pad")
+    for size, resize in itertools.product(((512, 512), (664, 392), (256, 768)), ways):
         placement = place((500, 300), size, resize)
         image = _placed(Image.fromarray(source), placement, Image.Resampling.BOX)
         rows, columns = (np.flatnonzero((image > 127).any(axis)) for axis in (1, 0))

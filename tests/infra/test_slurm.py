@@ -77,7 +77,7 @@ def test_all_nodes_and_the_driver_share_a_new_token(tmp_path: Path) -> None:
     assert len(tokens) == 1
     assert len(tokens.pop()) == 64
     assert "--head" in first + second
-    assert driver.endswith("edit my.yaml run.address=10.0.0.1:20007 run.seed=3")
+    assert driver.endswith("edit my.yaml run.address=10.0.0.1:20007 run.num_nodes=2 run.seed=3")
     assert not job.lines("scontrol")
 
 

@@ -74,7 +74,9 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Jo
         "output: {path: given below, format: png, difference_map: true}\n"
         f"model: {{path: {tiny_model_folder}, size: 32, device: cpu}}\n"
         "method: {steps: 6, mask: {num_noises: 2}}\n"
-        "run: {part_size: 4, progress_every_s: 0.1, grace_s: 60}\n"
+        # sizes that need no calibration
+        "stages: {mask: {actors: 1}, encode: {actors: 1}, decode: {actors: 1}}\n"
+        "run: {layout: pools, part_size: 4, progress_every_s: 0.1, grace_s: 60}\n"
     )
     return Job(folder, ())
 

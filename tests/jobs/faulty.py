@@ -109,11 +109,11 @@ def plant(module: ModuleType) -> None:
     }
     if module.__name__ == "pipeline.stages.build":
         stages = {"mask": _mask, "encode": _encode, "decode": _decode}
-        module.load_fused = lambda *config: {  # type: ignore[attr-defined]
-            name: partial(_stage, name, step) for name, step in stages.items()
-        }
         module.StageStep = Callable  # type: ignore[attr-defined]
-        module.load_stage = lambda config, name, device: _load(module, name)  # type: ignore[attr-defined]
+        module.load_stages = lambda config, pool, device: {  # type: ignore[attr-defined]
+            name: _load(name, partial(_stage, name, stages[name]))
+            for name in config.stages_by_pool("fused" if pool == "fused" else "pools")[pool]
+        }
         return
     if module.__name__ == "pipeline.storage.store":
         module.Store.hook = staticmethod(on_storage_call)
@@ -134,8 +134,8 @@ def plant(module: ModuleType) -> None:
     setattr(module, name, faulty)
 
 
-def _load(module: ModuleType, name: str) -> Any:
-    """A stage; that of mask may fail to load: LOADS is a fault, how often, and a folder."""
+def _load(name: str, stage: Any) -> Any:
+    """The stage; that of mask may fail to load: LOADS is a fault, how often, and a folder."""
     fault, times, folder = (os.environ.get(LOADS) or "none 0 .").split(" ")
     tries = list(Path(folder).glob("load-*"))
     if name == "mask" and len(tries) < int(times):
@@ -143,7 +143,7 @@ def _load(module: ModuleType, name: str) -> Any:
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("CUDA error: no device\nCompile with ...")
-    return module.load_fused()[name]
+    return stage
 
 
 def _key_of_computed(store: object, part: Part, *rest: str) -> str:

@@ -77,7 +77,7 @@ def test_a_folder_that_others_could_write_to_is_refused(
 
 
 def test_every_listed_size_is_compiled_at_the_start(
-    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a whole micro-batch each, height first; the limit of shapes grows with the list."""
     shapes: list[tuple[int, ...]] = []
@@ -85,6 +85,7 @@ def test_every_listed_size_is_compiled_at_the_start(
     def recorded(denoiser: object, text: object, level: object, shape: Any, device: str) -> None:
         shapes.append(shape)
 
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr("pipeline.models.loading.warm_up", recorded)
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
     sizes = [(32, 32), (64, 16)]

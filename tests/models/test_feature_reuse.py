@@ -17,7 +17,7 @@ from pipeline.config.stages import Stage
 from pipeline.models.feature_reuse import ReusingDenoiser, evaluate, evaluate_outermost
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.network import UNetDenoiser
+from pipeline.models.network import NetworkDenoiser
 from pipeline.models.suitability import check_suits
 from tests.parts import (
     counted,
@@ -36,8 +36,8 @@ def outermost_calls(model: LatentDiffusion) -> Iterator[list[int]]:
     """Records the rows of every call of the outermost layers, including full evaluations."""
     rows: list[int] = []
     denoiser = model.unbatched
-    assert isinstance(denoiser, UNetDenoiser)
-    hook = denoiser.unet.conv_in.register_forward_pre_hook(
+    assert isinstance(denoiser, NetworkDenoiser)
+    hook = denoiser.network.conv_in.register_forward_pre_hook(
         lambda module, args: rows.append(len(args[0]))
     )
     try:
@@ -58,7 +58,7 @@ def test_features_of_the_same_evaluation_give_the_same_eps(
 ) -> None:
     """The outermost layers with deep features of the same evaluation equal the whole network."""
     denoiser = unet_model.unbatched
-    assert isinstance(denoiser, UNetDenoiser)
+    assert isinstance(denoiser, NetworkDenoiser)
     level = unet_model.schedule.level_at(0.5)
     latent = torch.randn(3, 4, 8, 8, generator=generator)
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_features_are_stored_per_row(
     def results(sizes: tuple[int, ...]) -> list[Tensor]:
         micro_batch = MicroBatch(8)
         unet = tiny_model.unbatched
-        assert isinstance(unet, UNetDenoiser)
+        assert isinstance(unet, NetworkDenoiser)
         denoise = ReusingDenoiser(unet, micro_batch, Reuse(interval=3), levels[0])
         found = []
         for size, level in zip(sizes, levels, strict=False):

@@ -16,7 +16,7 @@ from pipeline.diffusion.schedule import Level
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import eps_from_v, eps_from_x0, in_micro_batches
-from pipeline.stages.build import load_stage
+from pipeline.stages.build import load_stages
 from pipeline.stages.oom_retry import OomRetry
 from tests.parts import make_config, required
 
@@ -101,7 +101,7 @@ def test_pixels_are_rounded_and_clamped(
 def test_decoding_inverts_scale_and_shift(tiny_model: LatentDiffusion) -> None:
     """Decoding divides by the scale that encoding multiplies with, and adds the shift back."""
     seen = []
-    images = type(tiny_model.image_coder)(tiny_model.image_coder.vae, MicroBatch(8))
+    images = tiny_model.image_coder.with_micro_batch(MicroBatch(8))
     images.shift = 0.5
 
     class Vae:
@@ -162,7 +162,7 @@ def test_each_stage_keeps_only_the_half_of_the_vae_that_it_uses(tiny_model_folde
     config = make_config().model_copy(update={"model": model})
     kept = {}
     for name in ("mask", "encode", "decode"):
-        stage = load_stage(config, name, "cpu")
+        stage = load_stages(config, name, "cpu")[name]
         assert isinstance(stage, OomRetry)
         assert isinstance(stage.model, LatentDiffusion)
         vae = stage.model.image_coder.vae

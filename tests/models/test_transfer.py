@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pipeline.models import transfer
-from pipeline.models.autoencoder import ImageCoder
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.transfer import Download, upload
@@ -37,7 +36,7 @@ def test_uploading_uint8_equals_one_call_with_float32_inputs(
 ) -> None:
     """Images that are scaled after the copy give the same latents and images, bit for bit."""
     vae, images = tiny_model.image_coder.vae, drawn(5)
-    coder = ImageCoder(vae, MicroBatch(5))
+    coder = tiny_model.image_coder.with_micro_batch(MicroBatch(5))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     with torch.inference_mode():
         latents = coder.encode(images)
@@ -55,7 +54,7 @@ def test_out_of_memory_in_a_copy_halves_the_micro_batch(
 ) -> None:
     """When an upload or a download runs out of memory, all images still come out in order."""
     micro_batch = MicroBatch(4)
-    coder = ImageCoder(tiny_model.image_coder.vae, micro_batch)
+    coder = tiny_model.image_coder.with_micro_batch(micro_batch)
     images = drawn(5)
     with torch.inference_mode():
         expected = coder.encode(images)

@@ -102,6 +102,7 @@ def test_a_damaged_marker_does_not_hide_the_other_shards(data: bytes, made: Dama
         assert "0_stats.json" in found[name].text
 
 
+@pytest.mark.timeout(2400)  # the long one took eight minutes on a busy machine
 @pytest.mark.parametrize(
     "seeds", [range(200), pytest.param(range(200, 2200), marks=pytest.mark.sweep)], ids=len
 )

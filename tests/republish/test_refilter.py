@@ -263,6 +263,6 @@ def test_changes_replace_the_bound_of_the_same_side() -> None:
 def test_progress_counts_what_is_published(planner: Planner) -> None:
     """What the driver hears of a part has the filters applied."""
     heard: list[dict[str, int]] = []
-    with mock.patch("pipeline.stages.build.load_fused", return_value={"decode": with_areas}):
+    with mock.patch("pipeline.stages.build.load_stages", return_value={"decode": with_areas}):
         run_loop(planner("out", TINY), lambda result: heard.append(result.counts))
     assert sum(counts.get("rejected", 0) for counts in heard) == 5

@@ -30,10 +30,12 @@ GPU = Costs(
 CPU = Costs("calibration", {"mask": 0.1, "encode": 0.2, "decode": 0.4, "finish": 0.1}, 8)
 EIGHT = [Node(64, 8, 1e12, 100e9)]
 AUTO: dict[str, Any] = {name: {"actors": "auto"} for name in ("mask", "encode", "decode")}
+ONE: dict[str, Any] = {name: {"actors": 1} for name in AUTO}
 
 
 def config(stages: dict[str, Any] | None = None, **sections: Any) -> Config:
     tree = {"input": {"shards": "in/*.tar"}, "output": {"path": "out"}}
+    sections = {"run": {"layout": "pools"}} | sections
     return parse_config(tree | {"stages": AUTO if stages is None else stages} | sections)
 
 
@@ -131,7 +133,7 @@ def test_a_worker_counts_as_hung_after_ten_times_the_time_of_a_part(
 @pytest.mark.parametrize(
     ("stages", "run", "costs", "nodes", "shards", "words"),
     [
-        ({}, {}, GPU, EIGHT, 1, "5 GPUs of the cluster have no actor"),
+        (ONE, {}, GPU, EIGHT, 1, "5 GPUs of the cluster have no actor"),
         (None, {}, GPU, [replace(EIGHT[0], object_store_bytes=1e9)], 1, "parts in flight may take"),
         (None, {"part_timeout_s": 30}, GPU, EIGHT, 1, "part_timeout_s=30: the slowest stage takes"),
         (None, {"shards_per_wave": 2}, GPU, EIGHT, 100, "a wave of run.shards_per_wave=2"),
@@ -163,7 +165,7 @@ def test_the_summary_compares_the_estimate_with_the_actual_rate() -> None:
 
 def test_threads_without_reserved_cores_have_a_warning() -> None:
     """Three actors with four threads on four CPUs slow each other down."""
-    fixed = {"mask": {"threads": 4}}
+    fixed = ONE | {"mask": {"actors": 1, "threads": 4}}
     assert "3 actors with 4 threads each need more than the 4 CPUs" in warned(
         config(fixed), "cpu", CPU, [Node(4)]
     )

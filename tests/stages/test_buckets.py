@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from pipeline.config.buckets import Size
 from pipeline.config.config import Config, Model
-from pipeline.config.stages import STAGES, Stage
+from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.scorers import EditToScore, load_scorers
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import load_fused, load_stage
+from pipeline.stages.build import load_stages
 from tests.conftest import TOLERANCE
 from tests.parts import make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import (
@@ -34,15 +34,18 @@ from tests.tiny_models import (
 )
 
 WIDE, HIGH, SQUARE, LONG = (48, 24), (24, 48), (32, 32), (64, 16)
-MAKERS = {"sd": make_tiny_stable_diffusion, "sdxl": make_tiny_sdxl, "sd3": make_tiny_sd3}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "sd": make_tiny_stable_diffusion,
+    "sdxl": make_tiny_sdxl,
+    "sd3": make_tiny_sd3,
+}
 RELATIVE = 1e-4  # relative to diffusers with the same weights, schedule and noise
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of each family."""
-    path: Path = MAKERS[request.param](tmp_path_factory.mktemp("buckets") / "model")
-    return path
+    return MAKERS[request.param](tmp_path_factory.mktemp("buckets") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +136,12 @@ def test_pools_and_fused_give_the_same_bytes(folder: Path) -> None:
     config = make_config(steps=3).model_copy(update={"model": Model(path=str(folder))})
     fused = mixed()
     pooled = copy.deepcopy(fused)
-    for stage in load_fused(config, "cpu").values():
+    for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
-    for name in STAGES:
-        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    for pool in config.pools:
+        pooled = Part.from_bytes(pooled.to_bytes())
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
     assert fused.to_bytes() == pooled.to_bytes()
     for sample in fused.samples:
         for edit in sample.pending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Part, Status
-from pipeline.stages.build import load_fused, load_stage
+from pipeline.stages.build import load_stages
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
@@ -84,15 +85,33 @@ def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) 
     assert once == twice
 
 
-def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path) -> None:
-    """Stages with separate networks and a serialized part equal stages over one network."""
-    config = with_model(make_config(), tiny_model_folder)
+@pytest.mark.parametrize(
+    ("method", "pools"),
+    [
+        ({}, ("mask", "encode", "decode")),
+        ({"encode": "noise"}, ("mask", "decode")),
+        ({"mask": {"source": "full"}}, ("encode", "decode")),
+        ({"name": "sdedit"}, ("decode",)),
+    ],
+    ids=["all", "no encoding", "no mask", "sdedit"],
+)
+def test_pools_and_fused_give_the_same_bytes(
+    method: dict[str, Any], pools: tuple[str, ...], tiny_model_folder: Path
+) -> None:
+    """Stages with separate networks and a serialized part equal stages over one network.
+
+    A stage that asks the network nothing has no pool.
+    """
+    config = with_model(make_config(**method), tiny_model_folder)
+    assert config.pools == pools
     fused = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     pooled = copy.deepcopy(fused)
-    for stage in load_fused(config, "cpu").values():
+    for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
-    for name in STAGES:
-        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    for pool in config.pools:
+        pooled = Part.from_bytes(pooled.to_bytes())
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
     assert fused.to_bytes() == pooled.to_bytes()
 
 
@@ -108,10 +127,10 @@ def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
     try:
         for name in STAGES:
             torch.set_num_threads(1)
-            load_stage(config, name, "cpu")
+            load_stages(config, name, "cpu")
             assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
-        load_fused(config, "cpu")
+        load_stages(config, "fused", "cpu")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -119,7 +138,7 @@ def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
 
 def test_plain_loop_edits_parts(tiny_model_folder: Path) -> None:
     """All stages of a method take a part from prepared images to edited ones."""
-    stages = load_fused(with_model(make_config(), tiny_model_folder), "cpu")
+    stages = load_stages(with_model(make_config(), tiny_model_folder), "fused", "cpu")
     operators = [Operator(name, stage) for name, stage in stages.items()]
     parts = [compute_part(make_part(make_prepared(n)), operators) for n in range(2)]
     assert all(part.edits[0].image is not None for part in parts)

@@ -19,13 +19,13 @@ from diffusers import (
 from torch import Tensor
 
 from pipeline.config.config import Model
-from pipeline.config.stages import STAGES, Stage
+from pipeline.config.stages import Stage
 from pipeline.execution.local_loop import run_loop
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import load_fused, load_stage
+from pipeline.stages.build import load_stages
 from pipeline.steps.verify import verify
 from tests.committing import make_config as job_config
 from tests.conftest import TOLERANCE
@@ -180,10 +180,12 @@ def test_pools_and_fused_give_the_same_bytes(family_folder: Path) -> None:
     config = make_config().model_copy(update={"model": Model(path=str(family_folder))})
     fused = make_part(make_prepared(0, *TEXTS))
     pooled = copy.deepcopy(fused)
-    for stage in load_fused(config, "cpu").values():
+    for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
-    for name in STAGES:
-        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    for pool in config.pools:
+        pooled = Part.from_bytes(pooled.to_bytes())
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
     assert fused.to_bytes() == pooled.to_bytes()
 
 

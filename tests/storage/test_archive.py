@@ -7,8 +7,12 @@ import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
-from pipeline.storage.archive import read_members, tar_writer
+from pipeline.storage.archive import read_members, split_at_first_dot
+from pipeline.storage.tar_write import SampleTar
 from tests.samples import raw_sample, shard_bytes
 
 SAMPLES = [raw_sample(f"{number:02d}", seed=number, cls=str(number)) for number in range(4)]
@@ -113,9 +117,14 @@ def test_the_writers_bytes_depend_only_on_the_content() -> None:
     key = "ordner/" + "ü" * 150 + "/" + "x" * 120
     written = []
     for _ in range(2):
-        sink = io.BytesIO()
-        with tar_writer(sink) as writer:
-            writer.write({"__key__": key, "txt": b"b", "jpg": b"a"})
-        written.append(sink.getvalue())
+        tar = SampleTar()
+        tar.add(key, {"txt": b"b", "jpg": b"a"})
+        written.append(tar.getvalue())
     assert written[0] == written[1]
     assert read_members(written[0]) == ([(f"{key}.jpg", b"a"), (f"{key}.txt", b"b")], None)
+
+
+@given(st.text("ab./\n é", max_size=12))
+def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
+    """Readers do not import it, so the rule is written again."""
+    assert split_at_first_dot(name) == base_plus_ext(name)

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from pipeline.storage import shards
+from pipeline.storage import matches
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.shards import check_output, expand_shards, list_shards
-from pipeline.storage.store import ChangedError, Store
+from pipeline.storage.store import ChangedError, Store, check_url
 
 
 @pytest.fixture
@@ -114,6 +114,14 @@ def test_a_url_is_never_read_as_another_one(url: str) -> None:
     """in//00.tar and in/00.tar are two objects: what cannot be named is refused, not guessed."""
     with pytest.raises(ValueError, match=r"no part of a url may be empty, '\.' or '\.\.'"):
         expand_shards(url)
+    with pytest.raises(ValueError, match=r"no part of a url may be empty, '\.' or '\.\.'"):
+        Store(url.replace("*.tar", "out"))
+
+
+@pytest.mark.parametrize("url", ["memory://", "memory:///in", "s3://b/in/", "file:///a//b"])
+def test_other_urls_are_taken(url: str) -> None:
+    """A trailing slash, a path of this machine, and memory:// with and without a slash."""
+    check_url(url)
 
 
 def test_a_listed_object_with_an_empty_part_is_refused_by_name(
@@ -126,7 +134,7 @@ def test_a_listed_object_with_an_empty_part_is_refused_by_name(
         raise FileNotFoundError(name)
 
     bucket = SimpleNamespace(stat=missing, each=lambda *_, **__: iter(listed))
-    monkeypatch.setattr(shards, "open_backend", lambda url, options: bucket)
+    monkeypatch.setattr(matches, "open_backend", lambda url, options: bucket)
     with pytest.raises(ValueError, match=r"'s3://bucket/in//00\.tar' .* may be empty"):
         expand_shards("s3://bucket/in")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from webdataset import TarWriter
 
-from pipeline.storage.archive import read_members, tar_writer
+from pipeline.storage.archive import read_members
 from pipeline.storage.tar_write import SampleTar, header
 
 KEYS = [
@@ -20,7 +21,8 @@ KEYS = [
 def test_bytes_are_those_of_webdataset(count: int, sizes: tuple[int, int]) -> None:
     """Whatever the names and the sizes; members are sorted."""
     sink, fast = io.BytesIO(), SampleTar()
-    writer = tar_writer(sink)
+    fixed = {"mtime": 0, "user": "overpaint", "group": "overpaint", "mode": 0o644}
+    writer = TarWriter(sink, encoder=False, **fixed)
     for key in KEYS[:count]:
         members = {"txt": b"x" * sizes[0], "png": b"\xff" * sizes[1], "edit.txt": b"e"}
         writer.write({"__key__": key, **members})

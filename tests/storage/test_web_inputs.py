@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage import bucket
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import ChangedError
 from tests.models.small_hub import SmallHub, serving, use_hub
@@ -98,6 +97,6 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     def missing(protocol: str) -> None:
         raise ImportError("Please install gcsfs to access Google Storage")
 
-    monkeypatch.setattr(bucket.fsspec, "get_filesystem_class", missing)
+    monkeypatch.setattr("pipeline.storage.bucket.fsspec.get_filesystem_class", missing)
     with pytest.raises(ValueError, match=r"gs:// needs a library.*gcsfs.*the extras s3, gcs"):
         expand_shards("gs://bucket/in/*.tar")

@@ -180,7 +180,7 @@ def race(plans: list[Plan]) -> None:
         except BaseException:  # noqa: BLE001 - shown by the assertion below
             failures.append(traceback.format_exc())
 
-    with mock.patch("pipeline.stages.build.load_fused", return_value={"decode": together}):
+    with mock.patch("pipeline.stages.build.load_stages", return_value={"decode": together}):
         threads = [threading.Thread(target=drive, args=(plan,)) for plan in plans]
         for thread in threads:
             thread.start()

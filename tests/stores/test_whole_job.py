@@ -56,6 +56,7 @@ def test_the_job_on_ray_writes_the_same_bytes_to_s3_and_no_secrets(
         },
         "model": {"path": str(tiny_model_folder)},
         "method": {"steps": 2, "mask": {"num_noises": 1}},
+        "stages": {"decode": {"actors": 1}},
         "run": {"part_size": 1, "layout": "fused"},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(tree))

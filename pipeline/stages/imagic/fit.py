@@ -102,7 +102,7 @@ class ImagicFitStage:
         factors = sites.draw(seeds).to(self.model.device).requires_grad_()
         minimize(
             [factors],
-            self._loss(shard, pairs, "model", Condition(tokens, text.pooled)),
+            self._loss(shard, pairs, "model", text.with_tokens(tokens)),
             steps=self.settings.model_steps,
             learning_rate=self.settings.model_learning_rate,
             context=lambda: sites.attached(factors.repeat_interleave(self.settings.draws, dim=0)),
@@ -120,7 +120,7 @@ class ImagicFitStage:
         with fine_tuning(self.model.unbatched.network) as parameters:
             minimize(
                 parameters,
-                self._loss(shard, [pair], "model", Condition(tokens, text.pooled)),
+                self._loss(shard, [pair], "model", text.with_tokens(tokens)),
                 steps=self.settings.model_steps,
                 learning_rate=self.settings.model_learning_rate,
             )
@@ -134,7 +134,7 @@ class ImagicFitStage:
         tokens = text.tokens.clone().requires_grad_()
         minimize(
             [tokens],
-            self._loss(shard, pairs, "embedding", Condition(tokens, text.pooled)),
+            self._loss(shard, pairs, "embedding", text.with_tokens(tokens)),
             steps=self.settings.embedding_steps,
             learning_rate=self.settings.embedding_learning_rate,
         )

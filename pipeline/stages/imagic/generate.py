@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
-from pipeline.diffusion.denoiser import Condition, Counted, Denoiser
+from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.imagic import interpolated
 from pipeline.diffusion.latents import blend, from_numpy
@@ -58,22 +58,21 @@ class ImagicGenerator:
         masks = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs] * num_seeds)
         noise = torch.stack([self._noise(shard, *pair) for pair in pairs], dim=1).flatten(0, 1)
         clean, edit_mask, noise = clean.to(device), masks[:, None].to(device), noise.to(device)
-        guidance = guided(
+        denoise = guided(
             denoiser,
             Condition.cat([text] * num_seeds),
             Condition.cat([negative] * num_seeds),
             torch.tensor(scales * num_seeds, device=device),
+            self.method.is_guided_at,
         )
-        denoise = Counted(guidance)
         latents = SOLVERS[self.method.solver](
             denoise,
             noise,
             self.model.schedule.for_grid(*clean.shape[-2:]).levels(self.method.steps)[::-1],
             _background_keeper(clean, edit_mask, noise),
         )
-        evals_per_call = 2 if max(scales) > 1.0 else 1
         for _, edit in pairs:
-            edit.num_evals_decode = denoise.num_calls * evals_per_call * num_seeds
+            edit.num_evals_decode = denoise.num_evals * num_seeds
         return torch.unflatten(latents, 0, (num_seeds, len(pairs))).transpose(0, 1)
 
     def _noise(self, shard: str, sample: Sample, edit: Edit) -> Tensor:

@@ -61,7 +61,7 @@ def test_the_baseline_needs_200_evaluations_and_overpaint_140(
     assert theirs.run(samples).edits == 1
     assert sum(rows) == 200
     ours = BareLoop(config, "cpu")
-    rows = counted_rows(ours.model.unbatched.unet)  # type: ignore[attr-defined]
+    rows = counted_rows(ours.model.unbatched.network)
     timing = ours.run(samples)
     assert sum(rows) == sum(timing.evals.values()) == 140
     assert timing.counts == {"edited": 1}

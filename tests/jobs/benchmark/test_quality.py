@@ -41,15 +41,27 @@ def test_settings_reach_the_method() -> None:
     assert [method.reuse.encode for method in methods] == [False, False, False, True]
 
 
+def test_another_config_gives_its_method_but_not_its_mask(tmp_path: Path) -> None:
+    """So the rows differ in encoding and decoding alone."""
+    path = tmp_path / "fast.yaml"
+    path.write_text("method: {steps: 4, guidance_interval: [0.2, 0.5], mask: {num_noises: 3}}")
+    found = with_setting(Method(mask={"num_noises": 7}), {"method": str(path)})
+    assert (found.steps, found.guidance_interval, found.mask.num_noises) == (4, (0.2, 0.5), 7)
+
+
 @pytest.mark.slow
 def test_every_setting_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on two edits writes each setting's figures and its difference from the full decode."""
     out, config = tmp_path / "quality.json", tmp_path / "demo.yaml"
     config.write_text("method: {steps: 4, mask: {num_noises: 2, floor: 0.0}}")
+    other = tmp_path / "other.yaml"
+    other.write_text("method: {steps: 2, solver: dpmpp_2m, guidance_interval: [0.0, 0.5]}")
     words = f"quality --config {config} --edits 2 --contexts 1 --intervals 2 --layers 1 --out {out}"
-    monkeypatch.setattr(sys, "argv", [*words.split(), "--threads", "1"])
+    words += f" --methods {other} --threads 1"
+    monkeypatch.setattr(sys, "argv", words.split())
     main()
     rows = json.loads(out.read_text())["rows"]
-    assert [row.get("region", row.get("interval")) for row in rows] == ["full", "box", 2]
+    assert [row.get("region", row.get("interval")) for row in rows] == ["full", "box", 2, None]
+    assert rows[-1]["method"] == str(other)
     assert all(row["paired"]["edits"] == row["edits"] == 2 for row in rows)
     assert rows[0]["paired"]["gained"] == rows[0]["paired"]["lost"] == 0

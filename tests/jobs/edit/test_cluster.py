@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobs.edit import cluster
-from jobs.edit.cluster import check_pools
+from jobs.edit.cluster import check_pools, wait_for_nodes
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.sizing.pools import Node
 
 
 def config(**run: object) -> Config:
+    run = {"layout": "pools"} | run
     return parse_config({"input": {"shards": "in/*.tar"}, "output": {"path": "out"}, "run": run})
 
 
@@ -39,6 +42,27 @@ def test_a_run_waits_for_nodes_that_join_late(
     assert len(growing) == 1
 
 
+def test_a_run_is_planned_once_all_its_nodes_have_joined(
+    growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pools that fit the first node do not end the wait; it is told once."""
+    growing += [[Node(8, 4)]] * 3 + [[Node(8, 4)] * 2]
+    wait_for_nodes(config(address="head:6379", cluster_wait_s=60, num_nodes=2))
+    assert capsys.readouterr().err.count("waiting for nodes: 1 of 2 have joined") == 1
+    assert len(growing) == 1
+
+
+def test_a_node_that_never_joins_is_told_and_not_waited_for(
+    growing: list[list[Node]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on with the others: a lost node must not stop it."""
+    growing.append([Node(8, 4)])
+    wait_for_nodes(config(address="head:6379", cluster_wait_s=0.01, num_nodes=2))
+    assert "only 1 of run.num_nodes=2 nodes have joined after" in capsys.readouterr().err
+    wait_for_nodes(config(address="head:6379"))
+    assert not capsys.readouterr().err
+
+
 def test_pools_that_never_fit_are_an_error(growing: list[list[Node]]) -> None:
     """After the wait the error names what is needed, what exists, and what to set."""
     growing.append([Node(8, 2)])
@@ -59,6 +83,7 @@ def test_fractions_of_gpus_must_fit_on_single_gpus(growing: list[list[Node]]) ->
     growing.append([Node(8, 2)])
     stages = {name: {"gpus": 2 / 3} for name in ("mask", "encode", "decode")}
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": stages}
+    tree |= {"run": {"layout": "pools"}}
     with pytest.raises(
         ConfigError, match="no single node has room for some actor: an actor's CPUs"
     ):
@@ -68,8 +93,7 @@ def test_fractions_of_gpus_must_fit_on_single_gpus(growing: list[list[Node]]) ->
 def test_a_pool_of_auto_size_needs_room_for_one_actor(growing: list[list[Node]]) -> None:
     """With layout auto as well, one fused actor is enough."""
     growing.append([Node(8, 1)])
-    auto = {"stages": {"decode": {"actors": "auto"}}, "run": {"layout": "auto"}}
-    tree = {"input": {"shards": "a"}, "output": {"path": "b"}} | auto
+    tree: dict[str, Any] = {"input": {"shards": "a"}, "output": {"path": "b"}}
     assert check_pools(parse_config(tree), "cuda") == [Node(8, 1)]
     with pytest.raises(ConfigError, match="need 3 GPUs"):
-        check_pools(parse_config(tree | {"run": {}}), "cuda")
+        check_pools(parse_config(tree | {"run": {"layout": "pools"}}), "cuda")

@@ -93,19 +93,17 @@ def run(request: pytest.FixtureRequest, job: Job, tmp_path_factory: pytest.TempP
         write(key, [key])
     shards = f"input.shards={folder}/in/*.tar"
     clean = folder / "clean"
-    plain = [
-        sys.executable,
-        "-m",
-        "tests.jobs.plain",
-        *job.arguments(clean, shards, *OVERRIDES)[1:],
-    ]
-
-    subprocess.run(
-        plain, cwd=ROOT, env=os.environ | install(folder / "site", faults=False), check=True
-    )
+    run_plain(folder, job.arguments(clean, shards, *OVERRIDES))
     output = folder / "out"
     disturbed = job.run(output, shards, *OVERRIDES, **install(folder / "site"))
     return Run(stages, wanted, job, shards, output, disturbed, clean)
+
+
+def run_plain(folder: Path, arguments: list[str]) -> None:
+    """Runs the local loop as a process, without faults."""
+    env = os.environ | install(folder / "site", faults=False)
+    plain = [sys.executable, "-m", "tests.jobs.plain", *arguments[1:]]
+    subprocess.run(plain, cwd=ROOT, env=env, check=True)
 
 
 def rows_of(output: Path) -> dict[str, dict[str, Any]]:
@@ -170,8 +168,7 @@ def test_neighbors_of_a_hostile_sample_are_computed(job: Job, tmp_path: Path) ->
     keys = [*HEALTHY[:2], "hang-prepare", "healthy2", "die-prepare", "hang-finish", "healthy3"]
     write_shard(tmp_path / "in/main.tar", [raw_sample(key, ["a cat", "a dog"]) for key in keys])
     overrides = (f"input.shards={tmp_path}/in/*.tar", *OVERRIDES, "run.part_size=64")
-    env = install(tmp_path / "site", faults=False)
-    assert job.run(tmp_path / "clean", *overrides, **env).returncode == 0
+    run_plain(tmp_path, job.arguments(tmp_path / "clean", *overrides))
     env = install(tmp_path / "site")
     disturbed = job.run(tmp_path / "out", *overrides, **env)
     assert disturbed.returncode == 0, disturbed.stderr

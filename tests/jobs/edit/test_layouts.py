@@ -18,7 +18,7 @@ from pipeline.plan.plan import make_plan
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.jobs.conftest import Job
-from tests.samples import raw_sample, write_shard
+from tests.samples import encode, pixels, raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
 Digests = Callable[[Path], dict[str, str]]
@@ -65,6 +65,27 @@ def test_bytes_do_not_depend_on_the_layout(
     assert not (tmp_path / "out/_parts").exists() or not list((tmp_path / "out/_parts").rglob("*"))
     report = verify(Store(str(tmp_path / "out")))
     assert not report.problems
+
+
+@pytest.mark.sweep  # tests/execution/test_buckets.py resumes such a run without Ray
+def test_images_of_several_sizes_do_not_depend_on_the_layout(
+    job: Job, digests: Digests, tmp_path: Path, ray_address: str
+) -> None:
+    """Two actors a stage write the bytes of the local loop."""
+    shapes = ((48, 64), (64, 48), (20, 90), (40, 40), (48, 64), (90, 20))
+    for number in range(2):
+        samples = [
+            raw_sample(f"{number}{place}") | {"png": encode(pixels(place, *shape))}
+            for place, shape in enumerate(shapes)
+        ]
+        write_shard(tmp_path / f"in/{number}.tar", samples)
+    overrides = [f"input.shards={tmp_path}/in/*.tar", "model.buckets=auto"]
+    config = load_config(job.folder / "job.yaml", [*overrides, f"output.path={tmp_path}/plain"])
+    assert not run_loop(make_plan(config, "cpu")).work
+    overrides += ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"]
+    done = job.run(tmp_path / "out", f"run.address={ray_address}", *overrides)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain")
 
 
 def test_the_order_of_shards_does_not_matter(

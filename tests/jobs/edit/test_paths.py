@@ -44,6 +44,15 @@ def test_relative_paths_become_absolute(here: Path) -> None:
     assert with_absolute_paths(found) == found
 
 
+def test_relative_paths_of_what_is_added_become_absolute(here: Path) -> None:
+    """LoRAs and another VAE; hub ids stay as they are."""
+    added = {"vae": "weights", "lora": [{"path": "weights", "weight": 0.5}, {"path": "a/b"}]}
+    found = with_absolute_paths(config(model=added)).model
+    assert found.vae == f"{here}/weights"
+    assert [lora.path for lora in found.lora] == [f"{here}/weights", "a/b"]
+    assert found.lora[0].weight == 0.5
+
+
 def test_a_relative_model_path_is_refused_on_a_cluster() -> None:
     """Rows record the path as written; a worker would take it for a hub id."""
     with pytest.raises(ConfigError, match=r"model\.path='weights': is relative"):

@@ -29,6 +29,7 @@ MEASURED = Costs(
     load_s=2.0,
 )
 AUTO = {name: {"actors": "auto"} for name in ("mask", "encode", "decode")}
+SET = {"stages": {name: {"actors": 1} for name in AUTO}, "run": {"layout": "pools"}}
 
 
 @pytest.fixture
@@ -53,10 +54,11 @@ def plan_of(folder: Path, **sections: Any) -> Plan:
 def test_a_run_calibrates_only_if_a_size_is_auto(measured: list[str], tmp_path: Path) -> None:
     """``overpaint plan`` always does; plan.calibrate forces it by a number, forbids it by never."""
     for sections, measure, calls in (
-        ({}, False, 0),
-        ({}, True, 1),
-        ({"stages": AUTO}, False, 1),
-        ({"plan": {"calibrate": 5}}, False, 1),
+        (SET, False, 0),
+        (SET, True, 1),
+        ({}, False, 1),
+        ({"run": {"layout": "pools"}}, False, 1),
+        (SET | {"plan": {"calibrate": 5}}, False, 1),
         ({"plan": {"calibrate": "never"}, "stages": AUTO}, True, 0),
     ):
         measured.clear()
@@ -141,7 +143,7 @@ def test_pools_that_do_not_fit_are_an_error(
     """The sizing finds it, even if the first check of the cluster passed."""
     monkeypatch.setattr(planner, "check_pools", lambda config, device: [Node(1)])
     with pytest.raises(ConfigError, match=r"stages: run\.layout=pools: the smallest pools"):
-        planned(plan_of(tmp_path), measure=True, keep=False)
+        planned(plan_of(tmp_path, run={"layout": "pools"}), measure=True, keep=False)
 
 
 def test_a_run_compares_its_rate_with_the_estimate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from pipeline.config.buckets import Sizes
 from pipeline.evaluation.measure import _figures, measure, summary
 from pipeline.evaluation.tasks import Task, write_shards
 from pipeline.storage.store import Store
 from tests.committing import SIZE
 from tests.evaluation.test_formats import pie_entry, write_pie
 from tests.fake_job import fake_plan, run_fake
+from tests.jobs.conftest import LOOPBACK
 from tests.jobs.evaluate.conftest import Evaluate
 from tests.jobs.evaluate.test_benchmarks import write_tedbench
 from tests.reference.background import mse, psnr_db, ssim
@@ -49,7 +52,7 @@ def test_figures_follow_the_protocol(tmp_path: Path) -> None:
 
     off: dict[str, Any] = {"method": {"composite": {"enabled": False}}}
     plan = run_fake(fake_plan(f"{tmp_path}/in/*.tar", f"{tmp_path}/out", **off), failing=["bad"])
-    first, same, failed, everywhere = measure(plan.config, SIZE)
+    first, same, failed, everywhere = measure(plan.config, Sizes(SIZE))
     assert [item.status for item in (first, same, failed)] == ["edited", "unchanged", "failed"]
     assert failed.figures == {}
 
@@ -103,26 +106,38 @@ def test_another_model_needs_a_configuration(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "methods", [["SDEdit"], pytest.param(["DiffEdit", "SDEdit"], marks=pytest.mark.sweep)], ids=len
+)
 def test_on_ray_the_same_images_are_measured(
-    tmp_path: Path, evaluate: Evaluate, tiny_model_folder: Path
+    methods: list[str],
+    tmp_path: Path,
+    evaluate: Evaluate,
+    tiny_model_folder: Path,
+    ray_address: str,
 ) -> None:
     """The default is the job of ``overpaint edit``; shards and figures equal the local loop's."""
     data = write_tedbench(tmp_path / "ted")
-    sweep = ("--sweep", "--ratios", "1", "--methods", "DiffEdit,SDEdit")
+    sweep = ("--sweep", "--ratios", "1", "--methods", ",".join(methods))
     plain = evaluate("tedbench", data, *sweep)
     command = [
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
         *("--config", "demo"),
         *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
-        *(*sweep, "run.layout=fused", "run.num_cpus=2"),
+        *(*sweep, "run.layout=fused", "stages.decode.actors=1"),
+        f"run.address={ray_address}",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *command], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "jobs.cli", *command],
+        env=os.environ | dict([LOOPBACK]),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "report: " in done.stdout
     assert json.loads((tmp_path / "ray/evaluation.json").read_text()) == plain
-    for name in ("DiffEdit-1", "SDEdit-1"):
+    for name in (f"{method}-1" for method in methods):
         ours, theirs = (tmp_path / home / f"out/{name}/00000.tar" for home in ("ray", "o"))
         assert ours.read_bytes() == theirs.read_bytes()
 

@@ -21,7 +21,7 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.stages.build import build_stage, load_fused, load_stage
+from pipeline.stages.build import build_stage, load_stages
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
@@ -144,10 +144,12 @@ def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path, form: str)
     config = with_model(imagic(form, seeds=2), tiny_model_folder)
     fused = make_part(make_prepared(0, "a cat", "a red dog"), make_prepared(1))
     pooled = copy.deepcopy(fused)
-    for stage in load_fused(config, "cpu").values():
+    for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
-    for name in STAGES:
-        pooled = load_stage(config, name, "cpu")(Part.from_bytes(pooled.to_bytes()))
+    for pool in config.pools:
+        pooled = Part.from_bytes(pooled.to_bytes())
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
     assert fused.to_bytes() == pooled.to_bytes()
     assert all(edit.image is not None for edit in fused.edits)
     assert not any(edit.adapter is not None or edit.candidates is not None for edit in fused.edits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import yaml
@@ -107,6 +108,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
     else:
         show("there was nothing left to compute")
     show(f"output: {plan.config.output.path}")
+    if summary.published and not summary.to_do:
+        show(f"next: overpaint mix train --edited {shlex.quote(plan.config.output.path)}")
 
 
 def _reasons(summary: RunSummary) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ class Labels(Section):
     classes: dict[str, int] = Field(
         {},
         description="For `relabel`: numbers of categories by word (or words): `{cat: 17, dog: 18}`."
-        " Whole words, in any case.",
+        " Whole words, in any case; the first word of a number is its name.",
     )
 
     @model_validator(mode="after")

@@ -104,7 +104,7 @@ def totals(form: str, pages: Mapping[str, Iterable[Page]]) -> Iterator[tuple[str
 
     Args:
         form: of the mix.
-        pages: of each split, in the order of its shards; iterated up to two times. A file of the
+        pages: of each split, in the order of its shards; iterated up to three times. A file of the
             mix is made in memory.
 
     Raises:
@@ -160,19 +160,31 @@ def _yolo(sample: MixedSample) -> bytes:
 def _category_names(pages: Mapping[str, Iterable[Page]]) -> dict[int, str]:
     """The names of all categories by number, the same for all splits.
 
+    Where originals name a category, edits that were relabeled may have another word for it.
+
     Raises:
         MixError: a number has two names.
     """
     names: dict[int, str] = {}
-    for entry in (entry for split in pages.values() for page in split for entry in page.entries):
-        for one in (entry["boxes"] or {}).get("categories", []):
-            number, name = one["id"], one["name"]
-            if names.setdefault(number, name) != name:
-                raise MixError(
-                    f"{entry['file_name']}: the category {number} is {name!r} here and "
-                    f"{names[number]!r} in another image; mix sources with the same categories"
-                )
+    for kind in ("original", "edited"):
+        fixed = dict(names)
+        for entry in _entries(pages):
+            if entry["mix"]["kind"] != kind:
+                continue
+            for one in (entry["boxes"] or {}).get("categories", []):
+                number, name = one["id"], one["name"]
+                if number not in fixed and names.setdefault(number, name) != name:
+                    raise MixError(
+                        f"{entry['file_name']}: the category {number} is {name!r} here and "
+                        f"{names[number]!r} in another image; mix sources with the same categories"
+                    )
     return dict(sorted(names.items()))
+
+
+def _entries(pages: Mapping[str, Iterable[Page]]) -> Iterator[Entry]:
+    for of_split in pages.values():
+        for page in of_split:
+            yield from page.entries
 
 
 def _metadata(split: str, pages: Iterable[Page]) -> bytes:

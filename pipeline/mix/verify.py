@@ -93,7 +93,7 @@ def _wrong_totals(output: Store, form: str, tars: dict[str, list[str]]) -> Itera
         for name, data in totals_of(form, output, tars):
             if not output.exists(name) or output.get(name) != data:
                 yield f"{name} is missing or not what the shards say; run the same mix again"
-    except (MixError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
+    except (MixError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
         yield f"the files of the whole mix cannot be checked: {error}"
 
 

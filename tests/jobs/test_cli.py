@@ -184,13 +184,17 @@ def test_nothing_left_to_compute_is_said_only_where_nothing_is_to_do(
 ) -> None:
     """A run whose shards cannot be read computes nothing either."""
     plan = mock.MagicMock()
+    plan.config.output.path = "my out"
     print_summary(plan, summary_of(published=2, to_do=0))
-    assert "there was nothing left to compute" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "there was nothing left to compute" in said
+    assert "next: overpaint mix train --edited 'my out'\n" in said
     print_summary(plan, summary_of(published=0, to_do=2))
     said = capsys.readouterr().out
     assert "2 to do" in said
     assert "nothing was computed" in said
     assert "nothing left" not in said
+    assert "next:" not in said
 
 
 def test_the_progress_line_counts_parts_edits_and_failures() -> None:

@@ -308,6 +308,23 @@ def test_categories_that_contradict_each_other_are_refused(tmp_path: Path) -> No
         run_mix(plan)
 
 
+def test_originals_name_the_categories_of_relabeled_edits(tmp_path: Path) -> None:
+    """Their edits may say "hound" for a number that the originals call "dog"."""
+    samples = []
+    for number, name in enumerate(NAMES):
+        tree = boxes([0, 0, 40, 40]) | {"categories": [{"id": number, "name": name}]}
+        tree["annotations"][0]["category_id"] = number
+        text = "a hound" if name == "cat" else "a big dog"
+        samples.append(raw_sample(name, [text], caption=f"a {name}", seed=number, boxes__json=tree))
+    write_shard(tmp_path / "in/00.tar", samples)
+    labels = {"on_overlap": "relabel", "classes": {"hound": 0, "dog": 0, "cat": 1}}
+    run(make_config(f"{tmp_path}/in/*.tar", labels=labels), Store(str(tmp_path / "out")))
+    mixed(tmp_path, "coco")
+    tree = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+    assert [one["name"] for one in tree["categories"]] == NAMES
+    assert Counter(one["category_id"] for one in tree["annotations"]) == {0: 3, 1: 1}
+
+
 def test_a_class_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     """It would leave the folder of its split."""
     write_shard(tmp_path / "in/00.tar", [raw_sample("k", cls="../x")])

@@ -63,8 +63,8 @@ def edit_dataset(
     task = {"num_cpus": TASK_CPUS, "max_retries": config.run.max_task_retries}
     # Ray would read a shard on every quarter of a CPU. It joins these two operators to one task, so
     # both have the bound.
-    readers = config.run.readers
-    reading = task | {"compute": TaskPoolStrategy(None if readers == "auto" else readers)}
+    bound = None if config.run.readers == "auto" else min(config.run.readers, len(work))
+    reading = task | {"compute": TaskPoolStrategy(bound)}
     dataset: Dataset = ray.data.from_items(
         [{"number": number} for number in range(len(work))], override_num_blocks=len(work)
     )

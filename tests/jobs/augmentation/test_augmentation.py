@@ -180,6 +180,6 @@ def test_evaluation_from_one_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == before
     assert (tmp_path / "trainings.json").stat().st_mtime_ns == trained
     assert main([*command, "ratio=0.5"]) == 2
-    assert "holds another mix (ratio)" in capsys.readouterr().err
+    assert "holds another mix (ratio: it has 1.0, this run asks for 0.5)" in capsys.readouterr().err
     assert main([*command, "world.partners={the sea: blue, a meadow: red}"]) == 2
     assert "world.partners: blue cannot be seen on the sea" in capsys.readouterr().err

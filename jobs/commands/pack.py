@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 from jobs import exit_codes
+from jobs.commands.pack_on_ray import OnRay, wants_ray
 from jobs.edit.writable import check_writable
 from jobs.terminal import show
 from pipeline.config.load import ConfigError, apply_override, load_tree, parse_settings
 from pipeline.config.pack import Packing
 from pipeline.pack.plan import PackPlan, make_pack_plan
 from pipeline.pack.record import PackedShard
-from pipeline.pack.write import Packed, run_pack
+from pipeline.pack.write import Packed, Spread, run_pack
 from pipeline.records.run_files import RunFileError
 
 
@@ -53,8 +55,11 @@ def pack_sources(
         for line in plan.left_out.lines():
             show(f"left out: {line}")
         return 0
+    spread: AbstractContextManager[Spread]
+    spread = OnRay(packing) if wants_ray(packing) and plan.shards else nullcontext(map)
     try:
-        packed = run_pack(plan, _Progress(len(plan.shards)))
+        with spread as spread_over:
+            packed = run_pack(plan, _Progress(len(plan.shards)), spread_over)
     except RunFileError:  # of a newer version: running again does not help
         raise
     except OSError as error:

@@ -113,9 +113,27 @@ class PackOutput(Section):
     )
 
 
+class PackRun(Section):
+    """Where a pack runs. Nothing here changes what is written."""
+
+    on_ray: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Write the shards as tasks on Ray. `auto`: where a source lies in object "
+        "storage; else one process writes them, one after the other.",
+    )
+    address: str | None = Field(
+        None,
+        description="Address of a Ray cluster; null takes `RAY_ADDRESS`, or starts a local Ray.",
+    )
+    num_cpus: int | None = Field(
+        None, ge=1, description="CPUs of the local Ray; null takes all of the machine."
+    )
+
+
 class Packing(Section):
     """The configuration of a run of `overpaint pack`."""
 
     pack: Pack = Pack.model_validate({})
+    run: PackRun = PackRun.model_validate({})
     source: PackSource
     output: PackOutput

@@ -17,6 +17,8 @@ from pipeline.records.run_files import to_json
 from pipeline.storage.one_plan import check_same_plan
 from pipeline.storage.store import Store, local_path
 
+ShardItems = tuple[str, Sequence[Item]]  # a shard's name, and what is packed into it
+
 
 @dataclass(frozen=True)
 class PackPlan:
@@ -47,7 +49,7 @@ class PackPlan:
         return next((one.classes for one in self.found if one.classes), [])
 
     @cached_property
-    def shards(self) -> list[tuple[str, Sequence[Item]]]:
+    def shards(self) -> list[ShardItems]:
         """Name and images of each shard; their sizes differ by one at most."""
         items = self.items
         count = -(-len(items) // self.packing.pack.samples_per_shard)

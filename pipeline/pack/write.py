@@ -1,4 +1,4 @@
-"""Writes the shards of a pack, one after the other; images' bytes go into the tars as they are.
+"""Writes the shards of a pack; images' bytes go into the tars as they are.
 
 Objects are written whole. A shard's marker is written after its tar, the summary after all markers.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.pack.dataset import ROW
 from pipeline.pack.found import Item, LeftOut, Reader, as_utf8
 from pipeline.pack.masks import class_mask
-from pipeline.pack.plan import PackPlan, plan_json
+from pipeline.pack.plan import PackPlan, ShardItems, plan_json
 from pipeline.pack.record import (
     CLASSES,
     PLAN_FILE,
@@ -41,6 +41,8 @@ from pipeline.storage.readers import READERS, in_threads
 from pipeline.storage.store import Store
 from pipeline.storage.tar_write import SampleTar
 
+Work = Callable[[ShardItems], PackedShard]
+Spread = Callable[[Work, Sequence[ShardItems]], Iterable[PackedShard]]
 UNREADABLE = "files that cannot be read"
 NOT_AN_IMAGE = "files that are no image"
 GONE = (FileNotFoundError, PermissionError, IsADirectoryError)
@@ -76,7 +78,11 @@ class Packed:
         }
 
 
-def run_pack(plan: PackPlan, on_shard: Callable[[PackedShard], None] | None = None) -> Packed:
+def run_pack(
+    plan: PackPlan,
+    on_shard: Callable[[PackedShard], None] | None = None,
+    spread: Spread = map,
+) -> Packed:
     """Writes the shards that are not written yet. After a kill, the same call resumes.
 
     Memory holds one shard at a time.
@@ -84,6 +90,8 @@ def run_pack(plan: PackPlan, on_shard: Callable[[PackedShard], None] | None = No
     Args:
         plan: from ``make_pack_plan``.
         on_shard: called for every shard, including those written before.
+        spread: calls a function for every shard and yields the results in their order: in this
+            process, or on a cluster.
 
     Raises:
         OSError: a store cannot be read or written.
@@ -93,12 +101,14 @@ def run_pack(plan: PackPlan, on_shard: Callable[[PackedShard], None] | None = No
     output.put_if_absent(PLAN_FILE, plan_json(plan.record))
     if plan.classes:
         output.put_if_absent(CLASSES, to_json(plan.classes))
-    readers = _readers(plan)
+    work = partial(
+        pack_shard,
+        output=output,
+        readers=_readers(plan),
+        class_masks=plan.packing.pack.class_masks,
+    )
     shards = []
-    for name, items in plan.shards:
-        packed = _written(output, name) or _write_shard(
-            output, name, items, readers, class_masks=plan.packing.pack.class_masks
-        )
+    for packed in spread(work, plan.shards):
         left_out.join(packed.left_out, packed.names_left_out)
         shards.append(packed)
         if on_shard is not None:
@@ -112,6 +122,16 @@ def run_pack(plan: PackPlan, on_shard: Callable[[PackedShard], None] | None = No
     output.put(SUMMARY, to_json(result.tree()))
     output.remove_temporaries()
     return result
+
+
+def pack_shard(
+    shard: ShardItems, output: Store, readers: Mapping[str, Reader], *, class_masks: bool
+) -> PackedShard:
+    """Writes a shard, unless an earlier run has."""
+    name, items = shard
+    return _written(output, name) or _write_shard(
+        output, name, items, readers, class_masks=class_masks
+    )
 
 
 def _written(output: Store, shard: str) -> PackedShard | None:

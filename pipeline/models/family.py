@@ -60,23 +60,6 @@ class Text:
         return f"text_encoder{self.suffix}", f"tokenizer{self.suffix}"
 
 
-def as_chat(thinks: bool) -> Callable[[Any, str], str]:
-    """The template of Qwen3's families: the text is what the user says in a chat.
-
-    Args:
-        thinks: the pipeline's ``enable_thinking``.
-    """
-
-    def chat(tokenizer: Any, text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        whole: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
-        )
-        return whole
-
-    return chat
-
-
 @dataclass(frozen=True)
 class Grid:
     """The latent grid of a model.

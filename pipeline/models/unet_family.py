@@ -1,21 +1,19 @@
-"""What the families with a UNet have in common: schedules of betas, and how a UNet is asked."""
+"""What the families with a UNet have in common, besides their schedules of betas."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.diffusion.schedule import Schedule
-from pipeline.models.family import Family, Json, UnsupportedModelError
+from pipeline.models.betas_family import BetasFamily
+from pipeline.models.family import Json, UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Condition
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-
-class UNetFamily(Family):
+class UNetFamily(BetasFamily):
     """A family whose network is diffusers' ``UNet2DConditionModel``.
 
     Attributes:
@@ -37,23 +35,6 @@ class UNetFamily(Family):
         added = network.get("addition_embed_type")
         if added != self.added:
             raise UnsupportedModelError(f"addition_embed_type={added!r}; allowed is {self.added!r}")
-
-    def prediction_type(self, scheduler: Json) -> str:
-        name = str(scheduler.get("_class_name", ""))
-        if name.startswith(("FlowMatch", "EDM")):
-            raise UnsupportedModelError(
-                f"scheduler class {name}; allowed are those of a schedule of betas"
-            )
-        prediction_type = str(scheduler.get("prediction_type", "epsilon"))
-        if prediction_type not in PREDICTION_TYPES:
-            allowed = ", ".join(PREDICTION_TYPES)
-            raise UnsupportedModelError(
-                f"prediction_type={prediction_type!r}; allowed are {allowed}"
-            )
-        return prediction_type
-
-    def schedule(self, scheduler: Json, grid: tuple[int, int], cells_per_token: int) -> Schedule:
-        return Schedule.from_config(scheduler)
 
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int

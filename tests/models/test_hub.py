@@ -33,9 +33,9 @@ def edit_json(path: Path, **values: object) -> None:
 
 def test_an_unsupported_family_is_refused_after_one_file(small_hub: SmallHub, folder: Path) -> None:
     """The pipeline's class is in model_index.json: nothing else comes down."""
-    edit_json(folder / "model_index.json", _class_name="WuerstchenPipeline")
+    edit_json(folder / "model_index.json", _class_name="AudioLDM2Pipeline")
     small_hub.commit(NAME, folder)
-    with pytest.raises(ValueError, match="pipeline class WuerstchenPipeline; allowed are"):
+    with pytest.raises(ValueError, match="pipeline class AudioLDM2Pipeline; allowed are"):
         probe()
     (only,) = small_hub.got("/resolve/")
     assert only.endswith("/model_index.json")

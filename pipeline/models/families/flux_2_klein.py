@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import Level
+from pipeline.models.chat_template import as_chat
 from pipeline.models.distilled import Distilled
-from pipeline.models.family import Grid, Json, Text, as_chat
+from pipeline.models.family import Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

@@ -229,9 +229,11 @@ def test_every_form_of_decoding_takes_several_sizes(
 ) -> None:
     """Boxes, reused features, other solvers, repeats: as alone, up to rounding to uint8."""
     config = make_config(**settings)
-    together = run_stages(tiny_model, mixed(), config)
-    assert sum(edit.image is not None for edit in together.edits) >= 5
-    for number, sample in enumerate(mixed().samples):
+    odd = (36, 28)  # 9 x 7 cells, which the network cannot halve without remainder
+    samples = [*mixed().samples, shaped(5, odd, "a fox"), shaped(6, odd, "photo")]
+    together = run_stages(tiny_model, make_part(*copy.deepcopy(samples)), config)
+    assert sum(edit.image is not None for edit in together.edits) >= 7
+    for number, sample in enumerate(samples):
         alone = run_stages(tiny_model, make_part(sample), config)
         for edit, expected in zip(together.samples[number].edits, alone.edits, strict=True):
             assert edit.status == expected.status

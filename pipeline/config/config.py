@@ -195,7 +195,7 @@ class Config(Section):
         output, model = tree.get("output"), tree.get("model", {})
         if not isinstance(output, dict) or not isinstance(model, dict):
             return tree
-        is_listed = isinstance(model.get("buckets"), list)
+        is_listed = isinstance(model.get("buckets"), list | tuple)
         if output.get("resolution") != "source" and not is_listed:
             return tree
         return tree | {"model": {"resize": "pad"} | model}

@@ -16,7 +16,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.choose import EditId, label_of, split_of
 from pipeline.records.part import Sample, Status
 from pipeline.republish.generation import read_rows
-from pipeline.steps.labels import boxes_of
+from pipeline.steps.boxes import boxes_of
 from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.read import read_originals
 from pipeline.steps.texts import SampleError

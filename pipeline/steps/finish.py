@@ -25,7 +25,8 @@ from pipeline.process.heartbeat import heartbeat
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.rows import SCORE, Row, staged_table
 from pipeline.scores.background import background_scores
-from pipeline.steps.labels import Followed, Place, Texts, follow
+from pipeline.steps.boxes import Place
+from pipeline.steps.labels import Followed, Texts, follow
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
 from pipeline.storage.readers import in_threads
 

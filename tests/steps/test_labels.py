@@ -17,7 +17,8 @@ from pipeline.config.labels import Labels
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.images.geometry import place
 from pipeline.records.part import Edit, Part, Sample
-from pipeline.steps.labels import Followed, Place, Texts, follow
+from pipeline.steps.boxes import Place
+from pipeline.steps.labels import Followed, Texts, follow
 from pipeline.steps.prepare import Preparation, prepare
 from tests.committing import SIZE, make_config, make_context, table_of
 from tests.samples import encode

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
+    """A Ray of this process. Its variables end with it: with a token, later drivers are refused."""
+    with mock.patch.dict(os.environ):
+        yield from _local_ray()
+
+
+def _local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
@@ -88,7 +95,8 @@ def test_a_part_that_kills_its_actor_is_lost_alone(local_ray: None, tmp_path: Pa
     from jobs.edit.graph import pool_options
     from pipeline.config.config import Config
 
-    config = Config.model_validate({"input": {"shards": "a"}, "output": {"path": "b"}})
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": {"mask": {"actors": 1}}}
+    config = Config.model_validate(tree)
     dataset = ray.data.range(5, override_num_blocks=5).map_batches(
         Killer,
         fn_constructor_args=(str(tmp_path),),

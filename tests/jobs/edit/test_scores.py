@@ -35,8 +35,8 @@ def test_a_score_pool_writes_the_same_bytes_as_the_local_loop(
     plain = digests(tmp_path / "plain")
     assert any(name.startswith("_rejected/") for name in plain)
     (tmp_path / "job.yaml").write_text(file.read_text())
-    two = "stages.decode.actors=2"
-    overrides = ("run.layout=pools", f"run.address={ray_address}", two)
+    sizes = ("stages.decode.actors=2", "stages.score.actors=1")
+    overrides = ("run.layout=pools", f"run.address={ray_address}", *sizes)
     done = Job(tmp_path, ()).run(tmp_path / "out", *overrides)
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(tmp_path / "out") == plain

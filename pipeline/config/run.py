@@ -67,7 +67,7 @@ class Run(Section):
         None,
         ge=1,
         description="Main memory for the shards that are read at once, in all of the cluster; each "
-        "takes three times its size. null: a fifth of the memory of all nodes.",
+        "takes twice its size. null: a fifth of the memory of all nodes.",
     )
     shards_per_wave: Count = Field(
         1024, description="Input shards in a wave. Actors are started anew for each wave."

@@ -41,8 +41,8 @@ def test_unmeasured_costs_give_each_actor_a_reader() -> None:
 @pytest.mark.parametrize(
     ("shard", "run", "expected"),
     [
-        (400 * MB, {}, 16),  # a fifth of 100 GB, at three times 400 MB
-        (400 * MB, {"read_memory_bytes": 2500 * MB}, 2),
+        (400 * MB, {}, 25),  # a fifth of 100 GB, at twice 400 MB
+        (400 * MB, {"read_memory_bytes": 2500 * MB}, 3),
         (400 * MB, {"read_memory_bytes": 100 * MB}, 1),  # one reads, whatever it takes
         (400 * MB, {"read_memory_bytes": 100 * MB, "readers": 5}, 5),
     ],

@@ -13,11 +13,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    ("num_parts", "num_waves", "actors"),
-    [(300, 2, 1), pytest.param(10_000, 5, 3, marks=pytest.mark.sweep)],
-)
+@pytest.mark.parametrize(("num_parts", "num_waves", "actors"), [(300, 2, 1), (10_000, 5, 3)])
 def test_driver_memory_stays_flat_over_many_parts(
     num_parts: int, num_waves: int, actors: int
 ) -> None:

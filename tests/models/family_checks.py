@@ -104,3 +104,26 @@ def check_edit(model: LatentDiffusion) -> None:
     part = run_stages(model, make_part(make_prepared(0, "a cat", "a dog")), config)
     assert [edit.status for edit in part.edits] == [None, Status.UNCHANGED]
     assert part.samples[0].edits[0].image is not None
+
+
+def check_decode(model: Any, pipeline: Any, scale: float, **call: Any) -> None:
+    """A decode of the same noise is that of the pipeline; another text gives another latent.
+
+    Args:
+        model: ours.
+        pipeline: the family's own, whose output is a latent in our layout.
+        scale: our guidance scale.
+        call: what the pipeline is asked besides, such as its own guidance scale.
+    """
+    noise, _ = start_of(model)
+    wanted = pipeline(
+        "a red dog",
+        height=SIDE,
+        width=SIDE,
+        latents=noise,
+        num_inference_steps=STEPS,
+        output_type="latent",
+        **call,
+    ).images
+    assert difference(decoded(model, "a red dog", scale), wanted) <= RELATIVE
+    assert difference(decoded(model, "a cat", scale), wanted) > 20 * RELATIVE  # so texts matter

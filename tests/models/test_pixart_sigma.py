@@ -12,17 +12,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, PixArtSigmaPipeline, PixArtT
 from pipeline.config.config import Model
 from pipeline.models.probe import probe_model
 from tests.models.family_checks import (
-    RELATIVE,
-    SIDE,
-    STEPS,
     TEXTS,
+    check_decode,
     check_edit,
     check_half,
     check_vae,
-    decoded,
-    difference,
     loaded,
-    start_of,
 )
 from tests.tiny_models import BETAS, tiny_t5, vae_settings
 
@@ -75,20 +70,7 @@ def test_texts_are_those_of_the_pipeline(both: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("scale", [1.0, 4.5])
 def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -> None:
     """From the same noise, with its own scheduler and guidance."""
-    model, pipeline = both
-    noise, _ = start_of(model)
-    wanted = pipeline(
-        "a red dog",
-        height=SIDE,
-        width=SIDE,
-        latents=noise,
-        num_inference_steps=STEPS,
-        guidance_scale=scale,
-        use_resolution_binning=False,
-        output_type="latent",
-    ).images
-    assert difference(decoded(model, "a red dog", scale), wanted) <= RELATIVE
-    assert difference(decoded(model, "a cat", scale), wanted) > 20 * RELATIVE  # so texts matter
+    check_decode(*both, scale, guidance_scale=scale, use_resolution_binning=False)
 
 
 def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:

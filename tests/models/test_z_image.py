@@ -21,16 +21,14 @@ from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (
     RELATIVE,
     SIDE,
-    STEPS,
     TEXTS,
+    check_decode,
     check_edit,
     check_half,
     check_vae,
-    decoded,
     difference,
     loaded,
     same_rows,
-    start_of,
 )
 from tests.parts import make_config
 from tests.tiny_models import tiny_qwen3, vae_settings
@@ -83,19 +81,7 @@ def test_texts_are_those_of_the_pipeline(both: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -> None:
     """From the same noise, with its own scheduler; its guidance counts from 0."""
-    model, pipeline = both
-    noise, _ = start_of(model)
-    wanted = pipeline(
-        "a red dog",
-        height=SIDE,
-        width=SIDE,
-        latents=noise,
-        num_inference_steps=STEPS,
-        guidance_scale=scale - 1.0,
-        output_type="latent",
-    ).images
-    assert difference(decoded(model, "a red dog", scale), wanted) <= RELATIVE
-    assert difference(decoded(model, "a cat", scale), wanted) > 20 * RELATIVE  # so texts matter
+    check_decode(*both, scale, guidance_scale=scale - 1.0)
 
 
 def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:

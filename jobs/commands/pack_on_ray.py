@@ -16,6 +16,7 @@ from pipeline.config.pack import Packing
 from pipeline.pack.plan import ShardItems
 from pipeline.pack.record import PackedShard
 from pipeline.pack.write import Work
+from pipeline.storage.store import LOCAL, protocol_of
 
 TASKS_PER_CPU = 2  # in flight: one is handed over while another is worked on
 MAX_RETRIES = 3  # of a task whose worker was lost
@@ -101,4 +102,4 @@ def wants_ray(packing: Packing) -> bool:
 
 def is_bucket(path: str) -> bool:
     """Whether a path is a url of object storage or the web."""
-    return "://" in path and not path.startswith(("file://", "local://"))
+    return protocol_of(path) not in LOCAL

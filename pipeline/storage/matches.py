@@ -14,7 +14,7 @@ from pipeline.storage.bucket import etag_of, open_filesystem
 from pipeline.storage.formats import COMPRESSIONS, ending
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.no_shards import is_image, pack_command
-from pipeline.storage.store import open_backend
+from pipeline.storage.store import open_backend, protocol_of
 from pipeline.storage.urls import MAGIC, absolute, split_url
 
 ALLOWED = (
@@ -75,7 +75,7 @@ def _globbed(url: str, storage_options: dict[str, Any] | None) -> Matches:
     folder, pattern = split_url(url)
     if not MAGIC.search(folder) and "**" not in pattern:
         return _globbed_names(folder, pattern, storage_options)
-    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    protocol = protocol_of(url)
     found = open_filesystem(protocol, storage_options or {}).glob(url, detail=True)
     scheme = "" if protocol == "file" else f"{protocol}://"
     matches = Matches()

@@ -234,9 +234,14 @@ def check_url(url: str) -> None:
         )
 
 
+def protocol_of(url: str) -> str:
+    """What precedes ``://`` in a url; "file" for a path."""
+    return url.split("://", 1)[0] if "://" in url else "file"
+
+
 def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Bucket:
     """The backend of a url."""
-    protocol = url.split("://", 1)[0] if "://" in url else "file"
+    protocol = protocol_of(url)
     if protocol in LOCAL:
         return LocalFolder(local_path(url))
     filesystem = open_filesystem(protocol, storage_options)

@@ -7,15 +7,15 @@ import re
 from functools import lru_cache
 from itertools import takewhile
 
-from pipeline.storage.store import local_path
+from pipeline.storage.store import LOCAL, local_path, protocol_of
 
 MAGIC = re.compile(r"[*?\[]")
 
 
 def absolute(url: str) -> str:
     """The one spelling of an object's url: a resolved path, or a url without a trailing slash."""
-    protocol = url.split("://", 1)[0] if "://" in url else "file"
-    if protocol in ("file", "local"):
+    protocol = protocol_of(url)
+    if protocol in LOCAL:
         return os.path.realpath(local_path(url))
     return protocol + "://" + url.split("://", 1)[1].strip("/")
 

@@ -30,11 +30,19 @@ def plant(folder: Path) -> Path:
 
 
 def console_script(folder: Path) -> Path:
-    """What pip makes of ``[project.scripts]``: a file outside of the current folder."""
+    """What pip makes of ``[project.scripts]``: a file outside of the current folder.
+
+    A ``+`` between arguments begins another command of the same process.
+    """
     folder.mkdir()
     script = folder / "overpaint"
     script.write_text(
-        "import sys\nfrom jobs.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+        "import sys\nfrom jobs.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    for command in '\\0'.join(sys.argv[1:]).split('\\0+\\0'):\n"
+        "        code = main(command.split('\\0'))\n"
+        "        if code:\n"
+        "            sys.exit(f'{command}: {code}')\n"
     )
     return script
 
@@ -64,17 +72,17 @@ def test_a_run_on_ray_is_unharmed(
     assert "3 shards published, 0 to do" in done.stdout
     lines = [line for line in done.stderr.splitlines() if "images/s" not in line]
     assert lines == [], "a line of Ray's came through without -v"
-    for command in (
-        ["status", str(output)],
-        ["verify", str(output)],
-        ["report", str(output)],
-        ["refilter", str(output), "--set", "mask_area >= 0", "--dry-run"],
-        ["mix", str(tmp_path / "mixed"), "--edited", str(output)],
-        ["edit", *job.arguments(output, *fast)[1:], "--dry-run"],
-    ):
-        done = in_folder([sys.executable, str(script), *command], folder, **env)
-        assert done.returncode == 0, (command, done.stderr)
-        assert "planted" not in done.stdout + done.stderr
+    commands = (
+        *("status", str(output), "+"),
+        *("verify", str(output), "+"),
+        *("report", str(output), "+"),
+        *("refilter", str(output), "--set", "mask_area >= 0", "--dry-run", "+"),
+        *("mix", str(tmp_path / "mixed"), "--edited", str(output), "+"),
+        *(*job.arguments(output, *fast), "--dry-run"),
+    )
+    done = in_folder([sys.executable, str(script), *commands], folder, **env)
+    assert done.returncode == 0, done.stderr
+    assert "planted" not in done.stdout + done.stderr
     assert not any(folder.rglob("*.pyc")), "something in the folder was imported"
 
 

@@ -65,7 +65,7 @@ def test_a_run_on_ray_is_unharmed(
     """Driver and workers; then the commands that read its output, in the same folder."""
     folder, script = plant(tmp_path / "here"), console_script(tmp_path / "bin")
     output, env = tmp_path / "out", install(tmp_path / "site", faults=False)
-    fast = ["run.num_cpus=2", "model.device=cpu"]
+    fast = ["run.num_cpus=2", "model.device=cpu", "run.layout=fused"]
     done = in_folder([sys.executable, str(script), *job.arguments(output, *fast)], folder, **env)
     assert done.returncode == 0, done.stderr
     assert "planted" not in done.stdout + done.stderr

@@ -51,6 +51,7 @@ def test_a_full_disk_leaves_no_failed_rows(job: Job, disk: Path, tmp_path: Path)
     overrides = (
         *(f"input.shards={tmp_path}/in/*.tar", "run.part_size=2", "model.device=cpu"),
         "run.num_cpus=2",
+        "run.layout=fused",
         *("run.max_task_retries=0", "report.enabled=false"),
     )
     env = install(tmp_path / "site", faults=False)

@@ -24,6 +24,7 @@ S3 = {"s3", "s3a"}
 GCS = {"gs", "gcs"}
 AZURE = {"az", "abfs"}
 WEB = {"http", "https"}
+HUB = {"hf"}
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
@@ -119,8 +120,12 @@ class Bucket:
         return f"{self.root}/{name}"
 
     def stat(self, name: str) -> Stat:
-        self.fs.invalidate_cache()
-        info = self.fs.info(self._path(name))
+        if self.protocols & HUB:
+            # asks for this file alone; without expand_info the client lists its folder first
+            info = self.fs.info(self._path(name), expand_info=True)
+        else:
+            self.fs.invalidate_cache()
+            info = self.fs.info(self._path(name))
         if info.get("type") == "directory":
             raise FileNotFoundError(errno.ENOENT, "not an object", name)
         if info.get("size") is None:

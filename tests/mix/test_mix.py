@@ -213,8 +213,11 @@ def test_inputs_that_do_not_match_are_refused(tmp_path: Path) -> None:
     [
         ("webdataset", "after put train/00.tar"),
         ("coco", "after put annotations/instances_train.json"),
-        # of one object for a shard, as webdataset
+        # the others differ from these in names alone
         pytest.param("pairs", "after put train/00.parquet", marks=pytest.mark.sweep),
+        pytest.param("parquet", "after put train/00.parquet", marks=pytest.mark.sweep),
+        pytest.param("yolo", "after put data.yaml", marks=pytest.mark.sweep),
+        pytest.param("imagefolder", "after put train/metadata.jsonl", marks=pytest.mark.sweep),
     ],
 )
 def test_mix_resumes_after_a_kill_at_any_storage_call(

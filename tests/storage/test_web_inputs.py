@@ -45,6 +45,17 @@ def test_a_data_set_of_the_hub_is_read(hub: SmallHub, folder: Path, entry: str) 
         assert shard.etag
 
 
+def test_reading_a_shard_lists_no_folder(hub: SmallHub) -> None:
+    """A folder of a data set may hold thousands of tars: each read asks for its own file alone."""
+    options = {"endpoint": hub.url}
+    shards = expand_shards("hf://datasets/us/set/train/*.tar", options)
+    hub.requests.clear()
+    for shard in shards:
+        shard.read(options)
+    assert hub.got("/resolve/"), "the tars themselves"
+    assert hub.got("/tree/") == hub.got("/revision/") == []
+
+
 def test_a_branch_that_moves_during_a_run_is_seen(hub: SmallHub, tmp_path: Path) -> None:
     """The tar is not the one that was listed, though it has its size."""
     options = {"endpoint": hub.url}

@@ -15,6 +15,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.marker import MANIFEST, MixedShard
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import MixPlan, make_mix_plan
+from pipeline.mix.trees import instances_name
 from pipeline.plan.run_folder import CONFIG_FILE, read_config
 from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
@@ -163,6 +164,10 @@ def _print_manifest(plan: MixPlan, manifest: dict[str, Any]) -> None:
             f"warning: {kept} edits keep the .{plan.mix.label_member} of their source; if the edit "
             "texts change the class, set labels='{word: class, ...}'"
         )
+    if plan.mix.format == "coco":
+        for split, found in manifest["splits"].items():
+            if found["shards"] and not plan.output.exists(instances_name(split)):
+                show(f"{split}: no image has boxes, so there is no {instances_name(split)}")
     for shard, problem in manifest["problems"].items():
         show(f"warning: shard {shard}: {problem}", to=sys.stderr)
     show(f"{plan.output.url}/{MANIFEST}")

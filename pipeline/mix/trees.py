@@ -89,13 +89,20 @@ def tree_objects(
     return files | {page_name(split, shard): Page(listed, entries).to_bytes()}
 
 
+def instances_name(split: str) -> str:
+    return f"annotations/instances_{split}.json"
+
+
+def captions_name(split: str) -> str:
+    return f"annotations/captions_{split}.json"
+
+
 def total_names(form: str, splits: Sequence[str]) -> list[str]:
-    """The names of what ``totals`` yields, in its order."""
+    """The names of what ``totals`` may yield, in its order."""
     if form == "imagefolder":
         return [f"{split}/metadata.jsonl" for split in splits]
     if form == "coco":
-        kinds = ("instances", "captions")
-        return [f"annotations/{kind}_{split}.json" for split in splits for kind in kinds]
+        return [name(split) for split in splits for name in (instances_name, captions_name)]
     return ["data.yaml"] if form == "yolo" else []
 
 
@@ -202,7 +209,7 @@ def _metadata(split: str, pages: Iterable[Page]) -> bytes:
 def _coco(
     split: str, pages: Iterable[Page], names: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Instances, of the images with boxes alone, and captions, of all images."""
+    """Instances, of the images with boxes alone (if there are any), and captions, of all."""
     images: list[dict[str, Any]] = []
     with_boxes: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
@@ -223,9 +230,10 @@ def _coco(
                 area = box["bbox"][2] * box["bbox"][3]
                 instances.append({"area": area, "iscrowd": 0, "segmentation": []} | box | own)
     categories = [{"id": number, "name": name} for number, name in names.items()]
-    labels = _json(with_boxes, instances, categories=categories)
-    yield f"annotations/instances_{split}.json", labels
-    yield f"annotations/captions_{split}.json", _json(images, captions)
+    if with_boxes:  # readers take an empty file for images without objects
+        labels = _json(with_boxes, instances, categories=categories)
+        yield instances_name(split), labels
+    yield captions_name(split), _json(images, captions)
 
 
 def _json(images: list[dict[str, Any]], annotations: list[dict[str, Any]], **more: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from jobs.cli import main
 from pipeline.config.mix import Mix, MixOutput
 from pipeline.mix.mix import run_mix
 from pipeline.mix.pairs import instruction
@@ -421,3 +423,17 @@ def test_boxes_of_an_older_output_are_not_taken_for_those_of_its_edits(tmp_path:
     assert manifest["splits"]["train"] | {"original": 2, "edited": 3} == manifest["splits"]["train"]
     tree = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
     assert [image["file_name"] for image in tree["images"]] == ["00/d/k0%2E0_original.png"]
+
+
+def test_coco_without_boxes_is_captions_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reader of instances would take an empty file for images without objects."""
+    make_boxed(tmp_path, shards=1, images=0)
+    arguments = ["mix", f"{tmp_path}/coco", "--edited", f"{tmp_path}/out", "format=coco"]
+    assert main(arguments) == 0
+    assert os.listdir(tmp_path / "coco/annotations") == ["captions_train.json"]
+    assert (
+        "train: no image has boxes, so there is no annotations/instances" in capsys.readouterr().out
+    )
+    assert verify_mix(Store(str(tmp_path / "coco"))).problems == []

@@ -13,7 +13,7 @@ from pipeline.mix.formats import totals_of
 from pipeline.mix.marker import CARD, MANIFEST, MixedShard
 from pipeline.mix.plan import MixPlan
 from pipeline.mix.write import mix_shard, record_plan
-from pipeline.records.run_files import to_json
+from pipeline.records.run_files import sealed_json
 from pipeline.storage.readers import in_threads
 
 
@@ -52,7 +52,7 @@ def run_mix(
         plan.output.put(name, data)
     tree = manifest.tree()
     plan.output.put_if_absent(CARD, card(plan, tree, manifest.suffixes))
-    plan.output.put(MANIFEST, to_json(tree))
+    plan.output.put(MANIFEST, sealed_json(tree))
     return tree
 
 

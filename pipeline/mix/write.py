@@ -40,7 +40,7 @@ from pipeline.mix.samples import (
 )
 from pipeline.mix.survey import MixError, Survey, originals_of, survey_shard
 from pipeline.records.part import Sample
-from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
+from pipeline.records.run_files import NewerVersionError, RunFileError, sealed_json
 from pipeline.storage.store import Store
 
 NOT_CHOSEN = "beyond the ratio"
@@ -87,7 +87,7 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
             sha256=hashlib.sha256(data).hexdigest(),
             bytes_listed=sum(map(len, objects.values())),
         )
-    output.put(marker_name(name), to_json(mixed.tree()))
+    output.put(marker_name(name), sealed_json(mixed.tree()))
     return mixed, wrong
 
 
@@ -126,7 +126,7 @@ def _written(output: Store, planned: PlannedShard) -> tuple[MixedShard | None, l
 
 def record_plan(plan: MixPlan) -> None:
     """Writes the plan's identity to the output, unless an earlier run has."""
-    plan.output.put_if_absent(PLAN_FILE, to_json(plan.identity()))
+    plan.output.put_if_absent(PLAN_FILE, sealed_json(plan.identity()))
 
 
 def _chosen(plan: MixPlan, planned: PlannedShard, survey: Survey) -> Chosen:

@@ -13,7 +13,7 @@ from pipeline.config.pack import Packing
 from pipeline.pack.found import Found, Item, LeftOut, PackError
 from pipeline.pack.record import VERSION, PackRecord, read_plan
 from pipeline.pack.sources import find_sources
-from pipeline.records.run_files import to_json
+from pipeline.records.run_files import sealed_json
 from pipeline.storage.one_plan import check_same_plan
 from pipeline.storage.store import Store, local_path
 
@@ -127,4 +127,4 @@ def _check_same(plan: PackPlan) -> None:
 
 def plan_json(record: PackRecord) -> bytes:
     """The content of ``_pack/plan.json``."""
-    return to_json(asdict(record))
+    return sealed_json(asdict(record))

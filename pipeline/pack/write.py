@@ -34,7 +34,7 @@ from pipeline.pack.record import (
 )
 from pipeline.pack.tables import ending_of
 from pipeline.pack.yolo import boxes_of
-from pipeline.records.run_files import NewerVersionError, RunFileError, to_json
+from pipeline.records.run_files import NewerVersionError, RunFileError, sealed_json, to_json
 from pipeline.storage.layout import tar_name
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.readers import READERS, in_threads
@@ -119,7 +119,7 @@ def run_pack(
         sum(packed.bytes for packed in shards),
         left_out,
     )
-    output.put(SUMMARY, to_json(result.tree()))
+    output.put(SUMMARY, sealed_json(result.tree()))
     output.remove_temporaries()
     return result
 
@@ -171,7 +171,7 @@ def _write_shard(
         tar_name(name), samples, len(data), digest, left_out.counts, left_out.names
     )
     output.put(packed.tar, data)
-    output.put(marker_name(name), to_json(packed.tree()))
+    output.put(marker_name(name), sealed_json(packed.tree()))
     return packed
 
 

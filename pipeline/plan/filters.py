@@ -6,13 +6,12 @@ records its filters, and whether all published shards follow them yet.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.config.filters import NAMES, Filtering, canonical, filtering_of, parse_filter
 from pipeline.records.rows import SCORE
-from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters
+from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, sealed_json
 from pipeline.storage.store import Store
 
 FILTERS_FILE = "_run/filters.json"
@@ -28,7 +27,7 @@ class FiltersInForce:
     def to_json(self) -> bytes:
         fingerprint = filtering_of(self.filters).fingerprint
         tree = {"filters": self.filters, "fingerprint": fingerprint, "applied": self.applied}
-        return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+        return sealed_json(tree, ascii_only=True)
 
 
 def read_filters(output: Store) -> FiltersInForce | None:

@@ -16,7 +16,7 @@ from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import inputs_json
 from pipeline.plan.plan import HASHES_FILE, RUN_FILE, Plan
-from pipeline.records.run_files import RunFileError, check_version
+from pipeline.records.run_files import RunFileError, check_version, sealed_json
 from pipeline.storage.credentials import redacted
 from pipeline.storage.saved_inputs import INPUTS_FILE
 from pipeline.storage.store import Store
@@ -39,7 +39,7 @@ def write_run_folder(plan: Plan) -> None:
         "model": plan.config.model.path,
         "model_revision": plan.model.content,
     }
-    output.put_if_absent(RUN_FILE, _json(record))
+    output.put_if_absent(RUN_FILE, sealed_json(record))
     in_force = FiltersInForce(plan.config.filtering.texts)
     output.put_if_absent(FILTERS_FILE, in_force.to_json())
     output.put(INPUTS_FILE, inputs_json(plan))

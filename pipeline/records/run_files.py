@@ -1,11 +1,13 @@
 """Reads the files in which an output describes itself. They may be damaged, or of a newer version.
 
 A file is checked against the type that the code uses, so that nothing behind it meets a null, a
-list or a number where a text is expected. Fields that this version does not know are ignored.
+list or a number where a text is expected. Fields that this version does not know are ignored. Most
+files hold their own sha256 in ``digest``, since a flipped bit can leave a value of the right type.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]  # seconds, images/s
 
+BLANK, DIGEST = b'\n  "digest": ""', b'\n  "digest": "%b"'
 OF_RUN = "restore it, or name another output.path"
 OF_FILTERS = "restore it, or remove it and set the filters again with overpaint refilter"
 
@@ -52,10 +55,12 @@ def parse_record(
 
     Raises:
         NewerVersionError: the file's version is larger.
-        RunFileError: it is not JSON, is nested too deep, or a field is missing or of another type.
+        RunFileError: it is not JSON, is nested too deep, or a field is missing or of another type;
+            or it has a digest, and is not what that says.
     """
     try:
-        check_version(from_json(data), name, newest)  # refuses what is nested 200 levels deep
+        tree = from_json(data)  # refuses what is nested 200 levels deep
+        check_version(tree, name, newest)
         found: Record = _adapter(cast(Hashable, kind)).validate_json(data, strict=True)
     except ValidationError as error:
         raise RunFileError(name, f"is damaged: {first_error(error)}", remedy) from None
@@ -63,12 +68,30 @@ def parse_record(
         raise
     except ValueError as error:
         raise RunFileError(name, f"is damaged: it is not JSON: {error}", remedy) from None
+    digest = tree.get("digest") if isinstance(tree, dict) else None
+    # Older versions wrote files without one.
+    if isinstance(digest, str) and digest and not _is_sealed(data, digest.encode()):
+        raise RunFileError(name, "is damaged: it is not what its digest says", remedy)
     return found
 
 
-def to_json(tree: object) -> bytes:
+def to_json(tree: object, *, ascii_only: bool = False) -> bytes:
     """The content of a record's file: equal bytes for equal records."""
-    return (json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=ascii_only) + "\n").encode()
+
+
+def sealed_json(tree: dict[str, Any], *, ascii_only: bool = False) -> bytes:
+    """``to_json`` with a field ``digest``: sha256 of the same file with "" in its place."""
+    blank = to_json({**tree, "digest": ""}, ascii_only=ascii_only)
+    return blank.replace(BLANK, DIGEST % _sha256(blank), 1)
+
+
+def _is_sealed(data: bytes, digest: bytes) -> bool:
+    return digest == _sha256(data.replace(DIGEST % digest, BLANK, 1))
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def check_version(tree: object, name: str, newest: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -12,7 +11,7 @@ from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE
 from pipeline.plan.plan import Plan
-from pipeline.records.run_files import Amount, Count, RunFileError, parse_record
+from pipeline.records.run_files import Amount, Count, RunFileError, parse_record, sealed_json
 from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.storage.readers import in_threads
 from pipeline.storage.store import Store
@@ -49,7 +48,7 @@ class Costs:
         return {name: self.seconds.get(name, 0.0) for name in config.stage_names}
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        return sealed_json(asdict(self), ascii_only=True)
 
     @classmethod
     def from_json(cls, data: bytes) -> Costs:

@@ -16,6 +16,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.survey import MixError
+from pipeline.records.run_files import sealed_json
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config, run
@@ -366,6 +367,6 @@ def test_a_mix_that_another_version_began_is_not_resumed(tmp_path: Path) -> None
     mix = settings(tmp_path)
     run_mix(make_mix_plan(mix))
     path = tmp_path / "mixed/_mix/plan.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    path.write_bytes(sealed_json(json.loads(path.read_text()) | {"version": 1}))
     with pytest.raises(MixError, match=r"holds another mix \(written by another version"):
         make_mix_plan(mix)

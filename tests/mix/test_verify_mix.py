@@ -17,7 +17,7 @@ from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.verify import verify_mix
 from pipeline.plan.run_folder import CONFIG_FILE, resolved_yaml
-from pipeline.records.run_files import NewerVersionError, RunFileError
+from pipeline.records.run_files import NewerVersionError, RunFileError, sealed_json
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config
 from tests.mix.test_mix import make_outputs, settings
@@ -49,9 +49,15 @@ def flip(store: Store, name: str) -> None:
 
 
 def change_marker(store: Store, change: Callable[[dict], object]) -> None:
+    """Not by damage: the marker's digest is that of the change."""
     tree = json.loads(store.get(MARKER))
     change(tree["splits"]["train"])
-    store.put(MARKER, json.dumps(tree).encode())
+    store.put(MARKER, sealed_json(tree))
+
+
+def count_more(store: Store) -> None:
+    tree = json.loads(store.get(MARKER))
+    store.put(MARKER, sealed_json(tree | {"num_images": tree["num_images"] + 10}))
 
 
 def test_a_whole_mix_has_no_problems(mixed: Store) -> None:
@@ -74,9 +80,10 @@ def test_a_whole_mix_has_no_problems(mixed: Store) -> None:
         (lambda s: s.put(MARKER, b'{"version": 2}'), "use a newer overpaint"),
         (lambda s: change_marker(s, lambda split: split.update(edited=99)), "samples, the marker"),
         (lambda s: change_marker(s, lambda split: split.update(tar="../x")), "cannot be read"),
+        (count_more, "images by split and reason"),
         (
             lambda s: s.put(MARKER, s.get(MARKER).replace(b'"num_images": ', b'"num_images": 1')),
-            "images by split and reason",
+            "01.json: is damaged: it is not what its digest says",
         ),
         (lambda s: s.delete(PLAN_FILE), f"{PLAN_FILE}: missing"),
         (lambda s: s.put(PLAN_FILE, b"[]"), "plan.json: is damaged"),

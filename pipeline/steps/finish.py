@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,15 +27,10 @@ from pipeline.scores.background import background_scores
 from pipeline.steps.boxes import Place
 from pipeline.steps.labels import Followed, Texts, follow
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
+from pipeline.steps.provenance import json_text, provenance
 from pipeline.storage.readers import in_threads
 
 Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}, in their order in the tar
-# Only the row says what became of the edit, and at which size the model saw the image; what the
-# mask covers of a box is in the boxes' own file. The other columns are also in the provenance.
-NOT_PROVENANCE = {
-    *("status", "stage", "error", "message", "output_key"),
-    *("model_width", "model_height", "boxes_covered"),
-}
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ def _finished(
             edit.fail("finish", error)
     values = known | {
         "mask_area": _area(edit),
-        "settings": _json_text(settings).decode(),
+        "settings": json_text(settings).decode(),
         "status": str(edit.status),
         "stage": edit.stage,
         "error": edit.error,
@@ -157,7 +151,7 @@ def _write_members(
     files = {
         output.format: encoded,
         "txt": (edit.edit_text or "").encode(),
-        "json": _provenance(sample, known | written),
+        "json": provenance(sample, known | written),
         "mask.png": encode_gray(made.mask),
     }
     if context.keep_difference and edit.difference is not None:
@@ -219,35 +213,6 @@ def _composed(sample: Sample, edit: Edit, mask: np.ndarray, context: FinishConte
         edit.notes.append(CUT_NOTE)
     raw = composite(sample.image, edit.image, mask, feather=None)
     return into_source(np.asarray(source), raw, placement, feather=feather)
-
-
-def _provenance(sample: Sample, row: dict[str, Any]) -> bytes:
-    """The member .json: how the image was made, and the sample's own JSON under "source".
-
-    Every field has one type in all edits, so that a loader may take the types from the first ones:
-    scores that an edit cannot have, and the sample's own JSON, are inside of texts.
-    """
-    record = {
-        name: value
-        for name, value in row.items()
-        if name not in NOT_PROVENANCE and not name.startswith(SCORE)
-    }
-    scores = {name: value for name, value in row.items() if name.startswith(SCORE)}
-    known = {name: value for name, value in scores.items() if value is not None}
-    record |= {
-        "mask_box": row["mask_box"] or [0, 0, 0, 0],
-        "notes": "; ".join(row["notes"]),
-        "scores": _json_text(known).decode(),
-        "settings": _json_text(row["settings"]).decode(),
-        "source": _json_text(sample.metadata).decode(),
-    }
-    return _json_text(record, indent=1)
-
-
-def _json_text(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8. A lone surrogate in the sample's JSON stays an escape."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent)
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _settings(sample: Sample, edit: Edit, context: FinishContext) -> tuple[dict[str, Any], int]:

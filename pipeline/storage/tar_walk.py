@@ -15,6 +15,8 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.storage.pax import Extended, read_pax
+
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED = 1 << 20  # bytes of an extended header, which holds names and attributes
 MAX_PADDING = 22 * BLOCK  # the end-of-archive blocks, and zeros up to a record of tar -b 20
@@ -53,17 +55,6 @@ class Junction:
     offset: int
 
 
-@dataclass
-class _Extended:
-    """What extended headers say of the next member."""
-
-    name: str | None = None
-    link: str | None = None
-    size: int | None = None
-    sparse: bool = False
-    sparse_name: str | None = None
-
-
 def walk(data: bytes) -> Iterator[Entry | Damage | Junction]:
     """The members of a tar and the places of damage, in order.
 
@@ -76,13 +67,13 @@ def walk(data: bytes) -> Iterator[Entry | Damage | Junction]:
     if not data:
         yield Damage(0, "the file is empty")
     offset: int | None = 0 if data else None
-    extended = _Extended()
+    extended = Extended()
     while offset is not None:
         found = _at(data, offset, extended)
         if isinstance(found, int):  # the end of an extended header
             offset = found
             continue
-        extended = _Extended()
+        extended = Extended()
         if found is None:
             return
         yield found
@@ -115,7 +106,7 @@ def suffix_lost(header: bytes, key: str) -> str | None:
     return name.decode("utf-8", "backslashreplace").lower()
 
 
-def _at(data: bytes, offset: int, extended: _Extended) -> Entry | Damage | Junction | int | None:
+def _at(data: bytes, offset: int, extended: Extended) -> Entry | Damage | Junction | int | None:
     """What stands at a block: None at the end; an int is the end of an extended header."""
     if offset >= len(data):
         return Damage(len(data), "the end-of-archive blocks are missing")
@@ -128,8 +119,8 @@ def _at(data: bytes, offset: int, extended: _Extended) -> Entry | Damage | Junct
     start = offset + BLOCK
     if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE):
         content = data[start : start + info.size]
-        is_read = len(content) == info.size <= MAX_EXTENDED and _read_pax(
-            content, extended if info.type != tarfile.XGLTYPE else _Extended()
+        is_read = len(content) == info.size <= MAX_EXTENDED and read_pax(
+            content, extended if info.type != tarfile.XGLTYPE else Extended()
         )
         return start + _blocks(info.size) if is_read else Damage(offset, "no valid header", block)
     if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
@@ -143,7 +134,7 @@ def _at(data: bytes, offset: int, extended: _Extended) -> Entry | Damage | Junct
 
 
 def _entry(
-    data: bytes, start: int, info: tarfile.TarInfo, block: bytes, extended: _Extended
+    data: bytes, start: int, info: tarfile.TarInfo, block: bytes, extended: Extended
 ) -> Entry:
     size = info.size if extended.size is None else extended.size
     if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
@@ -247,42 +238,6 @@ def _parsed(block: bytes) -> tarfile.TarInfo | None:
     except (tarfile.TarError, ValueError):
         return None
     return info if info.size >= 0 else None  # tarfile walks backwards then (CVE-2025-8194)
-
-
-def _read_pax(content: bytes, extended: _Extended) -> bool:
-    """Reads the records "LENGTH KEY=VALUE\\n"; returns whether all of them are valid."""
-    place = 0
-    while place < len(content):
-        if content[place] == 0:  # some writers pad with zeros
-            return not content[place:].strip(b"\0")
-        digits, space, _ = content[place : place + 20].partition(b" ")
-        if not space or not digits.isdigit():
-            return False
-        end = place + int(digits)
-        key, equals, value = content[place + len(digits) + 1 : end].partition(b"=")
-        if end > len(content) or not equals or not value.endswith(b"\n"):
-            return False
-        if not _take(extended, key, value[:-1].decode("utf-8", "surrogateescape")):
-            return False
-        place = end
-    return True
-
-
-def _take(extended: _Extended, key: bytes, value: str) -> bool:
-    """Keeps a pax record that matters here. Returns whether its value is valid."""
-    if key == b"path":
-        extended.name = value
-    elif key == b"GNU.sparse.name":
-        extended.sparse_name, extended.sparse = value, True
-    elif key.startswith(b"GNU.sparse."):
-        extended.sparse = True
-    elif key == b"linkpath":
-        extended.link = value
-    elif key == b"size":
-        if not (value.isascii() and value.isdigit() and len(value) < 20):
-            return False
-        extended.size = int(value)
-    return True
 
 
 def _blocks(size: int) -> int:

@@ -94,7 +94,12 @@ def run(
     store.put_if_absent(FILTERS_FILE, in_force.to_json())
     context = make_context(config)
     for shard in expand_shards(config.input.shards, config.input.storage_options):
-        for part in order(read_parts(shard, config.input, config.run.part_size)):
+        for part in order(
+            read_parts(
+                *(shard, config.input, config.run.part_size),
+                group_shapes=config.model.groups_shapes,
+            )
+        ):
             part.hosts, part.device, part.seconds = ["here"], "cpu", {"read": 0.25}
             part = finish(edit(prepared(part, config)), context)
             write_part(store, part, context.fingerprint, "c0de")

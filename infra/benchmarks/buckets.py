@@ -2,9 +2,10 @@
 
     python -m infra.benchmarks.buckets --out infra/benchmarks/buckets.json
 
-The bundled model edits 64 scenes, in turn: as squares of its own size; with ``model.buckets: auto``
-in the shapes that photos have (``PHOTOS``); and each in a shape of its own, from 1:4 to 4:1. A
-part's edits are computed by size, so the last is a part of small batches. The masks have no floor:
+The bundled model edits some shards' worth of scenes, in turn: as squares of its own size; with
+``model.buckets: auto`` in the shapes that photos have (``PHOTOS``); and in 64 shapes, from 1:4 to
+4:1. A part's edits are computed by size, and the parts are those of the reader, where like shapes
+share one; with ``--parts 1`` a part has all shapes, and small batches. The masks have no floor:
 every edit is encoded and decoded.
 """
 
@@ -40,26 +41,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parts", type=int, default=4, help="of 64 scenes, of one shard")
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     threads = [f"stages.{name}.threads={arguments.threads}" for name in STAGES]
     config = load_config("demo", [*OVERRIDES, *threads, *arguments.overrides])
-    report = compare(config, sum(PHOTOS.values()), arguments.repeats)
+    report = compare(config, arguments.parts, arguments.repeats)
     report["machine"] = describe_machine("cpu", arguments.threads)
     print(json.dumps(report, indent=1))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def compare(config: Config, images: int, repeats: int) -> dict[str, Any]:
+def compare(config: Config, parts: int, repeats: int) -> dict[str, Any]:
     """Edits per second of each form, in turn, by wall clock and by CPU, and ratios to squares."""
     loop = BareLoop(config, "cpu")
     auto = config.model.model_copy(update={"buckets": "auto"})
     sizes = loop.model.info.sizes_for(auto)
+    of_part = sum(PHOTOS.values())
+    images = of_part * parts
     squares = draw_samples(images, 1, sizes.side)
-    ratios = np.exp(np.linspace(-math.log(WIDEST), math.log(WIDEST), images))
-    photos = [shape for shape, number in PHOTOS.items() for _ in range(number)]
+    ratios = np.exp(np.linspace(-math.log(WIDEST), math.log(WIDEST), of_part)).repeat(parts)
+    photos = [shape for shape, number in PHOTOS.items() for _ in range(number * parts)]
     forms = {
         "squares": squares,
         "shapes of photos": in_shapes(squares, sizes, photos),
@@ -100,7 +104,8 @@ def ratios_to_squares(rates: dict[str, list[float]]) -> dict[str, float]:
 def in_shapes(
     samples: list[BenchmarkSample], sizes: Sizes, shapes: list[Size]
 ) -> list[BenchmarkSample]:
-    """The same scenes, each stretched to the size of another shape."""
+    """The same scenes, each stretched to the size of another shape; in the reader's order."""
+    shapes = sorted(shapes, key=lambda shape: shape[0] / shape[1])
     return [
         replace(sample, image=_stretched(sample.image, sizes.of(shape)))
         for sample, shape in zip(samples, shapes, strict=True)

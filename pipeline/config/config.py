@@ -133,6 +133,11 @@ class Model(Section):
         "must belong to the user who runs the workers, and nobody else may write to it.",
     )
 
+    @property
+    def groups_shapes(self) -> bool:
+        """Whether images are computed in sizes of their own, so that like shapes share parts."""
+        return self.buckets != "square"
+
     @field_validator("buckets", mode="before")
     @classmethod
     def _sizes(cls, value: Any) -> Any:

@@ -19,9 +19,10 @@ from pipeline.execution.operators import Operator, compute_part, flow_of
 from pipeline.plan.plan import plan_in_memory
 from pipeline.records.part import Part
 from pipeline.records.rows import rows_of
+from pipeline.steps.cut_parts import plan_parts
 from pipeline.steps.filter import apply_filters
 from pipeline.steps.grouping import RawSample
-from pipeline.steps.read import owned, plan_parts, to_sample
+from pipeline.steps.read import owned, to_sample
 from pipeline.steps.texts import LINE_END
 
 ImageLike = Image.Image | np.ndarray | bytes | str | Path

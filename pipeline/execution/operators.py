@@ -215,7 +215,10 @@ def _run(operator: Operator, part: Part) -> Part:
 
 def _read(work: ShardWork, config: Config) -> Iterator[Part]:
     return read_parts(
-        work.shard, config.input, config.run.part_size, skip=work.staged, max_edits=work.max_edits
+        *(work.shard, config.input, config.run.part_size),
+        group_shapes=config.model.groups_shapes,
+        skip=work.staged,
+        max_edits=work.max_edits,
     )
 
 

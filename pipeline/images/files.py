@@ -34,6 +34,8 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = {TRANSPOSES[value] for value in (5, 6, 7, 8)}
+CHEAP = {"JPEG", "PNG", "WEBP"}  # the header is read, and no pixel
 ALPHA_NOTE = "transparent pixels were put on white"
 FRAMES_NOTE = "of an animated image the first frame was taken"
 # A progressive JPEG has some ten scans, and each is a pass over all pixels: one of a thousand scans
@@ -62,6 +64,24 @@ def decode_image(
     with as_image_errors(data, formats):
         image, notes = _loaded(data, formats, max_pixels)
         return _as_rgb(image, notes), notes
+
+
+def shape_of(data: bytes, *, suffixes: Sequence[str]) -> float:
+    """Width over height of an image as it is shown, from its header; 0 of what cannot be read.
+
+    Args:
+        data: the file.
+        suffixes: as in ``decode_image``.
+    """
+    formats = [name for name in formats_of(suffixes) if name in CHEAP]
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            width, height = image.size
+            # a PNG is decoded to its end for its EXIF
+            turned = image.format != "PNG" and _transpose(image) in SIDEWAYS
+    except Exception:  # noqa: BLE001 - why it cannot be read is said where it is decoded
+        return 0.0
+    return height / width if turned else width / height
 
 
 def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:

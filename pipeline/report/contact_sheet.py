@@ -85,7 +85,7 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     wanted = next(item for item in shards if item.name == shard)
     how = Preparation.of(config, plan.model.sizes_for(config.model))
     images = {}
-    for part in read_parts(wanted, config.input, config.run.part_size):
+    for part in read_parts(wanted, config.input, config.run.part_size):  # in any order
         part.samples = [sample for sample in part.samples if sample.key in keys]
         for sample in prepare(part, how).samples:
             if sample.image is not None:

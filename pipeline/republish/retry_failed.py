@@ -141,7 +141,12 @@ def _parts(
     """
     limit = len(rows) if plan.config.input.limit else None
     start = 0
-    for part in read_parts(shard, plan.config.input, plan.config.run.part_size, max_edits=limit):
+    config = plan.config
+    for part in read_parts(
+        *(shard, config.input, config.run.part_size),
+        group_shapes=config.model.groups_shapes,
+        max_edits=limit,
+    ):
         part_rows = rows[start : start + len(part.edits)]
         start += len(part_rows)
         wanted = [

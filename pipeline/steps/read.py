@@ -10,8 +10,9 @@ from typing import cast
 
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
+from pipeline.steps.cut_parts import by_shape, first_edits, plan_parts
 from pipeline.steps.grouping import RawSample, grouped, other_masks
-from pipeline.steps.limits import MAX_PART_BYTES, check_files, check_texts
+from pipeline.steps.limits import check_files, check_texts
 from pipeline.steps.texts import (
     SampleError,
     caption_of,
@@ -41,6 +42,7 @@ def read_parts(
     config: Input,
     part_size: int,
     *,
+    group_shapes: bool = False,
     skip: Collection[PartId] = (),
     max_edits: int | None = None,
 ) -> Iterator[Part]:
@@ -50,6 +52,8 @@ def read_parts(
         shard: as ``expand_shards`` froze it.
         config: which member of a sample is what.
         part_size: edits in a part.
+        group_shapes: images of like shapes share parts, since a batch is of one size: the samples
+            of the shard are in the order of their shapes. Else they are in their own.
         skip: parts that are already staged.
         max_edits: take at most so many edits from the start of the shard; None takes all.
 
@@ -72,11 +76,12 @@ def read_parts(
             f"{shard.url}: {contents.problem}; input.on_bad_shard: publish would go on with the "
             f"{len(contents.samples)} samples that can be read"
         )
-    planned = plan_parts(first_edits(contents.samples, max_edits), part_size)
-    for index, samples in enumerate(planned):
+    samples = first_edits(contents.samples, max_edits)
+    planned = plan_parts(by_shape(samples, config) if group_shapes else samples, part_size)
+    for index, of_part in enumerate(planned):
         if (generation, len(planned), index) not in skip:
             yield Part(
-                *(shard.name, index, len(planned), owned(samples), contents.problem),
+                *(shard.name, index, len(planned), owned(of_part), contents.problem),
                 input_sha256=digest,
                 generation=generation,
             )
@@ -143,46 +148,6 @@ def read_originals(data: bytes, config: Input) -> list[Sample]:
             _read_original(sample, raw, config)
             originals.append(sample)
     return owned(originals)
-
-
-def plan_parts(samples: list[Sample], part_size: int) -> list[list[Sample]]:
-    """Cuts a shard's samples into parts of at most ``part_size`` edits; at least one part.
-
-    A part closes before a sample whose edits would not fit, by number or (rarely) by bytes. Only a
-    sample with more edits than a part holds is split; its pieces share the encoded image.
-    """
-    parts: list[list[Sample]] = [[]]
-    room, bytes_left = part_size, MAX_PART_BYTES
-    for sample in samples:
-        for start in range(0, len(sample.edits), part_size):
-            piece = sample.edits[start : start + part_size]
-            size = _part_bytes(sample, len(piece))
-            # a whole image, or a piece that fills a part by itself
-            if parts[-1] and (len(piece) > room or size > bytes_left):
-                parts.append([])
-                room, bytes_left = part_size, MAX_PART_BYTES
-            parts[-1].append(replace(sample, edits=piece))
-            room, bytes_left = room - len(piece), bytes_left - size
-    return parts
-
-
-def _part_bytes(sample: Sample, num_edits: int) -> int:
-    """What a sample adds to a part: its image, and what is copied for each edit."""
-    copied = sum(len(data) for data in sample.extras.values())
-    return len(sample.encoded or b"") + copied * num_edits
-
-
-def first_edits(samples: list[Sample], max_edits: int | None) -> list[Sample]:
-    """The first samples with at most so many edits in total; the last one may lose some."""
-    if max_edits is None:
-        return samples
-    taken, left = [], max_edits
-    for sample in samples:
-        if left <= 0:
-            break
-        taken.append(replace(sample, edits=sample.edits[:left]))
-        left -= len(sample.edits)
-    return taken
 
 
 def to_sample(raw: RawSample, config: Input) -> Sample:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.plan.plan import Plan
@@ -18,7 +20,7 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
-from tests.samples import raw_sample, write_shard
+from tests.samples import encode, pixels, raw_sample, write_shard
 
 Planner = Callable[..., Plan]
 
@@ -73,6 +75,32 @@ def test_retried_rows_end_in_the_bytes_of_an_undisturbed_run(planner: Planner) -
     assert (marker.counts, marker.failures) == (undisturbed.counts, undisturbed.failures)
     assert (marker.problem, marker.num_evals) == (undisturbed.problem, undisturbed.num_evals)
     assert set(marker.hosts) == set(undisturbed.hosts)
+
+
+def test_parts_of_mixed_shapes_are_read_again_as_they_were(tmp_path: Path) -> None:
+    """In the order of the shapes, which is not that of the shard."""
+    sizes = [(64, 32), (32, 64), (32, 32), (32, 64), (64, 32)]
+    samples = [
+        raw_sample(f"{number}", ["bad" if number == 3 else "a cat"], png=encode(pixels(3, *size[::-1])))
+        for number, size in enumerate(sizes)
+    ]
+    write_shard(tmp_path / "in/0.tar", samples)
+    plans = {
+        name: partial(
+            *(fake_plan, f"{tmp_path}/in/*.tar", f"{tmp_path}/{name}"),
+            model={"buckets": [[64, 32], [32, 32], [32, 64]]},
+        )
+        for name in ("clean", "failed")
+    }
+    run_fake(plans["clean"]())
+    run_fake(plans["failed"](), failing=["bad"])
+    reopened = reopen_failed(plans["failed"]())
+    assert (reopened.shards, reopened.problems) == (["0"], [])
+    run_fake(reopened.plan)
+    output = reopened.plan.output
+    assert published(output) == published(plans["clean"]().output)
+    rows = pq.read_table(tmp_path / "failed/0.parquet").to_pylist()
+    assert [row["key"] for row in rows] == ["1", "3", "2", "0", "4"]
 
 
 def test_what_fails_for_its_own_sake_is_not_retried(planner: Planner) -> None:

@@ -23,9 +23,10 @@ from PIL import Image
 from pipeline.config.buckets import Sizes
 from pipeline.config.input import Input
 from pipeline.records.part import Part, Status
+from pipeline.steps.cut_parts import plan_parts
 from pipeline.steps.grouping import split_key
 from pipeline.steps.prepare import Preparation, prepare
-from pipeline.steps.read import plan_parts, read_shard
+from pipeline.steps.read import read_shard
 from pipeline.storage.archive import split_at_first_dot
 from tests.committing import SIZE, invert, make_config, make_context, table_of
 from tests.samples import declared_png, pixels

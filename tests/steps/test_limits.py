@@ -14,8 +14,9 @@ from pipeline.config.input import Input
 from pipeline.images.errors import ImageError
 from pipeline.images.files import MAX_SCANS, START_OF_SCAN, decode_image
 from pipeline.records.part import Edit, Sample
-from pipeline.steps import limits, read
-from pipeline.steps.read import plan_parts, read_shard
+from pipeline.steps import limits
+from pipeline.steps.cut_parts import plan_parts
+from pipeline.steps.read import read_shard
 from pipeline.storage import shards, tar_walk
 from pipeline.storage.archive import read_tar
 from pipeline.storage.formats import BadShardError
@@ -56,7 +57,7 @@ def test_a_part_closes_before_it_grows_too_large(monkeypatch: pytest.MonkeyPatch
     """By the bytes of its images and of what each edit repeats; small samples are cut as before."""
     small = [Sample(f"{n}", encoded=b"x" * 10, edits=[Edit(0)]) for n in range(6)]
     assert [len(part) for part in plan_parts(small, 4)] == [4, 2]
-    monkeypatch.setattr(read, "MAX_PART_BYTES", 100)
+    monkeypatch.setattr("pipeline.steps.cut_parts.MAX_PART_BYTES", 100)
     assert [len(part) for part in plan_parts(small, 4)] == [4, 2]
     large = [
         Sample(f"{n}", encoded=b"x" * 30, extras={"cls": b"y" * 20}, edits=[Edit(0), Edit(1)])

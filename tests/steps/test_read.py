@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.config.input import Input
 from pipeline.records.part import Edit, Part, Sample, Status
-from pipeline.steps.read import count_edits, plan_parts, read_parts, read_shard
+from pipeline.steps.cut_parts import plan_parts
+from pipeline.steps.read import count_edits, read_parts, read_shard
 from pipeline.steps.texts import substituted
 from pipeline.storage.formats import BadShardError
 from pipeline.storage.shards import expand_shards

@@ -81,13 +81,17 @@ def test_parts_of_mixed_shapes_are_read_again_as_they_were(tmp_path: Path) -> No
     """In the order of the shapes, which is not that of the shard."""
     sizes = [(64, 32), (32, 64), (32, 32), (32, 64), (64, 32)]
     samples = [
-        raw_sample(f"{number}", ["bad" if number == 3 else "a cat"], png=encode(pixels(3, *size[::-1])))
+        raw_sample(
+            f"{number}", ["bad" if number == 3 else "a cat"], png=encode(pixels(3, *size[::-1]))
+        )
         for number, size in enumerate(sizes)
     ]
     write_shard(tmp_path / "in/0.tar", samples)
     plans = {
         name: partial(
-            *(fake_plan, f"{tmp_path}/in/*.tar", f"{tmp_path}/{name}"),
+            fake_plan,
+            shards=f"{tmp_path}/in/*.tar",
+            path=f"{tmp_path}/{name}",
             model={"buckets": [[64, 32], [32, 32], [32, 64]]},
         )
         for name in ("clean", "failed")

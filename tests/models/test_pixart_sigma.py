@@ -19,7 +19,7 @@ from tests.models.family_checks import (
     check_vae,
     loaded,
 )
-from tests.tiny_models import BETAS, tiny_t5, vae_settings
+from tests.tiny_models import BETAS, shaken, tiny_t5, vae_settings
 
 
 def make_tiny_pixart(folder: Path) -> Path:
@@ -37,8 +37,7 @@ def make_tiny_pixart(folder: Path) -> Path:
             caption_channels=40,
             use_additional_conditions=False,
         )
-        for parameter in transformer.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        shaken(transformer)
         vae = AutoencoderKL(**vae_settings(latent_channels=4))
     PixArtSigmaPipeline(
         scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False),

@@ -26,10 +26,13 @@ from pipeline.models.network import eps_from_velocity
         {"shift": 3.0, "num_train_timesteps": 500},
         {"use_dynamic_shifting": True},
         {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 3.0},
+        {"use_dynamic_shifting": True, "shift_terminal": 0.02},
+        {"shift": 3.0, "shift_terminal": 0.3},  # of one step diffusers divides 0 by 0
     ],
 )
 def test_levels_equal_those_of_diffusers(settings: dict, num_steps: int) -> None:
     """Every s and timestep equals that of diffusers' scheduler, for an image of 1024 tokens."""
+    num_steps = max(num_steps, 2) if "shift_terminal" in settings else num_steps
     scheduler = FlowMatchEulerDiscreteScheduler(**settings)
     config = dict(scheduler.config)
     few, many = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -67,7 +70,25 @@ def test_middle_of_the_schedule_is_shifted_like_the_grid() -> None:
     assert 0.0 < FlowSchedule.from_config({}, (8, 8)).level_at(0.0).sigma < 0.01
 
 
-@pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas", "shift_terminal"])
+def test_the_middle_of_a_stretched_schedule_is_that_of_many_steps() -> None:
+    """Solved by hand: 1 - 0.25 * 0.8 = 0.8 at shift 3, and the clean end is the terminal."""
+    schedule = FlowSchedule.from_config({"shift": 3.0, "shift_terminal": 0.2}, (8, 8))
+    assert schedule.level_at(0.5).sigma == pytest.approx(0.8)
+    assert 0.2 < schedule.level_at(0.0).sigma < 0.21
+    assert schedule.levels(1)[1].sigma == pytest.approx(1.0, abs=1e-4)
+    levels = schedule.levels(500)
+    assert levels[1].sigma == pytest.approx(0.2)
+    assert levels[250].sigma == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, "0.02", True])
+def test_a_terminal_outside_the_schedule_is_an_error(value: object) -> None:
+    """The error says what is allowed."""
+    with pytest.raises(ValueError, match=r"shift_terminal=.* allowed is a number above 0"):
+        FlowSchedule.from_config({"shift_terminal": value}, (8, 8))
+
+
+@pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas"])
 def test_unsupported_grid_option_is_an_error(name: str) -> None:
     """A scheduler option that is not implemented and would change the grid is named."""
     with pytest.raises(ValueError, match=f"{name}=0.1 in the scheduler's config"):

@@ -25,6 +25,7 @@ Vocabularies = tuple[tuple[str, ...], ...]  # the alternatives, each with all fi
 
 CLIP_VOCABULARY: Vocabularies = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 T5_VOCABULARY: Vocabularies = (("tokenizer.json",), ("spiece.model",))
+JSON_VOCABULARY: Vocabularies = (("tokenizer.json",),)
 
 
 class UnsupportedModelError(ValueError):
@@ -40,7 +41,7 @@ class Text:
         tokenizer: likewise.
         suffix: of the folders text_encoder and tokenizer.
         max_tokens: texts are padded and truncated to this length; None: to the smaller of the
-            tokenizer's limit and the encoder's positions.
+            tokenizer's limit and the encoder's positions; or a function of the tokenizer.
         vocabularies: what the tokenizer's folder must hold.
         optional: whether a folder may leave it out.
         template: what the tokenizer gets of (tokenizer, text); None: the text itself.
@@ -49,7 +50,7 @@ class Text:
     encoder: str
     tokenizer: str
     suffix: str = ""
-    max_tokens: int | None = None
+    max_tokens: int | Callable[[Any], int] | None = None
     vocabularies: Vocabularies = CLIP_VOCABULARY
     optional: bool = False
     template: Callable[[Any, str], str] | None = None
@@ -107,6 +108,8 @@ class Family:
         patch_size: side of a patch in cells where the network's config has none.
         cells_of_token: how many cells the family's pipeline packs into one token; the network's
             channels are C times as many.
+        instructs_texts: whether texts are encoded after an instruction, and a negative one would
+            have to be encoded without.
         guidance_is_embedded: whether the network takes the guidance scale as an input.
         few_steps: words in names of models distilled to few steps, with the most steps and the
             largest guidance scale; besides those that ``distilled.py`` knows of any family.
@@ -128,6 +131,7 @@ class Family:
     fits_texts: ClassVar[bool] = True
     patch_size: ClassVar[int] = 1
     cells_of_token: ClassVar[int] = 1
+    instructs_texts: ClassVar[bool] = False
     guidance_is_embedded: ClassVar[bool] = False
     few_steps: ClassVar[Mapping[str, tuple[int, float]]] = {}
 

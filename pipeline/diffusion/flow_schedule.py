@@ -181,9 +181,9 @@ class FlowSchedule:
         return Level(index, self.timestep(s), alpha, 1.0 - alpha)
 
 
-def unsupported(name: str, value: Any) -> ValueError:
+def unsupported(name: str, value: Any, allowed: str = "not supported") -> ValueError:
     """The error of a scheduler's option that is not implemented."""
-    return ValueError(f"{name}={value!r} in the scheduler's config: not supported")
+    return ValueError(f"{name}={value!r} in the scheduler's config: {allowed}")
 
 
 def _shifted(share: float, shift: float) -> float:

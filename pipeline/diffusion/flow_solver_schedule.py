@@ -14,6 +14,11 @@ UNSUPPORTED = (
     *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
     *("use_lu_lambdas", "use_dynamic_shifting"),
 )
+WANTED = {
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "final_sigmas_type": "zero",
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class FlowSolverSchedule(FlowSchedule):
         for name in UNSUPPORTED:
             if config.get(name):
                 raise unsupported(name, config[name])
-        final = config.get("final_sigmas_type", "zero")
-        if final != "zero":
-            raise unsupported("final_sigmas_type", final)
+        for name, wanted in WANTED.items():
+            if config.get(name) != wanted:
+                raise unsupported(name, config.get(name), f"allowed is {wanted!r}")
         total = int(config.get("num_train_timesteps", 1000))
         return cls(float(config.get("flow_shift", 1.0)), total)
 

@@ -18,6 +18,7 @@ KINDS = {  # what the values must be that are read here and have no check of the
     "beta_start": POSITIVE,
     "beta_end": POSITIVE,
     "shift": POSITIVE,
+    "flow_shift": POSITIVE,
     "steps_offset": "a whole number",
 }
 OF_NETWORK = {"patch_size": WHOLE}  # a VAE's may have two sides, and is not read

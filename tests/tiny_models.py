@@ -362,12 +362,12 @@ def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
     return tokenizer, encoder
 
 
-def shaken(network: nn.Module) -> nn.Module:
+def shaken(network: nn.Module, deviation: float = 0.1) -> nn.Module:
     """The network with noise on all weights: some start as zeros, and would hide their inputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for parameter in network.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+            parameter.data.add_(deviation * torch.randn(parameter.shape))
     return network
 
 

@@ -37,7 +37,7 @@ def make_tiny_pixart(folder: Path) -> Path:
             caption_channels=40,
             use_additional_conditions=False,
         )
-        shaken(transformer)
+        shaken(transformer, 0.03)
         vae = AutoencoderKL(**vae_settings(latent_channels=4))
     PixArtSigmaPipeline(
         scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False),

@@ -20,6 +20,7 @@ from pipeline.config.config import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Status
+from pipeline.sizing.costs import evaluations
 from tests.models.family_checks import (
     RELATIVE,
     SIDE,
@@ -143,6 +144,8 @@ def test_guidance_costs_no_second_evaluation(both: tuple[Any, Any]) -> None:
         part = run_stages(model, part, config, ["decode"])
     assert [edit.status for edit in part.edits] == [None, Status.UNCHANGED]
     assert sum(rows) == part.samples[0].edits[0].num_evals_decode == 4
+    assert evaluations(config.method, guidance_is_embedded=True)["decode"] == 4
+    assert evaluations(config.method)["decode"] == 8
 
 
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:

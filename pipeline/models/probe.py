@@ -19,6 +19,7 @@ from pipeline.models.families import family_named, family_of
 from pipeline.models.family import NO_LIMIT, Family, UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
+from pipeline.models.lora_keys import check_loras
 from pipeline.models.model_files import (
     PICKLES,
     ModelFiles,
@@ -124,7 +125,8 @@ def probe_model(
         FileNotFoundError: there is no such folder, and no such model on the hub.
         ValueError: the folder is not a model, or a file that is loaded is missing, pickled,
             truncated or a pointer of Git LFS, or its family, network or schedule is not
-            supported, or ``model.size`` or ``model.buckets`` does not suit it.
+            supported, or ``model.size`` or ``model.buckets`` does not suit it, or a LoRA is of
+            another model.
     """
     files = locate_model(model)
     index = _index(files)
@@ -180,6 +182,8 @@ def probe_model(
         files.fetch(loaded)
     if fetch or not files.is_remote:
         check_files(files, loaded)
+    if loras:
+        check_loras(loras, files, weights)
     revision = revision_of(files, loaded, model.revision, hashes, hash_files=hash_files)
     return replace(info, revision=revision)
 

@@ -40,9 +40,10 @@ class Condition:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        others = (self.pooled, self.mask, self.guidance)
-        chosen = (None if one is None else one[rows] for one in others)
-        return Condition(self.tokens[rows], *chosen, self.kept_norm)
+        pooled, mask, guidance = (
+            None if one is None else one[rows] for one in (self.pooled, self.mask, self.guidance)
+        )
+        return Condition(self.tokens[rows], pooled, mask, guidance, self.kept_norm)
 
     @classmethod
     def cat(cls, conditions: Sequence[Condition]) -> Condition:

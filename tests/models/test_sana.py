@@ -122,7 +122,7 @@ def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float, o
     model, pipeline = both
     pipeline.scheduler = DPMSolverMultistepScheduler(**FLOW, solver_order=order)
     solver = ddim if order == 1 else dpmpp_2m
-    call = {"guidance_scale": scale, "use_resolution_binning": False}
+    call: dict[str, Any] = {"guidance_scale": scale, "use_resolution_binning": False}
     check_decode(model, pipeline, scale, solver=solver, **call)
 
 

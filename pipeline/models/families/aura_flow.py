@@ -6,15 +6,13 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import Grid, Json, Text
+from pipeline.models.family import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Condition
-
-VOCABULARY = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",))
 
 
 class AuraFlow(FlowFamily):
@@ -23,7 +21,7 @@ class AuraFlow(FlowFamily):
     name = "aura-flow"
     pipelines = ("AuraFlowPipeline",)
     network = ("transformer", "AuraFlowTransformer2DModel")
-    texts = (Text("UMT5EncoderModel", "AutoTokenizer", "", 256, VOCABULARY),)
+    texts = (Text("UMT5EncoderModel", "AutoTokenizer", "", 256, T5_VOCABULARY),)
     patch_size = 2
     inverts_distilled = False
 

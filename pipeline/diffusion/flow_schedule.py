@@ -51,10 +51,20 @@ class DynamicShift:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], cells_per_token: int) -> DynamicShift:
-        """Reads a ``scheduler_config.json`` with dynamic shifting, with diffusers' defaults."""
+        """Reads a ``scheduler_config.json`` with dynamic shifting, with diffusers' defaults.
+
+        Raises:
+            ValueError: the numbers of tokens do not ascend.
+        """
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        if few >= many:
+            raise ValueError(
+                f"max_image_seq_len={many} in the scheduler's config; allowed is more than "
+                f"base_image_seq_len={few}"
+            )
         return cls(
-            few=config.get("base_image_seq_len", 256),
-            many=config.get("max_image_seq_len", 4096),
+            few=few,
+            many=many,
             low=config.get("base_shift", 0.5),
             high=config.get("max_shift", 1.15),
             linear=config.get("time_shift_type") == "linear",

@@ -27,7 +27,7 @@ class AuraFlow(FlowFamily):
 
     def grid(self, network: Json, vae: Json) -> Grid:
         grid = super().grid(network, vae)
-        positions = int(network.get("pos_embed_max_size", 1024))  # of a square, in all
+        positions = int(network.get("pos_embed_max_size") or 1024)  # of a square, in all
         return replace(grid, largest=grid.multiple * math.isqrt(positions))
 
     def condition(self, pipeline: Any, texts: list[str], device: Any) -> Condition:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.flow_schedule import FlowSchedule
-from pipeline.models.family import JSON_VOCABULARY, Grid, Json, Text
+from pipeline.models.family import JSON_VOCABULARY, Grid, Json, Text, UnsupportedModelError
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:
@@ -57,8 +57,13 @@ class Lumina2(FlowFamily):
 
     def grid(self, network: Json, vae: Json) -> Grid:
         grid = super().grid(network, vae)
-        _, *positions = network.get("axes_lens", (300, 512, 512))
-        return replace(grid, largest=grid.multiple * min(positions))
+        positions = min(network.get("axes_lens", (300, 512, 512))[1:], default=0)
+        if positions < 1:
+            raise UnsupportedModelError(
+                f"axes_lens={network['axes_lens']} of its network; allowed are positions of texts, "
+                "rows and columns"
+            )
+        return replace(grid, largest=grid.multiple * int(positions))
 
     def schedule(
         self, scheduler: Json, grid: tuple[int, int], cells_per_token: int

@@ -20,6 +20,7 @@ from pipeline.config.config import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
+from pipeline.models.families import family_named
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.seeds import noise_seed
 from tests.models.family_checks import RELATIVE, SIDE, difference
@@ -80,6 +81,16 @@ CASES = {
 }
 
 WITH_PIPELINE = [name for name, case in CASES.items() if case.image_to_image]
+FITTED = [name for name in CASES if family_named(name).fits_texts]
+IMAGIC = {
+    "form": "lora",
+    "rank": 2,
+    "draws": 1,
+    "seeds": 1,
+    "embedding_steps": 2,
+    "model_steps": 2,
+    "model_learning_rate": 1e-2,
+}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -157,3 +168,14 @@ def test_sdedit_is_image_to_image(case: Case, model: LatentDiffusion, strength: 
         theirs = diffusers.FluxPipeline._unpack_latents(theirs, SIDE, SIDE, model.info.latent_scale)
     run_stages(model, part, config, ["encode"])
     assert difference(decoded_latents(model, part, config), theirs) <= RELATIVE
+
+
+@pytest.mark.parametrize("case", FITTED, indirect=True, scope="module")
+def test_imagic_fits_texts_of_one_length(model: LatentDiffusion) -> None:
+    """Text and network are fitted, and the fit changes the image."""
+    images = []
+    for changed in ({}, {"embedding_steps": 0, "model_learning_rate": 1e-9}):
+        config = make_config(name="imagic", steps=3, imagic=IMAGIC | changed)
+        part = run_stages(model, make_part(make_prepared(0, "a cat")), config)
+        images.append(required(part.edits[0].image))
+    assert not np.array_equal(*images)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Model
-from pipeline.models.family import Grid, UnsupportedModelError
+from pipeline.models.family_facts import Grid, UnsupportedModelError
 from pipeline.models.model_files import ModelFiles
 
 WHOLE, POSITIVE, LIST = "a whole number of 1 or more", "a number above 0", "a list of numbers"

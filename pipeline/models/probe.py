@@ -16,7 +16,8 @@ from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind
 from pipeline.models.families import family_named, family_of
-from pipeline.models.family import NO_LIMIT, Family, UnsupportedModelError
+from pipeline.models.family import Family
+from pipeline.models.family_facts import NO_LIMIT, UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.lora_keys import check_loras

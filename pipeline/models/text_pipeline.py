@@ -13,7 +13,7 @@ import transformers
 
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.families import family_named
-from pipeline.models.family import Text
+from pipeline.models.family_facts import Text
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo

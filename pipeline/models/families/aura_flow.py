@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import T5_VOCABULARY, Grid, Json, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

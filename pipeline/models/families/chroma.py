@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import T5_VOCABULARY, Grid, Json, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
 from pipeline.models.patches import packed, unpacked
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.flow_schedule import FlowSchedule
-from pipeline.models.family import JSON_VOCABULARY, Grid, Json, Text, UnsupportedModelError
+from pipeline.models.family_facts import JSON_VOCABULARY, Grid, Json, Text, UnsupportedModelError
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.betas_family import BetasFamily
-from pipeline.models.family import T5_VOCABULARY, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Text
 
 if TYPE_CHECKING:
     from torch import Tensor

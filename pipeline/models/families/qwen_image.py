@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import Grid, Json, Text, UnsupportedModelError
+from pipeline.models.family_facts import Grid, Json, Text, UnsupportedModelError
 from pipeline.models.flow_family import FlowFamily
 from pipeline.models.patches import packed, unpacked
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.flow_solver_schedule import FlowSolverSchedule
-from pipeline.models.family import JSON_VOCABULARY, Grid, Json, Text, UnsupportedModelError
+from pipeline.models.family_facts import JSON_VOCABULARY, Grid, Json, Text, UnsupportedModelError
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

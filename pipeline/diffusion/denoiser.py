@@ -155,7 +155,7 @@ class Denoiser(Protocol):
             condition: N rows.
 
         Returns:
-            (N, C, h, w) float32.
+            (N, C, h, w) float32; float64 where float32 does not hold it.
         """
         ...
 

@@ -11,8 +11,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from pipeline.diffusion.ddim import ddim
+from pipeline.diffusion.dpmpp import dpmpp_2m
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA, FlowSchedule
 from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import encode_trajectory
 from pipeline.models.network import eps_from_velocity
 
@@ -120,6 +122,28 @@ def test_ddim_is_an_euler_step_in_s(generator: torch.Generator) -> None:
             x = x + (reached.sigma - level.sigma) * velocity(x, level.sigma)
         ours = ddim(flow_eps, start, path)
         torch.testing.assert_close(ours, x, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", [ddim, dpmpp_2m])
+@pytest.mark.parametrize("num_steps", [4, 50])
+def test_guidance_from_pure_noise_loses_nothing_in_float32(
+    generator: torch.Generator, num_steps: int, solver: Solver
+) -> None:
+    """A float32 latent follows the float64 one, though eps is nearly the latent itself there."""
+    start = torch.randn(2, 4, 8, 8, generator=generator)
+    levels = FlowSchedule().levels(num_steps)[::-1]
+
+    def guided(latent: Tensor, level: Level) -> Tensor:
+        eps, other = (
+            eps_from_velocity(factor * velocity(latent, level.sigma), latent, level)
+            for factor in (1.0, 0.9)
+        )
+        return other + 7.5 * (eps - other)
+
+    ours = solver(guided, start, levels)
+    assert ours.dtype == torch.float32
+    theirs = solver(guided, start.double(), levels)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 0.98])

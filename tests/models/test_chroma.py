@@ -49,7 +49,7 @@ def make_tiny_chroma(folder: Path) -> Path:
         )
         vae = AutoencoderKL(**vae_settings(latent_channels=16, shift_factor=0.1))
     ChromaPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,

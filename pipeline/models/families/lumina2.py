@@ -44,7 +44,7 @@ class Lumina2(FlowFamily):
     """
 
     name = "lumina2"
-    pipelines = ("Lumina2Pipeline", "Lumina2Text2ImgPipeline")
+    pipelines = ("Lumina2Pipeline", "Lumina2Text2ImgPipeline")  # the latter in older diffusers
     network = ("transformer", "Lumina2Transformer2DModel")
     texts = (
         Text("Gemma2Model", "GemmaTokenizer", "", MAX_TOKENS, JSON_VOCABULARY, template=instructed),

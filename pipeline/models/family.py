@@ -37,6 +37,7 @@ class Family:
         reuses_features: whether ``method.reuse`` serves this network.
         decodes_boxes: whether a part of an image looks to the network like a whole one.
         inverts_distilled: whether a model distilled to few steps can be inverted at all.
+        takes_loras: whether its pipeline in diffusers loads LoRAs.
         fits_texts: whether texts have one length, so that Imagic can fit and hand on their tokens.
         patch_size: side of a patch in cells where the network's config has none.
         cells_of_token: how many cells the family's pipeline packs into one token; the network's
@@ -61,6 +62,7 @@ class Family:
     reuses_features: ClassVar[bool] = False
     decodes_boxes: ClassVar[bool] = False
     inverts_distilled: ClassVar[bool] = True
+    takes_loras: ClassVar[bool] = True
     fits_texts: ClassVar[bool] = True
     patch_size: ClassVar[int] = 1
     cells_of_token: ClassVar[int] = 1

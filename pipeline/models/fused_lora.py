@@ -30,8 +30,6 @@ def fuse_loras(pipeline: Any, network: str, loras: tuple[LoraFile, ...]) -> None
         WeightsError: a key of a file matches nothing of this model; the message names it.
     """
     for number, lora in enumerate(loras):
-        if not hasattr(pipeline, "load_lora_weights"):
-            raise WeightsError(f"model.lora: not supported for {type(pipeline).__name__}")
         parts = {
             name: part
             for name in pipeline._lora_loadable_modules

@@ -15,7 +15,7 @@ from pipeline.config.config import Model
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind
-from pipeline.models.families import family_named, family_of
+from pipeline.models.families import family_named, family_of, names_where
 from pipeline.models.family import Family
 from pipeline.models.family_facts import NO_LIMIT, UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
@@ -135,6 +135,11 @@ def probe_model(
     loras, other_vae = find_loras(model, **how), find_vae(model, **how)
     try:
         family = family_of(str(index.get("_class_name")))
+        if loras and not family.takes_loras:
+            raise ValueError(
+                f"model.lora: not supported for {family.name}; allowed are "
+                f"{names_where('takes_loras')}"
+            )
         components = _components(files, family, index, own_vae=other_vae is None)
         network = check_kinds(files, f"{family.network[0]}/config.json")
         if other_vae is None:

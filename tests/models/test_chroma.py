@@ -16,6 +16,7 @@ from diffusers import (
 
 from pipeline.config.config import Model
 from pipeline.models.probe import probe_model
+from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (
     RELATIVE,
     SIDE,
@@ -27,6 +28,7 @@ from tests.models.family_checks import (
     check_vae,
     loaded,
 )
+from tests.parts import make_config
 from tests.tiny_models import shaken, tiny_t5, vae_settings
 
 
@@ -108,3 +110,13 @@ def test_it_is_described(both: tuple[Any, Any]) -> None:
     assert (info.family, info.prediction_type, info.native_size) == ("chroma", "flow", 512)
     with pytest.raises(ValueError, match=r"model\.size=36: .*multiples of 8"):
         probe_model(Model(path=path, size=36))
+
+
+def test_flash_cannot_be_inverted(both: tuple[Any, Any], tmp_path: Path) -> None:
+    """It is distilled to few steps, and recognised by its name."""
+    folder = tmp_path / "Chroma1-Flash"
+    folder.symlink_to(both[0].info.folder, target_is_directory=True)
+    info = probe_model(Model(path=str(folder), size=SIDE))
+    with pytest.raises(ValueError, match=r"flash.*cannot be inverted; allowed is.*sdedit"):
+        check_suits(info, make_config())
+    check_suits(info, make_config(name="sdedit", guidance_scale=1))

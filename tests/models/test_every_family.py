@@ -14,16 +14,19 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config.config import Model
+from pipeline.config.lora import Lora
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
-from pipeline.models.families import family_named
+from pipeline.models.families import all_families, family_named
+from pipeline.models.family import Family
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.seeds import noise_seed
 from tests.models.family_checks import RELATIVE, SIDE, difference
+from tests.models.test_added import diffusers_file, factors_of
 from tests.models.test_aura_flow import make_tiny_aura_flow
 from tests.models.test_chroma import make_tiny_chroma
 from tests.models.test_flux_1 import make_tiny_flux
@@ -82,6 +85,7 @@ CASES = {
 
 WITH_PIPELINE = [name for name, case in CASES.items() if case.image_to_image]
 FITTED = [name for name in CASES if family_named(name).fits_texts]
+LORAS = [name for name in CASES if family_named(name).takes_loras]
 IMAGIC = {
     "form": "lora",
     "rank": 2,
@@ -178,4 +182,32 @@ def test_imagic_fits_texts_of_one_length(model: LatentDiffusion) -> None:
         config = make_config(name="imagic", steps=3, imagic=IMAGIC | changed)
         part = run_stages(model, make_part(make_prepared(0, "a cat")), config)
         images.append(required(part.edits[0].image))
-    assert not np.array_equal(*images)
+    assert not np.array_equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("case", LORAS, indirect=True, scope="module")
+def test_a_lora_is_fused(model: LatentDiffusion, tmp_path: Path) -> None:
+    """W + weight * B A in the projections that it names."""
+    path = tmp_path / "style.safetensors"
+    weights = {
+        f"transformer.{name}.weight": module.weight
+        for name, module in model.unbatched.network.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith("to_q")
+    }
+    factors = factors_of({name.removesuffix(".weight"): one for name, one in weights.items()})
+    diffusers_file(factors, path)
+    entry = Lora(path=str(path), weight=0.5)
+    section = Model(path=str(model.info.folder), size=SIDE, lora=[entry])
+    fused = load_model(section, "cpu", Stage()).unbatched.network.state_dict()
+    assert weights
+    for name, weight in weights.items():
+        down, up = factors[name.removesuffix(".weight")]
+        wanted = weight + 0.5 * (up @ down)
+        torch.testing.assert_close(fused[name.removeprefix("transformer.")], wanted)
+
+
+@pytest.mark.parametrize("family", all_families(), ids=lambda family: family.name)
+def test_loras_are_refused_where_diffusers_has_no_loader(family: Family) -> None:
+    """Each family says what its pipeline can."""
+    pipeline = getattr(diffusers, family.pipelines[0])
+    assert family.takes_loras == hasattr(pipeline, "load_lora_weights")

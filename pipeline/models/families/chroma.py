@@ -26,6 +26,7 @@ class Chroma(FlowFamily):
     pipelines = ("ChromaPipeline", "ChromaImg2ImgPipeline")
     network = ("transformer", "ChromaTransformer2DModel")
     texts = (Text("T5EncoderModel", "T5Tokenizer", "", 512, T5_VOCABULARY),)
+    few_steps = {"flash": (16, 1.0)}  # noqa: RUF012  # read only
     native_cells = 128
     cells_of_token = 4
     ends_a_step_above = True

@@ -26,6 +26,7 @@ class PixArtSigma(BetasFamily):
     network = ("transformer", "PixArtTransformer2DModel")
     texts = (Text("T5EncoderModel", "T5Tokenizer", "", 300, T5_VOCABULARY, template=lowered),)
     native_cells = 128
+    takes_loras = False
 
     def condition(self, pipeline: Any, texts: list[str], device: Any) -> Condition:
         from pipeline.diffusion.denoiser import Condition

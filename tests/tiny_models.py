@@ -23,7 +23,12 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     T5Config,
@@ -279,11 +284,69 @@ def tiny_t5(width: int) -> tuple[T5Tokenizer, T5EncoderModel]:
     return tokenizer, T5EncoderModel(config)
 
 
-def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
-    """A tokenizer with a chat's template, and an encoder with random weights, 32 wide."""
+def _qwen_tokenizer() -> Qwen2Tokenizer:
     special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
     vocabulary, merges = vocabulary_of_words(special)
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=special[-1])
+    return Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=special[-1])
+
+
+def tiny_qwen2_vl() -> tuple[Qwen2Tokenizer, Any]:
+    """A tokenizer, and an encoder of texts and images with random weights, 32 wide."""
+    tokenizer = _qwen_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 2,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 3, 3],
+        },
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    images = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }
+    encoder = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=images)
+    )
+    encoder.get_input_embeddings().weight.data.mul_(50.0)
+    return tokenizer, encoder
+
+
+def tiny_gemma2() -> tuple[GemmaTokenizer, Gemma2Model]:
+    """A tokenizer of single letters, and an encoder with random weights, 32 wide."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581"]
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[])
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=2,
+        query_pre_attn_scalar=16,
+    )
+    encoder = Gemma2Model(config)
+    encoder.get_input_embeddings().weight.data.mul_(20.0)
+    return tokenizer, encoder
+
+
+def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
+    """A tokenizer with a chat's template, and an encoder with random weights, 32 wide."""
+    tokenizer = _qwen_tokenizer()
     tokenizer.chat_template = CHAT
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -297,6 +360,15 @@ def tiny_qwen3(kind: Any, layers: int = 3) -> tuple[Qwen2Tokenizer, Any]:
     encoder = kind(config)
     encoder.get_input_embeddings().weight.data.mul_(50.0)
     return tokenizer, encoder
+
+
+def shaken(network: nn.Module, deviation: float = 0.1) -> nn.Module:
+    """The network with noise on all weights: some start as zeros, and would hide their inputs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data.add_(deviation * torch.randn(parameter.shape))
+    return network
 
 
 def _byte_letters() -> list[str]:

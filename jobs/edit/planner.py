@@ -16,6 +16,7 @@ from jobs.ray_environment import cluster_address
 from jobs.terminal import show, show_table
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.models.families import family_named
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, estimated_edits, known_costs
 from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
@@ -84,14 +85,15 @@ def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
     known = known_costs(plan)
     if known is not None:
         return known
+    embedded = family_named(plan.model.family).guidance_is_embedded
     if wanted == "never" or (wanted == "auto" and not measure and is_sized(plan.config)):
-        return counted_costs(plan.config)
+        return counted_costs(plan.config, guidance_is_embedded=embedded)
     tell(f"plan: measuring {num_edits(plan.config, plan.device)} edits")
     try:
         costs = calibrate(plan)
     except CalibrationError as error:
         tell(f"warning: the calibration failed: {error}", level="warning")
-        return counted_costs(plan.config)
+        return counted_costs(plan.config, guidance_is_embedded=embedded)
     if keep:
         plan.output.put_if_absent(COSTS_FILE, costs.to_json())
     return costs

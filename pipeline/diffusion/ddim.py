@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoise
 from pipeline.diffusion.schedule import Level
-from pipeline.diffusion.solver import AfterStep, unchanged
+from pipeline.diffusion.solver import AfterStep, u_of, unchanged
 
 
 def ddim_step(latent: Tensor, eps: Tensor, level: Level, reached: Level) -> Tensor:
     """One Euler step in (u, tau) from ``level`` to ``reached``, in either direction."""
-    return (latent / level.alpha + (reached.tau - level.tau) * eps) * reached.alpha
+    u = u_of(latent, eps, level) + (reached.tau - level.tau) * eps
+    return (u * reached.alpha).to(latent.dtype)
 
 
 def ddim(
@@ -57,6 +58,6 @@ def ancestral_ddim(
         eps = denoise(latent, level)
         fresh = ddim_eta * reached.tau / level.tau * math.sqrt(level.tau**2 - reached.tau**2)
         kept = math.sqrt(reached.tau**2 - fresh**2)
-        u = latent / level.alpha + (kept - level.tau) * eps + fresh * draw(reached)
-        latent = after_step(u * reached.alpha, reached)
+        u = u_of(latent, eps, level) + (kept - level.tau) * eps + fresh * draw(reached)
+        latent = after_step((u * reached.alpha).to(latent.dtype), reached)
     return latent

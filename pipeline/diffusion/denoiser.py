@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 
 Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is fixed
+Norm = Callable[[Tensor], Tensor]  # of a velocity (N, C, h, w); broadcasts against it
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,24 @@ class Condition:
         mask: (N, L) bool, which tokens are a text's; the others are padding, and the network does
             not see them. None: all are, padding included, as in families with texts of one length.
         guidance: (N,) float32, the scale, for families whose network takes it as an input.
+        kept_norm: guidance scales its velocity to this norm of the text's own velocity; None: it
+            scales nothing.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
     guidance: Tensor | None = None
+    kept_norm: Norm | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        others = (self.pooled, self.mask, self.guidance)
-        return Condition(self.tokens[rows], *(None if one is None else one[rows] for one in others))
+        pooled, mask, guidance = (
+            None if one is None else one[rows] for one in (self.pooled, self.mask, self.guidance)
+        )
+        return Condition(self.tokens[rows], pooled, mask, guidance, self.kept_norm)
 
     @classmethod
     def cat(cls, conditions: Sequence[Condition]) -> Condition:
@@ -54,6 +60,7 @@ class Condition:
             torch.cat(pooled) if pooled else None,
             torch.cat([_padded(c.seen(), length) for c in conditions]) if masked else None,
             torch.cat(guidance) if guidance else None,
+            conditions[0].kept_norm,
         )
 
     @classmethod
@@ -113,16 +120,16 @@ class Repeated(Condition):
     @classmethod
     def of(cls, condition: Condition, times: int) -> Repeated:
         """Each row of a condition, so many times."""
-        return cls(
-            condition.tokens, condition.pooled, condition.mask, condition.guidance, times=times
-        )
+        own = {each.name: getattr(condition, each.name) for each in fields(Condition)}
+        return cls(**own, times=times)
 
     def __len__(self) -> int:
         return len(self.tokens) * self.times
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         sources = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
-        return Condition(self.tokens, self.pooled, self.mask, self.guidance)[sources]
+        own = {each.name: getattr(self, each.name) for each in fields(Condition)}
+        return Condition(**own)[sources]
 
 
 class Counted:
@@ -148,7 +155,7 @@ class Denoiser(Protocol):
             condition: N rows.
 
         Returns:
-            (N, C, h, w) float32.
+            (N, C, h, w) float32; float64 where float32 does not hold it.
         """
         ...
 

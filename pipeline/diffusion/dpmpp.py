@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoise
 from pipeline.diffusion.schedule import Level
-from pipeline.diffusion.solver import AfterStep, unchanged
+from pipeline.diffusion.solver import AfterStep, u_of, unchanged
 
 FEW_STEPS = 15  # with fewer steps the last is first order, as in the authors' code (stability)
 
@@ -36,7 +36,7 @@ def dpmpp_2m(
     last = levels[-1] if len(levels) - 1 < FEW_STEPS else None
     for level, reached in pairwise(levels):
         eps = denoise(latent, level)
-        u = latent / level.alpha
+        u = u_of(latent, eps, level)
         x0 = u - level.tau * eps
         step = _log_snr(reached) - _log_snr(level)
         u = u + (reached.tau - level.tau) * eps
@@ -45,7 +45,7 @@ def dpmpp_2m(
             weight = step / (2.0 * previous_step)  # 0 when the previous step started at tau = 0
             u = u + (1.0 - reached.tau / level.tau) * weight * (x0 - previous_x0)
         previous_x0, previous_step = x0, step
-        latent = after_step(u * reached.alpha, reached)
+        latent = after_step((u * reached.alpha).to(latent.dtype), reached)
     return latent
 
 

@@ -17,14 +17,14 @@ import numpy as np
 from pipeline.diffusion.schedule import Level, num_levels
 
 # Lower bound of alpha, because pure noise (s = 1) has no finite tau. A larger bound would shift the
-# start of decoding by alpha * v; with a smaller one, float32 eps holds v with an error of
-# 2^-24 / alpha. Against diffusers' Euler loop from s = 1, this value balances both errors: 5e-5
-# relative in 50 steps, 8e-5 in 28.
+# start of decoding by alpha * v. eps is float64 near it (``models/network.py``), since float32
+# would hold v with an error of 2^-24 / alpha there. Against diffusers' Euler loop from s = 1 the
+# error is 5e-5 relative, whatever the steps and the guidance scale.
 SMALLEST_ALPHA = 2.0**-15
 # Options that change the sampling grid and are not implemented. Models of the supported families do
 # not set them.
 UNSUPPORTED = (
-    *("invert_sigmas", "shift_terminal", "use_karras_sigmas"),
+    *("invert_sigmas", "use_karras_sigmas"),
     *("use_exponential_sigmas", "use_beta_sigmas"),
 )
 
@@ -51,10 +51,20 @@ class DynamicShift:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], cells_per_token: int) -> DynamicShift:
-        """Reads a ``scheduler_config.json`` with dynamic shifting, with diffusers' defaults."""
+        """Reads a ``scheduler_config.json`` with dynamic shifting, with diffusers' defaults.
+
+        Raises:
+            ValueError: the numbers of tokens do not ascend.
+        """
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        if few >= many:
+            raise ValueError(
+                f"max_image_seq_len={many} in the scheduler's config; allowed is more than "
+                f"base_image_seq_len={few}"
+            )
         return cls(
-            few=config.get("base_image_seq_len", 256),
-            many=config.get("max_image_seq_len", 4096),
+            few=few,
+            many=many,
             low=config.get("base_shift", 0.5),
             high=config.get("max_shift", 1.15),
             linear=config.get("time_shift_type") == "linear",
@@ -78,12 +88,15 @@ class FlowSchedule:
         lowest: the last value of the sampler's even grid, before the shift, in (0, 1]; None: one
             step above clean, 1 / steps.
         dynamic: gives the shift for an image's size; None: it is the same for all.
+        terminal: s of the sampler's last value: after the shift, the grid is stretched from 1 to
+            it; None: it is not stretched.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
     lowest: float | None = 1e-3
     dynamic: DynamicShift | None = None
+    terminal: float | None = None
 
     @classmethod
     def from_config(
@@ -109,9 +122,7 @@ class FlowSchedule:
         """
         for name in UNSUPPORTED:
             if config.get(name):
-                raise ValueError(
-                    f"{name}={config[name]!r} in the scheduler's config: not supported"
-                )
+                raise unsupported(name, config[name])
         total = int(config.get("num_train_timesteps", 1000))
         shift = float(config.get("shift", 1.0))
         lowest = _shifted(1.0 / total, shift)  # diffusers shifts the end of the grid twice
@@ -119,7 +130,13 @@ class FlowSchedule:
         if config.get("use_dynamic_shifting", False):
             dynamic = DynamicShift.from_config(config, cells_per_token)
             shift, lowest = dynamic.at(*grid), 1.0 / total
-        return cls(shift, total, None if ends_a_step_above else lowest, dynamic)
+        terminal = config.get("shift_terminal") or None
+        if terminal is not None and not (isinstance(terminal, float) and 0.0 < terminal < 1.0):
+            raise ValueError(
+                f"shift_terminal={terminal!r} in the scheduler's config; allowed is a number above "
+                "0 and below 1"
+            )
+        return cls(shift, total, None if ends_a_step_above else lowest, dynamic, terminal)
 
     def for_grid(self, height: int, width: int) -> FlowSchedule:
         """The schedule for a latent of this size in cells."""
@@ -147,20 +164,36 @@ class FlowSchedule:
             raise ValueError(
                 f"method.steps={num_steps}: the model allows 1 to {self.num_timesteps}"
             )
-        lowest = 1.0 / num_steps if self.lowest is None else self.lowest
-        grid = np.linspace(1.0, lowest, num_steps)[::-1]
-        noisy = grid[: num_levels(num_steps, ratio)]
+        grid = self.grid(num_steps)
+        noisy, lowest = grid[: num_levels(num_steps, ratio)], float(grid[0])
         clean = Level(0, 0.0, 1.0, 0.0)
-        return [clean, *(self._level(index, share) for index, share in enumerate(noisy, start=1))]
+        levels = (self._level(index, share, lowest) for index, share in enumerate(noisy, start=1))
+        return [clean, *levels]
+
+    def grid(self, num_steps: int) -> np.ndarray:
+        """(num_steps,) the sampler's even grid in (0, 1], ascending, before the shift."""
+        lowest = 1.0 / num_steps if self.lowest is None else self.lowest
+        return np.linspace(1.0, lowest, num_steps)[::-1]
+
+    def timestep(self, s: float) -> float:
+        """What the network gets for s."""
+        return s * self.num_timesteps
 
     def level_at(self, share: float) -> Level:
-        """The level at a share of the schedule, shifted like the sampler's grid."""
+        """The level at a share of the schedule, shifted like the grid of a sampler's many steps."""
         return self._level(-1, max(share, 1.0 / self.num_timesteps))
 
-    def _level(self, index: int, share: float) -> Level:
+    def _level(self, index: int, share: float, lowest: float = 0.0) -> Level:
         s = float(_shifted(share, self.shift))
+        if self.terminal is not None and lowest < 1.0:  # one step alone starts and ends at 1
+            s = 1.0 - (1.0 - s) * (1.0 - self.terminal) / (1.0 - _shifted(lowest, self.shift))
         alpha = max(1.0 - s, SMALLEST_ALPHA)
-        return Level(index, s * self.num_timesteps, alpha, 1.0 - alpha)
+        return Level(index, self.timestep(s), alpha, 1.0 - alpha)
+
+
+def unsupported(name: str, value: Any, allowed: str = "not supported") -> ValueError:
+    """The error of a scheduler's option that is not implemented."""
+    return ValueError(f"{name}={value!r} in the scheduler's config: {allowed}")
 
 
 def _shifted(share: float, shift: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoiser import Condition, Denoise, Denoiser
+from pipeline.diffusion.denoiser import Condition, Denoise, Denoiser, Norm
 from pipeline.diffusion.schedule import Level
 
 
@@ -47,7 +47,28 @@ class Guided:
         self.num_evals += 2
         both = self.denoiser(torch.cat([latent, latent]), level, self.both)
         eps_negative, eps_text = both.chunk(2)
-        return eps_negative + self.scale.view(-1, 1, 1, 1) * (eps_text - eps_negative)
+        eps = eps_negative + self.scale.view(-1, 1, 1, 1) * (eps_text - eps_negative)
+        if self.text.kept_norm is None:
+            return eps
+        return with_norm_of(eps_text, eps, latent, self.text.kept_norm)
+
+
+def with_norm_of(eps_text: Tensor, eps: Tensor, latent: Tensor, norm: Norm) -> Tensor:
+    """Scales a flow's velocity to the norm of another; both are given as eps.
+
+    Args:
+        eps_text: (N, C, h, w) float32, of the velocity that has the norm.
+        eps: same shape, of the velocity to scale.
+        latent: same shape, where both are. eps - latent is a velocity times 1 - s, see
+            ``flow_schedule``; the factor is the same for both, and cancels.
+        norm: of a velocity.
+
+    Returns:
+        (N, C, h, w) float32, the scaled velocity as eps. A velocity of norm 0 stays as it is.
+    """
+    velocity = eps - latent
+    smallest = torch.finfo(velocity.dtype).tiny
+    return latent + velocity * (norm(eps_text - latent) / norm(velocity).clamp_min(smallest))
 
 
 def everywhere(index: int) -> bool:
@@ -74,6 +95,7 @@ def guided(
     Returns:
         eps_negative + scale * (eps_text - eps_negative) as a function of latent and level. A
         network that takes the scale as an input is evaluated once, with the text and its scale.
+        ``Condition.kept_norm`` says what some families do to the sum.
 
     Source: Ho and Salimans, arXiv:2207.12598, with scale = 1 + their w; the interval of levels is
     that of Kynkäänniemi et al., arXiv:2404.07724.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoise
@@ -30,7 +31,7 @@ class Solver(Protocol):
         """Integrates over the levels.
 
         Args:
-            denoise: returns eps for a latent at a level.
+            denoise: returns eps for a latent at a level; in float64 the step is computed so.
             latent: (N, C, h, w) float32 at ``levels[0]``.
             levels: at least one, all ascending or all descending in noise.
             after_step: returns the latent to continue with, e.g. blended with the background.
@@ -39,6 +40,11 @@ class Solver(Protocol):
             (N, C, h, w) float32 at ``levels[-1]``.
         """
         ...
+
+
+def u_of(latent: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """u, in the wider dtype of latent and eps: near pure noise the terms of a step cancel."""
+    return latent.to(torch.promote_types(latent.dtype, eps.dtype)) / level.alpha
 
 
 def unchanged(latent: Tensor, reached: Level) -> Tensor:

@@ -25,12 +25,14 @@ class LoraFile:
     Attributes:
         path: of the safetensors, where it is or will be.
         weight: factor of its change.
+        files: those of its folder or commit.
         revision: what a worker must find: the hub's commit, or the file's sha256.
         sha256: of the file; "" where it is neither asked for nor known.
     """
 
     path: Path
     weight: float
+    files: ModelFiles
     revision: str = ""
     sha256: str = ""
 
@@ -103,7 +105,7 @@ def _lora(
         if fetch:
             files.fetch([name])
         listed = files.snapshot.files[name].sha256 or ""
-        return LoraFile(files.folder / name, entry.weight, files.snapshot.commit, listed)
+        return LoraFile(files.folder / name, entry.weight, files, files.snapshot.commit, listed)
     check_files(files, [name])
     pinned = SHA256.fullmatch(entry.revision or "") is not None
     found = ""
@@ -114,7 +116,7 @@ def _lora(
             remember_node(known)
     if pinned and found != entry.revision:
         raise files.error(f"it has sha256 {found}, and revision asks for {entry.revision}")
-    return LoraFile(files.folder / name, entry.weight, found, found)
+    return LoraFile(files.folder / name, entry.weight, files, found, found)
 
 
 def _lora_file(option: str, entry: Lora) -> tuple[ModelFiles, str]:

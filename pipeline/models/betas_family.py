@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.diffusion.schedule import Schedule
-from pipeline.models.family import Family, Json, UnsupportedModelError
+from pipeline.models.family import Family
+from pipeline.models.family_facts import Json, UnsupportedModelError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 

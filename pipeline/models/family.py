@@ -7,83 +7,17 @@ since the driver reads it too: classes are named by strings, and what computes g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.distilled import Distilled
+from pipeline.models.family_facts import Grid, Json, Text, UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Condition
-
-Json = Mapping[str, Any]  # a config as stored
-NO_LIMIT = 2**16  # multiples a side, for a network that takes any
-Vocabularies = tuple[tuple[str, ...], ...]  # the alternatives, each with all files that it needs
-
-CLIP_VOCABULARY: Vocabularies = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-T5_VOCABULARY: Vocabularies = (("tokenizer.json",), ("spiece.model",))
-
-
-class UnsupportedModelError(ValueError):
-    """A model needs what is not supported; the message names key, value and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text encoder and its tokenizer.
-
-    Attributes:
-        encoder: its class in transformers.
-        tokenizer: likewise.
-        suffix: of the folders text_encoder and tokenizer.
-        max_tokens: texts are padded and truncated to this length; None: to the smaller of the
-            tokenizer's limit and the encoder's positions.
-        vocabularies: what the tokenizer's folder must hold.
-        optional: whether a folder may leave it out.
-        template: what the tokenizer gets of (tokenizer, text); None: the text itself.
-    """
-
-    encoder: str
-    tokenizer: str
-    suffix: str = ""
-    max_tokens: int | None = None
-    vocabularies: Vocabularies = CLIP_VOCABULARY
-    optional: bool = False
-    template: Callable[[Any, str], str] | None = None
-
-    @property
-    def folders(self) -> tuple[str, str]:
-        """Those of the encoder and of the tokenizer."""
-        return f"text_encoder{self.suffix}", f"tokenizer{self.suffix}"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The latent grid of a model.
-
-    Attributes:
-        scale: side of one latent cell in pixels.
-        channels: C.
-        multiple: an image's sides are multiples of this, in pixels.
-        native_size: side of the training images in pixels.
-        largest: the longest side in pixels, where the network has so many positions; else None.
-        halvings: how often the network halves its grid.
-    """
-
-    scale: int
-    channels: int
-    multiple: int
-    native_size: int
-    largest: int | None = None
-    halvings: int = 0
-
-    @property
-    def longest(self) -> int:
-        """The longest side that an image may have, in pixels."""
-        return self.largest or NO_LIMIT * self.multiple
 
 
 class Family:
@@ -103,10 +37,13 @@ class Family:
         reuses_features: whether ``method.reuse`` serves this network.
         decodes_boxes: whether a part of an image looks to the network like a whole one.
         inverts_distilled: whether a model distilled to few steps can be inverted at all.
+        takes_loras: whether its pipeline in diffusers loads LoRAs.
         fits_texts: whether texts have one length, so that Imagic can fit and hand on their tokens.
         patch_size: side of a patch in cells where the network's config has none.
         cells_of_token: how many cells the family's pipeline packs into one token; the network's
             channels are C times as many.
+        instructs_texts: whether texts are encoded after an instruction, and a negative one would
+            have to be encoded without.
         guidance_is_embedded: whether the network takes the guidance scale as an input.
         few_steps: words in names of models distilled to few steps, with the most steps and the
             largest guidance scale; besides those that ``distilled.py`` knows of any family.
@@ -125,9 +62,11 @@ class Family:
     reuses_features: ClassVar[bool] = False
     decodes_boxes: ClassVar[bool] = False
     inverts_distilled: ClassVar[bool] = True
+    takes_loras: ClassVar[bool] = True
     fits_texts: ClassVar[bool] = True
     patch_size: ClassVar[int] = 1
     cells_of_token: ClassVar[int] = 1
+    instructs_texts: ClassVar[bool] = False
     guidance_is_embedded: ClassVar[bool] = False
     few_steps: ClassVar[Mapping[str, tuple[int, float]]] = {}
 

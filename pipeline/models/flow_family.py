@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pipeline.diffusion.flow_schedule import FlowSchedule
-from pipeline.models.family import Family, Json, UnsupportedModelError
+from pipeline.models.family import Family
+from pipeline.models.family_facts import Json, UnsupportedModelError
 
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 

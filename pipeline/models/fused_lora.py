@@ -9,14 +9,11 @@ from typing import Any
 
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-from safetensors import safe_open
 from torch import nn
 
 from pipeline.models.added_files import LoraFile
 from pipeline.models.weights import WeightsError, some_of
 
-# Of DoRA: diffusers drops the one with a warning, and so would compute another model.
-REFUSED = ("dora_scale", "lora_magnitude_vector")
 # What diffusers' conversions raise for keys that they do not know.
 NOT_CONVERTED = (ValueError, KeyError, IndexError, AttributeError, TypeError)
 
@@ -33,8 +30,6 @@ def fuse_loras(pipeline: Any, network: str, loras: tuple[LoraFile, ...]) -> None
         WeightsError: a key of a file matches nothing of this model; the message names it.
     """
     for number, lora in enumerate(loras):
-        if not hasattr(pipeline, "load_lora_weights"):
-            raise WeightsError(f"model.lora: not supported for {type(pipeline).__name__}")
         parts = {
             name: part
             for name in pipeline._lora_loadable_modules
@@ -54,11 +49,6 @@ def _check_keys(
     pipeline: Any, network: str, parts: dict[str, nn.Module], lora: LoraFile, where: dict[str, Any]
 ) -> None:
     """Every key of the file must name a layer of the model: peft skips what it does not find."""
-    with safe_open(lora.path, "pt") as stream:
-        stored = list(stream.keys())
-    refused = sorted(key for key in stored if any(word in key for word in REFUSED))
-    if refused:
-        raise WeightsError(f"model.lora: {lora.path} is a DoRA ({some_of(refused)}); allowed: LoRA")
     options = {"unet_config": parts[network].config} if network == "unet" else {}
     try:
         found = pipeline.lora_state_dict(str(lora.path.parent), **where, **options)

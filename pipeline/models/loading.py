@@ -10,6 +10,7 @@ import diffusers
 import torch
 from diffusers import ModelMixin
 from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
+from torch import nn
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
 from pipeline.config.config import Model
@@ -143,7 +144,8 @@ def load_model(
     cleanest = schedule.level_at(0.0).sigma
     denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
     vae = load(getattr(diffusers, family.vae), "vae", _vae_dtype(info, family, dtype))
-    vae.to(memory_format=torch.channels_last)
+    if not _is_of_videos(vae):  # whose weights have no such format
+        vae.to(memory_format=torch.channels_last)
     _keep_halves(vae, vae_halves)
     sizes = info.sizes_for(model)
     if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
@@ -179,7 +181,13 @@ def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dty
 
 
 def _keep_halves(vae: Any, halves: Collection[str]) -> None:
+    # at each call a VAE of videos counts the convolutions of both halves
+    nothing = nn.Module() if _is_of_videos(vae) else None
     if "encoder" not in halves:
-        vae.encoder = vae.quant_conv = None
+        vae.encoder = vae.quant_conv = nothing
     if "decoder" not in halves:
-        vae.decoder = vae.post_quant_conv = None
+        vae.decoder = vae.post_quant_conv = nothing
+
+
+def _is_of_videos(vae: Any) -> bool:
+    return any(weight.ndim == 5 for weight in vae.parameters())

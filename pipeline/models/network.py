@@ -13,6 +13,9 @@ from pipeline.diffusion.schedule import Level
 from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
 
+# Of alpha: float32 keeps the velocity in eps to 2^-24 / alpha.
+FLOAT64_BELOW = 2.0**-6
+
 
 class NetworkDenoiser:
     """A network as a ``Denoiser``: its family asks it, and its prediction becomes eps."""
@@ -61,7 +64,8 @@ class NetworkDenoiser:
         return latent.to(dtype), timestep, condition.to(dtype)
 
     def eps_from(self, predicted: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
-        """(N, C, h, w) float32: eps, converted from the network's prediction."""
+        """(N, C, h, w) eps, converted from the network's prediction: float32, or float64 near the
+        pure noise of a flow."""
         # a copy, because CUDA graphs write the next output to the same memory
         predicted = predicted.to(torch.float32, copy=True)
         if self.prediction_type == "epsilon":
@@ -90,8 +94,13 @@ def eps_from_x0(
 def eps_from_velocity(velocity: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:
     """velocity = eps - x0 and latent = (1 - s) * x0 + s * eps, solved for eps; alpha = 1 - s.
 
+    In float64 near pure noise, where float32 would round most of the velocity away: guidance
+    multiplies what is lost, and a step from there multiplies it by tau.
+
     Source: Esser et al., arXiv:2403.03206, rectified flow.
     """
+    if isinstance(level, Level) and level.alpha < FLOAT64_BELOW:
+        return latent.double() + level.alpha * velocity.double()
     return latent + level.alpha * velocity
 
 

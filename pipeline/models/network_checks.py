@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.config import Model
-from pipeline.models.family import Grid, UnsupportedModelError
+from pipeline.models.family_facts import Grid, UnsupportedModelError
 from pipeline.models.model_files import ModelFiles
 
 WHOLE, POSITIVE, LIST = "a whole number of 1 or more", "a number above 0", "a list of numbers"
+FLAGS = "a list of true and false"
+SHIFT = "a number from 0 to 20"  # its exponential is a factor, for any image's size
 KINDS = {  # what the values must be that are read here and have no check of their own
     "block_out_channels": LIST,
+    "encoder_block_out_channels": LIST,
+    "temperal_downsample": FLAGS,
+    "z_dim": WHOLE,
     "latent_channels": WHOLE,
     "in_channels": WHOLE,
     "num_train_timesteps": WHOLE,
     "beta_start": POSITIVE,
     "beta_end": POSITIVE,
     "shift": POSITIVE,
+    "flow_shift": POSITIVE,
+    "base_shift": SHIFT,
+    "max_shift": SHIFT,
+    "base_image_seq_len": WHOLE,
+    "max_image_seq_len": WHOLE,
     "steps_offset": "a whole number",
 }
-OF_NETWORK = {"patch_size": WHOLE}  # a VAE's may have two sides, and is not read
+OF_NETWORK = {"patch_size": WHOLE, "axes_lens": LIST}  # a VAE's may have two sides, and is not read
 OR_NULL = {"pos_embed_max_size": WHOLE, "trained_betas": LIST}
 
 
@@ -41,8 +51,12 @@ def check_kinds(files: ModelFiles, name: str, *, is_vae: bool = False) -> Mappin
 def _is_of(kind: str, value: Any) -> bool:
     if kind == LIST:
         return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+    if kind == FLAGS:
+        return isinstance(value, list) and all(isinstance(one, bool) for one in value)
     if not _is_number(value) or value < 0:
         return False
+    if kind == SHIFT:
+        return bool(value <= 20)
     if kind == POSITIVE:
         return bool(value > 0)
     return isinstance(value, int) and (kind != WHOLE or value > 0)

@@ -15,10 +15,12 @@ from pipeline.config.config import Model
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind
-from pipeline.models.families import family_named, family_of
-from pipeline.models.family import NO_LIMIT, Family, UnsupportedModelError
+from pipeline.models.families import family_named, family_of, names_where
+from pipeline.models.family import Family
+from pipeline.models.family_facts import NO_LIMIT, UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
+from pipeline.models.lora_keys import check_loras
 from pipeline.models.model_files import (
     PICKLES,
     ModelFiles,
@@ -124,7 +126,8 @@ def probe_model(
         FileNotFoundError: there is no such folder, and no such model on the hub.
         ValueError: the folder is not a model, or a file that is loaded is missing, pickled,
             truncated or a pointer of Git LFS, or its family, network or schedule is not
-            supported, or ``model.size`` or ``model.buckets`` does not suit it.
+            supported, or ``model.size`` or ``model.buckets`` does not suit it, or a LoRA is of
+            another model.
     """
     files = locate_model(model)
     index = _index(files)
@@ -132,6 +135,11 @@ def probe_model(
     loras, other_vae = find_loras(model, **how), find_vae(model, **how)
     try:
         family = family_of(str(index.get("_class_name")))
+        if loras and not family.takes_loras:
+            raise ValueError(
+                f"model.lora: not supported for {family.name}; allowed are "
+                f"{names_where('takes_loras')}"
+            )
         components = _components(files, family, index, own_vae=other_vae is None)
         network = check_kinds(files, f"{family.network[0]}/config.json")
         if other_vae is None:
@@ -180,6 +188,8 @@ def probe_model(
         files.fetch(loaded)
     if fetch or not files.is_remote:
         check_files(files, loaded)
+    if loras:
+        check_loras(loras, files, weights)
     revision = revision_of(files, loaded, model.revision, hashes, hash_files=hash_files)
     return replace(info, revision=revision)
 

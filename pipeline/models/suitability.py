@@ -25,8 +25,8 @@ def check_suits(info: ModelInfo, config: Config) -> None:
     Raises:
         ValueError: ``method.decode.region: box`` with another family; ``method.reuse`` with a
             family that has no UNet, or with more layers than the UNet's outermost blocks have; a
-            negative text where it does nothing; Imagic with texts of unequal length; inversion of
-            a distilled model that cannot be inverted.
+            negative text where it does nothing or needs another encoding; Imagic with texts of
+            unequal length; inversion of a distilled model that cannot be inverted.
     """
     method = config.method
     family = family_named(info.family)
@@ -44,6 +44,12 @@ def check_suits(info: ModelInfo, config: Config) -> None:
         raise ValueError(
             f"method.negative_text={method.negative_text!r}: does nothing with {info.family}, "
             "whose guidance is an input of the network; allowed is an empty one"
+        )
+    if method.negative_text and family.instructs_texts:
+        raise ValueError(
+            f"method.negative_text={method.negative_text!r}: not supported for {info.family}, "
+            "which reads texts after an instruction and negative ones without; allowed is an empty "
+            "one"
         )
     if method.encode == "ddim" and info.distilled and not family.inverts_distilled:
         raise ValueError(

@@ -13,7 +13,7 @@ import transformers
 
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.families import family_named
-from pipeline.models.family import Text
+from pipeline.models.family_facts import Text
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
 from pipeline.models.probe import ModelInfo
@@ -50,7 +50,9 @@ def _tower(info: ModelInfo, text: Text, load: Callable[..., Any]) -> Tower:
     tokenizer = _tokenizer(getattr(transformers, text.tokenizer), info.folder / folder)
     encoder = load(getattr(transformers, text.encoder), name)
     max_tokens = text.max_tokens
-    if max_tokens is None:
+    if callable(max_tokens):
+        max_tokens = max_tokens(tokenizer)
+    elif max_tokens is None:
         positions = int(encoder.config.max_position_embeddings)
         max_tokens = min(int(tokenizer.model_max_length), positions)
         tokenizer.model_max_length = max_tokens  # where diffusers cuts

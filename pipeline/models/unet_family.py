@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.models.betas_family import BetasFamily
-from pipeline.models.family import Json, UnsupportedModelError
+from pipeline.models.family_facts import Json, UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.family import CLIP_VOCABULARY
+from pipeline.models.family_facts import CLIP_VOCABULARY
 from pipeline.models.model_files import PICKLES, ModelFiles, is_pointer, pointer_reason
 
 LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit

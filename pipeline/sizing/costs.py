@@ -97,19 +97,29 @@ def _marker(output: Store, shard: str) -> ShardStats | None:
         return None
 
 
-def counted_costs(config: Config) -> Costs:
-    """Each stage's network evaluations, used as its cost if nothing was measured."""
-    seconds = {name: max(n, MIN_EVALUATIONS) for name, n in evaluations(config.method).items()}
+def counted_costs(config: Config, *, guidance_is_embedded: bool = False) -> Costs:
+    """Each stage's network evaluations, used as its cost if nothing was measured.
+
+    Args:
+        config: the run.
+        guidance_is_embedded: of the model's family, see ``Family``.
+    """
+    counts = evaluations(config.method, guidance_is_embedded=guidance_is_embedded)
+    seconds = {name: max(n, MIN_EVALUATIONS) for name, n in counts.items()}
     if SCORE_STAGE in config.stage_names:
         seconds[SCORE_STAGE] = MIN_EVALUATIONS
     return Costs(source="evaluations", seconds=seconds)
 
 
-def evaluations(method: Method) -> dict[str, float]:
-    """Network evaluations of one edit, by stage. A training step counts as three."""
+def evaluations(method: Method, *, guidance_is_embedded: bool = False) -> dict[str, float]:
+    """Network evaluations of one edit, by stage. A training step counts as three.
+
+    A guided step takes two, or one where guidance is an input of the network.
+    """
     steps = method.steps * method.ratio
     indices = range(1, max(1, round(steps)) + 1)
-    with_guidance = [method.guidance_scale > 1 and method.is_guided_at(index) for index in indices]
+    takes_two = method.guidance_scale > 1 and not guidance_is_embedded
+    with_guidance = [takes_two and method.is_guided_at(index) for index in indices]
     per_step = 1 + sum(with_guidance) / len(with_guidance)
     counts = {"mask": 0.0, "encode": 0.0, "decode": steps * per_step * method.repeats}
     if method.mask.source == "infer":

@@ -11,8 +11,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from pipeline.diffusion.ddim import ddim
+from pipeline.diffusion.dpmpp import dpmpp_2m
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA, FlowSchedule
 from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import encode_trajectory
 from pipeline.models.network import eps_from_velocity
 
@@ -26,10 +28,13 @@ from pipeline.models.network import eps_from_velocity
         {"shift": 3.0, "num_train_timesteps": 500},
         {"use_dynamic_shifting": True},
         {"use_dynamic_shifting": True, "time_shift_type": "linear", "max_shift": 3.0},
+        {"use_dynamic_shifting": True, "shift_terminal": 0.02},
+        {"shift": 3.0, "shift_terminal": 0.3},  # of one step diffusers divides 0 by 0
     ],
 )
 def test_levels_equal_those_of_diffusers(settings: dict, num_steps: int) -> None:
     """Every s and timestep equals that of diffusers' scheduler, for an image of 1024 tokens."""
+    num_steps = max(num_steps, 2) if "shift_terminal" in settings else num_steps
     scheduler = FlowMatchEulerDiscreteScheduler(**settings)
     config = dict(scheduler.config)
     few, many = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -67,7 +72,25 @@ def test_middle_of_the_schedule_is_shifted_like_the_grid() -> None:
     assert 0.0 < FlowSchedule.from_config({}, (8, 8)).level_at(0.0).sigma < 0.01
 
 
-@pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas", "shift_terminal"])
+def test_the_middle_of_a_stretched_schedule_is_that_of_many_steps() -> None:
+    """Solved by hand: 1 - 0.25 * 0.8 = 0.8 at shift 3, and the clean end is the terminal."""
+    schedule = FlowSchedule.from_config({"shift": 3.0, "shift_terminal": 0.2}, (8, 8))
+    assert schedule.level_at(0.5).sigma == pytest.approx(0.8)
+    assert 0.2 < schedule.level_at(0.0).sigma < 0.21
+    assert schedule.levels(1)[1].sigma == pytest.approx(1.0, abs=1e-4)
+    levels = schedule.levels(500)
+    assert levels[1].sigma == pytest.approx(0.2)
+    assert levels[250].sigma == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, "0.02", True])
+def test_a_terminal_outside_the_schedule_is_an_error(value: object) -> None:
+    """The error says what is allowed."""
+    with pytest.raises(ValueError, match=r"shift_terminal=.* allowed is a number above 0"):
+        FlowSchedule.from_config({"shift_terminal": value}, (8, 8))
+
+
+@pytest.mark.parametrize("name", ["use_karras_sigmas", "invert_sigmas"])
 def test_unsupported_grid_option_is_an_error(name: str) -> None:
     """A scheduler option that is not implemented and would change the grid is named."""
     with pytest.raises(ValueError, match=f"{name}=0.1 in the scheduler's config"):
@@ -99,6 +122,28 @@ def test_ddim_is_an_euler_step_in_s(generator: torch.Generator) -> None:
             x = x + (reached.sigma - level.sigma) * velocity(x, level.sigma)
         ours = ddim(flow_eps, start, path)
         torch.testing.assert_close(ours, x, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", [ddim, dpmpp_2m])
+@pytest.mark.parametrize("num_steps", [4, 50])
+def test_guidance_from_pure_noise_loses_nothing_in_float32(
+    generator: torch.Generator, num_steps: int, solver: Solver
+) -> None:
+    """A float32 latent follows the float64 one, though eps is nearly the latent itself there."""
+    start = torch.randn(2, 4, 8, 8, generator=generator)
+    levels = FlowSchedule().levels(num_steps)[::-1]
+
+    def guided(latent: Tensor, level: Level) -> Tensor:
+        eps, other = (
+            eps_from_velocity(factor * velocity(latent, level.sigma), latent, level)
+            for factor in (1.0, 0.9)
+        )
+        return other + 7.5 * (eps - other)
+
+    ours = solver(guided, start, levels)
+    assert ours.dtype == torch.float32
+    theirs = solver(guided, start.double(), levels)
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 0.98])

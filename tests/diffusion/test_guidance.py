@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,6 +44,33 @@ def test_guidance_agrees_with_the_paper(generator: torch.Generator, tolerance: d
         theirs = torch.from_numpy(guidance(eps_text, eps_empty, float(scale[row])))
         error = (ours[row].double() - theirs).abs().max() / theirs.abs().max()
         assert error < tolerance[torch.float32]
+
+
+def channel_norm(velocity: Tensor) -> Tensor:
+    return velocity.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("alpha", [0.8, 2.0**-15])
+def test_guidance_keeps_the_norm_of_the_text(alpha: float, generator: torch.Generator) -> None:
+    """The velocity has the direction of the guided one, and the norm of the text's own.
+
+    In float64, even where eps holds little of the velocity: near pure noise.
+    """
+    text, negative = conditions(generator)
+    latent = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
+    level = Level(1, 1, alpha, 1.0 - alpha)
+    scale = torch.tensor([1.5, 7.5, 3.0])
+    plain, by_text = (
+        (guided(Counting(), text, negative, scales)(latent, level) - latent) / alpha
+        for scales in (scale, torch.ones(3))
+    )
+    text = replace(text, kept_norm=channel_norm)
+    kept = (guided(Counting(), text, negative, scale)(latent, level) - latent) / alpha
+    torch.testing.assert_close(channel_norm(kept), channel_norm(by_text))
+    along = (kept * plain).sum(1) / (channel_norm(kept) * channel_norm(plain))[:, 0]
+    torch.testing.assert_close(along, torch.ones_like(along))
+    still = guided(Counting(), text, negative, scale)(torch.zeros_like(latent), level)
+    assert torch.equal(still, torch.zeros_like(latent))  # a norm of 0 divides nothing
 
 
 @pytest.mark.parametrize(("scale", "rows"), [(7.5, [6]), (1.0, [3])])

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FluxPipeline
 from torch import Tensor
 
 from pipeline.config.config import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.ddim import ddim
+from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA
 from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.solver import Solver
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Status
 from tests.parts import make_config, make_part, make_prepared, run_stages
@@ -42,17 +44,17 @@ def start_of(model: LatentDiffusion) -> tuple[Tensor, float]:
     cells = SIDE // model.info.latent_scale
     shape = (1, model.info.latent_channels, cells, cells)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    is_flow = model.info.prediction_type == "flow"
-    return noise, model.schedule.levels(STEPS)[-1].sigma if is_flow else 1.0
+    highest = model.schedule.levels(STEPS)[-1]
+    return noise, highest.sigma if highest.alpha == SMALLEST_ALPHA else 1.0
 
 
-def decoded(model: LatentDiffusion, text: str, scale: float) -> Tensor:
+def decoded(model: LatentDiffusion, text: str, scale: float, solver: Solver = ddim) -> Tensor:
     """Text to image from ``start_of``, with guidance against the empty text: latents."""
     noise, share = start_of(model)
     with torch.inference_mode():
         condition, empty = model.text.encode([text]), model.text.encode([""])
         denoise = guided(model.denoiser, condition, empty, torch.tensor([scale]))
-        return ddim(denoise, share * noise, model.schedule.levels(STEPS)[::-1])
+        return solver(denoise, share * noise, model.schedule.levels(STEPS)[::-1])
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
@@ -67,15 +69,22 @@ def scaled(pipeline: Any, mode: Tensor) -> Tensor:
 
 
 def check_vae(
-    model: LatentDiffusion, pipeline: Any, normalised: Callable[[Any, Tensor], Tensor] = scaled
+    model: LatentDiffusion,
+    pipeline: Any,
+    normalised: Callable[[Any, Tensor], Tensor] = scaled,
+    *,
+    is_of_videos: bool = False,
 ) -> None:
     """Latents and images are those of the pipeline's own VAE, to a level of color."""
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1.0
     with torch.inference_mode():
-        mode = pipeline.vae.encode(pixels).latent_dist.mode()
+        encoded = pipeline.vae.encode(pixels.unsqueeze(2) if is_of_videos else pixels)
+        mode = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
         latents = model.image_coder.encode([image])
         images = pipeline.vae.decode(mode, return_dict=False)[0]
+    if is_of_videos:
+        images = images[:, :, 0]
     assert difference(latents, normalised(pipeline, mode)) < 1e-5
     shown = pipeline.image_processor.postprocess(images, output_type="np")[0]
     found = model.image_coder.decode(latents)[0].astype(np.float32)
@@ -98,6 +107,18 @@ def check_half(model: LatentDiffusion, tolerance: float) -> None:
     assert float((other - full).norm() / full.norm()) < 8.0 * tolerance
 
 
+def check_rows_do_not_mix(model: LatentDiffusion, relative: float) -> None:
+    """A short text beside a long one gives what it gives alone."""
+    noise, _ = start_of(model)
+    latent = torch.cat([noise, -noise])
+    level = model.schedule.level_at(0.5)
+    with torch.inference_mode():
+        condition = model.text.encode(["a cat", "dog " * 60])
+        together = model.denoiser(latent, level, condition)
+        alone = model.denoiser(latent[:1], level, condition[:1])
+    assert difference(together[:1], alone) < relative
+
+
 def check_edit(model: LatentDiffusion) -> None:
     """DiffEdit makes an image; equal texts give an empty mask and an unchanged image."""
     config = make_config(steps=4, guidance_scale=3.0, mask={"num_noises": 2, "floor": 0.0})
@@ -106,13 +127,25 @@ def check_edit(model: LatentDiffusion) -> None:
     assert part.samples[0].edits[0].image is not None
 
 
-def check_decode(model: Any, pipeline: Any, scale: float, **call: Any) -> None:
+def check_decode(
+    model: Any,
+    pipeline: Any,
+    scale: float,
+    *,
+    is_packed: bool = False,
+    solver: Solver = ddim,
+    other: str = "a cat",
+    **call: Any,
+) -> None:
     """A decode of the same noise is that of the pipeline; another text gives another latent.
 
     Args:
         model: ours.
-        pipeline: the family's own, whose output is a latent in our layout.
+        pipeline: the family's own.
         scale: our guidance scale.
+        solver: ours for the pipeline's scheduler.
+        other: the other text.
+        is_packed: whether the pipeline's latents are tokens of 2 x 2 cells; else our layout.
         call: what the pipeline is asked besides, such as its own guidance scale.
     """
     noise, _ = start_of(model)
@@ -120,10 +153,14 @@ def check_decode(model: Any, pipeline: Any, scale: float, **call: Any) -> None:
         "a red dog",
         height=SIDE,
         width=SIDE,
-        latents=noise,
+        latents=FluxPipeline._pack_latents(noise, *noise.shape) if is_packed else noise,
         num_inference_steps=STEPS,
         output_type="latent",
         **call,
     ).images
-    assert difference(decoded(model, "a red dog", scale), wanted) <= RELATIVE
-    assert difference(decoded(model, "a cat", scale), wanted) > 20 * RELATIVE  # so texts matter
+    if is_packed:
+        wanted = FluxPipeline._unpack_latents(wanted, SIDE, SIDE, model.info.latent_scale)
+    assert difference(decoded(model, "a red dog", scale, solver), wanted) <= RELATIVE
+    assert (
+        difference(decoded(model, other, scale, solver), wanted) > 20 * RELATIVE
+    )  # so texts matter

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def test_a_lora_is_fused_into_every_layer_that_it_names(
     weights = layers_of(plain, convolutions=convolutions)
     factors = factors_of(weights)
     scales = write(factors, tmp_path / "style.safetensors")
+    probe_model(Model(path=str(folder), lora=[{"path": str(tmp_path / "style.safetensors")}]))
     fused = load(folder, lora=[{"path": str(tmp_path / "style.safetensors"), "weight": WEIGHT}])
     before = {
         f"{p}.{n}": t for p, net in networks_of(plain).items() for n, t in net.state_dict().items()
@@ -179,6 +181,14 @@ def _dora(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {"unet.mid_block.dora_scale": torch.zeros(2)}
 
 
+def _not_of_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"lora_unet_what.alpha": torch.ones(1)}
+
+
+# Keys whose layer only diffusers' conversions tell.
+FOUND_WHEN_LOADED = (_another_kind, _not_of_diffusers)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -188,20 +198,39 @@ def _dora(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         (_another_kind, r"1 of \d+ keys match nothing of this model: .*hada_w1_a"),
         (_dora, "is a DoRA.*dora_scale.*; allowed: LoRA"),
         (lambda tensors: {}, "0 of 0 keys"),
-        (lambda tensors: {"lora_unet_what.alpha": torch.ones(1)}, "its keys are no LoRA of Stable"),
+        (_not_of_diffusers, "its keys are no LoRA of Stable"),
     ],
 )
 def test_keys_that_match_nothing_are_an_error(
     tmp_path: Path, folder: Path, change: Any, message: str
 ) -> None:
-    """The error names the file and the keys."""
+    """The error names the file and the keys, and most are found before any weights are loaded."""
     path = tmp_path / "style.safetensors"
     diffusers_file(factors_of(layers_of(load(folder), convolutions=False)), path)
     save_file(change(load_file(path)), path)
     with pytest.raises(ValueError, match=message) as caught:
         load(folder, lora=[{"path": str(path)}])
+    early = change not in FOUND_WHEN_LOADED
+    with pytest.raises(ValueError, match=message) if early else nullcontext():
+        probe_model(Model(path=str(folder), lora=[{"path": str(path)}]))
     assert str(caught.value).startswith(f"model.lora: {path}")
     assert "\n" not in str(caught.value)
+
+
+def test_kohyas_keys_of_another_model_are_found_at_the_start(tmp_path: Path, folder: Path) -> None:
+    """Where they name diffusers' blocks; those of the original code are left to the actor."""
+    path = tmp_path / "style.safetensors"
+    kohya_file(factors_of(layers_of(load(folder), convolutions=True)), path)
+    tensors = load_file(path)
+    probe_model(Model(path=str(folder), lora=[{"path": str(path)}]))
+    save_file({key.replace("up_blocks_1", "up_blocks_7"): t for key, t in tensors.items()}, path)
+    with pytest.raises(
+        ValueError, match=r"keys match nothing of this model: lora_unet_up_blocks_7"
+    ):
+        probe_model(Model(path=str(folder), lora=[{"path": str(path)}]))
+    original = {"lora_unet_input_blocks_4_1_proj_in.alpha": torch.ones(1)}
+    save_file(original, path)
+    probe_model(Model(path=str(folder), lora=[{"path": str(path)}]))
 
 
 def test_a_lora_is_a_safetensors_file(tmp_path: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.config.config import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Status
+from pipeline.sizing.costs import evaluations
 from tests.models.family_checks import (
     RELATIVE,
     SIDE,
@@ -33,7 +34,7 @@ from tests.models.family_checks import (
     start_of,
 )
 from tests.parts import counted, make_config, make_part, make_prepared, run_stages
-from tests.tiny_models import tiny_clip_config, tiny_t5, tiny_tokenizer, vae_settings
+from tests.tiny_models import shaken, tiny_clip_config, tiny_t5, tiny_tokenizer, vae_settings
 
 # Of dev: the shift follows the number of tokens.
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
@@ -59,8 +60,7 @@ def make_tiny_flux(folder: Path, *, dev: bool = True) -> Path:
             guidance_embeds=dev,
             axes_dims_rope=(4, 6, 6),
         )
-        for parameter in transformer.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        shaken(transformer)
         vae = AutoencoderKL(**vae_settings(latent_channels=16, shift_factor=0.1))
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**(DYNAMIC if dev else {})),
@@ -144,6 +144,8 @@ def test_guidance_costs_no_second_evaluation(both: tuple[Any, Any]) -> None:
         part = run_stages(model, part, config, ["decode"])
     assert [edit.status for edit in part.edits] == [None, Status.UNCHANGED]
     assert sum(rows) == part.samples[0].edits[0].num_evals_decode == 4
+    assert evaluations(config.method, guidance_is_embedded=True)["decode"] == 4
+    assert evaluations(config.method)["decode"] == 8
 
 
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:

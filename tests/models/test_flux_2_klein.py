@@ -33,7 +33,7 @@ from tests.models.family_checks import (
     start_of,
 )
 from tests.parts import make_config
-from tests.tiny_models import tiny_qwen3, vae_settings
+from tests.tiny_models import shaken, tiny_qwen3, vae_settings
 
 
 def make_tiny_klein(folder: Path, **index: Any) -> Path:
@@ -52,8 +52,7 @@ def make_tiny_klein(folder: Path, **index: Any) -> Path:
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False,
         )
-        for parameter in transformer.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        shaken(transformer)
         settings = vae_settings(latent_channels=8)
         del settings["scaling_factor"]
         vae = AutoencoderKLFlux2(**settings)

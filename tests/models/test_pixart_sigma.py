@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+from safetensors.torch import save_file
 
 from pipeline.config.config import Model
+from pipeline.config.lora import Lora
 from pipeline.models.probe import probe_model
 from tests.models.family_checks import (
     TEXTS,
@@ -19,7 +21,7 @@ from tests.models.family_checks import (
     check_vae,
     loaded,
 )
-from tests.tiny_models import BETAS, tiny_t5, vae_settings
+from tests.tiny_models import BETAS, shaken, tiny_t5, vae_settings
 
 
 def make_tiny_pixart(folder: Path) -> Path:
@@ -37,8 +39,7 @@ def make_tiny_pixart(folder: Path) -> Path:
             caption_channels=40,
             use_additional_conditions=False,
         )
-        for parameter in transformer.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        shaken(transformer, 0.03)
         vae = AutoencoderKL(**vae_settings(latent_channels=4))
     PixArtSigmaPipeline(
         scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False),
@@ -88,10 +89,14 @@ def test_an_edit_is_made(both: tuple[Any, Any]) -> None:
     check_edit(both[0])
 
 
-def test_it_is_described(both: tuple[Any, Any]) -> None:
-    """Sizes are those of its configs, and follow its patches."""
+def test_it_is_described(both: tuple[Any, Any], tmp_path: Path) -> None:
+    """Sizes are those of its configs, and follow its patches; LoRAs are refused at the start."""
     path = str(both[0].info.folder)
     info = probe_model(Model(path=path))
     assert (info.family, info.prediction_type, info.native_size) == ("pixart-sigma", "epsilon", 32)
     with pytest.raises(ValueError, match=r"model\.size=36: .*multiples of 8"):
         probe_model(Model(path=path, size=36))
+    save_file({"x": torch.zeros(1)}, tmp_path / "style.safetensors")
+    lora = Lora(path=str(tmp_path / "style.safetensors"))
+    with pytest.raises(ValueError, match=r"model\.lora: not supported for pixart-sigma; allowed"):
+        probe_model(Model(path=path, lora=[lora]))

@@ -14,6 +14,7 @@ import pytest
 from pipeline.config.config import Model
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
+from tests.models.test_every_family import CASES
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl, make_tiny_stable_diffusion
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -139,11 +140,16 @@ def test_unsupported_models_are_refused(
     assert str(caught.value).startswith("model.path=")
 
 
+EVERY_FAMILY = (
+    *(make_tiny_stable_diffusion, make_tiny_sdxl, make_tiny_sd3),
+    *(case.make for case in CASES.values()),
+)
+NOT_ALWAYS_STORED = ("trained_betas", "pos_embed_max_size", "shift_terminal", "flow_shift")
 ODD: tuple[object, ...] = ([8, 8], [], {}, "8", "x", None, True, -1, 0, 0.5, 1e30)
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("make", [make_tiny_stable_diffusion, make_tiny_sdxl, make_tiny_sd3])
+@pytest.mark.parametrize("make", EVERY_FAMILY)
 def test_values_of_another_kind_are_no_tracebacks(
     tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
@@ -151,8 +157,9 @@ def test_values_of_another_kind_are_no_tracebacks(
     folder = make(tmp_path / "model")
     for path in (folder / "model_index.json", *folder.glob("*/*config.json")):
         text = path.read_text()
-        for key in (*json.loads(text), "trained_betas", "pos_embed_max_size"):
+        for key in (*json.loads(text), *NOT_ALWAYS_STORED):
             for value in ODD:
+                path.write_text(text)
                 edit_json(path, **{key: value})
                 with contextlib.suppress(ValueError):
                     probe(folder, hash_files=False)
@@ -167,6 +174,8 @@ def test_values_of_another_kind_are_no_tracebacks(
         ("unet/config.json", "patch_size", 0, "a whole number of 1 or more"),
         ("scheduler/scheduler_config.json", "beta_start", None, "a number above 0"),
         ("scheduler/scheduler_config.json", "steps_offset", 0.5, "a whole number"),
+        ("scheduler/scheduler_config.json", "max_shift", 21, "a number from 0 to 20"),
+        ("vae/config.json", "temperal_downsample", True, "a list of true and false"),
     ],
 )
 def test_a_value_of_another_kind_is_named(

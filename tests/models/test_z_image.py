@@ -25,13 +25,13 @@ from tests.models.family_checks import (
     check_decode,
     check_edit,
     check_half,
+    check_rows_do_not_mix,
     check_vae,
-    difference,
     loaded,
     same_rows,
 )
 from tests.parts import make_config
-from tests.tiny_models import tiny_qwen3, vae_settings
+from tests.tiny_models import shaken, tiny_qwen3, vae_settings
 
 
 def make_tiny_z_image(folder: Path, shift: float = 3.0) -> Path:
@@ -49,8 +49,7 @@ def make_tiny_z_image(folder: Path, shift: float = 3.0) -> Path:
             axes_dims=[4, 6, 6],
             axes_lens=[1024, 64, 64],
         )
-        for parameter in transformer.parameters():
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        shaken(transformer)
         vae = AutoencoderKL(**vae_settings(latent_channels=16, shift_factor=0.1))
     ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
@@ -96,14 +95,7 @@ def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None
 
 def test_rows_do_not_mix(both: tuple[Any, Any]) -> None:
     """A short text beside a long one gives what it gives alone."""
-    model, _ = both
-    latent = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(1))
-    level = model.schedule.level_at(0.5)
-    with torch.inference_mode():
-        condition = model.text.encode(["a cat", "dog " * 60])
-        together = model.denoiser(latent, level, condition)
-        alone = model.denoiser(latent[:1], level, condition[:1])
-    assert difference(together[:1], alone) < RELATIVE
+    check_rows_do_not_mix(both[0], RELATIVE)
 
 
 def test_an_edit_is_made(both: tuple[Any, Any]) -> None:

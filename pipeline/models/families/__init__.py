@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from functools import cache
 
-from pipeline.models.family import Family, UnsupportedModelError
+from pipeline.models.family import Family
+from pipeline.models.family_facts import UnsupportedModelError
 
 
 @cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import T5_VOCABULARY, Grid, Json, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
+from pipeline.models.patches import packed, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +51,10 @@ class Flux1(FlowFamily):
     ) -> Tensor:
         from diffusers import FluxPipeline
 
-        rows, channels, height, width = latent.shape
+        rows, _, height, width = latent.shape
         tokens = condition.tokens
         velocity = network(
-            FluxPipeline._pack_latents(latent, rows, channels, height, width),
+            packed(latent),
             timestep=timestep.float().expand(rows) / 1000.0,
             guidance=condition.guidance if network.config.guidance_embeds else None,
             pooled_projections=condition.pooled,
@@ -64,10 +65,7 @@ class Flux1(FlowFamily):
             ),
             return_dict=False,
         )[0]
-        unpacked: Tensor = FluxPipeline._unpack_latents(
-            velocity, height * scale, width * scale, scale
-        )
-        return unpacked
+        return unpacked(velocity, height, width)
 
 
 FAMILY = Flux1()

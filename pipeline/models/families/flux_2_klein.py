@@ -10,7 +10,7 @@ from pipeline.diffusion.flow_schedule import FlowSchedule
 from pipeline.diffusion.schedule import Level
 from pipeline.models.chat_template import as_chat
 from pipeline.models.distilled import Distilled
-from pipeline.models.family import Grid, Json, Text
+from pipeline.models.family_facts import Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

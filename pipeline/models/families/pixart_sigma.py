@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.betas_family import BetasFamily
-from pipeline.models.family import T5_VOCABULARY, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ class PixArtSigma(BetasFamily):
     network = ("transformer", "PixArtTransformer2DModel")
     texts = (Text("T5EncoderModel", "T5Tokenizer", "", 300, T5_VOCABULARY, template=lowered),)
     native_cells = 128
+    takes_loras = False
 
     def condition(self, pipeline: Any, texts: list[str], device: Any) -> Condition:
         from pipeline.diffusion.denoiser import Condition

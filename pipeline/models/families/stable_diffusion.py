@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import Text
+from pipeline.models.family_facts import Text
 from pipeline.models.unet_family import UNetFamily
 
 if TYPE_CHECKING:

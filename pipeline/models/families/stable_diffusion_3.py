@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.family import T5_VOCABULARY, Text
+from pipeline.models.family_facts import T5_VOCABULARY, Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

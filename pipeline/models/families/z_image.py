@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.chat_template import as_chat
-from pipeline.models.family import Text
+from pipeline.models.family_facts import Text
 from pipeline.models.flow_family import FlowFamily
 
 if TYPE_CHECKING:

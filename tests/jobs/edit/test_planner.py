@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,9 +15,11 @@ from jobs.edit import planner
 from jobs.edit.calibrate import CalibrationError
 from jobs.edit.planner import planned
 from jobs.logs import use_format
+from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.plan.plan import Plan
 from pipeline.sizing.costs import COSTS_FILE, Costs
+from pipeline.sizing.estimate import Estimate, estimate
 from pipeline.sizing.pools import Node
 from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard
@@ -135,6 +138,24 @@ def test_a_failed_calibration_falls_back_to_counted_costs(
     said = capsys.readouterr()
     assert "warning: the calibration failed: OSError: no such model" in said.err
     assert "network evaluations" in said.out
+
+
+def test_embedded_guidance_counts_as_one_evaluation_a_step(
+    measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a calibration a decode of FLUX.1 costs half of one with two evaluations a step."""
+    counts: list[float] = []
+
+    def counting(config: Config, device: str, costs: Costs, *rest: Any) -> Estimate:
+        counts.append(costs.seconds["decode"])
+        return estimate(config, device, costs, *rest)
+
+    monkeypatch.setattr(planner, "estimate", counting)
+    plan = plan_of(tmp_path, plan={"calibrate": "never"})
+    for family in ("stable-diffusion", "flux.1"):
+        model = replace(plan.model, family=family)
+        planned(replace(plan, model=model), measure=False, keep=False)
+    assert counts == [80.0, 40.0]
 
 
 def test_pools_that_do_not_fit_are_an_error(

@@ -1,0 +1,21 @@
+"""Latents as the tokens of networks whose pipelines pack 2 x 2 cells into one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def packed(latent: Tensor) -> Tensor:
+    """(N, C, h, w) as (N, h / 2 * w / 2, 4 * C) tokens; h and w are even."""
+    rows, channels, height, width = latent.shape
+    cells = latent.reshape(rows, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of ``packed``, for a latent of this size in cells."""
+    cells = tokens.reshape(len(tokens), height // 2, width // 2, -1, 2, 2)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)

@@ -15,8 +15,9 @@ from pipeline.config.config import Config, Model
 from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.records.part import Part, Status
+from pipeline.records.part import Status
 from pipeline.stages.build import load_stages
+from tests.packed import from_bytes, to_bytes
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
@@ -79,7 +80,7 @@ def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) 
     """Masks, difference maps and images of two runs over one part are equal bit for bit."""
     fresh = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     once, twice = (
-        run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
+        to_bytes(run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)))
         for _ in range(2)
     )
     assert once == twice
@@ -109,10 +110,10 @@ def test_pools_and_fused_give_the_same_bytes(
     for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
     for pool in config.pools:
-        pooled = Part.from_bytes(pooled.to_bytes())
+        pooled = from_bytes(to_bytes(pooled))
         for stage in load_stages(config, pool, "cpu").values():
             pooled = stage(pooled)
-    assert fused.to_bytes() == pooled.to_bytes()
+    assert to_bytes(fused) == to_bytes(pooled)
 
 
 def test_every_stage_computes_with_the_threads_of_the_smallest_pool(

@@ -90,8 +90,9 @@ class ImageCoder:
                 images = torch.empty(shape, dtype=torch.uint8, pin_memory=pixels.is_cuda)
             return Download(pixels, images[rows]), Download(finite)
 
-        return [
-            image if good else None
-            for pixels, finite in self.micro_batch.map(decode_rows, len(latents))
-            for image, good in zip(pixels.wait().numpy(), finite.wait().tolist(), strict=True)
-        ]
+        good: list[bool] = []
+        for pixels, finite in self.micro_batch.map(decode_rows, len(latents)):
+            pixels.wait()
+            good += finite.wait().tolist()
+        assert images is not None, "there is at least one latent"
+        return [image if ok else None for image, ok in zip(images.numpy(), good, strict=True)]

@@ -26,7 +26,8 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device; later work on the compute stream sees it complete.
 
     Args:
-        host: in main memory, of any dtype. It may be changed or freed as soon as this returns.
+        host: in main memory, of any dtype. It may be freed as soon as this returns, and changed
+            unless it is pinned: then it is read in place.
         device: the target device.
 
     Returns:

@@ -47,7 +47,8 @@ def test_an_actor_loads_and_computes_in_one_thread() -> None:
 
 def actor_of(compute: Callable[[Part], Part], stop: StopFlag | None = None) -> StageActor:
     """An actor with one stage."""
-    flow = mock.Mock(spec=Flow, load=lambda pool: [Operator(pool, compute)])
+    operator = Operator("mask", compute, fails_edits=False)  # so that what it raises comes out
+    flow = mock.Mock(spec=Flow, load=lambda pool: [operator])
     with mock.patch("jobs.edit.graph.starting", return_value=nullcontext()):
         return StageActor(flow, "mask", Guard(mock.Mock(), 60.0), nothing_around, stop)
 

@@ -28,13 +28,11 @@ from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.packing import PART_SCHEMA, pack, unpack
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
+from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 
 # Reading and finishing are light beside a network: a quarter of a CPU each lets them run beside
 # three pools on two cores.
 TASK_CPUS = 0.25
-# One computes, and the other is handed over meanwhile: the next one is unpacked and waits, or the
-# last one is packed and written into Ray's shared memory. Ray sends no third one.
-PARTS_IN_ACTOR = 2
 
 
 def edit_dataset(

@@ -155,10 +155,11 @@ def test_two_parts_are_in_an_actor_and_read_in_place(local_ray: None) -> None:
     """With the options of a pool: two calls at once, never three, each on Ray's shared memory."""
     import ray
 
-    from jobs.edit.graph import PARTS_IN_ACTOR, pool_options
+    from jobs.edit.graph import pool_options
     from pipeline.config.config import Config
     from pipeline.records.packing import pack, unpack
     from pipeline.records.part import Part, Sample
+    from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 
     @ray.remote(num_cpus=0, max_concurrency=8)
     class Gate:

@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,7 @@ PART_COLUMNS: dict[str, pa.DataType] = {
 PART_SCHEMA = pa.schema(PART_COLUMNS)
 
 Row = dict[str, Any]
+Column: TypeAlias = "pa.Array[Any]"
 Place = list[int]  # first byte and size of a file in its column
 
 
@@ -64,7 +65,7 @@ def pack(part: Part) -> pa.Table:
     for row, of_sample in zip(samples, edits, strict=True):
         row["edits"] = of_sample
     text = json.dumps({"header": asdict(part.header()), "samples": samples})
-    values = {
+    values: dict[str, Column] = {
         "shard": pa.array([part.shard]),
         "part": pa.array([part.index], pa.int32()),
         "records": pa.array([text]),
@@ -107,7 +108,7 @@ def _plain(record: Sample | Edit) -> Row:
 
 def _array_columns(
     kind: str, records: Sequence[Sample] | Sequence[Edit], rows: list[Row]
-) -> dict[str, pa.Array]:
+) -> dict[str, Column]:
     """The columns of a kind of record; writes into each row where its arrays are."""
     columns = {}
     for name in ARRAYS[kind]:
@@ -121,7 +122,7 @@ def _array_columns(
     return columns
 
 
-def _file_columns(samples: list[Sample], rows: list[Row]) -> dict[str, pa.Array]:
+def _file_columns(samples: list[Sample], rows: list[Row]) -> dict[str, Column]:
     """The columns of the samples' files; writes into each row where they are."""
     columns = {}
     for name in FILES:
@@ -153,7 +154,8 @@ def join(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
         return found
     starts = [0, *itertools.accumulate(-(-array.nbytes // PLACE) * PLACE for array in arrays)]
     # Arrow's allocator keeps freed memory; from numpy each part's would come from the system anew.
-    joined = np.frombuffer(pa.allocate_buffer(starts[-1]), np.uint8)
+    memory: Any = pa.allocate_buffer(starts[-1])
+    joined = np.frombuffer(memory, np.uint8)
     for array, (start, after) in zip(arrays, itertools.pairwise(starts), strict=True):
         end = start + array.nbytes
         np.copyto(joined[start:end].view(array.dtype).reshape(array.shape), array)
@@ -194,15 +196,16 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
-def _column(content: np.ndarray) -> pa.Array:
+def _column(content: Any) -> Column:
     """A binary column of one row over the content, (B,) uint8, which is not copied."""
-    ends = pa.py_buffer(np.array([0, len(content)], np.int64))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(content)])
+    ends: Any = np.array([0, len(content)], np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    return pa.Array.from_buffers(pa.large_binary(), 1, buffers)
 
 
-def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+def _bytes_of(column: pa.ChunkedArray[Any]) -> np.ndarray:
     """(B,) uint8: the only value of a binary column, as a read-only view."""
-    value = column.chunk(0)
+    value: Any = column.chunk(0)
     _, ends, content = value.buffers()  # value[0] would copy it
     first, after = np.frombuffer(ends, np.int64)[value.offset : value.offset + 2]
     view = np.frombuffer(content, np.uint8)[first:after]

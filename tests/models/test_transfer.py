@@ -153,7 +153,7 @@ def test_host_waits_for_a_download_only_in_wait(log: list[str]) -> None:
 
 def test_a_download_into_an_array_reads_a_contiguous_copy(log: list[str]) -> None:
     """A copy between different strides would make the host wait. On a CPU it is made at once."""
-    into = Recorder(log, "rows")
+    into: Any = Recorder(log, "rows")
     assert Download(Recorder(log, "result"), into).wait() is into  # type: ignore[arg-type]
     assert log[:4] == [
         "result contiguous",

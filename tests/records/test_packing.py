@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,8 @@ def stacked_part(num_samples: int = 4) -> Part:
 
 def content_of(table: pa.Table, name: str) -> np.ndarray:
     """(B,) uint8: the data buffer of a column, as Arrow has it."""
-    return np.frombuffer(table.column(name).chunk(0).buffers()[2], np.uint8)
+    value: Any = table.column(name).chunk(0)
+    return np.frombuffer(value.buffers()[2], np.uint8)
 
 
 def test_a_part_survives_its_row() -> None:

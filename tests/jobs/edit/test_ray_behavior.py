@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -118,7 +118,7 @@ def test_an_operator_may_return_no_rows(local_ray: None) -> None:
     """The first stage drops waiting parts after the run was asked to stop."""
     import ray
 
-    from jobs.edit.graph import PART_SCHEMA
+    from pipeline.records.packing import PART_SCHEMA
 
     def drop(batch: Any) -> pa.Table:
         return PART_SCHEMA.empty_table()
@@ -161,7 +161,6 @@ def test_two_parts_are_in_an_actor_and_read_in_place(local_ray: None) -> None:
     from pipeline.records.part import Part, Sample
     from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 
-    @ray.remote(num_cpus=0, max_concurrency=8)
     class Gate:
         """Counts who is inside, and lets the first ones out once so many are."""
 
@@ -205,7 +204,8 @@ def test_two_parts_are_in_an_actor_and_read_in_place(local_ray: None) -> None:
             image = np.full((1000, 1000, 3), number, np.uint8)
             yield pack(Part("s", number, 6, [Sample("k", image=image)]))
 
-    gate = Gate.remote()
+    gates: Any = ray.remote(Gate)
+    gate = gates.options(num_cpus=0, max_concurrency=8).remote()
     tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": {"mask": {"actors": 1}}}
     batches = (
         ray.data.from_items([{"number": 0}])
@@ -219,7 +219,7 @@ def test_two_parts_are_in_an_actor_and_read_in_place(local_ray: None) -> None:
         )
         .iter_batches(batch_size=1, batch_format="pyarrow")
     )
-    found = [unpack(batch) for batch in batches]
+    found = [unpack(cast(pa.Table, batch)) for batch in batches]
     assert ray.get(gate.found.remote()) == PARTS_IN_ACTOR
     assert sorted(part.index for part in found) == [*range(6)]
     for part in found:

@@ -16,7 +16,7 @@ from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import build_stage
 from tests.packed import from_bytes, to_bytes
-from tests.parts import make_config, make_part, make_prepared, required, run_stages
+from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 
 NETWORKS = {  # by stage: the networks that it calls with several rows
     "mask": ("unet", "vae.encode", "text"),
@@ -80,7 +80,8 @@ def test_out_of_memory_gives_the_same_images_and_a_note(
         starve(model, network, 1, patch)
         part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
     assert part.halvings == {stage: 1}
-    note = f"{stage}: out of memory; computed with micro_batch 1 instead of 2"
+    name = "vae_micro_batch" if network.startswith("vae") else "micro_batch"
+    note = f"{stage}: out of memory; computed with {name} 1 instead of 2"
     assert [note in edit.notes for edit in part.edits] == pending
     later = list(NETWORKS)[list(NETWORKS).index(stage) + 1 :]
     part = run_stages(model, part, CONFIG, later)
@@ -104,6 +105,42 @@ def test_the_next_part_starts_with_the_configured_size(
     again = stage(fresh_part())
     assert again.halvings == {}
     assert to_bytes(again) == to_bytes(plain)
+
+
+@pytest.mark.parametrize(("stage", "half"), [("mask", "encode"), ("decode", "decode")])
+def test_the_vae_has_a_micro_batch_of_its_own(
+    stage: str,
+    half: str,
+    tiny_model: LatentDiffusion,
+    before: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sets the VAE's rows, and halving it leaves the network's calls as they were."""
+
+    def seen(vae_size: int | None, fits: int = 99) -> tuple[list[int], list[int]]:
+        """Rows of the network's calls, and the VAE's."""
+        model = tiny_model.with_micro_batch(4, vae_size)
+        images: list[int] = []
+        with monkeypatch.context() as patch, counted(model) as rows:
+            starve(model, f"vae.{half}", fits, patch)
+            limited = getattr(model.image_coder.vae, half)
+
+            def recorded(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                images.append(len(first))
+                return limited(first, *args, **kwargs)
+
+            patch.setattr(model.image_coder.vae, half, recorded)
+            part = build_stage(CONFIG, stage, model)(from_bytes(before[stage]))
+        assert part.halvings == ({} if fits == 99 else {stage: 1})
+        assert not any(edit.status == Status.FAILED for edit in part.edits)
+        return rows, images
+
+    rows, images = seen(None)
+    assert max(images) == 3  # all of three, or half of six
+    assert seen(2) == (rows, [2] * (sum(images) // 2) + [1] * (sum(images) % 2))
+    starved_rows, starved_images = seen(None, fits=2)
+    assert starved_rows == rows
+    assert max(starved_images[1:]) == 2
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)

@@ -19,6 +19,7 @@ MESSAGES = (
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cublasCreate, where there is no memory for its workspace
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 

@@ -24,7 +24,7 @@ from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
-from pipeline.models.transfer import upload_stacked
+from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.stages.encode import noise_for
 from pipeline.stages.region import Region, decoded_shape, region_for
@@ -78,10 +78,11 @@ class DecodeStage:
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
         denoise = guided(denoiser, text, negative, scale, self.method.is_guided_at)
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
-        for (_, edit), latent in zip(pairs, latents, strict=True):
+        finite_rows = latents.isfinite().flatten(1).all(1).tolist()  # the host waits once
+        for (_, edit), is_finite in zip(pairs, finite_rows, strict=True):
             self._note_truncation(edit)
             edit.num_evals_decode = denoise.num_evals
-            if not bool(latent.isfinite().all()):
+            if not is_finite:
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
         if finite:
@@ -151,7 +152,7 @@ class DecodeStage:
             noise_for(self.run_seed, shard, sample, purpose, edit.index if each_edit else None)
             for sample, edit in pairs
         ]
-        return torch.stack(noises).to(self.model.device)
+        return upload(torch.stack(noises), self.model.device)
 
     def _note_truncation(self, edit: Edit) -> None:
         """Notes a truncated edit text, unless the mask stage has done so while inferring a mask."""

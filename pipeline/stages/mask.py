@@ -19,7 +19,7 @@ from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_differ
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.text import TokenIds
-from pipeline.models.transfer import Download
+from pipeline.models.transfer import Download, upload
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 
@@ -118,11 +118,11 @@ class MaskStage:
         eps = self._eps([noisy[index] for index, _ in queries], list(queries.values()))
         row_of = {query: row for row, query in enumerate(queries)}
         differences = [
-            self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]])
+            Download(self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]]))
             for _, query in edits
         ]
         for (edit, _), difference in zip(edits, differences, strict=True):
-            self._cut(edit, difference.cpu())
+            self._cut(edit, difference.wait())
 
     def _noisy(self, shard: str, sample: Sample) -> list[Tensor]:
         """The image's latent with M noises at each level: a list of (M, C, h, w).
@@ -137,7 +137,7 @@ class MaskStage:
         schedule = self.model.schedule.for_grid(*sample.grid)
         levels = [schedule.level_at(share) for share in settings.noise_level]
         return [
-            add_noise(latent, noise, level).to(self.model.device)
+            upload(add_noise(latent, noise, level), self.model.device)
             for noise, level in zip(noises, levels, strict=True)
         ]
 

@@ -16,7 +16,7 @@ from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Status
-from pipeline.stages.build import load_stages
+from pipeline.stages.build import build_stage, load_stages
 from tests.packed import from_bytes, to_bytes
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
@@ -193,3 +193,25 @@ def test_each_stage_encodes_a_text_once_per_part(tiny_model: LatentDiffusion) ->
         texts[name] = sum(rows)
     assert texts == {"mask": 3, "encode": 1, "decode": 3}
     assert {edit.num_evals_decode for edit in part.edits} == {8, 4}
+
+
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_the_host_waits_as_often_for_many_edits_as_for_one(
+    stage: str, tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether results are finite is asked once, since each question waits for the device."""
+    config, asked = make_config(), []
+
+    def questions(num_samples: int) -> int:
+        before = ["mask", "encode"][: STAGES.index(stage)]
+        part = make_part(*(make_prepared(number) for number in range(num_samples)))
+        part = run_stages(tiny_model, part, config, before)
+        built, ask = build_stage(config, stage, tiny_model), torch.Tensor.__bool__
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__bool__", lambda tensor: asked.append(1) or ask(tensor))
+            asked.clear()
+            part = built(part)
+        assert all(edit.pending for edit in part.edits)
+        return len(asked)
+
+    assert questions(5) == questions(1)

@@ -61,8 +61,9 @@ class ImagicDecodeStage:
     def _decode(self, shard: str, pairs: list[Pair]) -> None:
         candidates = self._candidates(shard, pairs)
         latents = self._best(shard, pairs, candidates)
-        for (_, edit), latent in zip(pairs, latents, strict=True):
-            if not bool(latent.isfinite().all()):
+        finite_rows = latents.isfinite().flatten(1).all(1).tolist()  # the host waits once
+        for (_, edit), is_finite in zip(pairs, finite_rows, strict=True):
+            if not is_finite:
                 edit.fail("decode", "NonFinite", "the generated latent is not finite")
         finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
         if finite:

@@ -20,7 +20,7 @@ from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
-from pipeline.models.transfer import upload_stacked
+from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Sample
 from pipeline.stages.encode import noise_for
 
@@ -58,7 +58,7 @@ class ImagicGenerator:
         clean = upload_stacked([sample.latent for sample, _ in pairs] * num_seeds, device)
         masks = upload_stacked([edit.mask for _, edit in pairs] * num_seeds, device)
         noise = torch.stack([self._noise(shard, *pair) for pair in pairs], dim=1).flatten(0, 1)
-        edit_mask, noise = masks[:, None], noise.to(device)
+        edit_mask, noise = masks[:, None], upload(noise, device)
         denoise = guided(
             denoiser,
             Condition.cat([text] * num_seeds),

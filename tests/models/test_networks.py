@@ -64,7 +64,7 @@ def test_a_call_of_the_network_copies_no_number_to_the_device(
 ) -> None:
     """Timestep and guidance scale are written there, of the types that a copy would have."""
     latent, condition = torch.zeros(2, 4, 8, 8), Condition(torch.zeros(2, 3, 4))
-    level = Level(20, timestep, 0.6, 0.8)  # type: ignore[arg-type]
+    level = Level(20, timestep, 0.6, 0.8)
     denoiser: Any = tiny_model.unbatched
     with Recorded() as operations:
         _, given, _ = denoiser.inputs(latent, level, condition)

@@ -200,18 +200,23 @@ def test_the_host_waits_as_often_for_many_edits_as_for_one(
     stage: str, tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether results are finite is asked once, since each question waits for the device."""
-    config, asked = make_config(), []
+    config = make_config()
 
     def questions(num_samples: int) -> int:
         before = ["mask", "encode"][: STAGES.index(stage)]
         part = make_part(*(make_prepared(number) for number in range(num_samples)))
         part = run_stages(tiny_model, part, config, before)
-        built, ask = build_stage(config, stage, tiny_model), torch.Tensor.__bool__
+        built, ask, asked = build_stage(config, stage, tiny_model), torch.Tensor.__bool__, 0
+
+        def counted(tensor: torch.Tensor) -> bool:
+            nonlocal asked
+            asked += 1
+            return ask(tensor)
+
         with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "__bool__", lambda tensor: asked.append(1) or ask(tensor))
-            asked.clear()
+            patch.setattr(torch.Tensor, "__bool__", counted)
             part = built(part)
         assert all(edit.pending for edit in part.edits)
-        return len(asked)
+        return asked
 
     assert questions(5) == questions(1)

@@ -16,6 +16,7 @@ from jobs.logs import use_format
 from pipeline.config.config import Config
 from pipeline.execution.operators import Operator, compute_part, flow_of
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.packing import pack
 from pipeline.records.part import Part
 from pipeline.sizing.costs import Costs
 
@@ -85,14 +86,14 @@ class _Calibrator:
         part = _measured(part, flow.prepare)
         edits = len(part.edits)
         at_once = _edits_of_one_size(part)
-        edit_bytes = {"prepare": len(part.to_bytes()) / edits}
+        edit_bytes = {"prepare": pack(part).nbytes / edits}
         peaks, rows = {}, {}
         for stage in stages:
             memory.reset()
             part = _measured(part, stage)
             peaks[stage.name] = memory.peak()
             rows[stage.name] = min(at_once, config.pool_stage(stage.name).micro_batch)
-            edit_bytes[stage.name] = len(part.to_bytes()) / edits
+            edit_bytes[stage.name] = pack(part).nbytes / edits
         part = _measured(part, flow.finish)
         seconds = {step: spent / edits for step, spent in part.seconds.items()}
         return Costs(

@@ -1,8 +1,8 @@
 """The Ray Data graph of a run: read, prepare, mask, encode, decode, finish, commit.
 
-The Dataset's row is a part: its shard, its index, and its Arrow bytes. Every operator takes one row
-a call, and ``target_max_block_size=1`` makes each part a block of its own, so that Ray never mixes
-or splits parts and a death loses one (DESIGN.md, Flow).
+The Dataset's row is a part (``pipeline/records/packing.py``). Every operator takes one row a call,
+and ``target_max_block_size=1`` makes each part a block of its own, so that Ray never mixes or
+splits parts and a death loses one (DESIGN.md, Flow).
 """
 
 from __future__ import annotations
@@ -25,18 +25,14 @@ from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
 from pipeline.execution.operators import Around, Flow, compute_part, flow_of, read
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.records.packing import PART_SCHEMA, pack, unpack
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
+from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 
 # Reading and finishing are light beside a network: a quarter of a CPU each lets them run beside
 # three pools on two cores.
 TASK_CPUS = 0.25
-PART_COLUMNS: dict[str, pa.DataType] = {
-    "shard": pa.string(),
-    "part": pa.int32(),
-    "payload": pa.large_binary(),
-}
-PART_SCHEMA = pa.schema(PART_COLUMNS)
 
 
 def edit_dataset(
@@ -112,6 +108,9 @@ def pool_options(config: Config, name: str, device: str) -> dict[str, Any]:
         "compute": ActorPoolStrategy(
             min_size=stage.size,
             max_size=stage.max_actors or stage.size,
+            max_concurrent_calls_per_actor=PARTS_IN_ACTOR,
+            max_tasks_in_flight_per_actor=PARTS_IN_ACTOR,
+            enable_true_multi_threading=True,  # stages keep to their one thread themselves
         ),
         "ray_remote_args_fn": lambda: faults,
         **actor_resources(config, name, device),
@@ -119,14 +118,18 @@ def pool_options(config: Config, name: str, device: str) -> dict[str, Any]:
 
 
 class StageActor:
-    """An actor of a pool: one loaded network and one stage, or all of them in layout fused."""
+    """An actor of a pool: one loaded network and one stage, or all of them in layout fused.
+
+    Ray calls it in ``PARTS_IN_ACTOR`` threads. One thread of its own computes, one part after the
+    other in the order of the calls, so a part is unpacked, packed and stored beside the next one.
+    """
 
     def __init__(
         self, flow: Flow, pool: str, guard: Guard, around: Around, stop: StopFlag | None
     ) -> None:
         self.around, self.stop = around, stop
         use_format(guard.log_format)
-        # Ray Data constructs in one thread and calls in another. Each thread that computes gets a
+        # Ray Data constructs in one thread and calls in others. Each thread that computes gets a
         # team of libgomp's, which lets all teams sleep between operations once they are more
         # threads than CPUs: 30,000 switches a part, and a third of the rate of two threads.
         self.thread = ThreadPoolExecutor(1, "overpaint-stages")
@@ -134,12 +137,14 @@ class StageActor:
             self.operators = self.thread.submit(flow.load, pool).result()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if self.stop is not None and self.stop.is_set():
-            return PART_SCHEMA.empty_table()
-        return self.thread.submit(self._compute, batch).result()
+        part = self.thread.submit(self._compute, unpack(batch)).result()
+        return PART_SCHEMA.empty_table() if part is None else pack(part)
 
-    def _compute(self, batch: pa.Table) -> pa.Table:
-        return _row_of(compute_part(_part_of(batch), self.operators, self.around))
+    def _compute(self, part: Part) -> Part | None:
+        """The part after the stages; None if the run stops before it began."""
+        if self.stop is not None and self.stop.is_set():
+            return None
+        return compute_part(part, self.operators, self.around)
 
 
 def _read(
@@ -154,16 +159,16 @@ def _read(
         for part in read(flow, work[number], around):
             if stop is not None and stop.is_set():
                 break
-            yield _row_of(part)
+            yield pack(part)
         guard.journal.end(work[number].shard.name, None)
 
 
 def _prepare(batch: pa.Table, flow: Flow, around: Around) -> pa.Table:
-    return _row_of(compute_part(_part_of(batch), [flow.prepare], around))
+    return pack(compute_part(unpack(batch), [flow.prepare], around))
 
 
 def _finish(batch: pa.Table, flow: Flow, around: Around) -> pa.Table:
-    part = compute_part(_part_of(batch), flow.last, around)
+    part = compute_part(unpack(batch), flow.last, around)
     assert part.result is not None, "commit makes the result of every part"
     return pa.table({"result": [part.result.to_json()]})
 
@@ -187,15 +192,7 @@ def configure_context() -> None:
     # Ray ends a run that gave no output for half an hour. Here a slow part may take longer, and the
     # watchdog ends a hung one; this stays as the last resort, a day.
     context.execution_no_progress_timeout_s = 86_400.0
+    # A pool grows when seven of eight places are taken; Ray's default counts waiting parts outside.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.875
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-
-
-def _part_of(batch: pa.Table) -> Part:
-    assert batch.num_rows == 1, f"a call takes one part, not {batch.num_rows}"
-    return Part.from_bytes(cast(bytes, batch.column("payload")[0].as_py()))
-
-
-def _row_of(part: Part) -> pa.Table:
-    row = {"shard": part.shard, "part": part.index, "payload": part.to_bytes()}
-    return pa.Table.from_pylist([row], schema=PART_SCHEMA)

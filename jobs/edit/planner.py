@@ -20,6 +20,7 @@ from pipeline.models.families import family_named
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, estimated_edits, known_costs
 from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
+from pipeline.sizing.part_memory import counted_edit_bytes
 from pipeline.sizing.pools import Node, PoolsDoNotFitError
 from pipeline.sizing.warnings import plan_warnings
 
@@ -65,6 +66,8 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
     """
     nodes = check_pools(plan.config, plan.device)
     costs = _costs(plan, measure, keep)
+    if not costs.edit_bytes:
+        costs = replace(costs, edit_bytes=counted_edit_bytes(plan))
     edits = estimated_edits(plan, costs)
     try:
         largest = max(work.shard.size for work in plan.work)

@@ -77,7 +77,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
     for stage, number in summary.halvings.items():
         show_styled(
             f"{stage}: out of memory, so the micro-batch was halved {number} times; the rows "
-            f"record it. Lower stages.{stage}.micro_batch for the next output",
+            f"record it. Lower stages.{stage}.micro_batch, or model.vae_micro_batch where they "
+            "name it, for the next output",
             "yellow",
         )
     if summary.left_out:

@@ -20,7 +20,7 @@ from pipeline.config.lora import Lora
 from pipeline.config.method import Method
 from pipeline.config.run import Planning, Report, Run
 from pipeline.config.scores import Scores
-from pipeline.config.sections import Section
+from pipeline.config.sections import Count, Section
 from pipeline.config.stages import SCORE_STAGE, STAGES, Stage, Stages
 
 
@@ -126,6 +126,11 @@ class Model(Section):
         ge=8,
         description="Pixels a side, of a square of the image's area; images above this pass the "
         "VAE in overlapping tiles. null: never in tiles.",
+    )
+    vae_micro_batch: Count | None = Field(
+        None,
+        description="Images that the VAE takes in one call; it needs most memory for an image (1.9 "
+        "GB at 1024 px). null: as many as the stage's `micro_batch`. It changes the last bits.",
     )
     compile_cache: str | None = Field(
         None,

@@ -30,7 +30,10 @@ class Stage(Section):
         None, ge=0.0, description="GPUs that each actor reserves; null: 1 on CUDA, 0 on a CPU."
     )
     memory_bytes: int | None = Field(
-        None, ge=1, description="Main memory that each actor reserves in Ray; null: none."
+        None,
+        ge=1,
+        description="Main memory that each actor reserves in Ray; null: that of the two parts that "
+        "it holds.",
     )
     # Threads and micro_batch move the last bits, so both are in the fingerprint.
     threads: Annotated[Count | Literal["auto"], count_or("auto")] = Field(

@@ -92,7 +92,11 @@ class Condition:
 
     def with_guidance(self, scale: float | Tensor) -> Condition:
         """The same rows with a guidance scale for the network, one or (N,)."""
-        scales = torch.as_tensor(scale, dtype=torch.float32, device=self.tokens.device)
+        device = self.tokens.device
+        if isinstance(scale, Tensor):
+            scales = scale.to(device, torch.float32)
+        else:  # written there: a copy would make the host wait
+            scales = torch.full((), scale, dtype=torch.float32, device=device)
         return replace(self, guidance=scales.expand(len(self)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,7 +34,25 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray | None) -> Tensor:
-    """The inverse of ``to_numpy``: uint16 is read as bfloat16 bits (no latent is an integer)."""
+    """The inverse of ``to_numpy``: uint16 is read as bfloat16 bits (no latent is an integer).
+
+    Shares the array's memory, except that of a read-only array, which torch does not know.
+    """
     assert array is not None, "an earlier stage sets it for every pending sample"
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def stacked(arrays: Sequence[np.ndarray | None], *, pinned: bool = False) -> Tensor:
+    """(N, ...): arrays of one shape and dtype, as ``from_numpy`` reads them; copied once.
+
+    Args:
+        arrays: at least one.
+        pinned: the result is in pinned memory, from which a GPU copies beside other work.
+    """
+    given = [array for array in arrays if array is not None]
+    assert len(given) == len(arrays), "an earlier stage sets it for every pending sample"
+    dtype = torch.from_numpy(np.empty(0, given[0].dtype)).dtype
+    tensor = torch.empty((len(given), *given[0].shape), dtype=dtype, pin_memory=pinned)
+    np.stack(given, out=tensor.numpy())
+    return tensor.view(torch.bfloat16) if dtype == torch.uint16 else tensor

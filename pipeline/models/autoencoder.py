@@ -73,18 +73,26 @@ class ImageCoder:
     def decode_each(self, latents: Tensor) -> list[np.ndarray | None]:
         """Like ``decode``, but returns None for an image with a value that is not finite.
 
-        A VAE in half precision can overflow even on a finite latent.
+        A VAE in half precision can overflow even on a finite latent. The images are rows of one
+        array, so a part of them is handed on without a copy.
         """
+        images: Tensor | None = None
 
         def decode_rows(rows: slice) -> tuple[Download, Download]:
             unscaled = (latents[rows] / self.scale + self.shift).to(self.vae.dtype)
             decoded = self.family.decoded(self.vae, unscaled).float()
             finite = decoded.isfinite().flatten(1).all(1)
             pixels = ((decoded + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
-            return Download(pixels.permute(0, 2, 3, 1)), Download(finite)
+            pixels = pixels.permute(0, 2, 3, 1)
+            nonlocal images
+            if images is None:  # the first call tells their size
+                shape = (len(latents), *pixels.shape[1:])
+                images = torch.empty(shape, dtype=torch.uint8, pin_memory=pixels.is_cuda)
+            return Download(pixels, images[rows]), Download(finite)
 
-        return [
-            image if good else None
-            for pixels, finite in self.micro_batch.map(decode_rows, len(latents))
-            for image, good in zip(pixels.wait().numpy(), finite.wait().tolist(), strict=True)
-        ]
+        good: list[bool] = []
+        for pixels, finite in self.micro_batch.map(decode_rows, len(latents)):
+            pixels.wait()
+            good += finite.wait().tolist()
+        assert images is not None, "there is at least one latent"
+        return [image if ok else None for image, ok in zip(images.numpy(), good, strict=True)]

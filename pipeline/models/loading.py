@@ -53,7 +53,8 @@ class LatentDiffusion:
         schedule: the noise schedule.
         unbatched: the network without micro-batches; fitting trains this one.
         denoiser: the same network for any number of rows; it splits them into micro-batches.
-        micro_batch: how many rows denoiser, text encoder and VAE take per call.
+        micro_batch: how many rows denoiser and text encoder take per call.
+        vae_micro_batch: how many images the VAE takes per call.
     """
 
     info: ModelInfo
@@ -65,6 +66,12 @@ class LatentDiffusion:
     text: TextEncoder
     image_coder: ImageCoder
     micro_batch: MicroBatch
+    vae_micro_batch: MicroBatch
+
+    @property
+    def micro_batches(self) -> tuple[MicroBatch, ...]:
+        """Those of all networks."""
+        return self.micro_batch, self.vae_micro_batch
 
     @property
     def device_kind(self) -> str:
@@ -80,15 +87,16 @@ class LatentDiffusion:
         """
         return denoiser_for(self.denoiser, self.unbatched, self.micro_batch, settings, first)
 
-    def with_micro_batch(self, size: int) -> LatentDiffusion:
-        """The same networks with another micro-batch size."""
-        micro_batch = MicroBatch(size, static=self.micro_batch.static)
+    def with_micro_batch(self, size: int, vae_size: int | None = None) -> LatentDiffusion:
+        """The same networks with another micro-batch size; None: the VAE's is the same."""
+        micro_batch, vae_micro_batch = _micro_batches(size, vae_size, self.micro_batch.static)
         return replace(
             self,
             denoiser=in_micro_batches(self.unbatched, micro_batch),
             text=self.text.with_micro_batch(micro_batch),
-            image_coder=self.image_coder.with_micro_batch(micro_batch),
+            image_coder=self.image_coder.with_micro_batch(vae_micro_batch),
             micro_batch=micro_batch,
+            vae_micro_batch=vae_micro_batch,
         )
 
 
@@ -136,7 +144,9 @@ def load_model(
     network = load(getattr(diffusers, network_class), folder)
     if family.is_convolutional:
         network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
-    micro_batch = MicroBatch(stage.micro_batch, static=compiled)
+    micro_batch, vae_micro_batch = _micro_batches(
+        stage.micro_batch, model.vae_micro_batch, compiled
+    )
     text = load_text(info, load, micro_batch)
     if info.loras:
         fuse_loras(text_pipeline(info, text.towers, network), folder, info.loras)
@@ -158,8 +168,9 @@ def load_model(
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
         text=text,
-        image_coder=ImageCoder(vae, micro_batch, family),
+        image_coder=ImageCoder(vae, vae_micro_batch, family),
         micro_batch=micro_batch,
+        vae_micro_batch=vae_micro_batch,
     )
     if compiled:
         for width, height in sizes.listed:
@@ -167,6 +178,12 @@ def load_model(
             shape = (stage.micro_batch, info.latent_channels, *grid)
             warm_up(loaded.denoiser, loaded.text, schedule.level_at(0.5), shape, device)
     return loaded
+
+
+def _micro_batches(size: int, vae_size: int | None, static: bool) -> tuple[MicroBatch, MicroBatch]:
+    """The network's and the VAE's."""
+    vae = MicroBatch(vae_size or size, static=static, name="vae_micro_batch")
+    return MicroBatch(size, static=static), vae
 
 
 def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:

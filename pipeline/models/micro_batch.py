@@ -19,6 +19,7 @@ MESSAGES = (
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cublasCreate, where there is no memory for its workspace
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
@@ -30,18 +31,20 @@ class OutOfMemory(RuntimeError):
 class MicroBatch:
     """The number of rows per network call, halved when memory runs out, restored for each part.
 
-    All networks of a stage share one object: the UNet, the text encoder and the VAE.
+    The network and the text encoder of a stage share one object. The VAE has one of its own, so
+    that an image which does not fit there does not make the network's calls smaller.
     """
 
-    def __init__(self, size: int, *, static: bool = False) -> None:
+    def __init__(self, size: int, *, static: bool = False, name: str = "micro_batch") -> None:
         """
         Args:
             size: largest number of rows per call.
+            name: of the setting, in messages and notes.
             static: use few distinct sizes, for a network that is compiled for each shape: full
                 micro-batches, and a remainder that the caller pads to ``padded`` rows.
         """
         self.configured = self.size = size
-        self.static = static
+        self.static, self.name = static, name
         self.halvings = 0  # since ``restore``
 
     def restore(self) -> None:
@@ -97,7 +100,7 @@ class MicroBatch:
         release_memory()
         if self.size < 2 * weight:
             raise OutOfMemory(
-                f"a single row does not fit into memory (micro_batch {self.configured}, halved "
+                f"a single row does not fit into memory ({self.name} {self.configured}, halved "
                 f"{self.halvings} times): {reason}"
             )
         self.size //= 2

@@ -59,8 +59,11 @@ class NetworkDenoiser:
     ) -> tuple[Tensor, Tensor, Condition]:
         """Latent and condition in the network's dtype, and the timestep between them."""
         dtype = self.network.dtype
-        # a tensor, because torch.compile would compile anew for each Python number
-        timestep = torch.as_tensor(level.timestep, device=latent.device)
+        # a tensor, because torch.compile would compile anew for each Python number; written on the
+        # device, because the host would wait in every call until a number had been copied there
+        timestep = level.timestep
+        if not isinstance(timestep, Tensor):
+            timestep = torch.full((), timestep, device=latent.device)
         return latent.to(dtype), timestep, condition.to(dtype)
 
     def eps_from(self, predicted: Tensor, latent: Tensor, level: Level | RowLevels) -> Tensor:

@@ -52,6 +52,7 @@ class Scorers:
         """
         self.device, self.dtype = torch.device(device), DTYPES[scores.dtype]
         self.micro_batch = MicroBatch(micro_batch)
+        self.micro_batches = (self.micro_batch,)
         files = probe_scores(scores, hash_files=False, fetch=True)
         self.clip = self._clip(files["clip"]) if "clip" in files else None
         self.aesthetic = self._head(files["aesthetic"]) if "aesthetic" in files else None

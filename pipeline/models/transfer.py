@@ -1,8 +1,8 @@
-"""Asynchronous copies of the VAE's images between main memory and a GPU.
+"""Asynchronous copies of a part's arrays between main memory and a GPU.
 
 Both directions use pinned memory and a copy stream beside the compute stream. The host does not
 wait for a copy, and a copy waits only for those queued network calls whose result it needs. On a
-CPU nothing is copied. Latents are copied synchronously elsewhere.
+CPU nothing is copied.
 
 Why this is correct: the compute stream waits for uploads, and the copy stream for the tensors to
 download (``wait_stream``). Memory of one stream that the other still uses is not reused before the
@@ -13,16 +13,21 @@ an event with each copy and reuses a block only after it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline.diffusion.latents import stacked
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device; later work on the compute stream sees it complete.
 
     Args:
-        host: in main memory, of any dtype. It may be changed or freed as soon as this returns.
+        host: in main memory, of any dtype. It may be freed as soon as this returns, and changed
+            unless it is pinned: then it is read in place.
         device: the target device.
 
     Returns:
@@ -39,18 +44,32 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
     return arrived
 
 
+def upload_stacked(arrays: Sequence[np.ndarray | None], device: torch.device) -> Tensor:
+    """(N, ...) on a device: ``stacked`` arrays, copied straight into the memory that it reads."""
+    return upload(stacked(arrays, pinned=device.type == "cuda"), device)
+
+
 class Download:
     """A copy to main memory in progress. Start all copies of a part before waiting for any."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Starts the copy, which runs once the calls queued before it have finished."""
-        self._host, self._done = tensor, None
+    def __init__(self, tensor: Tensor, into: Tensor | None = None) -> None:
+        """Starts the copy, which runs once the calls queued before it have finished.
+
+        Args:
+            tensor: on any device; on a CPU and without ``into`` it is the result itself.
+            into: of the same shape and dtype, in main memory, pinned if the tensor is on a GPU.
+        """
+        self._host, self._done = tensor if into is None else into, None
         if tensor.device.type != "cuda":
+            if into is not None:
+                into.copy_(tensor)
             return
+        tensor = tensor if into is None else tensor.contiguous()  # else the copy would wait
         stream = _copy_stream(tensor.device)
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(stream):
-            self._host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            if into is None:
+                self._host = torch.empty_like(tensor, device="cpu", pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
             tensor.record_stream(stream)
             self._done = stream.record_event()

@@ -1,15 +1,12 @@
 """What travels between steps: a part, its samples, and the edits of each sample.
 
-A Ray row holds ``Part.to_bytes()`` of one part: two Arrow IPC streams, the samples and the edits.
-A tensor is a struct of dtype, shape and bytes, not a fixed-shape column: samples may set their own
-``encode_ratio``, so the trajectories of one part differ in length, and failed images have none.
+``pipeline/records/packing.py`` makes a Ray row of a part. A part that came from there has arrays
+that are read-only: a step sets another array and does not change the one it got.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -165,127 +162,3 @@ class Part:
             input_sha256=self.input_sha256,
             generation=self.generation,
         )
-
-    def to_bytes(self) -> bytes:
-        """The part as two Arrow IPC streams, one after the other: samples, then edits.
-
-        For a part that is on its way; what finishing made of it stays behind.
-        """
-        assert self.table is None, "a finished part is committed where it was finished"
-        samples = [_to_row(sample, SAMPLE_SCHEMA) for sample in self.samples]
-        edits = [
-            {"sample": number} | _to_row(edit, EDIT_SCHEMA)
-            for number, sample in enumerate(self.samples)
-            for edit in sample.edits
-        ]
-        schema = SAMPLE_SCHEMA.with_metadata({"part": self.header().to_json()})
-        sink = io.BytesIO()
-        for rows, row_schema in ((samples, schema), (edits, EDIT_SCHEMA)):
-            with pa.ipc.new_stream(sink, row_schema) as writer:
-                writer.write_table(pa.Table.from_pylist(rows, schema=row_schema))
-        return sink.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Part:
-        """The inverse of ``to_bytes``; arrays are copies, so a step may change them."""
-        source = io.BytesIO(data)
-        samples_table = pa.ipc.open_stream(source).read_all()
-        edits_table = pa.ipc.open_stream(source).read_all()
-        header = PartHeader.from_json(samples_table.schema.metadata[b"part"])
-        part = cls(
-            shard=header.shard,
-            index=header.index,
-            num_parts=header.num_parts,
-            problem=header.problem,
-            input_sha256=header.input_sha256,
-            generation=header.generation,
-            seconds=header.seconds,
-            hosts=header.hosts,
-            device=header.device,
-            halvings=header.halvings,
-        )
-        part.samples = [Sample(**_from_row(row)) for row in samples_table.to_pylist()]
-        for row in edits_table.to_pylist():
-            number = row.pop("sample")
-            if row["status"] is not None:
-                row["status"] = Status(row["status"])
-            part.samples[number].edits.append(Edit(**_from_row(row)))
-        return part
-
-
-TENSOR = pa.struct(
-    [
-        pa.field("dtype", pa.string()),
-        pa.field("shape", pa.list_(pa.int32())),
-        pa.field("data", pa.large_binary()),
-    ]
-)
-MEMBERS = pa.list_(
-    pa.struct([pa.field("suffix", pa.string()), pa.field("data", pa.large_binary())])
-)
-
-SAMPLE_COLUMNS: dict[str, pa.DataType] = {
-    "key": pa.string(),
-    "caption": pa.string(),
-    "suffix": pa.string(),
-    "encoded": pa.large_binary(),
-    "encoded_mask": pa.large_binary(),
-    "extras": MEMBERS,
-    "metadata": pa.string(),
-    "settings": pa.string(),
-    "source_sha256": pa.string(),
-    "source_width": pa.int32(),
-    "source_height": pa.int32(),
-    "image": TENSOR,
-    "supplied_mask": TENSOR,
-    "latent": TENSOR,
-    "trajectory": TENSOR,
-}
-SAMPLE_SCHEMA = pa.schema(SAMPLE_COLUMNS)
-EDIT_COLUMNS: dict[str, pa.DataType] = {
-    "sample": pa.int32(),
-    "index": pa.int32(),
-    "edit_text": pa.string(),
-    "status": pa.string(),
-    "stage": pa.string(),
-    "error": pa.string(),
-    "message": pa.string(),
-    "notes": pa.list_(pa.string()),
-    "num_evals_mask": pa.int32(),
-    "num_evals_encode": pa.int32(),
-    "num_evals_decode": pa.int32(),
-    "mask": TENSOR,
-    "difference": TENSOR,
-    "image": TENSOR,
-    "embedding": TENSOR,
-    "adapter": TENSOR,
-    "candidates": TENSOR,
-    "scores": pa.string(),
-}
-EDIT_SCHEMA = pa.schema(EDIT_COLUMNS)
-
-
-def _to_row(record: Sample | Edit, schema: pa.Schema) -> dict[str, Any]:
-    row = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "edits"}
-    for name, value in row.items():
-        if isinstance(value, np.ndarray):
-            data = np.ascontiguousarray(value)
-            row[name] = {"dtype": data.dtype.str, "shape": data.shape, "data": data.tobytes()}
-        elif name in ("metadata", "settings", "scores"):
-            row[name] = json.dumps(value)
-        elif name == "extras":
-            row[name] = [{"suffix": suffix, "data": data} for suffix, data in value.items()]
-    assert set(row) == set(schema.names) - {"sample"}
-    return row
-
-
-def _from_row(row: dict[str, Any]) -> dict[str, Any]:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            array = np.frombuffer(value["data"], dtype=np.dtype(value["dtype"]))
-            row[name] = array.reshape(value["shape"]).copy()
-        elif name in ("metadata", "settings", "scores"):
-            row[name] = json.loads(value)
-        elif name == "extras":
-            row[name] = {member["suffix"]: member["data"] for member in value}
-    return row

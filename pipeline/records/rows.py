@@ -12,8 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.records.part import MEMBERS
-
 STRING, STRINGS = pa.string(), pa.list_(pa.string())
 INT32, INT32S, INT64 = pa.int32(), pa.list_(pa.int32()), pa.int64()
 FLOAT32, FLOAT32S = pa.float32(), pa.list_(pa.float32())
@@ -149,6 +147,9 @@ ROW_SCHEMA = pa.schema(
 
 # A staged part: its rows, each with its members in their order in the tar. The schema's metadata
 # "part" holds the JSON of a ``PartHeader``.
+MEMBERS = pa.list_(
+    pa.struct([pa.field("suffix", pa.string()), pa.field("data", pa.large_binary())])
+)
 STAGED_SCHEMA = ROW_SCHEMA.append(pa.field("members", MEMBERS, nullable=False))
 
 

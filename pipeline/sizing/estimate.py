@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pipeline.config.config import Config
 from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
+from pipeline.sizing.part_memory import PARTS_IN_ACTOR, reserved_bytes
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
 from pipeline.sizing.readers import num_readers
 
@@ -44,6 +45,7 @@ class Estimate:
     silence_s: float = HANG_MAX_S  # a worker without a heartbeat for this long counts as hung
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
     readers: int = 1  # shards that are read at once
+    memory_bytes: dict[str, int] = field(default_factory=dict)  # that an actor reserves, by pool
 
     def compared_with(self, images_per_s: float | None) -> PlanOutcome:
         """The estimate beside the actual rate, for the summary.
@@ -87,13 +89,19 @@ def estimate(
         PoolsDoNotFitError: no allowed layout fits.
     """
     layouts = ("pools", "fused")
-    found = {name: _allocation(config, device, costs, nodes, name) for name in layouts}
+    found_pools = {name: _pools(config, device, costs, nodes, name) for name in layouts}
+    found = {name: _allocation(config, device, costs, nodes, found_pools[name]) for name in layouts}
     chosen = _layout(config, {name: rate for name, (_, rate) in found.items()})
     sizes, rate = found[chosen]
     if not sizes:
-        raise PoolsDoNotFitError(f"run.layout={config.run.layout}: the smallest pools do not fit")
+        raise PoolsDoNotFitError(
+            f"run.layout={config.run.layout}: the smallest pools do not fit; memory that an actor "
+            f"reserves for {PARTS_IN_ACTOR} parts of run.part_size={config.run.part_size}: "
+            + ", ".join(f"{p.name} {p.memory_bytes / 1e9:.1f} GB" for p in found_pools[chosen])
+            + " (stages.*.memory_bytes)"
+        )
     other = found[layouts[1 - layouts.index(chosen)]]
-    pools = _pools(config, device, costs, chosen)
+    pools = found_pools[chosen]
     busy = {p.name: min(1.0, p.seconds * rate / sizes[p.name]) for p in pools}
     known = costs.source != "evaluations"
     wall_s = _wall_s(config, costs, rate, edits) if known and edits is not None else None
@@ -113,15 +121,18 @@ def estimate(
         silence_s=_silence_s(config, costs) if known else HANG_MAX_S,
         micro_batch=_micro_batches(config, costs, device),
         readers=num_readers(config, costs, nodes, sizes, rate, largest_shard),
+        memory_bytes={p.name: int(p.memory_bytes) for p in pools},
     )
 
 
 def sized(config: Config, expected: Estimate) -> Config:
-    """The configuration with the layout, readers and numbers of actors of the estimate."""
+    """The configuration with the layout, readers, actors and their memory of the estimate."""
     stages = config.stages
     for pool, size in expected.sizes.items():
         name = "decode" if pool == "fused" else pool
-        stage = getattr(stages, name).model_copy(update={"actors": size})
+        memory = expected.memory_bytes.get(pool) or None
+        update = {"actors": size, "memory_bytes": memory}
+        stage = getattr(stages, name).model_copy(update=update)
         stages = stages.model_copy(update={name: stage})
     run = config.run.model_copy(update={"layout": expected.layout, "readers": expected.readers})
     return config.model_copy(update={"stages": stages, "run": run})
@@ -134,7 +145,9 @@ def is_sized(config: Config) -> bool:
     return all(config.pool_stage(pool).actors != "auto" for pool in config.pools)
 
 
-def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]:
+def _pools(
+    config: Config, device: str, costs: Costs, nodes: Sequence[Node], layout: str
+) -> list[Pool]:
     seconds = costs.stage_seconds(config)
     pools = []
     for name, stages in config.stages_by_pool(layout).items():
@@ -145,7 +158,7 @@ def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]
                 sum(seconds[stage_name] for stage_name in stages),
                 cpus=stage.cpus,
                 gpus=stage.gpus_per_actor(device),
-                memory_bytes=stage.memory_bytes or 0,
+                memory_bytes=reserved_bytes(config, name, stages, costs, nodes),
                 actors=None if stage.actors == "auto" else stage.actors,
                 max_actors=stage.max_actors,
             )
@@ -154,10 +167,9 @@ def _pools(config: Config, device: str, costs: Costs, layout: str) -> list[Pool]
 
 
 def _allocation(
-    config: Config, device: str, costs: Costs, nodes: Sequence[Node], layout: str
+    config: Config, device: str, costs: Costs, nodes: Sequence[Node], pools: list[Pool]
 ) -> tuple[dict[str, int], float]:
-    """Sizes and rate of a layout; no sizes if it does not fit."""
-    pools = _pools(config, device, costs, layout)
+    """Sizes and rate of a layout's pools; no sizes if they do not fit."""
     others = [Pool("read and finish", 0.0, cpus=READ_WRITE_CPUS, actors=2)]
     cpu_s = _cpu_seconds(config, device, costs)
     max_per_s = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pipeline.config.config import Config
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.estimate import BETTER, Estimate
+from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 from pipeline.sizing.pools import Node
 
-# Ray Data gives each actor two parts at a time, and lets all parts use half of the object store.
-PARTS_PER_ACTOR = 2
+# Ray Data lets all parts use half of the object store.
 STORE_SHARE = 0.5
 # A wave lasts at least this many times as long as an actor takes to start (DESIGN.md).
 STARTS_PER_WAVE = 50
@@ -142,7 +142,7 @@ def _bytes_in_flight(expected: Estimate, config: Config, costs: Costs) -> float:
     total = 0.0
     for pool, stages in config.stages_by_pool(expected.layout).items():
         first, last, actors = stages[0], stages[-1], expected.sizes[pool]
-        each = PARTS_PER_ACTOR * sizes.get(before[first], 0.0) + sizes.get(last, 0.0)
+        each = PARTS_IN_ACTOR * sizes.get(before[first], 0.0) + sizes.get(last, 0.0)
         total += actors * each * config.run.part_size
     return total
 

@@ -62,8 +62,8 @@ def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
         halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
         model = load_model(config.model, device, config.pool_stage(pool), halves)
         for name in on_model:
-            micro_batch = getattr(config.stages, name).micro_batch
-            loaded[name] = build_stage(config, name, model.with_micro_batch(micro_batch))
+            sizes = getattr(config.stages, name).micro_batch, config.model.vae_micro_batch
+            loaded[name] = build_stage(config, name, model.with_micro_batch(*sizes))
     if SCORE_STAGE in names:
         loaded[SCORE_STAGE] = load_score_stage(config, device)
     return loaded

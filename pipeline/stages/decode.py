@@ -18,12 +18,13 @@ from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.ddim import ancestral_ddim
 from pipeline.diffusion.denoiser import Condition, Denoise
 from pipeline.diffusion.guidance import guided
-from pipeline.diffusion.latents import blend, from_numpy
+from pipeline.diffusion.latents import blend
 from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solver import Solver
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
+from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.stages.encode import noise_for
 from pipeline.stages.region import Region, decoded_shape, region_for
@@ -54,7 +55,8 @@ class DecodeStage:
         groups: dict[tuple[int, bool, Grid, Grid], list[int]] = defaultdict(list)
         for index, (sample, edit) in enumerate(pairs):
             is_guided = method_for(self.method, sample).guidance_scale > 1.0
-            num_steps = len(from_numpy(sample.trajectory)) - 1
+            assert sample.trajectory is not None, "the encode stage sets it"
+            num_steps = len(sample.trajectory) - 1
             shape = decoded_shape(_mask_of(edit), self.method.decode)
             groups[num_steps, is_guided, shape, sample.grid].append(index)
         # texts are encoded before grouping, so that each distinct text is encoded once
@@ -76,10 +78,11 @@ class DecodeStage:
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)
         denoise = guided(denoiser, text, negative, scale, self.method.is_guided_at)
         latents = self._integrate(denoise, levels[::-1], shard, pairs)
-        for (_, edit), latent in zip(pairs, latents, strict=True):
+        finite_rows = latents.isfinite().flatten(1).all(1).tolist()  # the host waits once
+        for (_, edit), is_finite in zip(pairs, finite_rows, strict=True):
             self._note_truncation(edit)
             edit.num_evals_decode = denoise.num_evals
-            if not bool(latent.isfinite().all()):
+            if not is_finite:
                 edit.fail("decode", "NonFinite", "the decoded latent is not finite")
         finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
         if finite:
@@ -102,11 +105,10 @@ class DecodeStage:
         """
         device = self.model.device
         region = region_for([_mask_of(edit) for _, edit in pairs], self.method.decode)
-        trajectory = torch.stack([from_numpy(sample.trajectory) for sample, _ in pairs])
-        whole = torch.stack([from_numpy(sample.latent) for sample, _ in pairs]).to(device)
-        edit_mask = torch.stack([torch.from_numpy(_mask_of(edit)) for _, edit in pairs])[:, None]
-        trajectory = region.of(trajectory).to(device)
-        clean, edit_mask = region.of(whole), region.of(edit_mask).to(device)
+        whole = upload_stacked([sample.latent for sample, _ in pairs], device)
+        edit_mask = upload_stacked([edit.mask for _, edit in pairs], device)[:, None]
+        clean, edit_mask = region.of(whole), region.of(edit_mask)
+        trajectory = region.of(upload_stacked([sample.trajectory for sample, _ in pairs], device))
 
         def encoded(level: Level) -> Tensor:
             return trajectory[:, level.index].float()
@@ -150,7 +152,7 @@ class DecodeStage:
             noise_for(self.run_seed, shard, sample, purpose, edit.index if each_edit else None)
             for sample, edit in pairs
         ]
-        return torch.stack(noises).to(self.model.device)
+        return upload(torch.stack(noises), self.model.device)
 
     def _note_truncation(self, edit: Edit) -> None:
         """Notes a truncated edit text, unless the mask stage has done so while inferring a mask."""

@@ -19,6 +19,7 @@ from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_differ
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.text import TokenIds
+from pipeline.models.transfer import Download, upload
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 
@@ -67,9 +68,11 @@ class MaskStage:
             groups[_pixels(sample).shape].append(sample)
         for _, group in sorted(groups.items()):
             latents = self.model.image_coder.encode([_pixels(sample) for sample in group])
-            for sample, latent in zip(group, latents, strict=True):
-                if bool(latent.isfinite().all()):
-                    sample.latent = to_numpy(latent)
+            finite = Download(latents.isfinite().flatten(1).all(1))
+            arrays = to_numpy(Download(latents).wait())
+            for sample, array, good in zip(group, arrays, finite.wait().tolist(), strict=True):
+                if good:
+                    sample.latent = array
                 else:
                     sample.fail("mask", "NonFinite", "the VAE gives a latent that is not finite")
 
@@ -82,7 +85,7 @@ class MaskStage:
         if sample.supplied_mask is None:
             mask = np.ones(grid, np.float32)
         else:
-            pixels = torch.from_numpy(sample.supplied_mask)
+            pixels = from_numpy(sample.supplied_mask)
             mask = to_numpy(mask_from_pixels(pixels, grid, soft=self.method.mask.soft))
         for edit in sample.pending:
             edit.mask = mask
@@ -115,11 +118,11 @@ class MaskStage:
         eps = self._eps([noisy[index] for index, _ in queries], list(queries.values()))
         row_of = {query: row for row, query in enumerate(queries)}
         differences = [
-            self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]])
+            Download(self._difference(eps[row_of[references[query[0]]]], eps[row_of[query]]))
             for _, query in edits
         ]
         for (edit, _), difference in zip(edits, differences, strict=True):
-            self._cut(edit, difference.cpu())
+            self._cut(edit, difference.wait())
 
     def _noisy(self, shard: str, sample: Sample) -> list[Tensor]:
         """The image's latent with M noises at each level: a list of (M, C, h, w).
@@ -134,7 +137,7 @@ class MaskStage:
         schedule = self.model.schedule.for_grid(*sample.grid)
         levels = [schedule.level_at(share) for share in settings.noise_level]
         return [
-            add_noise(latent, noise, level).to(self.model.device)
+            upload(add_noise(latent, noise, level), self.model.device)
             for noise, level in zip(noises, levels, strict=True)
         ]
 

@@ -16,6 +16,7 @@ class OomRetry:
     The halved size applies to the rest of this part. The next part starts with the configured
     size again. So a short lack of memory (another process on the same GPU) changes the last bits
     of one part only. A size that never fits costs one failed attempt per part, noted in every row.
+    The VAE's size is halved apart from the network's.
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class OomRetry:
         Raises:
             OutOfMemory: a single row does not fit, or memory ran out outside the networks.
         """
-        micro_batch = self.model.micro_batch
-        micro_batch.restore()
+        for micro_batch in self.model.micro_batches:
+            micro_batch.restore()
         in_flight = [edit for edit in part.edits if edit.pending]
         reason: OutOfMemory | None = None
         try:
@@ -38,10 +39,12 @@ class OomRetry:
             if not is_out_of_memory(error):
                 raise
             reason = error if isinstance(error, OutOfMemory) else OutOfMemory(first_line(error))
-        if micro_batch.halvings:
-            part.halvings[self.name] = micro_batch.halvings
+        for micro_batch in self.model.micro_batches:
+            if not micro_batch.halvings:
+                continue
+            part.halvings[self.name] = part.halvings.get(self.name, 0) + micro_batch.halvings
             note = (
-                f"{self.name}: out of memory; computed with micro_batch {micro_batch.size} "
+                f"{self.name}: out of memory; computed with {micro_batch.name} {micro_batch.size} "
                 f"instead of {micro_batch.configured}"
             )
             for edit in in_flight:

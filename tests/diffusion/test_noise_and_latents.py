@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.diffusion.latents import blend, from_numpy, to_numpy
+from pipeline.diffusion.latents import blend, from_numpy, stacked, to_numpy
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.diffusion.schedule import Level
 from tests.reference.ddim import noised
@@ -62,3 +64,21 @@ def test_numpy_keeps_every_bit(dtype: torch.dtype, generator: torch.Generator) -
     back = from_numpy(array)
     assert back.dtype == dtype
     assert torch.equal(back, latent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("writable", [True, False])
+def test_stacked_arrays_keep_every_bit(
+    dtype: torch.dtype, writable: bool, generator: torch.Generator
+) -> None:
+    """Also those of Ray's shared memory, which torch would warn of and might write to."""
+    latents = torch.randn(3, 4, 8, 8, generator=generator).to(dtype)
+    arrays = [to_numpy(latent) for latent in latents]
+    for array in arrays if not writable else []:
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(stacked(arrays), latents)
+        single = from_numpy(arrays[0])
+    assert torch.equal(single, latents[0])
+    assert np.shares_memory(arrays[0], to_numpy(single)) == writable

@@ -102,6 +102,9 @@ def test_out_of_memory_errors_of_host_and_device_are_recognized() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError(
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+        ),
     ):
         assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.config import Model
 from pipeline.config.stages import Stage
@@ -40,6 +42,37 @@ def test_clean_level_does_not_divide_by_zero() -> None:
     clean = Level(0, 0, 1.0, 0.0)
     eps = eps_from_x0(torch.tensor([1.001]), torch.tensor([1.0]), clean, smallest_sigma=0.03)
     assert abs(float(eps)) < 0.04
+
+
+class Recorded(TorchDispatchMode):
+    """The names of the operations that torch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("timestep", [381, 380.5])
+def test_a_call_of_the_network_copies_no_number_to_the_device(
+    tiny_model: LatentDiffusion, timestep: float
+) -> None:
+    """Timestep and guidance scale are written there, of the types that a copy would have."""
+    latent, condition = torch.zeros(2, 4, 8, 8), Condition(torch.zeros(2, 3, 4))
+    level = Level(20, timestep, 0.6, 0.8)
+    denoiser: Any = tiny_model.unbatched
+    with Recorded() as operations:
+        _, given, _ = denoiser.inputs(latent, level, condition)
+        guided = condition.with_guidance(3.5).guidance
+    assert operations.names.count("aten.full.default") == 2
+    assert torch.equal(given, torch.as_tensor(timestep))
+    assert given.dtype == torch.as_tensor(timestep).dtype
+    assert required(guided).tolist() == [3.5, 3.5]
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 5, 8, 11])

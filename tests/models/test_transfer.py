@@ -13,7 +13,8 @@ from torch import Tensor
 from pipeline.models import transfer
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.transfer import Download, upload
+from pipeline.models.transfer import Download, upload, upload_stacked
+from pipeline.records.packing import join
 
 gpu = pytest.mark.gpu
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -69,9 +70,9 @@ def test_out_of_memory_in_a_copy_halves_the_micro_batch(
             return upload(host, device)
 
         class LimitedDownload(Download):
-            def __init__(self, tensor: Tensor) -> None:
+            def __init__(self, tensor: Tensor, into: Tensor | None = None) -> None:
                 check_size(tensor)
-                super().__init__(tensor)
+                super().__init__(tensor, into)
 
         monkeypatch.setattr("pipeline.models.autoencoder.upload", limited_upload)
         monkeypatch.setattr("pipeline.models.autoencoder.Download", LimitedDownload)
@@ -148,6 +149,45 @@ def test_host_waits_for_a_download_only_in_wait(log: list[str]) -> None:
     ]
     assert download.wait().name == "pinned"  # type: ignore[attr-defined]
     assert log[6:] == ["record_event synchronize"]
+
+
+def test_a_download_into_an_array_reads_a_contiguous_copy(log: list[str]) -> None:
+    """A copy between different strides would make the host wait. On a CPU it is made at once."""
+    into: Any = Recorder(log, "rows")
+    assert Download(Recorder(log, "result"), into).wait() is into  # type: ignore[arg-type]
+    assert log[:4] == [
+        "result contiguous",
+        "copying wait_stream computing",
+        "on copying",
+        "rows copy_ contiguous non_blocking=True",
+    ]
+    images = torch.zeros(3, 2)
+    assert Download(torch.ones(2, 1).expand(2, 2), images[1:]).wait() is not None
+    assert images.tolist() == [[0, 0], [1, 1], [1, 1]]
+
+
+def test_decoded_images_are_rows_of_one_array(tiny_model: LatentDiffusion) -> None:
+    """Whatever the micro-batch, so a part of them is packed without a copy."""
+    coder = tiny_model.image_coder.with_micro_batch(MicroBatch(2))
+    with torch.inference_mode():
+        images = coder.decode_each(coder.encode(drawn(5)))
+    arrays = [image for image in images if image is not None]
+    joined, _ = join(arrays)
+    assert len(arrays) == 5
+    assert all(np.shares_memory(joined, array) for array in arrays)
+
+
+@gpu
+def test_stacked_arrays_arrive_while_the_device_computes() -> None:
+    """Pinned memory that is reused for the next arrays does not change the ones before."""
+    busy, arrived = torch.randn(2048, 2048, device=CUDA), []
+    for number in range(64):
+        busy = (busy @ busy).clamp(-1, 1)
+        arrays = [np.full((64, 1024), number * 2 + row, np.uint16) for row in range(2)]
+        arrived.append(upload_stacked(arrays, CUDA))
+    for number, tensor in enumerate(arrived):
+        assert tensor.dtype == torch.bfloat16
+        assert tensor.view(torch.int16)[:, 0, 0].tolist() == [number * 2, number * 2 + 1]
 
 
 @gpu

@@ -33,6 +33,7 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["model.buckets=auto"],
         ["model.buckets=[[64, 64]]"],
         ["stages.mask.micro_batch=7"],
+        ["model.vae_micro_batch=7"],
         ["scores.lpips.path=x"],
         ["output.keep_rejected=false"],
         THREADS,
@@ -68,6 +69,7 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["scores.dtype=bfloat16"],
         ["model.path=elsewhere"],  # the content counts, not the path
         ["model.buckets=square"],
+        ["model.vae_micro_batch=null"],
     ],
     ids=lambda overrides: overrides[0],
 )

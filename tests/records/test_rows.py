@@ -6,7 +6,14 @@ import io
 
 import pyarrow.parquet as pq
 
-from pipeline.records.rows import LOWER_IS_BETTER, NEITHER_IS_BETTER, ROW_SCHEMA, SCORE
+from pipeline.records.rows import (
+    COLUMNS,
+    LOWER_IS_BETTER,
+    NEITHER_IS_BETTER,
+    ROW_SCHEMA,
+    SCORE,
+    STAGED_SCHEMA,
+)
 from pipeline.steps.publish import to_parquet
 
 
@@ -21,3 +28,9 @@ def test_columns_say_in_the_file_what_they_mean_and_which_way_is_better() -> Non
     scores = {name for name in found if name.startswith(SCORE)}
     assert set(better) == scores - NEITHER_IS_BETTER
     assert scores >= LOWER_IS_BETTER | NEITHER_IS_BETTER
+
+
+def test_staged_rows_are_published_rows_with_members() -> None:
+    """The staged schema is the published one and one column more."""
+    assert STAGED_SCHEMA.names == [*ROW_SCHEMA.names, "members"]
+    assert len({name for name, *_ in COLUMNS}) == len(COLUMNS)

@@ -25,6 +25,7 @@ from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.build import load_stages
 from tests.conftest import TOLERANCE
+from tests.packed import from_bytes, to_bytes
 from tests.parts import make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import (
     load_pipeline,
@@ -139,10 +140,10 @@ def test_pools_and_fused_give_the_same_bytes(folder: Path) -> None:
     for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
     for pool in config.pools:
-        pooled = Part.from_bytes(pooled.to_bytes())
+        pooled = from_bytes(to_bytes(pooled))
         for stage in load_stages(config, pool, "cpu").values():
             pooled = stage(pooled)
-    assert fused.to_bytes() == pooled.to_bytes()
+    assert to_bytes(fused) == to_bytes(pooled)
     for sample in fused.samples:
         for edit in sample.pending:
             assert required(edit.image).shape == required(sample.image).shape

@@ -15,8 +15,9 @@ from pipeline.config.config import Config, Model
 from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.records.part import Part, Status
-from pipeline.stages.build import load_stages
+from pipeline.records.part import Status
+from pipeline.stages.build import build_stage, load_stages
+from tests.packed import from_bytes, to_bytes
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.tiny_models import make_tiny_stable_diffusion
 
@@ -79,7 +80,7 @@ def test_same_part_gives_the_same_bytes(tiny_model: LatentDiffusion, name: str) 
     """Masks, difference maps and images of two runs over one part are equal bit for bit."""
     fresh = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
     once, twice = (
-        run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)).to_bytes()
+        to_bytes(run_stages(tiny_model, copy.deepcopy(fresh), make_config(name=name)))
         for _ in range(2)
     )
     assert once == twice
@@ -109,10 +110,10 @@ def test_pools_and_fused_give_the_same_bytes(
     for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
     for pool in config.pools:
-        pooled = Part.from_bytes(pooled.to_bytes())
+        pooled = from_bytes(to_bytes(pooled))
         for stage in load_stages(config, pool, "cpu").values():
             pooled = stage(pooled)
-    assert fused.to_bytes() == pooled.to_bytes()
+    assert to_bytes(fused) == to_bytes(pooled)
 
 
 def test_every_stage_computes_with_the_threads_of_the_smallest_pool(
@@ -192,3 +193,30 @@ def test_each_stage_encodes_a_text_once_per_part(tiny_model: LatentDiffusion) ->
         texts[name] = sum(rows)
     assert texts == {"mask": 3, "encode": 1, "decode": 3}
     assert {edit.num_evals_decode for edit in part.edits} == {8, 4}
+
+
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_the_host_waits_as_often_for_many_edits_as_for_one(
+    stage: str, tiny_model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether results are finite is asked once, since each question waits for the device."""
+    config = make_config()
+
+    def questions(num_samples: int) -> int:
+        before = ["mask", "encode"][: STAGES.index(stage)]
+        part = make_part(*(make_prepared(number) for number in range(num_samples)))
+        part = run_stages(tiny_model, part, config, before)
+        built, ask, asked = build_stage(config, stage, tiny_model), torch.Tensor.__bool__, 0
+
+        def counted(tensor: torch.Tensor) -> bool:
+            nonlocal asked
+            asked += 1
+            return ask(tensor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__bool__", counted)
+            part = built(part)
+        assert all(edit.pending for edit in part.edits)
+        return asked
+
+    assert questions(5) == questions(1)

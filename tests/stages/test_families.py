@@ -29,6 +29,7 @@ from pipeline.stages.build import load_stages
 from pipeline.steps.verify import verify
 from tests.committing import make_config as job_config
 from tests.conftest import TOLERANCE
+from tests.packed import from_bytes, to_bytes
 from tests.parts import make_config, make_part, make_prepared, required, run_stages
 from tests.samples import raw_sample, write_shard
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
@@ -183,10 +184,10 @@ def test_pools_and_fused_give_the_same_bytes(family_folder: Path) -> None:
     for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
     for pool in config.pools:
-        pooled = Part.from_bytes(pooled.to_bytes())
+        pooled = from_bytes(to_bytes(pooled))
         for stage in load_stages(config, pool, "cpu").values():
             pooled = stage(pooled)
-    assert fused.to_bytes() == pooled.to_bytes()
+    assert to_bytes(fused) == to_bytes(pooled)
 
 
 def test_micro_batch_changes_rounding_only(

@@ -15,7 +15,8 @@ from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Part, Status
 from pipeline.stages.build import build_stage
-from tests.parts import make_config, make_part, make_prepared, required, run_stages
+from tests.packed import from_bytes, to_bytes
+from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 
 NETWORKS = {  # by stage: the networks that it calls with several rows
     "mask": ("unet", "vae.encode", "text"),
@@ -58,9 +59,9 @@ def before(tiny_model: LatentDiffusion) -> dict[str, bytes]:
     """The part as input of each stage and after the last one, without memory errors."""
     part, states = fresh_part(), {}
     for name in NETWORKS:
-        states[name] = part.to_bytes()
+        states[name] = to_bytes(part)
         part = run_stages(tiny_model.with_micro_batch(2), part, CONFIG, [name])
-    return states | {"end": part.to_bytes()}
+    return states | {"end": to_bytes(part)}
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)
@@ -73,17 +74,18 @@ def test_out_of_memory_gives_the_same_images_and_a_note(
 ) -> None:
     """For each network of each stage, pixels differ by at most 1 and every row has the note."""
     model = tiny_model.with_micro_batch(2)
-    part = Part.from_bytes(before[stage])
+    part = from_bytes(before[stage])
     pending = [edit.pending for edit in part.edits]
     with monkeypatch.context() as patch:
         starve(model, network, 1, patch)
         part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
     assert part.halvings == {stage: 1}
-    note = f"{stage}: out of memory; computed with micro_batch 1 instead of 2"
+    name = "vae_micro_batch" if network.startswith("vae") else "micro_batch"
+    note = f"{stage}: out of memory; computed with {name} 1 instead of 2"
     assert [note in edit.notes for edit in part.edits] == pending
     later = list(NETWORKS)[list(NETWORKS).index(stage) + 1 :]
     part = run_stages(model, part, CONFIG, later)
-    for edit, undisturbed in zip(part.edits, Part.from_bytes(before["end"]).edits, strict=True):
+    for edit, undisturbed in zip(part.edits, from_bytes(before["end"]).edits, strict=True):
         assert edit.status == undisturbed.status
         if edit.pending:
             difference = required(edit.image).astype(int) - required(undisturbed.image)
@@ -102,7 +104,43 @@ def test_the_next_part_starts_with_the_configured_size(
         assert stage(fresh_part()).halvings == {"mask": 1}
     again = stage(fresh_part())
     assert again.halvings == {}
-    assert again.to_bytes() == plain.to_bytes()
+    assert to_bytes(again) == to_bytes(plain)
+
+
+@pytest.mark.parametrize(("stage", "half"), [("mask", "encode"), ("decode", "decode")])
+def test_the_vae_has_a_micro_batch_of_its_own(
+    stage: str,
+    half: str,
+    tiny_model: LatentDiffusion,
+    before: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sets the VAE's rows, and halving it leaves the network's calls as they were."""
+
+    def seen(vae_size: int | None, fits: int = 99) -> tuple[list[int], list[int]]:
+        """Rows of the network's calls, and the VAE's."""
+        model = tiny_model.with_micro_batch(4, vae_size)
+        images: list[int] = []
+        with monkeypatch.context() as patch, counted(model) as rows:
+            starve(model, f"vae.{half}", fits, patch)
+            limited = getattr(model.image_coder.vae, half)
+
+            def recorded(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                images.append(len(first))
+                return limited(first, *args, **kwargs)
+
+            patch.setattr(model.image_coder.vae, half, recorded)
+            part = build_stage(CONFIG, stage, model)(from_bytes(before[stage]))
+        assert part.halvings == ({} if fits == 99 else {stage: 1})
+        assert not any(edit.status == Status.FAILED for edit in part.edits)
+        return rows, images
+
+    rows, images = seen(None)
+    assert max(images) == 3  # all of three, or half of six
+    assert seen(2) == (rows, [2] * (sum(images) // 2) + [1] * (sum(images) % 2))
+    starved_rows, starved_images = seen(None, fits=2)
+    assert starved_rows == rows
+    assert max(starved_images[1:]) == 2
 
 
 @pytest.mark.parametrize(("stage", "network"), CASES)
@@ -114,7 +152,7 @@ def test_part_that_fits_at_no_size_fails_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rows name the stage, the sizes tried and the allocator's message; finished rows stay."""
-    model, part = tiny_model.with_micro_batch(2), Part.from_bytes(before[stage])
+    model, part = tiny_model.with_micro_batch(2), from_bytes(before[stage])
     pending = [edit.pending for edit in part.edits]
     starve(model, network, 0, monkeypatch)
     part = compute_part(part, [Operator(stage, build_stage(CONFIG, stage, model))])
@@ -137,6 +175,6 @@ def test_out_of_memory_outside_the_networks_fails_the_part(
 
     text = type("Text", (), {"encode": staticmethod(encode)})()
     stage = build_stage(CONFIG, "encode", replace(tiny_model, text=text))
-    part = compute_part(Part.from_bytes(before["encode"]), [Operator("encode", stage)])
+    part = compute_part(from_bytes(before["encode"]), [Operator("encode", stage)])
     assert {edit.error for edit in part.edits if edit.status == Status.FAILED} == {"OutOfMemory"}
     assert part.halvings == {}

@@ -20,6 +20,7 @@ from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Status
 from pipeline.stages.score import ScoreStage
 from pipeline.steps.verify import verify
+from tests.packed import from_bytes, to_bytes
 from tests.parts import make_part, make_prepared, required
 from tests.samples import raw_sample, write_shard
 from tests.tiny_scorers import make_tiny_scorers
@@ -84,7 +85,7 @@ def test_score_that_is_not_finite_is_null_and_noted() -> None:
     assert part.edits[0].scores == {"lpips": None}
     assert part.edits[0].notes == ["not finite, and so left out: lpips"]
     assert (part.edits[2].scores, part.edits[2].notes) == ({"lpips": 0.123457}, [])
-    assert Part.from_bytes(part.to_bytes()).edits[2].scores == {"lpips": 0.123457}
+    assert from_bytes(to_bytes(part)).edits[2].scores == {"lpips": 0.123457}
 
 
 def test_part_without_decoded_edits_is_returned_unchanged() -> None:

@@ -29,6 +29,7 @@ from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
 from pipeline.storage.archive import split_at_first_dot
 from tests.committing import SIZE, invert, make_config, make_context, table_of
+from tests.packed import from_bytes, to_bytes
 from tests.samples import declared_png, pixels
 
 PER_SHARD = 50
@@ -171,9 +172,9 @@ def check_shard(tar: bytes, outcomes: Counter[str]) -> int:
     contents = read_shard(tar, CONFIG)
     num_rows, seen = 0, set()
     for index, chunk in enumerate(plan_parts(contents.samples, 64)):
-        part = Part.from_bytes(Part("s", index, 1, chunk, contents.problem).to_bytes())
+        part = from_bytes(to_bytes(Part("s", index, 1, chunk, contents.problem)))
         part = prepare(part, HOW)
-        table = table_of(invert(Part.from_bytes(part.to_bytes())), CONTEXT)
+        table = table_of(invert(from_bytes(to_bytes(part))), CONTEXT)
         for row in table.to_pylist():
             check_row(row)
             outcomes[f"{row['stage']}: {row['error']}" if row["error"] else row["status"]] += 1

@@ -24,6 +24,7 @@ from pipeline.images.files import (
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.republish.retry_failed import is_retried
 from pipeline.steps.prepare import MASK_CROPPED_NOTE, Preparation, prepare
+from tests.packed import to_bytes
 from tests.samples import declared_png, encode, pixels
 
 LIMITS = Preparation(sizes=Sizes(32), resize="crop", resolution="model", max_pixels=10**6)
@@ -361,7 +362,7 @@ def test_several_images_at_once_are_those_of_one_at_a_time() -> None:
             Sample(str(n), encoded=data, edits=[Edit(0, "x")]) for n, data in enumerate(files)
         ]
         part = Part("s", 0, 1, samples)
-        made.append(prepare(part, limits(), threads=threads).to_bytes())
+        made.append(to_bytes(prepare(part, limits(), threads=threads)))
         assert [sample.image is None for sample in part.samples] == [n == 2 for n in range(6)]
     assert made[0] == made[1]
 

@@ -16,6 +16,7 @@ from pipeline.steps.read import count_edits, read_parts, read_shard
 from pipeline.steps.texts import substituted
 from pipeline.storage.formats import BadShardError
 from pipeline.storage.shards import expand_shards
+from tests.packed import from_bytes, to_bytes
 from tests.samples import encode, pixels, raw_sample, shard_bytes, write_shard
 
 IMAGE = encode(pixels())
@@ -142,7 +143,7 @@ def test_what_is_read_of_a_json_can_travel_and_be_written() -> None:
     part = Part("s", 0, 1, [sample])
 
     def deeper(calls: int) -> Part:
-        return deeper(calls - 1) if calls else Part.from_bytes(part.to_bytes())
+        return deeper(calls - 1) if calls else from_bytes(to_bytes(part))
 
     assert deeper(500).samples[0].metadata == deepest
     lists = {"a": json.loads("[" * 100 + "]" * 100)}  # 101 with the object
@@ -319,7 +320,7 @@ def test_parts_are_the_same_whatever_is_skipped(tmp_path: Path) -> None:
     assert generation == hashlib.sha256((tmp_path / "in/0.tar").read_bytes()).hexdigest()[:12]
     skip = {(generation, 3, 0), (generation, 3, 2), (generation, 4, 1), ("0" * 12, 3, 1)}
     rest = list(read_parts(shard, config, 2, skip=skip))
-    assert [part.to_bytes() for part in rest] == [every[1].to_bytes()]
+    assert [to_bytes(part) for part in rest] == [to_bytes(every[1])]
 
 
 def test_a_limit_takes_edits_from_the_start(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
-from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites, adapted
+from pipeline.models.transfer import upload_stacked
 from pipeline.records.part import Part
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
 from pipeline.stages.imagic.score import Scorer, TextAgreement
@@ -61,8 +61,9 @@ class ImagicDecodeStage:
     def _decode(self, shard: str, pairs: list[Pair]) -> None:
         candidates = self._candidates(shard, pairs)
         latents = self._best(shard, pairs, candidates)
-        for (_, edit), latent in zip(pairs, latents, strict=True):
-            if not bool(latent.isfinite().all()):
+        finite_rows = latents.isfinite().flatten(1).all(1).tolist()  # the host waits once
+        for (_, edit), is_finite in zip(pairs, finite_rows, strict=True):
+            if not is_finite:
                 edit.fail("decode", "NonFinite", "the generated latent is not finite")
         finite = [index for index, (_, edit) in enumerate(pairs) if edit.pending]
         if finite:
@@ -76,13 +77,10 @@ class ImagicDecodeStage:
     def _candidates(self, shard: str, pairs: list[Pair]) -> Tensor:
         """(N, S, C, h, w): generated here with the LoRA factors, or taken from a full fit."""
         if self.sites is None:
-            candidates = [from_numpy(edit.candidates) for _, edit in pairs]
-            return torch.stack(candidates).to(self.model.device)
-        factors = torch.stack([from_numpy(edit.adapter) for _, edit in pairs])
-        optimized = torch.stack([from_numpy(edit.embedding) for _, edit in pairs])
-        denoiser = adapted(
-            self.model.unbatched, self.sites, factors.to(self.model.device), self.model.micro_batch
-        )
+            return upload_stacked([edit.candidates for _, edit in pairs], self.model.device)
+        factors = upload_stacked([edit.adapter for _, edit in pairs], self.model.device)
+        optimized = upload_stacked([edit.embedding for _, edit in pairs], self.model.device)
+        denoiser = adapted(self.model.unbatched, self.sites, factors, self.model.micro_batch)
         return self.generate(denoiser, shard, pairs, optimized)
 
     def _best(self, shard: str, pairs: list[Pair], candidates: Tensor) -> Tensor:

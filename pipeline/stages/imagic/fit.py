@@ -21,12 +21,13 @@ from pipeline.config.method import Method
 from pipeline.config.sample_settings import seed_for
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.imagic import minimize, prediction_loss
-from pipeline.diffusion.latents import from_numpy, to_numpy
+from pipeline.diffusion.latents import to_numpy
 from pipeline.diffusion.noise import draw_fit
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.models.fine_tuning import fine_tuning
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites
+from pipeline.models.transfer import upload_stacked
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
@@ -151,8 +152,8 @@ class ImagicFitStage:
         Each edit has its own draws.
         """
         device, settings = self.model.device, self.settings
-        clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs])
-        clean_rows = clean.to(device).repeat_interleave(settings.draws, dim=0)
+        clean = upload_stacked([sample.latent for sample, _ in pairs], device)
+        clean_rows = clean.repeat_interleave(settings.draws, dim=0)
         rows = torch.arange(len(pairs), device=device).repeat_interleave(settings.draws)
         schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
         shape = (settings.draws, *clean.shape[1:])

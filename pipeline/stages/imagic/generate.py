@@ -15,11 +15,12 @@ from pipeline.config.sample_settings import method_for
 from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.imagic import interpolated
-from pipeline.diffusion.latents import blend, from_numpy
+from pipeline.diffusion.latents import blend
 from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solvers import SOLVERS
 from pipeline.models.loading import LatentDiffusion
+from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Sample
 from pipeline.stages.encode import noise_for
 
@@ -54,10 +55,10 @@ class ImagicGenerator:
         text = interpolated(target, optimized.to(device), self.settings.interp_eta)
         negative = self.model.text.encode([self.method.negative_text] * len(pairs))
         scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
-        clean = torch.stack([from_numpy(sample.latent) for sample, _ in pairs] * num_seeds)
-        masks = torch.stack([torch.from_numpy(edit.mask) for _, edit in pairs] * num_seeds)
+        clean = upload_stacked([sample.latent for sample, _ in pairs] * num_seeds, device)
+        masks = upload_stacked([edit.mask for _, edit in pairs] * num_seeds, device)
         noise = torch.stack([self._noise(shard, *pair) for pair in pairs], dim=1).flatten(0, 1)
-        clean, edit_mask, noise = clean.to(device), masks[:, None].to(device), noise.to(device)
+        edit_mask, noise = masks[:, None], upload(noise, device)
         denoise = guided(
             denoiser,
             Condition.cat([text] * num_seeds),

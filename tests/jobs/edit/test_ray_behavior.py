@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -116,7 +118,7 @@ def test_an_operator_may_return_no_rows(local_ray: None) -> None:
     """The first stage drops waiting parts after the run was asked to stop."""
     import ray
 
-    from jobs.edit.graph import PART_SCHEMA
+    from pipeline.records.packing import PART_SCHEMA
 
     def drop(batch: Any) -> pa.Table:
         return PART_SCHEMA.empty_table()
@@ -147,3 +149,81 @@ def test_a_local_ray_listens_only_on_loopback() -> None:
     addresses = done.stdout.strip().splitlines()[-1]
     assert "127.0.0.1" in addresses, done.stderr
     assert set(ast.literal_eval(addresses)) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_two_parts_are_in_an_actor_and_read_in_place(local_ray: None) -> None:
+    """With the options of a pool: two calls at once, never three, each on Ray's shared memory."""
+    import ray
+
+    from jobs.edit.graph import pool_options
+    from pipeline.config.config import Config
+    from pipeline.records.packing import pack, unpack
+    from pipeline.records.part import Part, Sample
+    from pipeline.sizing.part_memory import PARTS_IN_ACTOR
+
+    class Gate:
+        """Counts who is inside, and lets the first ones out once so many are."""
+
+        def __init__(self) -> None:
+            self.inside, self.most, self.full = 0, 0, threading.Event()
+
+        def enter(self, wanted: int) -> bool:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            if self.inside >= wanted:
+                self.full.set()
+            return self.full.wait(30)
+
+        def leave(self) -> None:
+            self.inside -= 1
+
+        def found(self) -> int:
+            return self.most
+
+    class Stage:
+        def __init__(self, gate: Any) -> None:
+            self.gate = gate
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            assert ray.get(self.gate.enter.remote(PARTS_IN_ACTOR)), "no second call came"
+            part = unpack(batch)
+            image = part.samples[0].image
+            assert image is not None
+            address = image.__array_interface__["data"][0]
+            maps = Path("/proc/self/maps").read_text().splitlines()
+            spans = [([int(end, 16) for end in line.split()[0].split("-")], line) for line in maps]
+            (name,) = [line for (first, after), line in spans if first <= address < after]
+            assert not image.flags.writeable
+            part.problem = name.split(maxsplit=5)[-1]  # the path of what is mapped there
+            time.sleep(0.05)  # a third call would come meanwhile
+            ray.get(self.gate.leave.remote())
+            return pack(part)
+
+    def parts(batch: Any) -> Iterator[pa.Table]:
+        for number in range(6):
+            image = np.full((1000, 1000, 3), number, np.uint8)
+            yield pack(Part("s", number, 6, [Sample("k", image=image)]))
+
+    gates: Any = ray.remote(Gate)
+    gate = gates.options(num_cpus=0, max_concurrency=8).remote()
+    tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "stages": {"mask": {"actors": 1}}}
+    batches = (
+        ray.data.from_items([{"number": 0}])
+        .map_batches(parts, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+        .map_batches(
+            Stage,
+            fn_constructor_args=(gate,),
+            batch_size=1,
+            batch_format="pyarrow",
+            **pool_options(Config.model_validate(tree), "mask", "cpu"),
+        )
+        .iter_batches(batch_size=1, batch_format="pyarrow")
+    )
+    found = [unpack(cast(pa.Table, batch)) for batch in batches]
+    assert ray.get(gate.found.remote()) == PARTS_IN_ACTOR
+    assert sorted(part.index for part in found) == [*range(6)]
+    for part in found:
+        assert "plasma" in (part.problem or ""), part.problem
+        image = part.samples[0].image
+        assert image is not None
+        assert (image == part.index).all()

@@ -9,11 +9,12 @@ from unittest import mock
 
 import pytest
 
-from jobs.edit.graph import PART_SCHEMA, _finish, _row_of
+from jobs.edit.graph import _finish
 from jobs.edit.worker import around_step
 from jobs.supervise.journal import Journal
 from jobs.supervise.watchdog import Guard
 from pipeline.execution.operators import COMMIT, Flow, Operator
+from pipeline.records.packing import PART_SCHEMA, pack
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 from tests.jobs.local_journal import LocalJournal
@@ -39,7 +40,7 @@ def finish(journal: Journal, error: Exception | None = None) -> None:
 
     last = [Operator("finish", lambda part: part), Operator(COMMIT, commit, fails_edits=False)]
     flow = mock.Mock(spec=Flow, last=last)
-    batch = _row_of(Part("0", 0, 1))
+    batch = pack(Part("0", 0, 1))
     assert batch.schema == PART_SCHEMA
     _finish(batch, flow, partial(around_step, Guard(journal, part_timeout_s=60.0), "cpu"))
 

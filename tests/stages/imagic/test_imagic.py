@@ -20,10 +20,11 @@ from pipeline.config.stages import STAGES, Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.records.part import Edit, Part, Sample, Status
+from pipeline.records.part import Edit, Sample, Status
 from pipeline.stages.build import build_stage, load_stages
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
+from tests.packed import from_bytes, to_bytes
 from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
 from tests.stages.test_build import with_model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
@@ -81,7 +82,7 @@ def test_two_images_in_both_orders_give_the_same_bytes(
         for stage in stages:
             stage(part)
         assert part.edits[0].image is not None
-        return part.to_bytes()
+        return to_bytes(part)
 
     first, second = edited(0), edited(1)
     assert (edited(1), edited(0)) == (second, first)
@@ -147,10 +148,10 @@ def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path, form: str)
     for stage in load_stages(config, "fused", "cpu").values():
         fused = stage(fused)
     for pool in config.pools:
-        pooled = Part.from_bytes(pooled.to_bytes())
+        pooled = from_bytes(to_bytes(pooled))
         for stage in load_stages(config, pool, "cpu").values():
             pooled = stage(pooled)
-    assert fused.to_bytes() == pooled.to_bytes()
+    assert to_bytes(fused) == to_bytes(pooled)
     assert all(edit.image is not None for edit in fused.edits)
     assert not any(edit.adapter is not None or edit.candidates is not None for edit in fused.edits)
 

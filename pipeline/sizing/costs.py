@@ -98,12 +98,17 @@ def _marker(output: Store, shard: str) -> ShardStats | None:
         return None
 
 
-def counted_costs(config: Config) -> Costs:
-    """Each stage's network evaluations, used as its cost if nothing was measured."""
+def counted_costs(config: Config, edits_per_byte: float = 0.0) -> Costs:
+    """Each stage's network evaluations, used as its cost if nothing was measured.
+
+    Args:
+        config: the run.
+        edits_per_byte: of input tars; 0: not known.
+    """
     seconds = {name: max(n, MIN_EVALUATIONS) for name, n in evaluations(config.method).items()}
     if SCORE_STAGE in config.stage_names:
         seconds[SCORE_STAGE] = MIN_EVALUATIONS
-    return Costs(source="evaluations", seconds=seconds)
+    return Costs(source="evaluations", seconds=seconds, edits_per_byte=edits_per_byte)
 
 
 def evaluations(method: Method) -> dict[str, float]:

@@ -80,7 +80,7 @@ def edit(
         config = with_absolute_paths(config)
     stopped = False
     num_edits = 0
-    outcome = None
+    outcome = compilations = None
     with RayStart(config, verbose, keep=keep_ray) as ray_start:
         if config.model.device == "auto" and cluster_address(config):
             ray_start.connected()  # "auto" depends on the GPUs of the cluster
@@ -90,11 +90,11 @@ def edit(
             plan, expected = planned(plan, measure=False, keep=True, edits_per_byte=edits_per_byte)
             write_config(plan)  # again, with the resolved sizes
             progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
-            num_edits = progress.counts.total()
+            num_edits, compilations = progress.counts.total(), progress.compilations
             outcome = expected.compared_with(progress.images_per_s_after_start)
             plan = plan.still_to_do()
     sweep(plan.output)
-    summary = summarize(plan, time.monotonic() - started, num_edits, outcome)
+    summary = summarize(plan, time.monotonic() - started, num_edits, outcome, compilations)
     write_summary(plan.output, summary.to_tree())
     print_summary(plan, summary)
     if not stopped:
@@ -193,6 +193,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
                 release_memory()
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
+            progress.compilations = journal.compilations()
     finally:
         if release:
             stop.release()

@@ -60,9 +60,10 @@ def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
     on_model = [name for name in names if name != SCORE_STAGE]
     if on_model:
         halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
-        model = load_model(config.model, device, config.pool_stage(pool), halves)
-        for name in on_model:
-            micro_batch = getattr(config.stages, name).micro_batch
+        sizes = {name: getattr(config.stages, name).micro_batch for name in on_model}
+        stage = config.pool_stage(pool)
+        model = load_model(config.model, device, stage, halves, set(sizes.values()))
+        for name, micro_batch in sizes.items():
             loaded[name] = build_stage(config, name, model.with_micro_batch(micro_batch))
     if SCORE_STAGE in names:
         loaded[SCORE_STAGE] = load_score_stage(config, device)

@@ -176,7 +176,7 @@ def test_a_run_compares_its_rate_with_the_estimate(
     def compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[mock.Mock, bool]:
         guards.append(silence_s)
         run_fake(plan)
-        progress = mock.Mock(images_per_s_after_start=1.5)
+        progress = mock.Mock(images_per_s_after_start=1.5, compilations={})
         progress.counts.total.return_value = 3
         return progress, False
 

@@ -36,7 +36,7 @@ class FakeRay:
         self.calls: list[str] = []
         monkeypatch.setattr(ray_start, "connect", self._connect)
         monkeypatch.setattr(ray_start, "disconnect", self._disconnect)
-        monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: self.is_up)
+        monkeypatch.setattr("ray.is_initialized", lambda: self.is_up)
 
     def _connect(self, config: Config, verbose: bool) -> None:
         self.calls.append("connect")
@@ -189,7 +189,8 @@ def test_a_cluster_is_connected_to_after_the_plan(
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with RayStart(config, False) as start:
         start.begin()
-        assert fake_ray.calls == starting_threads() == []
+        assert fake_ray.calls == []
+        assert starting_threads() == []
         start.connected()
     assert fake_ray.calls == ["connect", "disconnect"]
 

@@ -85,7 +85,7 @@ def test_a_run_that_is_hardly_longer_than_a_calibration_has_none(
 
 def test_auto_sizes_are_found_and_set_sizes_are_kept(measured: list[str], tmp_path: Path) -> None:
     """Two cores and 1 s per edit allow 2 edits/s, for which one decode actor is enough."""
-    sections = {"stages": AUTO | {"mask": {"actors": 3}}}
+    sections = {"stages": AUTO | {"mask": {"actors": 3}}, "run": {"layout": "pools"}}
     plan, expected = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
     assert plan.config.stages.mask.actors == 3
     assert plan.config.stages.decode.actors == 1
@@ -170,7 +170,7 @@ def test_a_run_compares_its_rate_with_the_estimate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In summary.json and the last lines; the config in the output has the resolved sizes."""
-    plan = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 3})
+    plan = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 3}, run={"layout": "pools"})
     guards: list[float] = []
 
     def compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[mock.Mock, bool]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -25,6 +27,9 @@ _POLL_S = 2.0
 def connect(config: Config, verbose: bool) -> None:
     """Connects to the cluster that the config or RAY_ADDRESS names, else starts a local Ray.
 
+    In another thread than the main one, Ray leaves the signal handlers as they are, and warns of it
+    with ``verbose``.
+
     Args:
         config: ``run.address`` and ``run.num_cpus`` are read.
         verbose: show the messages of Ray and of its workers.
@@ -40,6 +45,7 @@ def connect(config: Config, verbose: bool) -> None:
     # Chooses Ray's future default for workers without GPUs; otherwise Ray prints a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
     job = DriverJob(verbose=verbose)
     # What Ray's processes push to every driver, such as a line for each task that the memory
     # monitor ended; log_to_driver does not stop it.
@@ -58,7 +64,7 @@ def connect(config: Config, verbose: bool) -> None:
         raise ConfigError(f"run.address={address!r}: {_refusal(error)}") from error
     finally:
         job.started()
-    if callable(on_sigterm):  # ray.init has replaced it
+    if in_main and callable(on_sigterm):  # ray.init has replaced it
         signal.signal(signal.SIGTERM, on_sigterm)
     if not verbose:
         # Ray Data logs tracebacks of lost parts; jobs/edit/lost_parts.py logs one line for each.
@@ -133,9 +139,20 @@ def device_of(config: Config) -> str:
         return config.model.device
     if ray.is_initialized():
         return "cuda" if any(node.gpus > 0 for node in cluster_nodes()) else "cpu"
-    import torch  # takes seconds to import, and only a local run with device "auto" needs it
+    if not _has_cuda_driver():
+        return "cpu"
+    import torch  # takes seconds to import
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _has_cuda_driver() -> bool:
+    """Whether NVIDIA's driver is installed here: without its library torch finds no GPU either."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def cluster_nodes() -> list[Node]:

@@ -6,10 +6,8 @@ import sys
 import time
 from collections.abc import Iterable
 
-import ray
-
 from jobs import exit_codes
-from jobs.edit.cluster import check_stores, connect, device_of, disconnect
+from jobs.edit.cluster import check_stores, device_of
 from jobs.edit.driver_memory import release_memory
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
@@ -17,6 +15,7 @@ from jobs.edit.lost_parts import run_missing
 from jobs.edit.paths import with_absolute_paths
 from jobs.edit.planner import planned
 from jobs.edit.progress import RunProgress
+from jobs.edit.ray_start import RayStart
 from jobs.edit.report import report_run
 from jobs.edit.summary_tables import print_dry_run, print_summary
 from jobs.edit.writable import before_the_start, check_writable
@@ -49,7 +48,7 @@ def dry_run(config: Config) -> int:
     check_stores(config)
     plan = make_plan(config, device_of(config))
     check_writable(plan.output, _named(plan))
-    _warn([*plan.left_out, *first_look(plan)])
+    _warn([*plan.left_out, *first_look(plan).lines])
     print_dry_run(plan)
     return exit_codes.OK
 
@@ -79,11 +78,47 @@ def edit(
     check_stores(config)
     if cluster_address(config):
         config = with_absolute_paths(config)
-    if config.model.device == "auto" and cluster_address(config) and not ray.is_initialized():
-        connect(config, verbose)  # "auto" depends on the GPUs of the cluster
-    plan = make_plan(config, device_of(config))
+    stopped = False
+    num_edits = 0
+    outcome = compilations = None
+    with RayStart(config, verbose, keep=keep_ray) as ray_start:
+        if config.model.device == "auto" and cluster_address(config):
+            ray_start.connected()  # "auto" depends on the GPUs of the cluster
+        plan, edits_per_byte = _checked(config, ray_start, retry_failed=retry_failed)
+        if plan.work:
+            ray_start.connected()
+            plan, expected = planned(plan, measure=False, keep=True, edits_per_byte=edits_per_byte)
+            write_config(plan)  # again, with the resolved sizes
+            progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
+            num_edits, compilations = progress.counts.total(), progress.compilations
+            outcome = expected.compared_with(progress.images_per_s_after_start)
+            plan = plan.still_to_do()
+    sweep(plan.output)
+    summary = summarize(plan, time.monotonic() - started, num_edits, outcome, compilations)
+    write_summary(plan.output, summary.to_tree())
+    print_summary(plan, summary)
+    if not stopped:
+        report_run(plan, num_edits)
+    if stopped and plan.work:
+        message = f"interrupted with {len(plan.work)} shards to do; run the same command to resume"
+        tell(message, level="warning", to=sys.stdout)
+        return exit_codes.INTERRUPTED, plan
+    return _exit_code(plan, summary), plan
+
+
+def _checked(config: Config, ray_start: RayStart, *, retry_failed: bool) -> tuple[Plan, float]:
+    """The plan of a run, whose output is ready for it; Ray starts meanwhile.
+
+    Returns:
+        The plan, and the edits for each byte of its first shard; 0: not known.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    plan = make_plan(config, device_of(config), on_work=ray_start.begin)
     check_writable(plan.output, _named(plan))
-    _warn([*plan.left_out, *first_look(plan), *changed_inputs(plan)])
+    look = first_look(plan)
+    _warn([*plan.left_out, *look.lines, *changed_inputs(plan)])
     for line in plan.cuts.lines:
         tell(line)
     with before_the_start(_named(plan)):
@@ -94,34 +129,7 @@ def edit(
     _warn(complete_refilter(plan))
     if retry_failed:
         plan = _reopened(plan)
-    plan = publish_staged(plan)
-    stopped = False
-    num_edits = 0
-    outcome = None
-    if plan.work:
-        if not ray.is_initialized():
-            connect(config, verbose)
-        try:
-            plan, expected = planned(plan, measure=False, keep=True)
-            write_config(plan)  # again, with the resolved sizes
-            progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
-        finally:
-            if not keep_ray:
-                disconnect()
-        num_edits = progress.counts.total()
-        outcome = expected.compared_with(progress.images_per_s_after_start)
-        plan = plan.still_to_do()
-    sweep(plan.output)
-    summary = summarize(plan, time.monotonic() - started, num_edits, outcome)
-    write_summary(plan.output, summary.to_tree())
-    print_summary(plan, summary)
-    if not stopped:
-        report_run(plan, num_edits)
-    if stopped and plan.work:
-        message = f"interrupted with {len(plan.work)} shards to do; run the same command to resume"
-        tell(message, level="warning", to=sys.stdout)
-        return exit_codes.INTERRUPTED, plan
-    return _exit_code(plan, summary), plan
+    return publish_staged(plan), look.edits_per_byte
 
 
 def _exit_code(plan: Plan, summary: RunSummary) -> int:
@@ -185,6 +193,7 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
                 release_memory()
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
+            progress.compilations = journal.compilations()
     finally:
         if release:
             stop.release()

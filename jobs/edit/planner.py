@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 
-import ray
-
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
-from jobs.edit.cluster import check_pools, check_stores, connect, device_of, disconnect
+from jobs.edit.cluster import check_pools, check_stores, device_of
 from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
+from jobs.edit.ray_start import RayStart
 from jobs.logs import is_json, tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.terminal import show, show_table
@@ -24,6 +23,10 @@ from pipeline.sizing.part_memory import counted_edit_bytes
 from pipeline.sizing.pools import Node, PoolsDoNotFitError
 from pipeline.sizing.warnings import plan_warnings
 
+# A calibration may take this share of a run, its loading of the model apart: better sizes save
+# little more.
+CALIBRATION_SHARE = 0.05
+
 
 def print_plan(config: Config, *, verbose: bool = False) -> int:
     """Prints the estimate of a run, on the cluster or on this machine; writes nothing.
@@ -35,28 +38,28 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     check_stores(config)
     if cluster_address(config):
         config = with_absolute_paths(config)
-    if config.model.device == "auto" and cluster_address(config):
-        connect(config, verbose)
-    plan = make_plan(config, device_of(config))
-    if not plan.work:
-        tell("nothing is left to compute", to=sys.stdout)
-        return 0
-    if not ray.is_initialized():
-        connect(config, verbose)
-    try:
+    with RayStart(config, verbose) as ray_start:
+        if config.model.device == "auto" and cluster_address(config):
+            ray_start.connected()
+        plan = make_plan(config, device_of(config), on_work=ray_start.begin)
+        if not plan.work:
+            tell("nothing is left to compute", to=sys.stdout)
+            return 0
+        ray_start.connected()
         planned(plan, measure=True, keep=False)
-    finally:
-        disconnect()
     return 0
 
 
-def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
+def planned(
+    plan: Plan, *, measure: bool, keep: bool, edits_per_byte: float = 0.0
+) -> tuple[Plan, Estimate]:
     """Sizes a run, prints the estimate and its warnings. Needs a connected Ray.
 
     Args:
         plan: with work to do.
         measure: with ``plan.calibrate: auto``, calibrate even if the config sets every size.
         keep: write a new calibration into the output, for resumed runs.
+        edits_per_byte: of the shards to do, as far as somebody has looked; 0: not known.
 
     Returns:
         The plan with resolved sizes, and the estimate.
@@ -65,7 +68,7 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
         ConfigError: the pools do not fit.
     """
     nodes = check_pools(plan.config, plan.device)
-    costs = _costs(plan, measure, keep)
+    costs = _costs(plan, nodes, edits_per_byte, measure=measure, keep=keep)
     if not costs.edit_bytes:
         costs = replace(costs, edit_bytes=counted_edit_bytes(plan))
     edits = estimated_edits(plan, costs)
@@ -82,24 +85,43 @@ def planned(plan: Plan, *, measure: bool, keep: bool) -> tuple[Plan, Estimate]:
     return plan, expected
 
 
-def _costs(plan: Plan, measure: bool, keep: bool) -> Costs:
+def _costs(
+    plan: Plan, nodes: list[Node], edits_per_byte: float, *, measure: bool, keep: bool
+) -> Costs:
     """The costs that the output records; else calibrated, if that is wanted; else counted."""
     wanted = plan.config.plan.calibrate
     known = known_costs(plan)
     if known is not None:
         return known
     embedded = family_named(plan.model.family).guidance_is_embedded
-    if wanted == "never" or (wanted == "auto" and not measure and is_sized(plan.config)):
-        return counted_costs(plan.config, guidance_is_embedded=embedded)
+    counted = counted_costs(plan.config, edits_per_byte, guidance_is_embedded=embedded)
+    if wanted == "never":
+        return counted
+    if wanted == "auto" and not measure:
+        edits = estimated_edits(plan, counted)
+        if is_sized(plan.config) or not _is_worth_measuring(plan, nodes, edits):
+            return counted
     tell(f"plan: measuring {num_edits(plan.config, plan.device)} edits")
     try:
         costs = calibrate(plan)
     except CalibrationError as error:
         tell(f"warning: the calibration failed: {error}", level="warning")
-        return counted_costs(plan.config, guidance_is_embedded=embedded)
+        return counted
     if keep:
         plan.output.put_if_absent(COSTS_FILE, costs.to_json())
     return costs
+
+
+def _is_worth_measuring(plan: Plan, nodes: list[Node], edits: int | None) -> bool:
+    """Whether a calibration takes little of a run. While it measures, all other devices wait."""
+    if edits is None:
+        return True
+    stage, config = plan.config.pool_stage("fused"), plan.config
+    if plan.device == "cuda":
+        actors = sum(node.gpus for node in nodes) / (stage.gpus_per_actor("cuda") or 1.0)
+    else:
+        actors = sum(node.cpus for node in nodes) / max(stage.cpus, config.threads)
+    return edits * CALIBRATION_SHARE >= max(1.0, actors) * num_edits(config, plan.device)
 
 
 def _print(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> None:

@@ -41,6 +41,7 @@ class RunProgress:
         self.every_s = every_s
         self.parts = 0
         self.counts: Counter[str] = Counter()
+        self.compilations: dict[str, int] = {}  # by stage, after the warm-up
         self.started = self.printed = time.monotonic()
         self.first_part_at: float | None = None
         self.last_part_at = self.started

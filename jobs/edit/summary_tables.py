@@ -81,6 +81,8 @@ def print_summary(plan: Plan, summary: RunSummary) -> None:
             "name it, for the next output",
             "yellow",
         )
+    if plan.config.model.compile != "off" and summary.compilations is not None:
+        _print_compilations(summary.compilations)
     if summary.left_out:
         show_styled(
             f"{summary.left_out} rows are of samples with files that were not passed through; "
@@ -119,6 +121,19 @@ def _reasons(summary: RunSummary) -> list[tuple[str, str]]:
     rows = [(reason, str(number)) for reason, number in reasons[:MAX_REASONS]]
     more = len(reasons) - MAX_REASONS
     return [*rows, (f"{more} more reasons: see the report", "")] if more > 0 else rows
+
+
+def _print_compilations(compilations: dict[str, int]) -> None:
+    """Prints how often stages compiled after the warm-up, which takes longer than many parts."""
+    if not compilations:
+        show("compilations after the warm-up: 0")
+        return
+    by_stage = ", ".join(f"{stage} {number}" for stage, number in compilations.items())
+    show_styled(
+        f"compilations after the warm-up: {sum(compilations.values())} ({by_stage}); these parts "
+        "had shapes that it does not know: of a region, or after memory ran out",
+        "yellow",
+    )
 
 
 def _print_outcome(outcome: PlanOutcome | None) -> None:

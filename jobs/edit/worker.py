@@ -1,4 +1,4 @@
-"""What every worker of Ray does around a step: watchdog, journal, metrics, a check of its device.
+"""What every worker of Ray does around a step: watchdog, journal, counts, a check of its device.
 
 From the outside in, a stage has these layers, each for a reason of its own:
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from jobs.edit.metrics import tell_gpu_memory, tell_traffic
+from jobs.supervise.compilations import counting_compilations
 from jobs.supervise.watchdog import Guard, end_process
 from pipeline.config.stages import SCORE_STAGE, STAGES
 from pipeline.execution.operators import COMMIT
@@ -38,7 +39,8 @@ def around_step(
     """
     is_stage = step in STAGE_NAMES
     storing = guard.journal.storing() if step == COMMIT else nullcontext()
-    with guard.watch(shard, part, step), storing, _no_exit():
+    counting = counting_compilations(guard.journal, step) if is_stage else nullcontext()
+    with guard.watch(shard, part, step), storing, counting, _no_exit():
         yield
         fault = _device_fault(device) if is_stage else None
     if fault is not None:

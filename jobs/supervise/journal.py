@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class _JournalActor:
         self.refusals = StorageFailures()
         self.outages = StoreOutages()
         self.notices: list[str] = []
+        self.compiled_by: Counter[str] = Counter()
         self.stopped = False
 
     def stop(self) -> None:
@@ -69,6 +71,12 @@ class _JournalActor:
     def take_notices(self) -> list[str]:
         taken, self.notices = self.notices, []
         return taken
+
+    def compiled(self, step: str, number: int) -> None:
+        self.compiled_by[step] += number
+
+    def compilations(self) -> dict[str, int]:
+        return dict(self.compiled_by)
 
     def timed_out(
         self, place: Place, step: str, limit_s: float, sample: str | None, reason: str
@@ -161,6 +169,15 @@ class Journal:
         """The notices since the last call."""
         lines: list[str] = self._ask("take_notices") or []
         return lines
+
+    def compiled(self, step: str, number: int) -> None:
+        """A step has compiled so many graphs. Waits for the answer, so that none is missed."""
+        self._ask("compiled", step, number)
+
+    def compilations(self) -> dict[str, int]:
+        """The graphs that steps have compiled, by step; what loading compiles is none of them."""
+        found: dict[str, int] = self._ask("compilations") or {}
+        return found
 
     def start_begins(self, worker: str, pool: str, host: str) -> None:
         """A worker starts to load its model. Waits for the answer."""

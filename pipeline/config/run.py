@@ -112,7 +112,8 @@ class Planning(Section):
     calibrate: Annotated[Count | Literal["auto", "never"], count_or("auto", "never")] = Field(
         "auto",
         description="Edits that are computed and thrown away to time every step. `auto`: a few, "
-        "if a size is `auto` and no earlier run into this output has timed them.",
+        "if a size is `auto`, no earlier run into this output has timed them, and they are at most "
+        "a twentieth of the run.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Optional torch.compile for the network: the cache of compiled code, and the warm-up call."""
+"""Optional torch.compile for the network: its settings and the cache of compiled code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import torch
 from torch import nn
 
 from pipeline.config.config import Model
-from pipeline.diffusion.denoiser import Denoiser
-from pipeline.diffusion.schedule import Level
-from pipeline.models.text import TextEncoder
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Distinct input shapes for each size of an image. Last micro-batches are padded to a power of two,
@@ -78,24 +75,3 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network._compiled_call_impl = compiled
-
-
-@torch.inference_mode()
-def warm_up(
-    denoiser: Denoiser,
-    text: TextEncoder,
-    level: Level,
-    latent_shape: tuple[int, ...],
-    device: str,
-) -> None:
-    """Calls the network with a whole micro-batch of one size, so that no part's time has compiling.
-
-    Args:
-        denoiser: the compiled network.
-        text: the model's text encoder; it encodes the empty text.
-        level: any level.
-        latent_shape: (N, C, h, w), where N is the micro-batch size.
-        device: the network's.
-    """
-    latent = torch.zeros(latent_shape, device=device)
-    denoiser(latent, level, text.encode([""] * len(latent)))

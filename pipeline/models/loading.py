@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
 from pipeline.models.autoencoder import ImageCoder
-from pipeline.models.compiled import compile_network, warm_up
+from pipeline.models.compiled import compile_network
 from pipeline.models.cpu_kernels import use_onednn
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for
 from pipeline.models.families import family_named
@@ -101,7 +101,11 @@ class LatentDiffusion:
 
 
 def load_model(
-    model: Model, device: str, stage: Stage, vae_halves: Collection[str] = VAE_HALVES
+    model: Model,
+    device: str,
+    stage: Stage,
+    vae_halves: Collection[str] = VAE_HALVES,
+    micro_batches: Collection[int] = (),
 ) -> LatentDiffusion:
     """Loads a model for one actor; sets determinism and threads for this process.
 
@@ -110,6 +114,8 @@ def load_model(
         device: "cpu" or "cuda".
         stage: gives the number of threads (on a CPU) and the micro-batch size.
         vae_halves: encoder, decoder, both or neither; other halves are dropped.
+        micro_batches: all sizes that the actor's stages use, for which a compiled network warms up;
+            none: that of ``stage``.
 
     Raises:
         FileNotFoundError, ValueError: see ``probe_model``. The files of a hub model are downloaded
@@ -173,10 +179,9 @@ def load_model(
         vae_micro_batch=vae_micro_batch,
     )
     if compiled:
-        for width, height in sizes.listed:
-            grid = height // info.latent_scale, width // info.latent_scale
-            shape = (stage.micro_batch, info.latent_channels, *grid)
-            warm_up(loaded.denoiser, loaded.text, schedule.level_at(0.5), shape, device)
+        scale = info.latent_scale
+        grids = [(height // scale, width // scale) for width, height in sizes.listed]
+        warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
     return loaded
 
 
@@ -184,6 +189,31 @@ def _micro_batches(size: int, vae_size: int | None, static: bool) -> tuple[Micro
     """The network's and the VAE's."""
     vae = MicroBatch(vae_size or size, static=static, name="vae_micro_batch")
     return MicroBatch(size, static=static), vae
+
+
+@torch.inference_mode()
+def warm_up(
+    model: LatentDiffusion, micro_batches: Collection[int], grids: Iterable[tuple[int, int]]
+) -> None:
+    """Calls the network with every shape that a part can give it, so that no part compiles.
+
+    Args:
+        model: with a compiled network.
+        micro_batches: the sizes that its stages use.
+        grids: (h, w) of the latents, in cells.
+    """
+    level = model.schedule.level_at(0.5)
+    for grid in grids:
+        called: set[int] = set()
+        for size in sorted(micro_batches, reverse=True):
+            sized = model.with_micro_batch(size)
+            for num_rows in sized.micro_batch.row_counts:
+                if num_rows in called:
+                    continue
+                called.add(num_rows)
+                shape = num_rows, model.info.latent_channels, *grid
+                condition = sized.text.encode([""] * num_rows)
+                sized.denoiser(torch.zeros(shape, device=model.device), level, condition)
 
 
 def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:

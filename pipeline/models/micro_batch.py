@@ -57,6 +57,11 @@ class MicroBatch:
             return num_rows
         return min(self.size, 1 << (num_rows - 1).bit_length())
 
+    @property
+    def row_counts(self) -> list[int]:
+        """Every number of rows that a static call may have, the most first."""
+        return sorted({self.padded(num_rows) for num_rows in range(1, self.size + 1)}, reverse=True)
+
     def map(
         self, compute: Callable[[slice], Result], num_rows: int, *, weight: int = 1
     ) -> list[Result]:

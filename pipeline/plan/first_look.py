@@ -1,5 +1,7 @@
 """Looks at the first shard before a run starts: a wrong key of ``input`` is seen in seconds.
 
+It also counts the shard's edits, so that the plan knows about how many the run has.
+
 The shard is read in a process of its own: it may be larger than the driver's memory.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from pipeline.config.input import Input
@@ -26,12 +28,21 @@ WRONG_KEYS = {"NoImage": "image", "NoCaption": "caption", "NoEditText": "edits"}
 
 
 @dataclass(frozen=True)
-class Look:
-    """A shard in which no sample can be edited: why, by kind of error."""
+class FirstLook:
+    """What the first shard tells of a run."""
 
-    counts: dict[str, int]
-    messages: dict[str, str]  # of the first sample of each kind
-    all_skipped: bool
+    lines: list[str]  # warnings: a line on a shard in which no sample can be edited
+    edits_per_byte: float = 0.0  # of the tar; 0: not known
+
+
+@dataclass(frozen=True)
+class Look:
+    """A shard, and why no sample of it can be edited, by kind of error; none: some can be."""
+
+    num_edits: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)  # of the first sample of each kind
+    all_skipped: bool = False
 
     @property
     def num_samples(self) -> int:
@@ -42,29 +53,29 @@ class Look:
         return "; ".join(f"{count} x {kind}: {self.messages[kind]}" for kind, count in kinds)
 
 
-def first_look(plan: Plan) -> list[str]:
+def first_look(plan: Plan) -> FirstLook:
     """Reads the first shard of a run that has computed nothing yet.
 
     Args:
         plan: as it was made. With anything published or staged, nothing is read.
-
-    Returns:
-        Warnings: a line on a shard in which no sample can be edited.
 
     Raises:
         ConfigError: none of its samples has what ``input`` names, so the run would only write
             failed rows. ``run.max_failed_share=1`` lets it.
     """
     if plan.published or not plan.work or any(work.staged for work in plan.work):
-        return []
+        return FirstLook([])
     shard = plan.work[0].shard
     look = _in_a_process(shard, plan.config.input)
     if look is None:
-        return []
+        return FirstLook([])
+    edits_per_byte = look.num_edits / max(1, shard.size)
+    if not look.counts:
+        return FirstLook([], edits_per_byte)
     line = f"shard {shard.name}: none of its {look.num_samples} samples can be edited: {look}"
     is_wrong = look.counts.keys() <= WRONG_KEYS.keys() and look.num_samples >= ENOUGH
     if look.all_skipped or not is_wrong or plan.config.run.max_failed_share >= 1:
-        return [line]
+        return FirstLook([line], edits_per_byte)
     keys = sorted(f"input.{WRONG_KEYS[kind]}" for kind in look.counts)
     raise ConfigError(
         f"{line}. Set {' or '.join(keys)} to what the samples have; "
@@ -72,19 +83,22 @@ def first_look(plan: Plan) -> list[str]:
     )
 
 
-def look_at(shard: InputShard, config: Input) -> Look | None:
-    """What is wrong with all samples of a shard; None if one of them can be edited."""
+def look_at(shard: InputShard, config: Input) -> Look:
+    """How many edits a shard has, and what is wrong with all of its samples."""
     samples = read_shard(shard.read(config.storage_options), config).samples
+    num_edits = sum(len(sample.edits) for sample in samples)
     first = [sample.edits[0] for sample in samples if sample.edits]
     if not first or any(edit.pending for edit in first):
-        return None
+        return Look(num_edits)
     counts = Counter(str(edit.error) for edit in first)
     messages = {str(edit.error): str(edit.message) for edit in reversed(first)}
-    return Look(dict(counts), messages, all(edit.status == Status.SKIPPED for edit in first))
+    return Look(
+        num_edits, dict(counts), messages, all(edit.status == Status.SKIPPED for edit in first)
+    )
 
 
 def _in_a_process(shard: InputShard, config: Input) -> Look | None:
-    """``look_at``; None too if the shard cannot be read, which the run itself then names."""
+    """``look_at``; None if the shard cannot be read, which the run itself then names."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_look_and_send, args=(shard, config, sender), daemon=True)

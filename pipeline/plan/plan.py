@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,12 +80,14 @@ class Plan:
 
 
 @gc_paused()
-def make_plan(config: Config, device: str) -> Plan:
+def make_plan(config: Config, device: str, *, on_work: Callable[[], None] | None = None) -> Plan:
     """Probes input, output and model, and lists what is left to do.
 
     Args:
         config: the configuration as loaded.
         device: "cpu" or "cuda": the resolved ``model.device``.
+        on_work: called once the listings show a shard that is not published, before the model is
+            probed, which takes longest.
 
     Raises:
         ConfigError: one line that names the key, the value and what is allowed; or the file of
@@ -97,13 +99,15 @@ def make_plan(config: Config, device: str) -> Plan:
         check_output(config.output.path, shards, config.input.shards)
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
-        hashes = _saved_hashes(output)
-        model, scorers = _probed(config, hashes)
-        remember_node(hashes)
         state = output_state(output)
         saved = _saved_run(output)
         saved_filters = read_filters(output)
         cut_before = saved_cuts(output)
+        hashes = _saved_hashes(output)
+        if on_work is not None and not _all_published(shards, state):
+            on_work()
+        model, scorers = _probed(config, hashes)
+        remember_node(hashes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     config = _pinned(_with_resolved_threads(config, saved), model, scorers)
@@ -189,6 +193,10 @@ def _pinned(config: Config, model: ModelInfo, scorers: Mapping[str, ScorerFiles]
             ),
         }
     )
+
+
+def _all_published(shards: list[InputShard], state: dict[str, ShardState]) -> bool:
+    return all(shard.name in state and state[shard.name].published for shard in shards)
 
 
 def _check_reachable(output: Store) -> None:

@@ -48,6 +48,8 @@ class RunSummary:
     cut_masks: int = 0  # edited rows whose mask meets the border of the model's crop
     plan: PlanOutcome | None = None
     unreadable: dict[str, str] = field(default_factory=dict)  # by shard: why its marker is none
+    # graphs that this invocation's stages compiled after the warm-up; None: none were counted
+    compilations: dict[str, int] | None = None
 
     @property
     def edits(self) -> int:
@@ -75,7 +77,11 @@ class RunSummary:
 
 
 def summarize(
-    plan: Plan, wall_s: float, num_edits_now: int, outcome: PlanOutcome | None = None
+    plan: Plan,
+    wall_s: float,
+    num_edits_now: int,
+    outcome: PlanOutcome | None = None,
+    compilations: dict[str, int] | None = None,
 ) -> RunSummary:
     """Sums the markers of the published shards of this run.
 
@@ -84,6 +90,7 @@ def summarize(
         wall_s: seconds that this invocation took, start-up included.
         num_edits_now: edits that this invocation computed.
         outcome: of the plan, if something was computed.
+        compilations: of the network by stage, after the actors' start, if they were counted.
     """
     output = plan.output
     counts: Counter[str] = Counter({str(status): 0 for status in Status})
@@ -126,6 +133,7 @@ def summarize(
         cut_masks=cut_masks,
         plan=outcome,
         unreadable=unreadable,
+        compilations=compilations,
     )
 
 

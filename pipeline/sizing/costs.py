@@ -97,18 +97,21 @@ def _marker(output: Store, shard: str) -> ShardStats | None:
         return None
 
 
-def counted_costs(config: Config, *, guidance_is_embedded: bool = False) -> Costs:
+def counted_costs(
+    config: Config, edits_per_byte: float = 0.0, *, guidance_is_embedded: bool = False
+) -> Costs:
     """Each stage's network evaluations, used as its cost if nothing was measured.
 
     Args:
         config: the run.
+        edits_per_byte: of input tars; 0: not known.
         guidance_is_embedded: of the model's family, see ``Family``.
     """
     counts = evaluations(config.method, guidance_is_embedded=guidance_is_embedded)
     seconds = {name: max(n, MIN_EVALUATIONS) for name, n in counts.items()}
     if SCORE_STAGE in config.stage_names:
         seconds[SCORE_STAGE] = MIN_EVALUATIONS
-    return Costs(source="evaluations", seconds=seconds)
+    return Costs(source="evaluations", seconds=seconds, edits_per_byte=edits_per_byte)
 
 
 def evaluations(method: Method, *, guidance_is_embedded: bool = False) -> dict[str, float]:

@@ -18,8 +18,8 @@ from pipeline.sizing.readers import num_readers
 
 # One reader and one writer run next to the pools; each has this many CPUs (jobs/edit/graph.py).
 READ_WRITE_CPUS = 0.25
-# If the other layout is faster by this factor, run.layout=auto takes it; otherwise a warning names
-# it.
+# If the other layout is faster by this factor, run.layout=auto takes it (with fewer actors also at
+# the same rate); otherwise a warning names it.
 BETTER = 1.05
 # A worker counts as hung after this many times the measured time of a part, but not before
 # HANG_MIN_S (slow disks, busy neighbors) and at the latest after HANG_MAX_S.
@@ -91,7 +91,9 @@ def estimate(
     layouts = ("pools", "fused")
     found_pools = {name: _pools(config, device, costs, nodes, name) for name in layouts}
     found = {name: _allocation(config, device, costs, nodes, found_pools[name]) for name in layouts}
-    chosen = _layout(config, {name: rate for name, (_, rate) in found.items()})
+    chosen = config.run.layout
+    if chosen == "auto":
+        chosen = "fused" if _is_fused_better(found["fused"], found["pools"]) else "pools"
     sizes, rate = found[chosen]
     if not sizes:
         raise PoolsDoNotFitError(
@@ -189,10 +191,17 @@ def _cpu_seconds(config: Config, device: str, costs: Costs) -> float:
     return steps + sum(seconds.values()) * config.threads
 
 
-def _layout(config: Config, rates: dict[str, float]) -> str:
-    if config.run.layout != "auto":
-        return config.run.layout
-    return "fused" if rates["fused"] >= rates["pools"] * BETTER else "pools"
+def _is_fused_better(
+    fused: tuple[dict[str, int], float], pools: tuple[dict[str, int], float]
+) -> bool:
+    """Whether layout fused is faster, or as fast with fewer actors, each of which loads a model.
+
+    Args:
+        fused, pools: sizes and rate of either layout; no sizes: it does not fit.
+    """
+    (fused_sizes, fused_rate), (pools_sizes, pools_rate) = fused, pools
+    fewer = sum(fused_sizes.values()) < sum(pools_sizes.values())
+    return fused_rate >= pools_rate * (1.0 if fewer else BETTER)
 
 
 def _wall_s(config: Config, costs: Costs, rate: float, edits: int) -> float:

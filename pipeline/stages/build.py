@@ -60,10 +60,12 @@ def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
     on_model = [name for name in names if name != SCORE_STAGE]
     if on_model:
         halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
-        model = load_model(config.model, device, config.pool_stage(pool), halves)
-        for name in on_model:
-            sizes = getattr(config.stages, name).micro_batch, config.model.vae_micro_batch
-            loaded[name] = build_stage(config, name, model.with_micro_batch(*sizes))
+        sizes = {name: getattr(config.stages, name).micro_batch for name in on_model}
+        stage = config.pool_stage(pool)
+        model = load_model(config.model, device, stage, halves, set(sizes.values()))
+        for name, size in sizes.items():
+            sized = model.with_micro_batch(size, config.model.vae_micro_batch)
+            loaded[name] = build_stage(config, name, sized)
     if SCORE_STAGE in names:
         loaded[SCORE_STAGE] = load_score_stage(config, device)
     return loaded

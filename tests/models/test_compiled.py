@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.config import Model
+from pipeline.config.load import parse_config
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
 from pipeline.models.compiled import CACHE_VARIABLE, compile_network, private_folder
 from pipeline.models.device import memory_format_for
-from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.loading import LatentDiffusion, load_model, warm_up
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.network import in_micro_batches
 from pipeline.plan.fingerprint import fingerprint_inputs
-from tests.parts import make_config
+from pipeline.process.compilations import num_compilations
+from pipeline.stages.build import load_stages
+from tests.parts import make_config, make_part, make_prepared
 
 LEVEL = Level(20, 381, 0.6, 0.8)
 
@@ -76,23 +80,103 @@ def test_a_folder_that_others_could_write_to_is_refused(
         private_folder(None)
 
 
-def test_every_listed_size_is_compiled_at_the_start(
+def test_every_shape_of_a_part_is_compiled_at_the_start(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a whole micro-batch each, height first; the limit of shapes grows with the list."""
+    """Each listed size, height first, with each number of rows; the limit grows with the list."""
     shapes: list[tuple[int, ...]] = []
 
-    def recorded(denoiser: object, text: object, level: object, shape: Any, device: str) -> None:
-        shapes.append(shape)
+    def ask(family: object, network: object, sample: Tensor, *rest: object) -> Tensor:
+        shapes.append(tuple(sample.shape))
+        return sample
 
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr("pipeline.models.loading.warm_up", recorded)
+    monkeypatch.setattr("pipeline.models.unet_family.UNetFamily.ask", ask)
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
     sizes = [(32, 32), (64, 16)]
     model = Model(path=str(tiny_model_folder), compile="default", buckets=sizes)
     load_model(model, "cpu", Stage(micro_batch=3))
-    assert shapes == [(3, 4, 8, 8), (3, 4, 4, 16)]
+    assert shapes == [(n, 4, h, w) for h, w in ((8, 8), (4, 16)) for n in (3, 2, 1)]
     assert torch._dynamo.config.recompile_limit == 2 * 64
+
+
+def test_the_stages_of_an_actor_warm_up_for_each_micro_batch(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of layout fused may have sizes of their own; a shape is called once."""
+    calls: list[int] = []
+
+    def ask(family: object, network: object, sample: Tensor, *rest: object) -> Tensor:
+        calls.append(len(sample))
+        return sample
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("pipeline.models.unet_family.UNetFamily.ask", ask)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
+    tree = make_config().model_dump()
+    tree["model"] = {"path": str(tiny_model_folder), "compile": "default", "device": "cpu"}
+    for name, size in (("mask", 6), ("encode", 2), ("decode", 5)):
+        tree["stages"][name]["micro_batch"] = size
+    load_stages(parse_config(tree), "fused", "cpu")
+    assert calls == [6, 4, 2, 1, 5]
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_no_number_of_rows_compiles_after_the_warm_up(size: int) -> None:
+    """A compiled network of one layer meets every remainder, and a doubled batch of guidance."""
+    network = Small()
+
+    def ask(latent: Tensor, level: Level, condition: Condition) -> Tensor:
+        return network(latent.flatten(1)).view_as(latent)
+
+    def with_micro_batch(size: int) -> Any:
+        micro_batch = MicroBatch(size, static=True)
+        return SimpleNamespace(
+            denoiser=in_micro_batches(ask, micro_batch), micro_batch=micro_batch, text=text
+        )
+
+    text = SimpleNamespace(encode=lambda texts: Condition(torch.zeros(len(texts), 1, 1)))
+    model: Any = SimpleNamespace(
+        schedule=SimpleNamespace(level_at=lambda share: LEVEL),
+        info=SimpleNamespace(latent_channels=2),
+        device="cpu",
+        with_micro_batch=with_micro_batch,
+    )
+    torch._dynamo.reset()
+    network.compile(dynamic=False, backend="eager")  # guards as with any backend, in no time
+    warm_up(model, [size], [(2, 2)])
+    compiled = num_compilations()
+    assert compiled >= len(with_micro_batch(size).micro_batch.row_counts)
+    with torch.inference_mode():
+        for num_rows in range(1, 4 * size):
+            condition = Condition(torch.zeros(num_rows, 1, 1))
+            with_micro_batch(size).denoiser(torch.zeros(num_rows, 2, 2, 2), LEVEL, condition)
+    assert num_compilations() == compiled
+
+
+@pytest.mark.sweep
+def test_a_part_compiles_nothing_after_the_start(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages over five images with two edits each, with guidance, in micro-batches of four."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    real = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **options: real(self, backend="eager", dynamic=False)
+    )
+    tree = make_config().model_dump()
+    tree["model"] = {"path": str(tiny_model_folder), "compile": "default", "size": 32}
+    for name in ("mask", "encode", "decode"):
+        tree["stages"][name]["micro_batch"] = 4
+    torch._dynamo.reset()
+    stages = load_stages(parse_config(tree), "fused", "cpu")
+    compiled = num_compilations()
+    assert compiled >= 3
+    part = make_part(*(make_prepared(number, "a cat", "a red dog") for number in range(5)))
+    for stage in stages.values():
+        part = stage(part)
+    assert [edit.error for edit in part.edits] == [None] * 10
+    assert num_compilations() == compiled
 
 
 def test_denoiser_returns_a_copy_of_the_output(tiny_model: LatentDiffusion) -> None:

@@ -13,7 +13,7 @@ from jobs.edit.driver import edit
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.execution.local_loop import run_loop
-from pipeline.plan.first_look import first_look
+from pipeline.plan.first_look import FirstLook, first_look
 from pipeline.plan.plan import make_plan
 from pipeline.plan.run_folder import write_run_folder
 from pipeline.plan.summary import summarize
@@ -59,24 +59,26 @@ def test_a_dataset_without_edit_texts_is_refused_before_anything_starts(
     )
     assert "Set input.edits to what the samples have" in str(raised.value)
     accepted = make_plan(make(run__max_failed_share=1), "cpu")
-    assert "12 x NoEditText" in first_look(accepted)[0]
+    assert "12 x NoEditText" in first_look(accepted).lines[0]
 
 
 def test_a_small_or_skipped_first_shard_only_warns(make: Any, tmp_path: Path) -> None:
     """Three samples say little; and a shard without a substituted word is no mistake."""
     write_shard(tmp_path / "in/0.tar", without_texts(3))
-    assert "none of its 3 samples" in first_look(make_plan(make(), "cpu"))[0]
+    assert "none of its 3 samples" in first_look(make_plan(make(), "cpu")).lines[0]
     write_shard(tmp_path / "in/0.tar", without_texts(12))
     skipping = make(input__substitutions={"bird": ["fish"]})
-    assert "12 x NoSubstitution" in first_look(make_plan(skipping, "cpu"))[0]
+    assert "12 x NoSubstitution" in first_look(make_plan(skipping, "cpu")).lines[0]
 
 
 def test_a_shard_with_one_good_sample_is_no_warning(make: Any, tmp_path: Path) -> None:
     """Nor is one that cannot be read: the run names it."""
     write_shard(tmp_path / "in/0.tar", [*without_texts(12), raw_sample("good")])
-    assert first_look(make_plan(make(), "cpu")) == []
+    look = first_look(make_plan(make(), "cpu"))
+    assert look.lines == []
+    assert look.edits_per_byte == 13 / (tmp_path / "in/0.tar").stat().st_size
     (tmp_path / "in/0.tar").write_bytes(b"<html>")
-    assert first_look(make_plan(make(), "cpu")) == []
+    assert first_look(make_plan(make(), "cpu")) == FirstLook([])
 
 
 def test_a_complete_run_with_too_many_failed_edits_ends_with_3(

@@ -66,6 +66,16 @@ def test_layout_auto_takes_the_faster_layout() -> None:
     assert "run.layout=fused" in warned(config(), "cuda", GPU, EIGHT)
 
 
+def test_layout_auto_takes_the_one_that_loads_fewer_models() -> None:
+    """Two cores bound both layouts alike; two actors start before the three that pools need."""
+    two = [Node(2, 0, 1e11, 1e11)]
+    pools = estimate(config(), "cpu", CPU, two, 100)
+    free = estimate(config(run={"layout": "auto"}), "cpu", CPU, two, 100)
+    assert pools.images_per_s == free.images_per_s == pytest.approx(2 / 0.8)
+    assert sum(pools.sizes.values()) == 3
+    assert (free.layout, free.sizes) == ("fused", {"fused": 2})
+
+
 def test_layout_auto_is_fused_on_one_gpu() -> None:
     """Three actors with a whole GPU each do not fit; run.layout=pools is an error then."""
     one = [Node(8, 1, 1e11, 1e11)]

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from jobs.edit import driver as edit_module
-from jobs.edit import planner
+from jobs.edit import planner, ray_start
 from jobs.edit.calibrate import CalibrationError
 from jobs.edit.planner import planned
 from jobs.logs import use_format
@@ -69,9 +69,26 @@ def test_a_run_calibrates_only_if_a_size_is_auto(measured: list[str], tmp_path: 
         assert len(measured) == calls, sections
 
 
+def test_a_run_that_is_hardly_longer_than_a_calibration_has_none(
+    measured: list[str], tmp_path: Path
+) -> None:
+    """Two edits on one of two cores are a twentieth of 80; a number of one's own is kept."""
+    plan = plan_of(tmp_path, stages=AUTO)
+    size = plan.work[0].shard.size
+    for edits, calls in ((79, 0), (80, 1)):
+        measured.clear()
+        _, expected = planned(plan, measure=False, keep=False, edits_per_byte=edits / size)
+        assert len(measured) == calls, edits
+    assert expected.images_per_s == pytest.approx(2.0)
+    wanted = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 2})
+    planned(wanted, measure=False, keep=False, edits_per_byte=3 / size)
+    planned(plan, measure=True, keep=False, edits_per_byte=3 / size)
+    assert len(measured) == 3
+
+
 def test_auto_sizes_are_found_and_set_sizes_are_kept(measured: list[str], tmp_path: Path) -> None:
     """Two cores and 1 s per edit allow 2 edits/s, for which one decode actor is enough."""
-    sections = {"stages": AUTO | {"mask": {"actors": 3}}}
+    sections = {"stages": AUTO | {"mask": {"actors": 3}}, "run": {"layout": "pools"}}
     plan, expected = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
     assert plan.config.stages.mask.actors == 3
     assert plan.config.stages.decode.actors == 1
@@ -174,18 +191,18 @@ def test_a_run_compares_its_rate_with_the_estimate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In summary.json and the last lines; the config in the output has the resolved sizes."""
-    plan = plan_of(tmp_path, stages=AUTO)
+    plan = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 3}, run={"layout": "pools"})
     guards: list[float] = []
 
     def compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[mock.Mock, bool]:
         guards.append(silence_s)
         run_fake(plan)
-        progress = mock.Mock(images_per_s_after_start=1.5)
+        progress = mock.Mock(images_per_s_after_start=1.5, compilations={})
         progress.counts.total.return_value = 3
         return progress, False
 
-    monkeypatch.setattr(edit_module, "make_plan", lambda config, device: plan)
-    monkeypatch.setattr(edit_module, "connect", lambda config, verbose: None)
+    monkeypatch.setattr(edit_module, "make_plan", lambda config, device, on_work: plan)
+    monkeypatch.setattr(ray_start, "connect", lambda config, verbose: None)
     monkeypatch.setattr(edit_module, "_compute", compute)
     code, _ = edit_module.edit(plan.config)
     assert code == 0

@@ -13,7 +13,6 @@ import argparse
 import glob
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 

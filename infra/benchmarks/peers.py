@@ -74,24 +74,28 @@ class Work:
 
 
 def main() -> None:
-    """Measures the pairs and writes the JSON after each."""
+    """Measures the pairs, prints the ratios."""
     arguments = vars(parse_arguments())
     out, pairs = arguments.pop("out"), arguments.pop("pairs")
     arguments["batch"] = arguments["batch"] or BATCHES[arguments["method"]]
-    arguments["fits"], arguments["overrides"] = (
-        tuple(arguments["fits"]),
-        tuple(arguments["overrides"]),
-    )
-    work = Work(**arguments)
+    for name in ("fits", "overrides"):
+        arguments[name] = tuple(arguments[name])
+    report = measure_pairs(Work(**arguments), pairs, out)
+    print(json.dumps(report["ratio"]))
+
+
+def measure_pairs(work: Work, pairs: int, out: Path | None) -> dict[str, Any]:
+    """The report of some pairs; written after each of them, if ``out`` is a file."""
     measured: list[dict[str, Run]] = []
     with TemporaryDirectory(prefix="overpaint-peers-") as home:
         write_shards(Path(home, "in"), work)
         for number in range(pairs):
             measured.append(measure_pair(Path(home), work, number))
+            print(json.dumps(measured[-1]), flush=True)
             report = report_of(work, measured)
-            print(json.dumps(report["ratio"] | measured[-1], indent=1), flush=True)
             if out is not None:
                 out.write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -106,7 +110,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of an actor on a CPU")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", dest="guidance_scale", type=float, default=4.0)
-    parser.add_argument("--ratio", type=float, default=0.5, help="r of DiffEdit, strength of SDEdit")
+    parser.add_argument(
+        "--ratio", type=float, default=0.5, help="r of DiffEdit, strength of SDEdit"
+    )
     parser.add_argument("--fits", type=int, nargs=2, default=(20, 30), help="Imagic's steps")
     parser.add_argument("--edits", type=int, default=256)
     parser.add_argument("--texts-per-image", type=int, default=1)
@@ -152,9 +158,9 @@ def run_script(home: Path, work: Work, number: int) -> Run:
     words = ["infra.benchmarks.peer_script", "--method", work.method, "--shards", f"{home}/in"]
     words += ["--out", f"{home}/script-{number}", "--settings", json.dumps(settings)]
     words += ["--actors", str(work.actors), "--batch", str(work.batch)]
-    seconds, output = timed(words)
+    started, seconds, output = timed(words)
     batches = json.loads(output.strip().splitlines()[-1])["batches"]
-    return rates([(at, edits) for at, edits in batches], seconds)
+    return rates([(at, edits) for at, edits in batches], started, seconds)
 
 
 def run_overpaint(home: Path, work: Work, number: int) -> Run:
@@ -162,10 +168,12 @@ def run_overpaint(home: Path, work: Work, number: int) -> Run:
     out, times = f"{home}/overpaint-{number}", home / f"overpaint-{number}.json"
     overrides = overpaint_overrides(work)
     places = [f"input.shards={home}/in/*.tar", f"output.path={out}"]
-    seconds, _ = timed(["infra.benchmarks.timed_edit", str(times), CONFIG, *places, *overrides])
+    started, seconds, _ = timed(
+        ["infra.benchmarks.timed_edit", str(times), CONFIG, *places, *overrides]
+    )
     summary = json.loads(Path(out, "_run", "summary.json").read_text())
     parts = [(at, edits) for at, edits in json.loads(times.read_text())]
-    return rates(parts, seconds) | {"counts": summary["counts"]}
+    return rates(parts, started, seconds) | {"counts": summary["counts"]}
 
 
 def overpaint_overrides(work: Work) -> list[str]:
@@ -196,28 +204,29 @@ def overpaint_overrides(work: Work) -> list[str]:
     return [*words, *work.overrides]
 
 
-def timed(words: list[str]) -> tuple[float, str]:
-    """Runs a module of this repository; returns its seconds and what it printed.
+def timed(words: list[str]) -> tuple[float, float, str]:
+    """Runs a module of this repository; returns time.time() before, seconds, and what it printed.
 
     Raises:
         RuntimeError: it fails; holds what it wrote.
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    start = time.perf_counter()
+    started, start = time.time(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *words], capture_output=True, text=True, env=environment
     )
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{words[0]} ends with {done.returncode}: {done.stdout}{done.stderr}")
-    return seconds, done.stdout
+    return started, seconds, done.stdout
 
 
-def rates(finished: Sequence[Part], seconds: float) -> Run:
-    """Whole and steady rates of a run.
+def rates(finished: Sequence[Part], started: float, seconds: float) -> Run:
+    """Whole and steady rates of a run, and what it takes before and after the steady time.
 
     Args:
         finished: time and number of edits of every part or batch, in the order of time.
+        started: time of the command.
         seconds: of the whole process.
     """
     edits = sum(number for _, number in finished)
@@ -229,7 +238,9 @@ def rates(finished: Sequence[Part], seconds: float) -> Run:
         "seconds": round(seconds, 2),
         "whole_per_s": round(edits / seconds, 4),
         "steady_per_s": None if steady is None else round(steady, 4),
-        "until_last_s": round(span_s, 2),
+        "until_first_s": round(first[0] - started, 2),
+        "first_to_last_s": round(span_s, 2),
+        "after_last_s": round(started + seconds - last[0], 2),
         "load_average": round(os.getloadavg()[0], 2),
     }
 

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Of the minutes left a step gets its share of these, and up to twice that, since most need less.
+# Of the minutes left a step gets its share of these, and up to twice that, since most need less. It
+# gets at least as long as it takes to start.
 WEIGHTS = {
     "machine": 1,
     "tests": 3,
@@ -38,7 +39,8 @@ WEIGHTS = {
     "peers": 5,
 }
 GENEROUS = 2.0
-SHORTEST_S = 2.0  # no step is started with less
+AT_LEAST_S = 40.0
+SHORTEST_S = 5.0  # no step is started with less
 KINDS = ("model", "stages", "plain", "compiled", "peers")  # for each size
 SHORT = ("method.steps=10", "method.mask.num_noises=2")
 
@@ -140,8 +142,8 @@ def run_steps(steps: Sequence[Step], options: argparse.Namespace) -> None:
         left_s = deadline - time.monotonic()
         rest = [each for each in steps[number:] if not done_path(options.out, each).exists()]
         share = WEIGHTS[step.kind] / sum(WEIGHTS[each.kind] for each in rest)
-        limit_s = min(left_s, GENEROUS * share * left_s)
-        if limit_s < SHORTEST_S:
+        limit_s = min(left_s, max(AT_LEAST_S, GENEROUS * share * left_s))
+        if left_s < SHORTEST_S:
             print(f"{step.name}: left out, no time left", flush=True)
             continue
         is_done = run_one(step, limit_s, options)

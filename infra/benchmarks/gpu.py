@@ -156,7 +156,8 @@ def run_steps(steps: Sequence[Step], options: argparse.Namespace) -> None:
 def run_one(step: Step, limit_s: float, options: argparse.Namespace) -> bool:
     """Runs a step in a process of its own; returns whether its JSON is there."""
     unfinished = options.out / "unfinished"
-    task = {
+    task: dict[str, Any] = {
+        "parent": os.getpid(),
         "kind": step.kind,
         "out": str(unfinished / f"{step.name}.json"),
         "device": options.device,
@@ -192,11 +193,14 @@ def run_one(step: Step, limit_s: float, options: argparse.Namespace) -> bool:
 
 
 def run_task(task: dict[str, Any]) -> int:
-    """A step, in its own process, which ends with the one that started it."""
-    parent = os.getppid()
+    """A step, in its own process, which ends with the one that started it.
+
+    Else the step of a killed run would write beside that of the run that resumes it.
+    """
+    parent = task.pop("parent")
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it ended before that call
         return 1
     from infra.benchmarks.gpu_steps import Task, run_step
 

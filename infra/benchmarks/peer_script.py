@@ -13,6 +13,7 @@ import argparse
 import glob
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def run(
             num_cpus=CPUS,
             num_gpus=1 if settings.get("device") == "cuda" else 0,
         )
-        .map_batches(write, fn_kwargs={"out": out}, batch_size=None, num_cpus=CPUS)
+        .map_batches(partial(write, out=out), batch_size=None, num_cpus=CPUS)
         .take_all()
     )
     return sorted((row["at"], row["edits"]) for row in written)

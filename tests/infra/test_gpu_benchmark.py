@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from infra.benchmarks import gpu
 from infra.benchmarks.gpu import SIZES, Step, main, parse_arguments, size_of, steps_of
 from infra.benchmarks.gpu_stages import stages
 from infra.benchmarks.gpu_steps import Task, published_rate, run_step
@@ -51,7 +50,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
     Fake.started, Fake.outcomes = [], {}
-    monkeypatch.setattr(gpu.subprocess, "Popen", Fake)
+    monkeypatch.setattr("infra.benchmarks.gpu.subprocess.Popen", Fake)
     return Fake
 
 
@@ -161,6 +160,15 @@ def test_the_script_passes_shellcheck() -> None:
     tool = shutil.which("shellcheck", path=Path(sys.executable).parent)
     assert tool is not None
     subprocess.run([tool, "--severity=warning", str(SCRIPT)], check=True)
+
+
+def test_a_step_without_its_parent_does_nothing(tmp_path: Path) -> None:
+    """A step whose command was killed must not write beside the command that resumes it."""
+    out = tmp_path / "machine.json"
+    task = {"parent": 1, "kind": "machine", "out": str(out)}
+    words = [sys.executable, "-m", "infra.benchmarks.gpu", "--task", json.dumps(task)]
+    assert subprocess.run(words, cwd=ROOT).returncode == 1
+    assert not out.exists()
 
 
 @pytest.mark.sweep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def test_the_script_evaluates_batches(tiny_model_folder: Path) -> None:
     with rows_of(made.pipeline.unet) as rows:
         made(dict(batch))
     assert rows == [6, 6]
-    made = DiffEditor(model=str(tiny_model_folder), ratio=0.5, **SETTINGS)
-    with rows_of(made.pipeline.unet) as rows:
-        made(dict(batch))
+    other = DiffEditor(model=str(tiny_model_folder), ratio=0.5, **SETTINGS)
+    with rows_of(other.pipeline.unet) as rows:
+        other(dict(batch))
     assert rows == [8, 8, 8, *[6] * 4]
 
 
@@ -133,10 +133,16 @@ def test_ratios_are_medians_over_pairs() -> None:
 def test_sides_alternate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The second pair begins with the other side."""
     order: list[str] = []
+
+    def side(name: str) -> Callable[..., dict[str, str]]:
+        def run(*_: object) -> dict[str, str]:
+            order.append(name)
+            return {"name": name}
+
+        return run
+
     for name in ("overpaint", "script"):
-        monkeypatch.setattr(
-            peers, f"run_{name}", lambda *_, name=name: order.append(name) or {"name": name}
-        )
+        monkeypatch.setattr(peers, f"run_{name}", side(name))
     for number in range(2):
         pair = peers.measure_pair(tmp_path, make_work(), number)
         assert {name: run["name"] for name, run in pair.items()} == {

@@ -162,7 +162,7 @@ def peers(task: Task) -> dict[str, Any]:
         return {"skipped": f"Ray is absent: {error}"}
     from infra.benchmarks.peers import Work, measure_pairs
 
-    config, device = benchmark_config(_options(task, compiled=False))
+    config, device = benchmark_config(options_of(task, compiled=False))
     info = probe_model(config.model, hash_files=False)
     if info.family != BASELINE_FAMILY:
         return {"skipped": f"the script's pipelines do not know {info.family}"}
@@ -190,12 +190,13 @@ def peers(task: Task) -> dict[str, Any]:
 
 def _loops(task: Task, *, compiled: bool) -> dict[str, Any]:
     start = time.monotonic()
-    options = _options(task, compiled=compiled)
+    options = options_of(task, compiled=compiled)
     config, device = benchmark_config(options)
     return measure(options, config, device, start)
 
 
-def _options(task: Task, *, compiled: bool) -> Options:
+def options_of(task: Task, *, compiled: bool) -> Options:
+    """The options of ``overpaint benchmark`` that a step measures with."""
     mode = "cuda_graphs" if task.device == "cuda" else "default"
     chosen = (f"model.compile={mode}", f"model.compile_cache={task.models}/compiled")
     return Options(
@@ -222,7 +223,7 @@ def _options(task: Task, *, compiled: bool) -> Options:
 
 
 def _stages(task: Task) -> dict[str, Any]:
-    config, device = benchmark_config(_options(task, compiled=False))
+    config, device = benchmark_config(options_of(task, compiled=False))
     return stages(config, device, task.edits, published_rate)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from infra.benchmarks.gpu import SIZES, Step, main, parse_arguments, size_of, steps_of
 from infra.benchmarks.gpu_stages import stages
-from infra.benchmarks.gpu_steps import Task, published_rate, run_step
+from infra.benchmarks.gpu_steps import Task, options_of, published_rate, run_step
 from tests.models.test_flux_1 import make_tiny_flux
 from tests.parts import make_config
 from tests.tiny_models import make_tiny_sdxl
@@ -130,6 +130,17 @@ def test_published_rates_are_found_by_name() -> None:
     assert published_rate("") is None
 
 
+def test_the_compiled_step_compiles_both_sides() -> None:
+    """With recorded launches on a GPU; code is kept beside the random models."""
+    task = Task("compiled", "x.json", "cuda", "bfloat16", 100.0, "bundled", "/m", 16, 8, ("a=b",))
+    options = options_of(task, compiled=True)
+    assert options.compiled
+    assert "model.compile=cuda_graphs" in options.overrides
+    assert "model.compile_cache=/m/compiled" in options.overrides
+    assert options.overrides[-1] == "a=b"
+    assert (options.edits, options.baseline_edits, options.time_limit_s) == (16, 8, 85.0)
+
+
 def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step of the machine says what torch and nvidia-smi find."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -172,6 +183,7 @@ def test_a_step_without_its_parent_does_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.sweep
+@pytest.mark.timeout(1500)
 def test_killed_and_resumed_it_has_every_json(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Its whole way on a CPU, with tiny networks and without Ray; killed in the middle."""
     absent = tmp_path / "absent" / "ray"

@@ -175,8 +175,15 @@ def test_the_script_passes_shellcheck() -> None:
 
 def test_a_step_without_its_parent_does_nothing(tmp_path: Path) -> None:
     """A step whose command was killed must not write beside the command that resumes it."""
-    out = tmp_path / "machine.json"
-    task = {"parent": 1, "kind": "machine", "out": str(out)}
+    out = tmp_path / "tests.json"
+    task: dict[str, Any] = {
+        "parent": 1,
+        "kind": "tests",
+        "out": str(out),
+        "device": "cpu",
+        "limit_s": 9.0,
+    }
+    task["dtype"] = "float32"
     words = [sys.executable, "-m", "infra.benchmarks.gpu", "--task", json.dumps(task)]
     assert subprocess.run(words, cwd=ROOT).returncode == 1
     assert not out.exists()

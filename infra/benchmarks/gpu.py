@@ -81,7 +81,6 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse_arguments(words)
     if options.task is not None:
         return run_task(options.task)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     (options.out / "unfinished").mkdir(parents=True, exist_ok=True)
     steps = steps_of([size_of(text, options) for text in options.sizes], options.skip)
     run_steps(steps, options)
@@ -261,4 +260,5 @@ def _is_random(size: Size | None) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the step too
     sys.exit(main())

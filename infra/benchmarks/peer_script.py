@@ -56,7 +56,8 @@ def run(
 ) -> list[tuple[float, int]]:
     """The script: read, edit, write. Returns time.time() and size of every batch, in order."""
     Path(out).mkdir(parents=True, exist_ok=True)
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    # without an address Ray would join one that another user runs on this machine
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     written = (
         ray.data.read_webdataset(sorted(glob.glob(f"{shards}/*.tar")), num_cpus=CPUS)
         .flat_map(edits_of, num_cpus=CPUS)

@@ -33,6 +33,7 @@ from pipeline.models.model_files import locate_model
 
 Run = dict[str, Any]
 CONFIG = "demo"  # its sampler and outputs; the options below replace what both sides share
+LONGEST_S = 3600.0  # of a run; then it hangs
 REPOSITORY = Path(__file__).resolve().parents[2]
 BATCHES = {"sdedit": 16, "diffedit": 16, "imagic": 4}  # of the script, where none is given
 
@@ -209,11 +210,16 @@ def timed(words: list[str]) -> tuple[float, float, str]:
 
     Raises:
         RuntimeError: it fails; holds what it wrote.
+        subprocess.TimeoutExpired: it takes longer than ``LONGEST_S``.
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     started, start = time.time(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=LONGEST_S,
     )
     seconds = time.perf_counter() - start
     if done.returncode:

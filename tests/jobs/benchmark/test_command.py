@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -199,11 +200,12 @@ def test_random_transformers_predict(
     name: str, family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Flow models of published architectures, here with few and narrow layers, load and compute."""
-    narrow: dict[str, dict[str, object]] = {
-        "SD3_TRANSFORMER": {"sample_size": 8, "num_layers": 1, "pos_embed_max_size": 16}
-        | {"attention_head_dim": 16, "num_attention_heads": 2, "caption_projection_dim": 32},
-        "FLUX_TRANSFORMER": {"num_layers": 1, "num_single_layers": 1, "axes_dims_rope": (4, 6, 6)}
-        | {"attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32},
+    heads = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    narrow: dict[str, dict[str, Any]] = {
+        "SD3_TRANSFORMER": heads
+        | {"sample_size": 8, "pos_embed_max_size": 16, "caption_projection_dim": 32},
+        "FLUX_TRANSFORMER": {"num_single_layers": 1, "axes_dims_rope": (4, 6, 6)}
+        | {"joint_attention_dim": 32, **heads},
         "T5": {"d_model": 32, "d_kv": 8, "d_ff": 16, "num_heads": 2},
         "VAE": {"block_out_channels": (32,) * 4},
         "CLIP_LARGE": {"num_hidden_layers": 1},

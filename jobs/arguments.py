@@ -184,7 +184,7 @@ def _add_measures(commands: Any) -> None:
     bench = commands.add_parser("benchmark", help="compare the speed with diffusers' own DiffEdit")
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
     bench.add_argument(
-        "--model", default="bundled", help="a folder, bundled, random:sd15 or random:sdxl"
+        "--model", default="bundled", help="a folder, bundled, or random:sd15, sdxl, sd3, flux"
     )
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     bench.add_argument("--dtype", choices=DTYPES, default="float32")

@@ -25,8 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+from infra.benchmarks.timed_edit import Part, recorded
 from jobs.benchmark.machine import describe_machine
 from jobs.ray_environment import set_ray_environment
 from pipeline.config.config import Config
@@ -47,9 +47,6 @@ LAYOUTS = {
     "bare_1thread": ONE_THREAD,
     "fused_1thread": [*ONE_THREAD, "run.layout=fused"],
 }
-
-
-Part = tuple[float, int]  # time when it was done (time.monotonic), number of edits
 
 
 def main() -> None:
@@ -88,26 +85,18 @@ def run_bare(config: Config) -> list[Part]:
     parts: list[Part] = []
 
     def record(result: PartResult) -> None:
-        parts.append((time.monotonic(), result.num_edits))
+        parts.append((time.time(), result.num_edits))
 
     assert not run_loop(make_plan(config, "cpu"), record).work
     return parts
 
 
 def run_job(config: Config) -> list[Part]:
-    """``overpaint edit``, with a progress object that records the time of each part."""
+    """``overpaint edit``, with the time at which the driver learns of each part."""
     set_ray_environment(config)
     from jobs.edit.driver import edit
-    from jobs.edit.progress import RunProgress
 
-    parts: list[Part] = []
-
-    class RecordedProgress(RunProgress):
-        def update(self, result: PartResult) -> None:
-            super().update(result)
-            parts.append((time.monotonic(), result.num_edits))
-
-    with mock.patch("jobs.edit.driver.RunProgress", RecordedProgress):
+    with recorded() as parts:
         code, _ = edit(config)
     assert code == 0
     return parts

@@ -42,7 +42,7 @@ class Options:
     """What to measure.
 
     Attributes:
-        model: a folder, a hub id, "bundled", "random:sd15" or "random:sdxl".
+        model: a folder, a hub id, "bundled", or a name in ``RANDOM`` ("random:sd15").
         overrides: key=value of the config, as for ``overpaint edit``; default: the paper's
             settings.
         device: auto, cpu or cuda.
@@ -125,7 +125,10 @@ def benchmark_config(options: Options) -> tuple[Config, str]:
     for override in options.overrides:
         apply_override(tree, override)
     tree["model"]["path"] = model_folder(
-        options.model, tree["model"]["dtype"], options.models or options.out.parent / "models"
+        options.model,
+        tree["model"]["dtype"],
+        options.models or options.out.parent / "models",
+        "cuda" if local_device(tree["model"]["device"]) == "cuda" else "cpu",
     )
     config = parse_config(tree)
     return config, local_device(config.model.device)

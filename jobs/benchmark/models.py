@@ -1,7 +1,9 @@
 """Models to measure: a folder, the bundled one, or a real architecture with random weights.
 
 Time does not depend on the weights, so ``random:sd15`` measures the speed of Stable Diffusion 1.5
-without a download. It uses the bundled model's tokenizer.
+without a download. It uses the bundled model's tokenizer. ``random:sd3`` has no T5, as its users
+save memory; that of ``random:flux`` has one layer and a table of letters, since texts are encoded
+once and the network is what is measured.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -24,6 +31,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from pipeline.config.config import Model
@@ -52,6 +62,35 @@ SDXL_UNET: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+SD3_TRANSFORMER: dict[str, Any] = {
+    "sample_size": 128,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+}
+FLUX_TRANSFORMER: dict[str, Any] = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (16, 56, 56),
+}
+T5: dict[str, Any] = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 1,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
 CLIP_LARGE: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -73,6 +112,8 @@ VAE: dict[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "latent_channels": 4,
 }
+FLOW_VAE = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+DYNAMIC_SHIFT = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
 SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -83,14 +124,15 @@ SCHEDULE: dict[str, Any] = {
 }
 
 
-def model_folder(name: str, dtype: str, home: Path) -> str:
+def model_folder(name: str, dtype: str, home: Path, device: str = "cpu") -> str:
     """The ``model.path`` of a named model. A random model is written below ``home``, once.
 
     Args:
         name: "bundled", a folder, a hub id, or one of ``RANDOM``.
         dtype: of a random model's weights in memory and on disk (bfloat16: 2.1 GB for sd15, 7.1 GB
-            for sdxl, and as much memory while it is written).
+            for sdxl, 5.8 GB for sd3, 24.7 GB for flux, and as much memory while it is written).
         home: the folder for random models.
+        device: where a random model's weights are drawn; a GPU takes seconds for the largest.
 
     Raises:
         ConfigError: an unknown random model.
@@ -102,7 +144,8 @@ def model_folder(name: str, dtype: str, home: Path) -> str:
     folder = home / f"{name.replace(':', '_')}_{dtype}"
     if not (folder / "model_index.json").is_file():  # written last by save_pretrained
         print(f"writing {folder}", flush=True)
-        with torch.random.fork_rng(devices=[]), _default_dtype(DTYPES[dtype]):
+        drawn = torch.random.fork_rng(devices=[]), _default_dtype(DTYPES[dtype])
+        with drawn[0], drawn[1], torch.device(device):
             torch.manual_seed(0)
             pipeline = RANDOM[name](_tokenizer())
         pipeline.save_pretrained(folder, safe_serialization=True)
@@ -135,7 +178,42 @@ def _sdxl(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
     )
 
 
-RANDOM: dict[str, Callable[[CLIPTokenizer], Any]] = {"random:sd15": _sd15, "random:sdxl": _sdxl}
+def _sd3(tokenizer: CLIPTokenizer) -> StableDiffusion3Pipeline:
+    large = CLIP_LARGE | {"projection_dim": CLIP_LARGE["hidden_size"]}
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(**SD3_TRANSFORMER),
+        vae=AutoencoderKL(**VAE | FLOW_VAE, scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder=CLIPTextModelWithProjection(_text_config(tokenizer, large)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, OPEN_CLIP_BIG)),
+        text_encoder_3=None,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def _flux(tokenizer: CLIPTokenizer) -> FluxPipeline:
+    letters = [(chr(code), -6.0) for code in range(33, 127)]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    t5_tokenizer = T5Tokenizer(vocab=[*special, *letters], extra_ids=0, model_max_length=512)
+    return FluxPipeline(
+        transformer=FluxTransformer2DModel(**FLUX_TRANSFORMER),
+        vae=AutoencoderKL(**VAE | FLOW_VAE, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, CLIP_LARGE)),
+        text_encoder_2=T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer), **T5)),
+        tokenizer=tokenizer,
+        tokenizer_2=t5_tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC_SHIFT),
+    )
+
+
+RANDOM: dict[str, Callable[[CLIPTokenizer], Any]] = {
+    "random:sd15": _sd15,
+    "random:sdxl": _sdxl,
+    "random:sd3": _sd3,
+    "random:flux": _flux,
+}
 
 
 def _tokenizer() -> CLIPTokenizer:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from jobs.benchmark import models as benchmark_models
@@ -189,6 +191,56 @@ def test_random_models_are_made_in_their_dtype_and_reused(
     assert eps.std() > 0.0
     monkeypatch.setattr("jobs.benchmark.models.RANDOM", {"random:sdxl": None})
     assert model_folder("random:sdxl", "bfloat16", tmp_path) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("random:sd3", "stable-diffusion-3"), ("random:flux", "flux.1")]
+)
+def test_random_transformers_predict(
+    name: str, family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Flow models of published architectures, here with few and narrow layers, load and compute."""
+    heads = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    narrow: dict[str, dict[str, Any]] = {
+        "SD3_TRANSFORMER": heads
+        | {"sample_size": 8, "pos_embed_max_size": 16, "caption_projection_dim": 32},
+        "FLUX_TRANSFORMER": {"num_single_layers": 1, "axes_dims_rope": (4, 6, 6)}
+        | {"joint_attention_dim": 32, **heads},
+        "T5": {"d_model": 32, "d_kv": 8, "d_ff": 16, "num_heads": 2},
+        "VAE": {"block_out_channels": (32,) * 4},
+        "CLIP_LARGE": {"num_hidden_layers": 1},
+        "OPEN_CLIP_BIG": {"num_hidden_layers": 1},
+    }
+    for architecture, small in narrow.items():
+        full = getattr(benchmark_models, architecture)
+        monkeypatch.setattr(f"jobs.benchmark.models.{architecture}", full | small)
+    folder = model_folder(name, "bfloat16", tmp_path, "cpu")
+    model = load_model(Model(path=folder, dtype="bfloat16", size=64), "cpu", Stage())
+    assert model.info.family == family
+    with torch.inference_mode():
+        condition = model.text.encode(["a red circle"])
+        eps = model.denoiser(torch.zeros(1, 16, 8, 8), model.schedule.level_at(0.5), condition)
+    assert eps.isfinite().all()
+    assert eps.std() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("SD15_UNET", 0.86),
+        ("SDXL_UNET", 2.57),
+        ("SD3_TRANSFORMER", 2.03),
+        ("FLUX_TRANSFORMER", 11.9),
+    ],
+)
+def test_architectures_have_the_published_number_of_weights(name: str, billions: float) -> None:
+    """Counted without making them."""
+    kinds = {"UNET": UNet2DConditionModel, "SD3": SD3Transformer2DModel}
+    kind = next((kinds[word] for word in kinds if word in name), FluxTransformer2DModel)
+    with torch.device("meta"):
+        network = kind(**getattr(benchmark_models, name))
+    count = sum(weight.numel() for weight in network.parameters())
+    assert count / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_a_family_without_baseline_is_measured_alone(

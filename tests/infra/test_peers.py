@@ -181,6 +181,7 @@ def test_parts_are_recorded_in_the_driver() -> None:
 
 
 @pytest.mark.sweep
+@pytest.mark.timeout(1500)
 def test_a_whole_pair(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Both sides in processes of their own, with Ray; a JSON with ratios and every edit."""
     work = make_work(

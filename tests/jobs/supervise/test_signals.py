@@ -53,7 +53,7 @@ def test_a_signal_before_the_first_part_is_an_interruption(
     """While it waits for a cluster's nodes: one line, exit code 75, and handlers are restored."""
     before = [signal.getsignal(each) for each in NUMBERS]
 
-    def wait(*arguments: object) -> None:
+    def wait(*arguments: object, **options: object) -> None:
         os.kill(os.getpid(), number)
         time.sleep(5)
 

@@ -19,6 +19,7 @@ from jobs.benchmark.work import draw_samples, parts_of
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.operators import Operator, compute_part
+from pipeline.records.packing import pack, unpack
 from pipeline.records.part import Part, Status
 
 ROUNDS = 3  # the first one warms up: kernels and memory are made once for each shape
@@ -76,8 +77,8 @@ def stages(
 
 def _one_stage(loop: BareLoop, device: str, name: str, part: Part) -> tuple[Part, dict[str, Any]]:
     """Takes the part through one pool: unpacked, computed and packed."""
-    data, start_s = part.to_bytes(), time.perf_counter()
-    unpacked = Part.from_bytes(data)
+    table, start_s = pack(part), time.perf_counter()
+    unpacked = unpack(table)
     unpack_s = time.perf_counter() - start_s
     reset_memory_peak(device)
     start_s = time.perf_counter()
@@ -89,11 +90,11 @@ def _one_stage(loop: BareLoop, device: str, name: str, part: Part) -> tuple[Part
         if edit.status is Status.FAILED:
             raise RuntimeError(f"an edit failed in {edit.stage}: {edit.message}")
     start_s = time.perf_counter()
-    packed = done.to_bytes()
+    packed = pack(done)
     pack_s = time.perf_counter() - start_s
     return done, {
-        "bytes_in": len(data),
-        "bytes_out": len(packed),
+        "bytes_in": table.nbytes,
+        "bytes_out": packed.nbytes,
         "unpack_s": unpack_s,
         "compute_s": compute_s,
         "pack_s": pack_s,

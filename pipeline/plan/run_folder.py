@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from typing import Any
 
@@ -16,7 +15,7 @@ from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import inputs_json
 from pipeline.plan.plan import HASHES_FILE, RUN_FILE, Plan
-from pipeline.records.run_files import RunFileError, check_version, sealed_json
+from pipeline.records.run_files import RunFileError, check_version, sealed_json, to_json
 from pipeline.storage.credentials import redacted
 from pipeline.storage.saved_inputs import INPUTS_FILE
 from pipeline.storage.store import Store
@@ -46,7 +45,7 @@ def write_run_folder(plan: Plan) -> None:
     if plan.hashes.to_tree():
         output.put(HASHES_FILE, plan.hashes.to_json())
     write_config(plan)
-    output.put("_run/environment.json", _json(environment(plan)))
+    output.put("_run/environment.json", to_json(environment(plan)))
 
 
 def write_config(plan: Plan) -> None:
@@ -75,7 +74,7 @@ def read_config(output: Store) -> Config:
 
 def write_summary(output: Store, summary: dict[str, Any]) -> None:
     """Writes ``_run/summary.json``, replacing that of an earlier run."""
-    output.put(SUMMARY_FILE, _json(summary))
+    output.put(SUMMARY_FILE, to_json(summary))
 
 
 def resolved_yaml(config: Config) -> str:
@@ -104,7 +103,3 @@ def environment(plan: Plan) -> dict[str, Any]:
         },
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

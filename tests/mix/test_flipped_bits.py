@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.mix.verify import verify_mix
 from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
 from tests.committing import contents
+from tests.harmless import is_harmless
 from tests.mix.test_formats import FORMATS, make_boxed, mix_of
 
 
@@ -23,18 +23,6 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boxed")
     make_boxed(folder, shards=1, images=2)
     return folder
-
-
-def is_harmless(whole: bytes, damaged: bytes) -> bool:
-    """Whether the file says the same: white space, or the name of the digest's own field."""
-    try:
-        before, after = json.loads(whole), json.loads(damaged)
-    except ValueError:
-        return False
-    digest = before.pop("digest", None) if isinstance(before, dict) else None
-    return digest is not None and bool(
-        before == {key: value for key, value in after.items() if value != digest}
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     from tests.scheduling import FilesTogether
 
     return FilesTogether(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_bfloat16() -> Iterator[None]:
+    """``model.dtype: auto`` is float32 in a test's process, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.models.precision.computes_bfloat16", lambda device: False)
+        yield
 
 
 @pytest.fixture(scope="session")

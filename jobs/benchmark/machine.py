@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline import __version__
 from pipeline.models.cpu_kernels import use_onednn
+from pipeline.models.precision import computes_bfloat16
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "ray")
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}  # larger matrices are not faster
@@ -27,7 +28,7 @@ def describe_machine(device: str, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
-        "cpu_bf16": "avx512_bf16" in _cpu_flags(),
+        "cpu_bf16": computes_bfloat16("cpu"),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -139,7 +140,3 @@ def _cpu_info(name: str) -> str:
 
 def _cpu_model() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> list[str]:
-    return _cpu_info("flags").split()

@@ -19,6 +19,7 @@ from jobs.logs import tell
 from jobs.ray_environment import WANTS_TOKEN, cluster_address
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.models.precision import WITHOUT_BFLOAT16
 from pipeline.sizing.pools import Node, Pool, fits
 
 _POLL_S = 2.0
@@ -144,6 +145,23 @@ def device_of(config: Config) -> str:
     import torch  # takes seconds to import
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bfloat16(config: Config, device: str) -> bool | None:
+    """Whether every GPU of the connected cluster has bfloat16; None: see this machine's device.
+
+    Ray names the kind of GPU of a node among its resources.
+    """
+    if device != "cuda" or not cluster_address(config) or not ray.is_initialized():
+        return None
+    kinds = {
+        name.partition(":")[2]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
+        if node["Alive"]
+        for name in node["Resources"]
+        if name.startswith("accelerator_type:")
+    }
+    return WITHOUT_BFLOAT16.isdisjoint(kinds) if kinds else None
 
 
 def _has_cuda_driver() -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from jobs import exit_codes
-from jobs.edit.cluster import check_stores, device_of
+from jobs.edit.cluster import check_stores, device_of, has_bfloat16
 from jobs.edit.driver_memory import release_memory
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
@@ -82,7 +82,7 @@ def edit(
     num_edits = 0
     outcome = compilations = None
     with RayStart(config, verbose, keep=keep_ray) as ray_start:
-        if config.model.device == "auto" and cluster_address(config):
+        if cluster_address(config) and "auto" in (config.model.device, config.model.dtype):
             ray_start.connected()  # "auto" depends on the GPUs of the cluster
         plan, edits_per_byte = _checked(config, ray_start, retry_failed=retry_failed)
         if plan.work:
@@ -115,7 +115,8 @@ def _checked(config: Config, ray_start: RayStart, *, retry_failed: bool) -> tupl
     Raises:
         ConfigError: the run cannot start.
     """
-    plan = make_plan(config, device_of(config), on_work=ray_start.begin)
+    device = device_of(config)
+    plan = make_plan(config, device, bfloat16=has_bfloat16(config, device), on_work=ray_start.begin)
     check_writable(plan.output, _named(plan))
     look = first_look(plan)
     _warn([*plan.left_out, *look.lines, *changed_inputs(plan)])

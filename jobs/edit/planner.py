@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict, replace
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
-from jobs.edit.cluster import check_pools, check_stores, device_of
+from jobs.edit.cluster import check_pools, check_stores, device_of, has_bfloat16
 from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.edit.ray_start import RayStart
@@ -39,9 +39,12 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     if cluster_address(config):
         config = with_absolute_paths(config)
     with RayStart(config, verbose) as ray_start:
-        if config.model.device == "auto" and cluster_address(config):
+        if cluster_address(config) and "auto" in (config.model.device, config.model.dtype):
             ray_start.connected()
-        plan = make_plan(config, device_of(config), on_work=ray_start.begin)
+        device = device_of(config)
+        plan = make_plan(
+            config, device, bfloat16=has_bfloat16(config, device), on_work=ray_start.begin
+        )
         if not plan.work:
             tell("nothing is left to compute", to=sys.stdout)
             return 0

@@ -70,9 +70,11 @@ class Model(Section):
         description="Branch, tag or commit of a hub id; null: the hub's default branch. A branch "
         "is resolved to its commit at the start. Of a local folder: the sha256 that it must have.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32",
-        description="Precision of the networks' weights and arithmetic. See `variant` too.",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of the networks' weights and arithmetic. `auto`: `bfloat16` where "
+        "the hardware has it (GPUs since Ampere, CPUs with AVX-512 BF16 or AMX), else `float32`; "
+        "a resumed output keeps its own, and Imagic takes `float32`. See `variant` too.",
     )
     variant: str = Field(
         "auto",

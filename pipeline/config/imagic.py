@@ -107,7 +107,7 @@ class Imagic(Section):
         Raises:
             ValueError: they do not go together; names the key, its value and what is allowed.
         """
-        allowed = ("float32",) if self.form == "full" else ("float32", "bfloat16")
+        allowed = ("auto", "float32") + (() if self.form == "full" else ("bfloat16",))
         if dtype not in allowed:
             raise ValueError(
                 f"model.dtype={dtype!r}: for method.imagic.form: {self.form} allowed is "

@@ -30,7 +30,8 @@ from pipeline.stages.mask import MaskStage
 
 def load_demo_model(folder: Path | str = "bundled", *, threads: int = 1) -> LatentDiffusion:
     """Load the bundled model, or a folder in the same format, on the CPU in float32."""
-    return load_model(Model(path=str(folder)), "cpu", Stage(threads=threads, micro_batch=64))
+    model = Model(path=str(folder), dtype="float32")
+    return load_model(model, "cpu", Stage(threads=threads, micro_batch=64))
 
 
 def masked_part(

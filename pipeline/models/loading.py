@@ -29,6 +29,7 @@ from pipeline.models.fused_lora import fuse_loras
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
 from pipeline.models.network import NetworkDenoiser, in_micro_batches
+from pipeline.models.precision import resolved_dtype
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
 from pipeline.models.text import TextEncoder
 from pipeline.models.text_pipeline import load_text, text_pipeline
@@ -126,8 +127,9 @@ def load_model(
     hide_bars_of_transformers()
     if device == "cpu":
         torch.set_num_threads(stage.num_threads)
+    chosen = resolved_dtype(model.dtype, device)  # a run has chosen already
+    model, dtype = model.model_copy(update={"dtype": chosen}), DTYPES[chosen]
     info = probe_model(model, hash_files=False, fetch=True)
-    dtype = DTYPES[model.dtype]
 
     def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
         folder = info.folder / name

@@ -20,6 +20,7 @@ LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 NETWORK_STEM, TEXT_STEM = "diffusion_pytorch_model", "model"  # of diffusers and transformers
 # What is preferred for each dtype; None is the file without a variant in its name.
 VARIANTS: dict[str, tuple[str | None, ...]] = {
+    "auto": (None,),  # nobody has decided yet
     "float32": (None,),
     "bfloat16": ("bf16", "fp16", None),
     "float16": ("fp16", None),

@@ -14,6 +14,7 @@ from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
 from pipeline.models.probe import ModelInfo, probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits, suitability_warnings
+from pipeline.plan.auto import resolved
 from pipeline.plan.cuts import Cuts, compare_cuts, saved_cuts
 from pipeline.plan.filters import check_filters, read_filters
 from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
@@ -80,12 +81,19 @@ class Plan:
 
 
 @gc_paused()
-def make_plan(config: Config, device: str, *, on_work: Callable[[], None] | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    device: str,
+    *,
+    bfloat16: bool | None = None,
+    on_work: Callable[[], None] | None = None,
+) -> Plan:
     """Probes input, output and model, and lists what is left to do.
 
     Args:
         config: the configuration as loaded.
         device: "cpu" or "cuda": the resolved ``model.device``.
+        bfloat16: whether the device has it in hardware; None: this machine's is asked.
         on_work: called once the listings show a shard that is not published, before the model is
             probed, which takes longest.
 
@@ -106,11 +114,12 @@ def make_plan(config: Config, device: str, *, on_work: Callable[[], None] | None
         hashes = _saved_hashes(output)
         if on_work is not None and not _all_published(shards, state):
             on_work()
+        config = resolved(config, device, saved, bfloat16=bfloat16)
         model, scorers = _probed(config, hashes)
         remember_node(hashes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    config = _pinned(_with_resolved_threads(config, saved), model, scorers)
+    config = _pinned(config, model, scorers)
     inputs = _fingerprint_inputs(config, model, scorers, device)
     digest, inputs = _same_run(config, saved, inputs, bool(state))
     try:
@@ -140,12 +149,13 @@ def plan_in_memory(config: Config, device: str) -> Plan:
         ConfigError: see ``make_plan``.
     """
     hashes = FileHashes.from_json(recall_node(), b"{}")
+    config = resolved(config, device, None)
     try:
         model, scorers = _probed(config, hashes)
         remember_node(hashes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    config = _pinned(_with_resolved_threads(config, None), model, scorers)
+    config = _pinned(config, model, scorers)
     inputs = _fingerprint_inputs(config, model, scorers, device)
     return Plan(config, device, model, fingerprint(inputs), inputs, [], [], hashes=hashes)
 
@@ -253,17 +263,6 @@ def _saved_hashes(output: Store) -> FileHashes:
     """Which hashes of local model files are known, from this output or on this machine."""
     saved = output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}"
     return FileHashes.from_json(recall_node(), saved)
-
-
-def _with_resolved_threads(config: Config, saved: RunRecord | None) -> Config:
-    """The configuration with a number of threads: if none is given, that of the resumed output.
-
-    So a run can be resumed with other pools or in another layout, and writes the same bytes.
-    """
-    resumed = None if saved is None else saved.threads
-    if resumed is None or config.stages.given_threads(config.stage_names) is not None:
-        return config.with_threads(config.threads)
-    return config.with_threads(resumed)
 
 
 def _same_run(

@@ -137,6 +137,12 @@ class RunRecord:
         found = _at(self.inputs, "stages", "decode", "threads")
         return found if isinstance(found, int) and found >= 1 else None
 
+    @property
+    def dtype(self) -> str | None:
+        """The dtype that the model was loaded in."""
+        found = _at(self.inputs, "model", "dtype")
+        return found if isinstance(found, str) else None
+
 
 def parse_run(data: bytes, name: str) -> RunRecord:
     """Raises RunFileError."""

@@ -72,7 +72,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Jo
     (folder / "job.yaml").write_text(
         f"input: {{shards: {folder}/in/*.tar}}\n"
         "output: {path: given below, format: png, difference_map: true}\n"
-        f"model: {{path: {tiny_model_folder}, size: 32, device: cpu}}\n"
+        f"model: {{path: {tiny_model_folder}, size: 32, device: cpu, dtype: float32}}\n"
         "method: {steps: 6, mask: {num_noises: 2}}\n"
         # sizes that need no calibration
         "stages: {mask: {actors: 1}, encode: {actors: 1}, decode: {actors: 1}}\n"

@@ -54,7 +54,7 @@ def test_the_job_on_ray_writes_the_same_bytes_to_s3_and_no_secrets(
             "format": "png",
             "storage_options": endpoint | {"key": credentials.key, "secret": credentials.secret},
         },
-        "model": {"path": str(tiny_model_folder)},
+        "model": {"path": str(tiny_model_folder), "dtype": "float32"},
         "method": {"steps": 2, "mask": {"num_noises": 1}},
         "stages": {"decode": {"actors": 1}},
         "run": {"part_size": 1, "layout": "fused"},

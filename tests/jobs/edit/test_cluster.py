@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.edit import cluster
-from jobs.edit.cluster import check_pools, wait_for_nodes
+from jobs.edit.cluster import check_pools, has_bfloat16, wait_for_nodes
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.sizing.pools import Node
@@ -97,3 +97,26 @@ def test_a_pool_of_auto_size_needs_room_for_one_actor(growing: list[list[Node]])
     assert check_pools(parse_config(tree), "cuda") == [Node(8, 1)]
     with pytest.raises(ConfigError, match="need 3 GPUs"):
         check_pools(parse_config(tree | {"run": {"layout": "pools"}}), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "device", "expected"),
+    [
+        (["A100", "H100"], "cuda", True),
+        (["A100", "T4"], "cuda", False),
+        ([], "cuda", None),
+        (["T4"], "cpu", None),
+    ],
+)
+def test_the_clusters_gpus_say_whether_they_have_bfloat16(
+    kinds: list[str], device: str, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One old GPU decides, since the output has one dtype. A node that has left does not count."""
+    nodes = [
+        {"Alive": kind != "V100", "Resources": {"GPU": 1.0, f"accelerator_type:{kind}": 1.0}}
+        for kind in [*kinds, "V100"]
+    ]
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert has_bfloat16(config(address="head:6379"), device) is expected
+    assert has_bfloat16(config(), device) is None

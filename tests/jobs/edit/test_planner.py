@@ -201,7 +201,7 @@ def test_a_run_compares_its_rate_with_the_estimate(
         progress.counts.total.return_value = 3
         return progress, False
 
-    monkeypatch.setattr(edit_module, "make_plan", lambda config, device, on_work: plan)
+    monkeypatch.setattr(edit_module, "make_plan", lambda *_, **__: plan)
     monkeypatch.setattr(ray_start, "connect", lambda config, verbose: None)
     monkeypatch.setattr(edit_module, "_compute", compute)
     code, _ = edit_module.edit(plan.config)

@@ -28,7 +28,7 @@ def evaluate(tiny_model_folder: Path, tmp_path: Path) -> Evaluate:
     def run(benchmark: str, data: Path, *more: str, code: int = 0) -> dict[str, Any]:
         command = [
             *("evaluate", benchmark, "--plain", "--data", str(data), "--out", str(tmp_path / "o")),
-            *("--config", "demo"),
+            *("--config", "demo", "model.dtype=float32"),
             *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
         ]
         assert main([*command, *more]) == code

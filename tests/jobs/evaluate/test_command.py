@@ -122,7 +122,7 @@ def test_on_ray_the_same_images_are_measured(
     plain = evaluate("tedbench", data, *sweep)
     command = [
         *("evaluate", "tedbench", "--data", str(data), "--out", str(tmp_path / "ray")),
-        *("--config", "demo"),
+        *("--config", "demo", "model.dtype=float32"),
         *(f"model.path={tiny_model_folder}", "method.steps=2", "method.mask.num_noises=1"),
         *(*sweep, "run.layout=fused", "stages.decode.actors=1"),
         f"run.address={ray_address}",

@@ -15,7 +15,7 @@ from jobs.arguments import parse_arguments
 from jobs.evaluate.options import config_for, home_of
 from jobs.logs import tell, use_format
 from jobs.ray_environment import set_ray_environment
-from jobs.terminal import show
+from jobs.terminal import let_go, show
 from pipeline.config.load import ConfigError, load_config
 from pipeline.records.run_files import RunFileError
 
@@ -27,10 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
     if not getattr(options, "verbose", False):
         _quieten_libraries()
     try:
-        return COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
     except (ConfigError, RunFileError) as error:
         tell(f"overpaint: {error}", level="error")
-        return exit_codes.BAD_CONFIG
+        code = exit_codes.BAD_CONFIG
+    lost = let_go()
+    if lost is not None and _is_asked_for_text(options):
+        tell(f"overpaint: stdout: {lost.strerror}; lines of it are lost", level="error")
+        return code or exit_codes.INCOMPLETE
+    return code
+
+
+def _is_asked_for_text(options: argparse.Namespace) -> bool:
+    """Whether what a command prints is all that it does."""
+    return options.command in PRINTING or getattr(options, "dry_run", False)
 
 
 def _quieten_libraries() -> None:
@@ -200,6 +210,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     return benchmark(Options(**values))
 
 
+PRINTING = frozenset({"plan", "verify", "status"})
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": _edit,
     "plan": _plan,

@@ -1,15 +1,19 @@
 """Shows lines and tables on the terminal. Nothing else prints: texts come from data, too.
 
 What a shard's name or an error's message holds may neither move the cursor nor be read as rich's
-markup (``[/x]``), and no password in a url is shown.
+markup (``[/x]``), and no password in a url is shown. A line that cannot be written is lost, and
+nothing else: a reader such as ``head`` leaves, a terminal hangs up, the disk below a log fills, and
+neither may end a run of hours or fail a worker's part.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +22,7 @@ from rich.text import Text
 from pipeline.records.printable import printable
 from pipeline.storage.credentials import redacted
 
+READER_LEFT = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
 COLOR = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -34,12 +39,13 @@ def show(line: str = "", *, to: TextIO | None = None, lines: bool = False) -> No
         to: default: stdout.
         lines: keep the line breaks, since they are our own.
     """
-    print(safe(line, keep="\n" if lines else ""), file=to or sys.stdout, flush=True)
+    print(safe(line, keep="\n" if lines else ""), file=Output(to or sys.stdout), flush=True)
 
 
 def show_log(text: str) -> None:
     """Prints a piece of another process's log to stdout, without its colors."""
-    print(safe(COLOR.sub("", text), keep="\n\r\t"), end="", flush=True)
+    shown = safe(COLOR.sub("", text), keep="\n\r\t")
+    print(shown, end="", file=Output(sys.stdout), flush=True)
 
 
 def show_styled(line: str, style: str = "") -> None:
@@ -65,4 +71,57 @@ def show_table(
 
 def console(*, stderr: bool = False) -> Console:
     """A console of rich's that reads no markup and no emoji codes."""
-    return Console(markup=False, emoji=False, highlight=False, stderr=stderr)
+    stream: Any = Output(sys.stderr if stderr else sys.stdout)
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+class Output:
+    """stdout or stderr, without the errors of writing to it."""
+
+    lost: OSError | None = None  # the last error of this process's stdout, unless its reader left
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """None: the process has no such stream, and nothing is written."""
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes the text, or loses it."""
+        if self.stream is not None:
+            self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands on what is buffered, or loses it."""
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, action: Callable[[TextIO], object]) -> None:
+        if self.stream is None:
+            return
+        try:
+            action(self.stream)
+        except OSError as error:
+            if self.stream is sys.stdout and error.errno not in READER_LEFT:
+                Output.lost = error
+
+    def __getattr__(self, name: str) -> Any:  # what rich asks of a file
+        return getattr(self.stream, name)
+
+
+def let_go() -> OSError | None:
+    """Writes what is left in the buffers at the end of a command, or drops it.
+
+    Python would write it at its exit, and turn a failure into another exit code.
+
+    Returns:
+        Why lines of stdout are lost; None if none are, or if their reader left.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    lost, Output.lost = Output.lost, None
+    return lost

@@ -66,7 +66,8 @@ class DriverJob(JobConfig):
         os.dup2(self._stderr, STDERR)
         os.close(self._stderr)
         self._said.seek(0)
-        os.write(STDERR, OF_LOG_LEVEL.sub(b"", self._said.read()))
+        with suppress(OSError):  # the disk below a log is full
+            os.write(STDERR, OF_LOG_LEVEL.sub(b"", self._said.read()))
         self._said.close()
         self._stderr = self._said = None
 

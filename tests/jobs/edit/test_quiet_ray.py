@@ -78,6 +78,18 @@ def test_a_failed_start_restores_stderr(capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr().err == "no raylet\nlater\n"
 
 
+def test_ray_starts_where_stderr_cannot_be_written() -> None:
+    """A full disk below the log of a run costs its lines."""
+    kept, full = os.dup(2), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 2)
+    try:
+        connected(False, lambda: os.write(2, b"lost\n"))
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(full)
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_what_ray_pushes_to_drivers_is_shown_only_with_v(
     capsys: pytest.CaptureFixture[str], verbose: bool

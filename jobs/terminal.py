@@ -85,9 +85,11 @@ class Output:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Writes the text, or loses it."""
+        """Writes the text, or loses it. What the stream's encoding lacks becomes an escape."""
         if self.stream is not None:
-            self._try(lambda stream: stream.write(text))
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            shown = text.encode(encoding, "backslashreplace").decode(encoding)
+            self._try(lambda stream: stream.write(shown))
         return len(text)
 
     def flush(self) -> None:

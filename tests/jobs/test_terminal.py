@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
+import io
 import logging
 import os
 import subprocess
@@ -138,6 +139,18 @@ def test_what_a_log_writes_after_the_disk_was_full_is_there(
         monkeypatch.setattr(log, "flush", kept)
         show("after")
     assert (tmp_path / "log").read_text().endswith("after\n")
+
+
+def test_what_the_encoding_of_a_terminal_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and captions are of any script; a table's lines are those that the terminal has."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    show("ü, 日")
+    show_styled("é")
+    show_table(["ñ"], [["ß"]])
+    lines = written.getvalue().decode("ascii").splitlines()
+    assert lines[:2] == [r"\xfc, \u65e5", r"\xe9"]
+    assert any(r"\xdf" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ MODEL = ModelInfo(Path("nowhere"), "r1", "stable-diffusion", "epsilon", SIZE, 8,
 
 def fake_plan(shards: str, path: str, part_size: int = 2, **sections: Any) -> Plan:
     """A plan for real shards and a real output, with a fake model."""
-    tree = {"run": {"part_size": part_size}, "model": {"size": SIZE}, **sections}
+    model = {"size": SIZE, "dtype": "float32"}  # in other processes of a test, too
+    tree = {"run": {"part_size": part_size}, "model": model, **sections}
     tree["output"] = {"path": path, **sections.get("output", {})}
     with mock.patch("pipeline.plan.plan.probe_model", return_value=MODEL):
         return make_plan(make_config(shards, **tree), "cpu")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.benchmarks.timed_edit import Part
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.model_files import locate_model
 
 Run = dict[str, Any]  # what ``rates`` returns

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA

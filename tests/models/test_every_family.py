@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.config import Model
 from pipeline.config.lora import Lora
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level

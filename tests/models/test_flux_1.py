@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Status

@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from safetensors.torch import save_file
 
-from pipeline.config.config import Model
 from pipeline.config.lora import Lora
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from tests.models.family_checks import (
     TEXTS,

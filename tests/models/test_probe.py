@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
 from tests.models.family_cases import CASES

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import load_model
 from pipeline.models.probe import probe_model

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.dpmpp import dpmpp_2m
 from pipeline.diffusion.flow_solver_schedule import FlowSolverSchedule

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from transformers import Qwen3Model
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (

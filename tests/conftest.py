@@ -75,7 +75,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_folder: Path) -> LatentDiffusion:
     """The small random model, loaded on the CPU in float32."""
-    from pipeline.config.config import Model
+    from pipeline.config.model import Model
     from pipeline.config.stages import Stage
     from pipeline.models.loading import load_model
 
@@ -96,7 +96,7 @@ def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def family_model(family_folder: Path) -> LatentDiffusion:
     """The model in ``family_folder``, loaded on the CPU in float32."""
-    from pipeline.config.config import Model
+    from pipeline.config.model import Model
     from pipeline.config.stages import Stage
     from pipeline.models.loading import load_model
 

@@ -160,7 +160,8 @@ def peers(task: Task) -> dict[str, Any]:
         import ray  # noqa: F401
     except ImportError as error:
         return {"skipped": f"Ray is absent: {error}"}
-    from infra.benchmarks.peers import Work, measure_pairs
+    from infra.benchmarks.peer_runs import Work
+    from infra.benchmarks.peers import measure_pairs
 
     config, device = benchmark_config(options_of(task, compiled=False))
     info = probe_model(config.model, hash_files=False)

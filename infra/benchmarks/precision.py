@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from jobs.benchmark.machine import describe_machine
 from jobs.benchmark.paired import paired_difference
-from pipeline.config.config import Model
 from pipeline.config.load import load_config
 from pipeline.config.method import Method
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.demo.editor import masked_part
 from pipeline.demo.edits import Edit, sample_edit

@@ -19,7 +19,7 @@ from jobs.augmentation.plot import plot_arms
 from jobs.augmentation.settings import Augmentation
 from jobs.augmentation.training_set import share_confirmed
 from jobs.augmentation.world import BiasedWorld
-from jobs.edit.cluster import device_of
+from jobs.edit.devices import device_of
 from pipeline.config.config import Config
 from pipeline.config.load import (
     ConfigError,

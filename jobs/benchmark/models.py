@@ -36,8 +36,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from pipeline.config.config import Model
 from pipeline.config.load import ConfigError
+from pipeline.config.model import Model
 from pipeline.models.loading import DTYPES
 from pipeline.models.model_files import locate_model
 

@@ -22,8 +22,8 @@ import yaml
 
 from jobs.benchmark.machine import describe_machine
 from jobs.benchmark.paired import paired_difference
-from pipeline.config.config import Model
 from pipeline.config.method import Decode, Method, Reuse
+from pipeline.config.model import Model
 from pipeline.demo.editor import load_demo_model, masked_part
 from pipeline.demo.edits import Edit, sample_edit, true_mask
 from pipeline.demo.measures import psnr

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jobs.edit.paths import OF_ONE_PROCESS, is_of_one_process
 from jobs.ray_environment import set_ray_environment
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
@@ -54,7 +55,7 @@ class OnRay:
         """
         import ray
 
-        from jobs.edit.cluster import cluster_nodes
+        from jobs.edit.devices import cluster_nodes
 
         task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(work_on)
         sent = ray.put(work)
@@ -93,9 +94,9 @@ def wants_ray(packing: Packing) -> bool:
         ConfigError: Ray is asked for, and a path is of this machine's memory.
     """
     paths = [*packing.source.paths, packing.output.path]
-    if packing.run.on_ray == "never" or any(path.startswith("memory://") for path in paths):
+    if packing.run.on_ray == "never" or any(map(is_of_one_process, paths)):
         if packing.run.on_ray == "always":
-            raise ConfigError("run.on_ray=always: memory:// is the memory of one process")
+            raise ConfigError(f"run.on_ray=always: {OF_ONE_PROCESS}")
         return False
     return packing.run.on_ray == "always" or any(is_bucket(path) for path in packing.source.paths)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
+from jobs.edit.devices import cluster_nodes
 from jobs.edit.driver_memory import limit_malloc_arenas
 from jobs.edit.graph import TASK_CPUS
 from jobs.edit.ray_job import DriverJob
@@ -19,7 +20,6 @@ from jobs.logs import tell
 from jobs.ray_environment import WANTS_TOKEN, cluster_address
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.models.precision import WITHOUT_BFLOAT16
 from pipeline.sizing.pools import Node, Pool, fits
 
 _POLL_S = 2.0
@@ -81,20 +81,42 @@ def wait_for_nodes(config: Config) -> None:
     ``run.cluster_wait_s`` the run goes on with the nodes that are there, and says so.
     """
     wanted, wait_s = config.run.num_nodes or 0, config.run.cluster_wait_s
+
+    def missing(nodes: list[Node]) -> str | None:
+        return f"{len(nodes)} of {wanted} have joined" if len(nodes) < wanted else None
+
+    nodes, still_missing = _waited_for(missing, wait_s, level="info")
+    if still_missing:
+        tell(
+            f"only {len(nodes)} of run.num_nodes={wanted} nodes have joined after "
+            f"run.cluster_wait_s={wait_s:g}; going on with these",
+            level="warning",
+        )
+
+
+def _waited_for(
+    missing: Callable[[list[Node]], str | None], wait_s: float, level: str
+) -> tuple[list[Node], str | None]:
+    """Looks at the nodes until nothing is missing, for as long as ``wait_s``.
+
+    Args:
+        missing: what the nodes lack, in words; None: nothing. It is told once.
+        wait_s: 0: one look.
+        level: of the line that tells it.
+
+    Returns:
+        The nodes, and what they still lack.
+    """
     deadline = time.monotonic() + wait_s
     told = False
-    while (joined := len(cluster_nodes())) < wanted:
+    while lack := missing(nodes := cluster_nodes()):
         if time.monotonic() >= deadline:
-            tell(
-                f"only {joined} of run.num_nodes={wanted} nodes have joined after "
-                f"run.cluster_wait_s={wait_s:g}; going on with these",
-                level="warning",
-            )
-            return
+            break
         if not told:
-            tell(f"waiting for nodes: {joined} of {wanted} have joined")
+            tell(f"waiting for nodes: {lack}", level=level)
             told = True
         time.sleep(min(_POLL_S, wait_s))
+    return nodes, lack
 
 
 def _refusal(error: BaseException) -> str:
@@ -117,77 +139,6 @@ def disconnect() -> None:
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def check_stores(config: Config) -> None:
-    """Refuses stores that only one process can see.
-
-    Raises:
-        ConfigError: input or output is memory://.
-    """
-    shards = config.input.shards
-    urls = [("input.shards", url) for url in ([shards] if isinstance(shards, str) else shards)]
-    for key, url in [*urls, ("output.path", config.output.path)]:
-        if url.startswith("memory://"):
-            raise ConfigError(
-                f"{key}={url!r}: memory:// is the memory of one process, but Ray uses several; "
-                "give a path or the url of a bucket (only the local loop, "
-                "pipeline/execution/local_loop.py, can use memory://)"
-            )
-
-
-def device_of(config: Config) -> str:
-    """The resolved ``model.device``: ``auto`` is CUDA if the connected cluster has a GPU."""
-    if config.model.device != "auto":
-        return config.model.device
-    if ray.is_initialized():
-        return "cuda" if any(node.gpus > 0 for node in cluster_nodes()) else "cpu"
-    if not _has_cuda_driver():
-        return "cpu"
-    import torch  # takes seconds to import
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def has_bfloat16(config: Config, device: str) -> bool | None:
-    """Whether every GPU of the connected cluster has bfloat16; None: see this machine's device.
-
-    Ray names the kind of GPU of a node among its resources.
-    """
-    if device != "cuda" or not cluster_address(config) or not ray.is_initialized():
-        return None
-    kinds = {
-        name.partition(":")[2]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
-        if node["Alive"]
-        for name in node["Resources"]
-        if name.startswith("accelerator_type:")
-    }
-    return WITHOUT_BFLOAT16.isdisjoint(kinds) if kinds else None
-
-
-def _has_cuda_driver() -> bool:
-    """Whether NVIDIA's driver is installed here: without its library torch finds no GPU either."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def cluster_nodes() -> list[Node]:
-    """The total resources of each node of the connected cluster."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
-    return [
-        Node(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            memory_bytes=node["Resources"].get("memory", 0.0),
-            object_store_bytes=node["Resources"].get("object_store_memory", 0.0),
-        )
-        for node in nodes
-        if node["Alive"]
-    ]
-
-
 def check_pools(config: Config, device: str) -> list[Node]:
     """Refuses pools that do not fit on the cluster: Ray would accept them and starve.
 
@@ -204,13 +155,11 @@ def check_pools(config: Config, device: str) -> list[Node]:
     """
     pools = _smallest_pools(config, device)
     wait_s = config.run.cluster_wait_s if cluster_address(config) else 0.0
-    deadline = time.monotonic() + wait_s
-    while problem := _problem(pools, nodes := cluster_nodes(), wait_s):
-        if time.monotonic() >= deadline:
-            raise ConfigError(problem)
-        if deadline - time.monotonic() > wait_s - _POLL_S:  # only the first time
-            tell(f"waiting for nodes: {problem}", level="warning")
-        time.sleep(min(_POLL_S, wait_s))
+    nodes, problem = _waited_for(
+        lambda nodes: _problem(pools, nodes, wait_s), wait_s, level="warning"
+    )
+    if problem:
+        raise ConfigError(problem)
     return nodes
 
 

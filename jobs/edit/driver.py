@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable
 
 from jobs import exit_codes
-from jobs.edit.cluster import check_stores, device_of, has_bfloat16
+from jobs.edit.devices import device_of, has_bfloat16
 from jobs.edit.driver_memory import release_memory
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
 from jobs.edit.lost_parts import run_missing
-from jobs.edit.paths import with_absolute_paths
+from jobs.edit.paths import check_stores, with_absolute_paths
 from jobs.edit.planner import planned
 from jobs.edit.progress import RunProgress
 from jobs.edit.ray_start import RayStart

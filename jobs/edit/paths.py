@@ -1,6 +1,7 @@
-"""Relative paths of a configuration: finds them, or makes them absolute.
+"""Paths of a configuration that mean another place in another process, or none.
 
-Workers of a cluster and submitted jobs run in other folders than the command.
+Workers of a cluster and submitted jobs run in other folders than the command: relative paths are
+found, or made absolute. Nor do they see the memory of its process.
 """
 
 from __future__ import annotations
@@ -9,7 +10,29 @@ import os
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.storage.store import local_path
+from pipeline.storage.store import local_path, protocol_of
+
+OF_ONE_PROCESS = "memory:// is the memory of one process"
+
+
+def check_stores(config: Config) -> None:
+    """Refuses stores that only one process can see.
+
+    Raises:
+        ConfigError: input or output is memory://.
+    """
+    for key, url in _stores(config):
+        if is_of_one_process(url):
+            raise ConfigError(
+                f"{key}={url!r}: {OF_ONE_PROCESS}, but Ray uses several; "
+                "give a path or the url of a bucket (only the local loop, "
+                "pipeline/execution/local_loop.py, can use memory://)"
+            )
+
+
+def is_of_one_process(path: str) -> bool:
+    """Whether only the process that writes a path can read it."""
+    return protocol_of(path) == "memory"
 
 
 def relative_paths(config: Config) -> list[tuple[str, str]]:
@@ -18,9 +41,7 @@ def relative_paths(config: Config) -> list[tuple[str, str]]:
     A model or a scorer that is not a folder here is the name of a hub model. Caches
     (``model.compile_cache``) may be different folders on each node, so they are left out.
     """
-    shards = config.input.shards
-    paths = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
-    paths.append(("output.path", config.output.path))
+    paths = _stores(config)
     weights = [("model.path", config.model.path)]
     weights += [(f"model.lora[{n}].path", lora.path) for n, lora in enumerate(config.model.lora)]
     weights += [("model.vae", config.model.vae)] if config.model.vae else []
@@ -63,6 +84,13 @@ def with_absolute_paths(config: Config) -> Config:
             "scores": scores.model_copy(update=found),
         }
     )
+
+
+def _stores(config: Config) -> list[tuple[str, str]]:
+    """(key, path or url) of input and output."""
+    shards = config.input.shards
+    inputs = [("input.shards", path) for path in ([shards] if isinstance(shards, str) else shards)]
+    return [*inputs, ("output.path", config.output.path)]
 
 
 def _is_here(weights: str) -> bool:

@@ -6,8 +6,9 @@ import sys
 from dataclasses import asdict, replace
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
-from jobs.edit.cluster import check_pools, check_stores, device_of, has_bfloat16
-from jobs.edit.paths import with_absolute_paths
+from jobs.edit.cluster import check_pools
+from jobs.edit.devices import device_of, has_bfloat16
+from jobs.edit.paths import check_stores, with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.edit.ray_start import RayStart
 from jobs.logs import is_json, tell, use_format

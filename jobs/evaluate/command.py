@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import exit_codes
-from jobs.edit.cluster import device_of, disconnect
+from jobs.edit.cluster import disconnect
+from jobs.edit.devices import device_of
 from jobs.edit.driver import edit
 from jobs.edit.writable import check_writable
 from jobs.evaluate.judges import Judging

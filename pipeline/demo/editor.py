@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config.config import Model
 from pipeline.config.method import Method
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.demo.edits import Edit, mask_on_grid, true_mask
 from pipeline.demo.world import paint

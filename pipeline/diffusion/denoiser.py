@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -124,16 +124,19 @@ class Repeated(Condition):
     @classmethod
     def of(cls, condition: Condition, times: int) -> Repeated:
         """Each row of a condition, so many times."""
-        own = {each.name: getattr(condition, each.name) for each in fields(Condition)}
-        return cls(**own, times=times)
+        return cls(**_own(condition), times=times)
 
     def __len__(self) -> int:
         return len(self.tokens) * self.times
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         sources = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
-        own = {each.name: getattr(self, each.name) for each in fields(Condition)}
-        return Condition(**own)[sources]
+        return Condition(**_own(self))[sources]
+
+
+def _own(condition: Condition) -> dict[str, Any]:
+    """What a condition holds, besides what a subclass adds."""
+    return {each.name: getattr(condition, each.name) for each in fields(Condition)}
 
 
 class Counted:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.buckets import Resize, Size, resize_of
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 
 Box = tuple[int, int, int, int]
 FloatBox = tuple[float, float, float, float]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.config import Model
 from pipeline.config.lora import Lora
+from pipeline.config.model import Model
 from pipeline.models.file_hashes import SHA256, FileHashes, recall_node, remember_node
 from pipeline.models.model_files import (
     HUB_ID,

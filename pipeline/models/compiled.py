@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Distinct input shapes for each size of an image. Last micro-batches are padded to a power of two,

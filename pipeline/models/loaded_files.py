@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.family import Family
 from pipeline.models.model_files import ModelFiles
 from pipeline.models.weight_files import (

@@ -13,8 +13,8 @@ from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffuse
 from torch import nn
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
-from pipeline.config.config import Model
 from pipeline.config.method import Reuse
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.file_hashes import SHA256, FileHashes, recall_node, remember_node
 
 if TYPE_CHECKING:

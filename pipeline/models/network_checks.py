@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.family_facts import Grid, UnsupportedModelError
 from pipeline.models.model_files import ModelFiles
 

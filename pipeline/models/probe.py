@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.buckets import Sizes, step_of
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
 from pipeline.models.distilled import Distilled, distilled_kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,18 +16,16 @@ from pipeline.models.suitability import check_suits, suitability_warnings
 from pipeline.plan.auto import resolved
 from pipeline.plan.cuts import Cuts, compare_cuts, saved_cuts
 from pipeline.plan.filters import check_filters, read_filters
-from pipeline.plan.fingerprint import differences, fingerprint, fingerprint_inputs
+from pipeline.plan.fingerprint import fingerprint, fingerprint_inputs
+from pipeline.plan.resume import same_run, saved_run
 from pipeline.process.gc_pause import gc_paused
-from pipeline.records.run_files import OF_RUN, RunFileError, RunRecord, parse_run
 from pipeline.steps.read import count_edits
 from pipeline.storage.layout import PartId, ShardState, output_state, progress_of
 from pipeline.storage.shards import InputShard, check_output, list_shards
 from pipeline.storage.store import Store
 
-RUN_FILE = "_run/run.json"
 HASHES_FILE = "_run/model_files.json"  # size, times and sha256 of the models' local files
 log = logging.getLogger(__name__)
-VERSION = re.compile(r"\d+\.\d+\.\d+.*")  # before the code had a hash, its version stood there
 
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them
@@ -108,7 +105,7 @@ def make_plan(
         output = Store(config.output.path, config.output.storage_options)
         _check_reachable(output)
         state = output_state(output)
-        saved = _saved_run(output)
+        saved = saved_run(output)
         saved_filters = read_filters(output)
         cut_before = saved_cuts(output)
         hashes = _saved_hashes(output)
@@ -121,7 +118,7 @@ def make_plan(
         raise ConfigError(str(error)) from error
     config = _pinned(config, model, scorers)
     inputs = _fingerprint_inputs(config, model, scorers, device)
-    digest, inputs = _same_run(config, saved, inputs, bool(state))
+    digest, inputs = same_run(config, saved, inputs, bool(state))
     try:
         check_filters(config.output.path, saved_filters, config.filtering)
     except ValueError as error:
@@ -252,55 +249,7 @@ def _limited(
     return chosen, cut
 
 
-def _saved_run(output: Store) -> RunRecord | None:
-    try:
-        return parse_run(output.get(RUN_FILE), f"{output.url}/{RUN_FILE}")
-    except FileNotFoundError:
-        return None
-
-
 def _saved_hashes(output: Store) -> FileHashes:
     """Which hashes of local model files are known, from this output or on this machine."""
     saved = output.get(HASHES_FILE) if output.exists(HASHES_FILE) else b"{}"
     return FileHashes.from_json(recall_node(), saved)
-
-
-def _same_run(
-    config: Config, saved: RunRecord | None, inputs: dict[str, Any], has_output: bool
-) -> tuple[str, dict[str, Any]]:
-    """The fingerprint of the output, and what it is a hash of: this run's, or those it resumes.
-
-    Raises:
-        ConfigError: the output holds what other settings, another model or other code computed.
-    """
-    path, digest = config.output.path, fingerprint(inputs)
-    if saved is None and has_output:
-        raise ConfigError(
-            f"output.path={path!r}: holds shards but no {RUN_FILE}, so what made them is unknown; "
-            "name another folder"
-        )
-    if saved is None or saved.fingerprint == digest:
-        return digest, inputs
-    old, new = saved.code, inputs["code"]["overpaint"]
-    if old is None:
-        reason = "is damaged: it does not say which code computed the output"
-        raise RunFileError(f"{path}/{RUN_FILE}", reason, OF_RUN)
-    if VERSION.fullmatch(old):
-        raise ConfigError(
-            f"output.path={path!r}: was written by version {old}, which this version reads but "
-            "does not resume; name another output.path"
-        )
-    resumed = inputs | {"code": inputs["code"] | {"overpaint": old}}
-    if fingerprint(resumed) != saved.fingerprint:
-        lines = "\n  ".join(differences(saved.inputs, inputs))
-        raise ConfigError(
-            f"output.path={path!r}: holds another run's output, made with other settings. "
-            f"Choose another output.path, or set these back:\n  {lines}"
-        )
-    if config.run.accept_code != new:
-        raise ConfigError(
-            f"output.path={path!r}: was computed by the code {old}; this is the code {new}, and "
-            f"nothing else differs. If both compute the same bytes, run.accept_code={new} resumes; "
-            "else name another output.path"
-        )
-    return saved.fingerprint, resumed

@@ -14,7 +14,8 @@ from pipeline.config.load import parse_saved, saved_tree
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import inputs_json
-from pipeline.plan.plan import HASHES_FILE, RUN_FILE, Plan
+from pipeline.plan.plan import HASHES_FILE, Plan
+from pipeline.plan.resume import RUN_FILE
 from pipeline.records.run_files import RunFileError, check_version, sealed_json, to_json
 from pipeline.storage.credentials import redacted
 from pipeline.storage.saved_inputs import INPUTS_FILE

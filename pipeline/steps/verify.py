@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +16,10 @@ from pipeline.config.filters import Filtering, filtering_of
 from pipeline.records.part import Status
 from pipeline.records.rows import ROW_SCHEMA, Row, completed, rows_of
 from pipeline.records.run_files import OF_FILTERS, RunFileError, parse_filters, parse_run
-from pipeline.steps.filter import apply_filters, unfiltered
 from pipeline.steps.marker import ShardStats
-from pipeline.steps.output_keys import output_key
 from pipeline.steps.verify_inputs import changed_inputs
 from pipeline.steps.verify_members import check_members
+from pipeline.steps.verify_rows import check_filtered, check_rows
 from pipeline.storage.layout import (
     PROBE,
     RUN,
@@ -203,8 +202,8 @@ def _audit(
             else:
                 rows = rows_of(table)
                 counts.update(row.status for row in rows)
-                yield from _check_rows(rows, stats)
-                yield from _check_filtered(table, stats, filtering)
+                yield from check_rows(rows, stats)
+                yield from check_filtered(table, stats, filtering)
     for kind, status in (("tar", Status.EDITED), ("rejected", Status.REJECTED)):
         if kind in objects:
             yield from check_members(objects[kind], rows, status)
@@ -216,44 +215,3 @@ def _same_object(name: str, data: bytes, stats: ShardStats, kind: str) -> Iterat
         yield f"{name} has {len(data)} bytes, the marker says {size}"
     elif hashlib.sha256(data).hexdigest() != digest:
         yield f"{name} does not have the sha256 in the marker"
-
-
-def _check_rows(rows: list[Row], stats: ShardStats) -> Iterator[str]:
-    counts = Counter(row.status for row in rows)
-    unknown = set(counts) - {str(status) for status in Status}
-    if unknown:
-        yield f"rows have an unknown status: {', '.join(sorted(unknown))}"
-    if dict(counts) != {status: number for status, number in stats.counts.items() if number}:
-        yield f"rows by status are {dict(counts)}, the marker says {stats.counts}"
-    edits = Counter((row.key, row.edit_index) for row in rows)
-    for (key, index), number in edits.items():
-        if number > 1:
-            yield f"edit {index} of {key!r} has {number} rows"
-    for row in rows:
-        edit = f"edit {row.edit_index} of {row.key!r}"
-        if row.shard != stats.shard:
-            yield f"{edit} names another shard, {row.shard!r}"
-        if row.fingerprint != stats.fingerprint:
-            yield f"{edit} has another fingerprint than the marker"
-        if row.status in (Status.FAILED, Status.REJECTED) and not (row.stage and row.error):
-            yield f"{edit} is {row.status} without a reason"
-        written = row.status == Status.EDITED or (
-            row.status == Status.REJECTED and stats.rejected_sha256 is not None
-        )
-        name = output_key(row.key, row.edit_index) if written else None
-        if row.output_key != name:
-            yield f"{edit} is {row.status}, but has the output key {row.output_key!r}"
-
-
-def _check_filtered(table: pa.Table, stats: ShardStats, filtering: Filtering) -> Iterator[str]:
-    """Checks that the filters in force accept or reject every row, for the recorded reason."""
-    kept = replace(filtering, keep_rejected=stats.rejected_sha256 is not None)
-    judged = apply_filters(unfiltered(table), kept)
-    if not judged.equals(table):
-        pairs = zip(rows_of(judged), rows_of(table), strict=True)
-        wrong = [row for wanted, row in pairs if wanted != row]
-        row = wrong[0]
-        yield (
-            f"{len(wrong)} rows do not follow the filters in force; the first is edit "
-            f"{row.edit_index} of {row.key!r}, which is {row.status}"
-        )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.imagic import interpolated, minimize, prediction_loss

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.buckets import Resize, Size, Sizes, resize_of, step_of
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.images.geometry import Placement, place, placement_of
 
 # Side of the model's square, the step of its sides.

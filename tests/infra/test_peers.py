@@ -15,8 +15,9 @@ import torch
 
 from infra.benchmarks import peers
 from infra.benchmarks.peer_editors import DiffEditor, ImagicEditor, SdEditor
+from infra.benchmarks.peer_runs import Work, overpaint_overrides, rates
 from infra.benchmarks.peer_script import EDITORS, editor_class, edits_of, write
-from infra.benchmarks.peers import Work, overpaint_overrides, parse_arguments, rates, report_of
+from infra.benchmarks.peers import parse_arguments, report_of
 from infra.benchmarks.timed_edit import recorded
 from pipeline.config.load import load_config
 from pipeline.records.staged import PartResult

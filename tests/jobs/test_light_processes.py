@@ -21,7 +21,7 @@ def without_driver(name, *rest):
     return kept(name, *rest)
 
 ctypes.CDLL, kept = without_driver, ctypes.CDLL
-from jobs.edit.cluster import device_of
+from jobs.edit.devices import device_of
 from pipeline.config.load import load_config
 config = load_config("demo", sys.argv[1:])
 assert config.model.device == "auto"

@@ -1,4 +1,4 @@
-"""What every family's test compares with the family's own pipeline of diffusers."""
+"""What every family's tests compare with the family's own pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.flow_schedule import SMALLEST_ALPHA
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.solver import Solver
 from pipeline.models.loading import LatentDiffusion, load_model
-from pipeline.records.part import Status
-from tests.parts import make_config, make_part, make_prepared, run_stages
 
 TEXTS = ["a red dog on the circle", "", "a cat", "dog " * 600, "日本語 🐕"]
 SIDE, STEPS = 32, 50
@@ -71,7 +69,7 @@ def scaled(pipeline: Any, mode: Tensor) -> Tensor:
 def check_vae(
     model: LatentDiffusion,
     pipeline: Any,
-    normalised: Callable[[Any, Tensor], Tensor] = scaled,
+    latents_of: Callable[[Any, Tensor], Tensor] = scaled,
     *,
     is_of_videos: bool = False,
 ) -> None:
@@ -85,7 +83,7 @@ def check_vae(
         images = pipeline.vae.decode(mode, return_dict=False)[0]
     if is_of_videos:
         images = images[:, :, 0]
-    assert difference(latents, normalised(pipeline, mode)) < 1e-5
+    assert difference(latents, latents_of(pipeline, mode)) < 1e-5
     shown = pipeline.image_processor.postprocess(images, output_type="np")[0]
     found = model.image_coder.decode(latents)[0].astype(np.float32)
     assert np.abs(found - 255.0 * shown).max() < 0.51
@@ -105,26 +103,6 @@ def check_half(model: LatentDiffusion, tolerance: float) -> None:
         half.image_coder.decode(latent)
     assert other.dtype == torch.float32
     assert float((other - full).norm() / full.norm()) < 8.0 * tolerance
-
-
-def check_rows_do_not_mix(model: LatentDiffusion, relative: float) -> None:
-    """A short text beside a long one gives what it gives alone."""
-    noise, _ = start_of(model)
-    latent = torch.cat([noise, -noise])
-    level = model.schedule.level_at(0.5)
-    with torch.inference_mode():
-        condition = model.text.encode(["a cat", "dog " * 60])
-        together = model.denoiser(latent, level, condition)
-        alone = model.denoiser(latent[:1], level, condition[:1])
-    assert difference(together[:1], alone) < relative
-
-
-def check_edit(model: LatentDiffusion) -> None:
-    """DiffEdit makes an image; equal texts give an empty mask and an unchanged image."""
-    config = make_config(steps=4, guidance_scale=3.0, mask={"num_noises": 2, "floor": 0.0})
-    part = run_stages(model, make_part(make_prepared(0, "a cat", "a dog")), config)
-    assert [edit.status for edit in part.edits] == [None, Status.UNCHANGED]
-    assert part.samples[0].edits[0].image is not None
 
 
 def check_decode(

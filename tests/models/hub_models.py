@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import load_model
 from pipeline.models.probe import ModelInfo, probe_model

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.probe import probe_model

@@ -1,4 +1,4 @@
-"""Chroma equals its own pipeline: texts and masks, decode, VAE; an edit with it."""
+"""Chroma equals its own pipeline: texts, masks and decode; what it refuses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (
-    RELATIVE,
     SIDE,
     TEXTS,
     check_decode,
-    check_edit,
-    check_half,
-    check_rows_do_not_mix,
-    check_vae,
     loaded,
 )
 from tests.parts import make_config
@@ -81,26 +76,6 @@ def test_texts_are_those_of_the_pipeline(both: tuple[Any, Any]) -> None:
 def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -> None:
     """From the same noise, with its own scheduler and guidance."""
     check_decode(*both, scale, is_packed=True, guidance_scale=scale)
-
-
-def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:
-    """Scale and shift, in both directions."""
-    check_vae(*both)
-
-
-def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None:
-    """The dtypes of all inputs go together."""
-    check_half(both[0], tolerance[torch.bfloat16])
-
-
-def test_rows_do_not_mix(both: tuple[Any, Any]) -> None:
-    """A short text beside a long one gives what it gives alone."""
-    check_rows_do_not_mix(both[0], RELATIVE)
-
-
-def test_an_edit_is_made(both: tuple[Any, Any]) -> None:
-    """DiffEdit; equal texts leave the image as it is."""
-    check_edit(both[0])
 
 
 def test_it_is_described(both: tuple[Any, Any]) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.config import Model
 from pipeline.config.load import parse_config
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.schedule import Level
 from pipeline.models.cpu_kernels import OneDnnConv2d, OneDnnLinear, use_onednn

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.config.model import Model
 from pipeline.config.scores import Scores
 from pipeline.config.stages import Stage
 from pipeline.models.loading import load_model

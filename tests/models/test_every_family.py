@@ -1,12 +1,11 @@
-"""What holds for each newer family: inversion, background, and its image-to-image pipeline.
+"""What holds for each newer family: VAE, half precision, inversion, and SDEdit as its pipeline's.
 
 Stable Diffusion 1.5, SDXL and 3 have the same tests in ``tests/stages``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.config import Model
 from pipeline.config.lora import Lora
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.schedule import Level
 from pipeline.models.families import all_families, family_named
 from pipeline.models.family import Family
 from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.records.part import Status
 from pipeline.records.seeds import noise_seed
-from tests.models.family_checks import RELATIVE, SIDE, difference
+from tests.models.family_cases import CASES, SCALE, Case
+from tests.models.family_checks import (
+    RELATIVE,
+    SIDE,
+    check_half,
+    check_vae,
+    difference,
+    loaded,
+    start_of,
+)
 from tests.models.test_added import diffusers_file, factors_of
-from tests.models.test_aura_flow import make_tiny_aura_flow
-from tests.models.test_chroma import make_tiny_chroma
-from tests.models.test_flux_1 import make_tiny_flux
-from tests.models.test_flux_2_klein import make_tiny_klein
-from tests.models.test_lumina2 import make_tiny_lumina2
-from tests.models.test_pixart_sigma import make_tiny_pixart
-from tests.models.test_qwen_image import make_tiny_qwen_image
-from tests.models.test_sana import make_tiny_sana
-from tests.models.test_z_image import make_tiny_z_image
 from tests.parts import (
     decoded_latents,
     encoded_part,
@@ -45,43 +45,6 @@ from tests.parts import (
     required,
     run_stages,
 )
-
-SCALE = 4.0  # of guidance
-
-
-@dataclass(frozen=True)
-class Case:
-    """A family's tiny model, and its image-to-image pipeline where diffusers has one.
-
-    Attributes:
-        make: writes the model.
-        image_to_image: the pipeline's class.
-        call: what it is asked besides; how it is asked for guidance of ``SCALE``.
-        is_packed: whether its latents are tokens of 2 x 2 cells.
-    """
-
-    make: Callable[[Path], Path]
-    image_to_image: str | None = None
-    call: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": SCALE})
-    is_packed: bool = False
-
-
-CASES = {
-    "z-image": Case(make_tiny_z_image, "ZImageImg2ImgPipeline", {"guidance_scale": SCALE - 1}),
-    "flux.1": Case(make_tiny_flux, "FluxImg2ImgPipeline", is_packed=True),
-    "flux.2-klein": Case(make_tiny_klein),
-    "pixart-sigma": Case(make_tiny_pixart),
-    "qwen-image": Case(
-        make_tiny_qwen_image,
-        "QwenImageImg2ImgPipeline",
-        {"negative_prompt": "", "true_cfg_scale": SCALE},
-        is_packed=True,
-    ),
-    "chroma": Case(make_tiny_chroma, "ChromaImg2ImgPipeline", is_packed=True),
-    "lumina2": Case(make_tiny_lumina2),
-    "aura-flow": Case(make_tiny_aura_flow),
-    "sana": Case(make_tiny_sana),
-}
 
 WITH_PIPELINE = [name for name, case in CASES.items() if case.image_to_image]
 FITTED = [name for name in CASES if family_named(name).fits_texts]
@@ -103,9 +66,43 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(case: Case, tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
-    folder = case.make(tmp_path_factory.mktemp("family") / "model")
-    return load_model(Model(path=str(folder), size=SIDE), "cpu", Stage())
+def both(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentDiffusion, Any]:
+    return loaded(case.make(tmp_path_factory.mktemp("family") / "model"))
+
+
+@pytest.fixture(scope="module")
+def model(both: tuple[LatentDiffusion, Any]) -> LatentDiffusion:
+    return both[0]
+
+
+def test_the_vae_is_that_of_the_pipeline(case: Case, both: tuple[LatentDiffusion, Any]) -> None:
+    """Scale, shift and statistics, in both directions."""
+    check_vae(*both, case.latents_of, is_of_videos=case.is_of_videos)
+
+
+def test_half_precision_is_close(model: LatentDiffusion, tolerance: dict) -> None:
+    """The dtypes of all inputs go together."""
+    check_half(model, tolerance[torch.bfloat16])
+
+
+def test_rows_do_not_mix(model: LatentDiffusion) -> None:
+    """A short text beside a long one gives what it gives alone."""
+    noise, _ = start_of(model)
+    latent = torch.cat([noise, -noise])
+    level = model.schedule.level_at(0.5)
+    with torch.inference_mode():
+        condition = model.text.encode(["a cat", "dog " * 60])
+        together = model.denoiser(latent, level, condition)
+        alone = model.denoiser(latent[:1], level, condition[:1])
+    assert difference(together[:1], alone) < RELATIVE
+
+
+def test_an_edit_is_made(model: LatentDiffusion) -> None:
+    """DiffEdit makes an image; equal texts give an empty mask and an unchanged image."""
+    config = make_config(steps=4, guidance_scale=3.0, mask={"num_noises": 2, "floor": 0.0})
+    part = run_stages(model, make_part(make_prepared(0, "a cat", "a dog")), config)
+    assert [edit.status for edit in part.edits] == [None, Status.UNCHANGED]
+    assert part.samples[0].edits[0].image is not None
 
 
 def test_round_trip_error_falls_with_more_steps(model: LatentDiffusion) -> None:

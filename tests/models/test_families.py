@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl

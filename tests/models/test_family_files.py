@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Condition, Repeated
 from pipeline.models import families

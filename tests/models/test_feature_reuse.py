@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.config import Model
 from pipeline.config.method import Reuse
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.feature_reuse import ReusingDenoiser, evaluate, evaluate_outermost
 from pipeline.models.loading import LatentDiffusion, load_model

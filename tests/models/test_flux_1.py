@@ -1,4 +1,4 @@
-"""FLUX.1 equals its own pipeline: texts, decode with embedded guidance, VAE; what it refuses."""
+"""FLUX.1 equals its own pipeline: texts, decode with embedded guidance; what it refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Status
@@ -123,13 +123,10 @@ def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -
         assert difference(theirs(6.0), wanted) > 0.01  # so that guidance is
 
 
-def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:
-    """Scale and shift, in both directions."""
+@pytest.mark.parametrize("both", ["schnell"], indirect=True, scope="module")
+def test_schnell_is_as_exact(both: tuple[Any, Any], tolerance: dict) -> None:
+    """Its VAE and its half precision; dev is a case of ``test_every_family.py``."""
     check_vae(*both)
-
-
-def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None:
-    """The dtypes of all inputs go together."""
     check_half(both[0], tolerance[torch.bfloat16])
 
 

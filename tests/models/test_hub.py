@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.scores import Scores
 from pipeline.config.stages import Stage
 from pipeline.models.classifier import ImageClassifier, check_classifier
@@ -138,7 +138,7 @@ def test_scorers_are_found_alike(small_hub: SmallHub, tmp_path: Path) -> None:
 
 LOAD = """
 import sys
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 print(probe_model(Model(path="owner/name"), hash_files=False, fetch=True).commit)
 """

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import load_model
 from tests.models.hub_models import NAME, UNET, WEIGHTS, load, probe

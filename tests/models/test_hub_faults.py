@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from tests.models.hub_models import NAME, UNET, WEIGHTS, load, probe
 from tests.models.small_hub import SmallHub

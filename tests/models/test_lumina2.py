@@ -1,4 +1,4 @@
-"""Lumina2 equals its own pipeline: texts and masks, decode, VAE; what it refuses."""
+"""Lumina2 equals its own pipeline: texts, masks and decode; what it refuses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from diffusers import (
     Lumina2Transformer2DModel,
 )
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (
-    RELATIVE,
     SIDE,
     TEXTS,
     check_decode,
-    check_edit,
-    check_half,
-    check_rows_do_not_mix,
-    check_vae,
     loaded,
 )
 from tests.parts import make_config
@@ -84,26 +79,6 @@ def test_texts_are_those_of_the_pipeline(both: tuple[Any, Any]) -> None:
 def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float) -> None:
     """From the same noise, with its own scheduler, and guidance that keeps the norm."""
     check_decode(*both, scale, guidance_scale=scale)
-
-
-def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:
-    """Scale and shift, in both directions."""
-    check_vae(*both)
-
-
-def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None:
-    """The dtypes of all inputs go together."""
-    check_half(both[0], tolerance[torch.bfloat16])
-
-
-def test_rows_do_not_mix(both: tuple[Any, Any]) -> None:
-    """A short text beside a long one gives what it gives alone."""
-    check_rows_do_not_mix(both[0], RELATIVE)
-
-
-def test_an_edit_is_made(both: tuple[Any, Any]) -> None:
-    """DiffEdit; equal texts leave the image as it is."""
-    check_edit(both[0])
 
 
 def test_what_it_cannot_do_is_refused(both: tuple[Any, Any], tmp_path: Path) -> None:

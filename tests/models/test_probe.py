@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.models.model_files import BUNDLED_OVERRIDE
 from pipeline.models.probe import probe_model
-from tests.models.test_every_family import CASES
+from tests.models.family_cases import CASES
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl, make_tiny_stable_diffusion
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.guidance import guided

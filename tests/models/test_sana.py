@@ -1,4 +1,4 @@
-"""SANA equals its own pipeline: texts and masks, grid, decode, VAE; what it refuses."""
+"""SANA equals its own pipeline: texts and masks, grid, decode; what it refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.diffusion.ddim import ddim
 from pipeline.diffusion.dpmpp import dpmpp_2m
 from pipeline.diffusion.flow_solver_schedule import FlowSolverSchedule
@@ -23,13 +23,8 @@ from pipeline.models.families.sana import instruction
 from pipeline.models.probe import probe_model
 from pipeline.models.suitability import check_suits
 from tests.models.family_checks import (
-    RELATIVE,
     TEXTS,
     check_decode,
-    check_edit,
-    check_half,
-    check_rows_do_not_mix,
-    check_vae,
     loaded,
 )
 from tests.parts import make_config
@@ -126,28 +121,9 @@ def test_a_decode_is_that_of_the_pipeline(both: tuple[Any, Any], scale: float, o
     check_decode(model, pipeline, scale, solver=solver, **call)
 
 
-def normalised(pipeline: Any, encoded: Tensor) -> Tensor:
+def sana_latents(pipeline: Any, encoded: Tensor) -> Tensor:
+    """Scale only."""
     return encoded * pipeline.vae.config.scaling_factor
-
-
-def test_the_vae_is_that_of_the_pipeline(both: tuple[Any, Any]) -> None:
-    """DC-AE and its scale, in both directions."""
-    check_vae(*both, normalised)
-
-
-def test_half_precision_is_close(both: tuple[Any, Any], tolerance: dict) -> None:
-    """The dtypes of all inputs go together."""
-    check_half(both[0], tolerance[torch.bfloat16])
-
-
-def test_rows_do_not_mix(both: tuple[Any, Any]) -> None:
-    """A short text beside a long one gives what it gives alone."""
-    check_rows_do_not_mix(both[0], RELATIVE)
-
-
-def test_an_edit_is_made(both: tuple[Any, Any]) -> None:
-    """DiffEdit; equal texts leave the image as it is."""
-    check_edit(both[0])
 
 
 def test_what_it_cannot_do_is_refused(both: tuple[Any, Any], tmp_path: Path) -> None:

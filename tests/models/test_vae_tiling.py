@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from jobs.benchmark.work import draw_samples
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.fingerprint import fingerprint_inputs

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
 from pipeline.config.load import load_config
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models import precision
 from pipeline.models.loading import load_model

@@ -26,7 +26,7 @@ def test_input_and_output_are_listed_once_before_a_run(shards: str) -> None:
     for name in ("in/0.tar", "in/1.tar", "in/2.tar", "out/0_stats.json"):
         Store(folder).put(name, b"")
     same = mock.patch(
-        "pipeline.plan.plan._same_run",
+        "pipeline.plan.plan.same_run",
         lambda config, saved, inputs, _: (fingerprint(inputs), inputs),
     )
     with same:

@@ -17,7 +17,8 @@ from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusionXLImg2ImgP
 from torch import Tensor
 
 from pipeline.config.buckets import Size
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.scorers import EditToScore, load_scorers

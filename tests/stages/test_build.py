@@ -11,7 +11,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
+from pipeline.config.model import Model
 from pipeline.config.stages import STAGES, Stage
 from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model

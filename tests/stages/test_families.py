@@ -18,7 +18,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.config.config import Model
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.execution.local_loop import run_loop
 from pipeline.models.loading import LatentDiffusion, load_model

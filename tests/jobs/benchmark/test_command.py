@@ -21,8 +21,9 @@ from jobs.benchmark.plot import plot_report
 from jobs.benchmark.sweep import square_mask
 from jobs.benchmark.work import draw_samples, parts_of
 from jobs.cli import main
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import LatentDiffusion, load_model
 from tests.parts import make_config

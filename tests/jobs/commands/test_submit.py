@@ -17,6 +17,7 @@ import requests
 from ray.job_submission import JobStatus
 
 from jobs import exit_codes
+from jobs.commands import follow_job
 from jobs.commands import submit as submitting
 from pipeline.config.load import ConfigError, parse_config
 
@@ -48,13 +49,13 @@ RUNNING = state(JobStatus.RUNNING)
 
 
 def follow(server: Server) -> int:
-    return submitting._follow(cast(Any, server), "job")
+    return follow_job.follow(cast(Any, server), "job")
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "POLL_S", 0.001)
-    monkeypatch.setattr(submitting, "MAX_OUTAGE_S", 0.05)
+    monkeypatch.setattr(follow_job, "POLL_S", 0.001)
+    monkeypatch.setattr(follow_job, "MAX_OUTAGE_S", 0.05)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from jobs.edit import cluster
-from jobs.edit.cluster import check_pools, has_bfloat16, wait_for_nodes
+from jobs.edit.cluster import check_pools, wait_for_nodes
+from jobs.edit.devices import has_bfloat16
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError, parse_config
 from pipeline.sizing.pools import Node

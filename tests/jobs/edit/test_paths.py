@@ -65,7 +65,8 @@ def test_a_run_on_a_cluster_has_absolute_paths(
     here: Path, command: Callable[[Config], object], address: str | None, made: bool
 ) -> None:
     """Otherwise its workers would use the folders in which their nodes were started."""
-    given = config(run={"address": address}, model={"device": "cpu"})
+    model = {"device": "cpu", "dtype": "float32"}  # "auto" would connect first
+    given = config(run={"address": address}, model=model)
     module = command.__module__
     with (
         mock.patch(f"{module}.make_plan", side_effect=ConfigError("seen")) as make_plan,

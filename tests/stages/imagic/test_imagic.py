@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.config import Config, Model
+from pipeline.config.config import Config
+from pipeline.config.model import Model
 from pipeline.config.stages import STAGES, Stage
 from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.config import Config
@@ -165,9 +166,13 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     check_same_code(code)
     filtering = config.filtering
     write_part(output, part, fingerprint, code)
-    stats = publish_if_complete(output, part.shard, filtering)
     table = part.table
     assert table is not None, "finish makes the table of every part"
+    # What was staged is read again where the shard is published: then it is in memory but once.
+    table = part.table = table.drop_columns(["members"])
+    part.samples = []
+    pa.default_memory_pool().release_unused()
+    stats = publish_if_complete(output, part.shard, filtering)
     statuses = cast(list[str], apply_filters(table, filtering).column("status").to_pylist())
     num_evals = {stage: pc.sum(table.column(f"num_evals_{stage}")).as_py() or 0 for stage in STAGES}
     part.result = PartResult(

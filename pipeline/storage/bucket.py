@@ -16,8 +16,10 @@ from typing import Any
 
 import fsspec
 
+from pipeline.storage.content import Content, FileContent
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.retry import StorageError
+from pipeline.storage.scratch import Spool, is_large, scratch_file
 
 # Protocols, as fsspec's file systems name themselves.
 S3 = {"s3", "s3a"}
@@ -25,6 +27,7 @@ GCS = {"gs", "gcs"}
 AZURE = {"az", "abfs"}
 WEB = {"http", "https"}
 HUB = {"hf"}
+PIECE_BYTES, MAX_PIECES = 16 << 20, 9_000  # of an upload
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
@@ -139,8 +142,28 @@ class Bucket:
         data: bytes = self.fs.cat_file(self._path(name), **options)
         return data
 
+    def open(self, name: str) -> Content:
+        """The object; a large one is copied to scratch disk, where there is room."""
+        size = self.stat(name).size
+        file = scratch_file(size) if is_large(size) else None
+        if file is None:
+            return self.read(name)
+        options = {"max_concurrency": 1} if self.protocols & S3 else {}  # as in ``read``
+        self.fs.get_file(self._path(name), file.name, **options)
+        return FileContent(file, self._path(name))
+
     def write(self, name: str, data: bytes) -> None:
         self.fs.pipe_file(self._path(name), data)
+
+    def write_spooled(self, name: str, spool: Spool) -> None:
+        # The object exists once its last piece has arrived. Of other file systems we do not know.
+        if spool.path is None or not self.protocols & (S3 | GCS | AZURE):
+            self.write(name, spool.getvalue())
+            return
+        options: dict[str, Any] = {}
+        if self.protocols & S3:  # else ten pieces of 50 MiB are in memory at once
+            options = {"chunksize": piece_bytes(spool.size), "max_concurrency": 2}
+        self.fs.put_file(spool.path, self._path(name), **options)
 
     def create(self, name: str, data: bytes) -> bool:
         """Returns whether the store guarantees that only one writer can win."""
@@ -214,6 +237,11 @@ class Bucket:
 
     def remove_temporaries(self, older_than_s: float) -> Sequence[str]:
         return ()  # a put to a bucket leaves no temporary object
+
+
+def piece_bytes(size: int) -> int:
+    """Bytes of a piece of an upload: S3 takes at most 10,000 pieces."""
+    return max(PIECE_BYTES, -(-size // MAX_PIECES))
 
 
 def etag_of(info: dict[str, Any]) -> str | None:

@@ -98,7 +98,7 @@ def count_edits(shard: InputShard, config: Input) -> int:
     return sum(len(sample.edits) for sample in samples)
 
 
-def read_shard(data: bytes, config: Input) -> ShardContents:
+def read_shard(data: Content, config: Input) -> ShardContents:
     """All samples of a tar, in order. A bad sample has failed edits that say why.
 
     Never raises because of what the bytes contain.

@@ -18,7 +18,7 @@ import fsspec
 
 from pipeline.storage.content import Content, FileContent
 from pipeline.storage.local_folder import Stat
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import ShortReadError, StorageError
 from pipeline.storage.scratch import Spool, is_large, scratch_file
 
 # Protocols, as fsspec's file systems name themselves.
@@ -27,7 +27,8 @@ GCS = {"gs", "gcs"}
 AZURE = {"az", "abfs"}
 WEB = {"http", "https"}
 HUB = {"hf"}
-PIECE_BYTES, MAX_PIECES = 16 << 20, 9_000  # of an upload
+PIECE_BYTES = 16 << 20  # of a large object, at once
+MAX_PIECES = 9_000  # of an upload
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
@@ -95,6 +96,7 @@ class Bucket:
         self.root = root.rstrip("/")
         protocol = filesystem.protocol
         self.protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._in_one_request = {"max_concurrency": 1} if self.protocols & S3 else {}
 
     def check_reachable(self) -> None:
         """Checks that the bucket exists, where the store has buckets."""
@@ -138,8 +140,7 @@ class Bucket:
     def read(self, name: str) -> bytes:
         # One request for the whole object. Otherwise s3fs reads several ranges at once into a
         # zeroed buffer, where a short range leaves zeros that no length check can see.
-        options = {"max_concurrency": 1} if self.protocols & S3 else {}
-        data: bytes = self.fs.cat_file(self._path(name), **options)
+        data: bytes = self.fs.cat_file(self._path(name), **self._in_one_request)
         return data
 
     def open(self, name: str) -> Content:
@@ -148,9 +149,17 @@ class Bucket:
         file = scratch_file(size) if is_large(size) else None
         if file is None:
             return self.read(name)
-        options = {"max_concurrency": 1} if self.protocols & S3 else {}  # as in ``read``
-        self.fs.get_file(self._path(name), file.name, **options)
-        return FileContent(file, self._path(name))
+        path = self._path(name)
+        if self.protocols & (WEB | HUB):  # not every server sends ranges
+            self.fs.get_file(path, file.name)
+            return FileContent(file, path)
+        for start in range(0, size, PIECE_BYTES):  # gcsfs and s3fs would leave holes unseen
+            end = min(start + PIECE_BYTES, size)
+            piece = self.fs.cat_file(path, start=start, end=end, **self._in_one_request)
+            if len(piece) != end - start:
+                raise ShortReadError(f"{name}: read {len(piece)} bytes of {end - start}")
+            file.write(piece)
+        return FileContent(file, path)
 
     def write(self, name: str, data: bytes) -> None:
         self.fs.pipe_file(self._path(name), data)
@@ -160,7 +169,7 @@ class Bucket:
         if spool.path is None or not self.protocols & (S3 | GCS | AZURE):
             self.write(name, spool.getvalue())
             return
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"overwrite": True} if self.protocols & AZURE else {}
         if self.protocols & S3:  # else ten pieces of 50 MiB are in memory at once
             options = {"chunksize": piece_bytes(spool.size), "max_concurrency": 2}
         self.fs.put_file(spool.path, self._path(name), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class FileContent:
     def __len__(self) -> int:
         return self._size
 
-    def stream(self) -> IO[bytes]:
+    def stream(self) -> io.BufferedReader:
         """The file, to be read from its start and closed."""
         stream = os.fdopen(os.dup(self._file.fileno()), "rb")
         stream.seek(0)

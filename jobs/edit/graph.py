@@ -154,9 +154,10 @@ def _read(
     stop: StopFlag | None,
 ) -> Iterator[pa.Table]:
     for number in cast(list[int], batch.column("number").to_pylist()):
-        parts = read(flow, work[number], around)
+        parts = read(flow, work[number], around, ranges=True)
         while (row := _next_row(parts, flow, around, stop)) is not None:
             yield row
+            row = None  # not held while the next part is read
         guard.journal.end(work[number].shard.name, None)
 
 

@@ -46,6 +46,7 @@ def read_parts(
     group_shapes: bool = False,
     skip: Collection[PartId] = (),
     max_edits: int | None = None,
+    ranges: bool = False,
 ) -> Iterator[Part]:
     """Yields the parts of a shard in order. Each knows how many there are.
 
@@ -57,6 +58,8 @@ def read_parts(
             of the shard are in the order of their shapes. Else they are in their own.
         skip: parts that are already staged.
         max_edits: take at most so many edits from the start of the shard; None takes all.
+        ranges: leave the samples' files where they are: each is read when it is made ``bytes``. So
+            a part takes no memory before it is packed; see ``owned``.
 
     Returns:
         Parts with the encoded images of the shard. A shard without samples is one part without
@@ -82,7 +85,8 @@ def read_parts(
     for index, of_part in enumerate(planned):
         if (generation, len(planned), index) not in skip:
             yield Part(
-                *(shard.name, index, len(planned), owned(of_part), contents.problem),
+                *(shard.name, index, len(planned)),
+                *(of_part if ranges else owned(of_part), contents.problem),
                 input_sha256=digest,
                 generation=generation,
             )

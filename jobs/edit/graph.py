@@ -75,6 +75,8 @@ def edit_dataset(
             **pool_options(config, name, plan.device),
         }
         dataset = _then(dataset, StageActor, actor)
+    if config.run.write_memory_bytes:
+        task["memory"] = config.run.write_memory_bytes
     return _then(dataset, partial(_finish, flow=flow, around=around), task)
 
 

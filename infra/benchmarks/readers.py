@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -74,29 +76,34 @@ def main() -> None:
         "--side", type=int, default=816, help="of the large image of a sample; 816 make 2 MB"
     )
     parser.add_argument("--published", type=int, default=2, help="shards until the run is stopped")
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose command runs")
+    parser.add_argument("--part-sizes", type=int, nargs="+", default=[16, 64], help="in turn")
+    parser.add_argument("--other", type=Path, help="another checkout, whose command runs as well")
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", help="of configs/demo.yaml")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="overpaint-readers-") as home:
-        shard_bytes = write_shards(
-            Path(home) / "in", arguments.shards, arguments.images, arguments.side
-        )
-        measured = measure(
-            arguments.checkout.resolve(), Path(home), arguments.overrides, arguments.published
-        )
-    report = {
+    report: dict[str, Any] = {
         "machine": describe_machine("cpu", 1),
         "overrides": arguments.overrides,
         "shards": arguments.shards,
-        "shard_bytes": shard_bytes,
         "images": arguments.images,
-        **asdict(measured),
+        "runs": [],
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
+    checkouts = {"this": ROOT} | ({"other": arguments.other.resolve()} if arguments.other else {})
+    with tempfile.TemporaryDirectory(prefix="overpaint-readers-") as home:
+        folder = Path(home) / "in"
+        report["shard_bytes"] = write_shards(
+            folder, arguments.shards, arguments.images, arguments.side
+        )
+        for part_size, (name, checkout) in itertools.product(
+            arguments.part_sizes, checkouts.items()
+        ):
+            overrides = [*arguments.overrides, f"run.part_size={part_size}"]
+            with tempfile.TemporaryDirectory(dir=home, prefix="out-") as output:
+                found = measure(checkout, folder, Path(output), overrides, arguments.published)
+            report["runs"].append({"checkout": name, "part_size": part_size, **asdict(found)})
+            print(json.dumps(report["runs"][-1]), flush=True)
+            if arguments.out is not None:
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def write_shards(folder: Path, shards: int, images: int, side: int) -> int:
@@ -122,19 +129,22 @@ def _noise(random: np.random.Generator, side: int) -> bytes:
     return sink.getvalue()
 
 
-def measure(checkout: Path, home: Path, overrides: list[str], published: int) -> Measured:
+def measure(
+    checkout: Path, shards: Path, output: Path, overrides: list[str], published: int
+) -> Measured:
     """Runs the command until so many shards are published, or it ends.
 
     Args:
         checkout: whose command runs.
-        home: holds the shards in ``in``; the output goes to ``out``.
+        shards: the folder of the input.
+        output: the folder of the output, empty.
         overrides: of ``configs/demo.yaml``.
         published: shards.
 
     Raises:
         RuntimeError: the run failed, or published nothing in half an hour.
     """
-    places = [f"input.shards={home}/in/*.tar", f"output.path={home}/out"]
+    places = [f"input.shards={shards}/*.tar", f"output.path={output}"]
     command = [sys.executable, "-m", "jobs.cli", "edit", "demo", *places, *SETTINGS]
     measured, start = Measured(), time.perf_counter()
     process = subprocess.Popen(
@@ -147,9 +157,9 @@ def measure(checkout: Path, home: Path, overrides: list[str], published: int) ->
                 raise RuntimeError(f"{measured.published} shards are published in {spent:.0f} s")
             for role, sizes in sizes_by_role(process.pid).items():
                 measured.peaks[role].add(sizes)
-            look(home / "out", measured, spent)
+            look(output, measured, spent)
             time.sleep(POLL_S)
-        look(home / "out", measured, time.perf_counter() - start)
+        look(output, measured, time.perf_counter() - start)
         if not measured.published:
             raise RuntimeError(f"no shard is published; the run ended with {process.returncode}")
     finally:

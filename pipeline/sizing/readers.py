@@ -12,8 +12,8 @@ from pipeline.steps.limits import MAX_PART_BYTES
 
 # A task has a process, and a part several times while it hands it on; measured with parts of 33 and
 # 131 MB (infra/benchmarks/README.md).
-PROCESS_BYTES = 150 << 20
-READER_PARTS, WRITER_PARTS = 2.5, 4.5
+PROCESS_BYTES = 200 << 20
+READER_PARTS, WRITER_PARTS = 1.5, 4.0
 BYTES_PER_SHARD_BYTE = 2.0  # of a reader, where it is not known how large a part is
 WRITER_SHARE = 0.1  # of a node's memory, at most, for one writer
 MEMORY_SHARE = 0.2  # of the cluster's memory, for all readers

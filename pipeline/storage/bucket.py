@@ -143,15 +143,14 @@ class Bucket:
         data: bytes = self.fs.cat_file(self._path(name), **self._in_one_request)
         return data
 
-    def open(self, name: str) -> Content:
-        """The object; a large one is copied to scratch disk, where there is room."""
-        size = self.stat(name).size
+    def open(self, name: str, size: int) -> Content:
+        """The object, of so many bytes; a large one is copied to scratch disk, if there is room."""
         file = scratch_file(size) if is_large(size) else None
         if file is None:
             return self.read(name)
         path = self._path(name)
-        if self.protocols & (WEB | HUB):  # not every server sends ranges
-            self.fs.get_file(path, file.name)
+        if self.protocols & WEB:  # not every server sends ranges
+            self.fs.get_file(path, file)
             return FileContent(file, path)
         for start in range(0, size, PIECE_BYTES):  # gcsfs and s3fs would leave holes unseen
             end = min(start + PIECE_BYTES, size)

@@ -94,13 +94,11 @@ class LocalFolder:
         with open(self._path(name), "rb") as file:
             return file.read()
 
-    def open(self, name: str) -> Content:
-        """The object; a large one stays on the disk."""
-        file = open(self._path(name), "rb")  # noqa: SIM115 - the content keeps it open
-        if is_large(os.fstat(file.fileno()).st_size):
-            return FileContent(file, self._path(name))
-        with file:
-            return file.read()
+    def open(self, name: str, size: int) -> Content:
+        """The object, of so many bytes; a large one stays on the disk."""
+        return (
+            FileContent(open(self._path(name), "rb"), name) if is_large(size) else self.read(name)
+        )
 
     def _path(self, name: str) -> str:
         """``root / name`` as a text: pathlib takes longer than the reading of a small image."""

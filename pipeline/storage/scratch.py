@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+from functools import cache
 from typing import IO
 
 from pipeline.process.notice import notice
@@ -25,9 +26,10 @@ def is_large(size: int) -> bool:
 
 
 def scratch_file(size: int) -> IO[bytes] | None:
-    """An empty file that vanishes once it is closed; None, with a notice, if there is no room.
+    """An empty file without a name; None, with a notice, if there is no room.
 
-    It has a name until then. The folder is Python's for temporary files: that of ``TMPDIR``.
+    It vanishes with the process, even one that is killed. The folder is Python's for temporary
+    files: that of ``TMPDIR``.
 
     Args:
         size: bytes that are to be written.
@@ -36,13 +38,18 @@ def scratch_file(size: int) -> IO[bytes] | None:
     try:
         folder = tempfile.gettempdir()
         if shutil.disk_usage(folder).free >= size + SPARE_BYTES:
-            return tempfile.NamedTemporaryFile(prefix="overpaint-", dir=folder)
+            return tempfile.TemporaryFile(dir=folder)
     except OSError as error:
         reason = str(error)
-    line = f"{folder}: no scratch disk for {size} bytes: {reason}; they are held in memory (TMPDIR)"
+    _tell(f"no scratch disk in {folder} (TMPDIR): {reason}; shards are held in memory")
+    return None
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once a process: the next shard finds the same."""
     log.warning("%s", line)
     notice(line)
-    return None
 
 
 class Spool:
@@ -79,11 +86,11 @@ class Spool:
 
     @property
     def path(self) -> str | None:
-        """Of the scratch file with all bytes in it; None: they are in memory."""
+        """Of the scratch file with all bytes in it, in this process; None: they are in memory."""
         if isinstance(self._file, io.BytesIO):
             return None
-        self._file.flush()
-        return self._file.name
+        self._file.seek(0)
+        return f"/dev/fd/{self._file.fileno()}"
 
     def getvalue(self) -> bytes:
         """All bytes, in memory."""

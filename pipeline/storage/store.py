@@ -97,7 +97,7 @@ class Store:
 
     def get(self, name: str, *, listed: Stat | None = None) -> bytes:
         """The whole object, in memory; else see ``open``."""
-        data = self._get(name, lambda: self.backend.read(name), listed)
+        data = self._get(name, lambda size: self.backend.read(name), listed)
         assert isinstance(data, bytes)
         return data
 
@@ -117,13 +117,13 @@ class Store:
             ShortReadError: every attempt returned another length than the store reports.
         """
 
-        return self._get(name, lambda: self.backend.open(name), listed)
+        return self._get(name, lambda size: self.backend.open(name, size), listed)
 
-    def _get(self, name: str, read: Callable[[], Content], listed: Stat | None) -> Content:
+    def _get(self, name: str, read: Callable[[int], Content], listed: Stat | None) -> Content:
         def attempt() -> Content:
             expected = self.backend.stat(name)
             self._check_unchanged(name, expected, listed)
-            data = read()
+            data = read(expected.size)
             if len(data) != expected.size:
                 raise ShortReadError(f"{name}: read {len(data)} of {expected.size} bytes")
             if listed is not None:

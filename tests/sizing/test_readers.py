@@ -63,18 +63,18 @@ def test_a_cluster_of_unknown_memory_bounds_nothing() -> None:
 def test_a_reader_takes_a_process_and_its_parts() -> None:
     """2 MB an edit and 1 MB of pixels make parts of 192 MB; the shard stays on the disk."""
     known = replace(COSTS, edits_per_byte=1 / (2 * MB), edit_bytes={"prepare": 1.0 * MB})
-    expected = PROCESS_BYTES + 2.5 * 192 * MB
+    expected = PROCESS_BYTES + 1.5 * 192 * MB
     assert reader_bytes(config(), known, 400 * MB) == pytest.approx(expected)
     assert reader_bytes(config(), known, 4000 * MB) == pytest.approx(expected)
-    small = PROCESS_BYTES + 2.5 * (10 + 64) * MB  # one part, which is the shard
+    small = PROCESS_BYTES + 1.5 * (10 + 64) * MB  # one part, which is the shard
     assert reader_bytes(config(), known, 10 * MB) == pytest.approx(small)
-    assert readers(known, rate=1000.0, shard=4000 * MB, read_memory_bytes=2000 * MB) == 3
+    assert readers(known, rate=1000.0, shard=4000 * MB, read_memory_bytes=1800 * MB) == 3
 
 
 def test_a_writer_reserves_its_parts() -> None:
     """As configured, else by the size of a part, at most a tenth of a node."""
     known = replace(COSTS, edits_per_byte=1 / (2 * MB))
-    needed = PROCESS_BYTES + 4.5 * 128 * MB
+    needed = PROCESS_BYTES + 4 * 128 * MB
     assert writer_bytes(config(), known, NODES, 400 * MB) == pytest.approx(needed)
     small = [*NODES, replace(NODES[0], memory_bytes=4000 * MB)]
     assert writer_bytes(config(), known, small, 400 * MB) == 400 * MB

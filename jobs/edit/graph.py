@@ -57,8 +57,7 @@ def edit_dataset(
     around = partial(around_step, guard, plan.device)
     # Ray Data retries without end by default: a part that kills its worker would stay.
     task = {"num_cpus": TASK_CPUS, "max_retries": config.run.max_task_retries}
-    # Ray would read a shard on every quarter of a CPU. It joins these two operators to one task, so
-    # both have the bound.
+    # Ray would read a shard on every quarter of a CPU.
     bound = None if config.run.readers == "auto" else min(config.run.readers, len(work))
     reading = task | {"compute": TaskPoolStrategy(bound)}
     dataset: Dataset = ray.data.from_items(
@@ -69,7 +68,6 @@ def edit_dataset(
         partial(_read, work=work, flow=flow, guard=guard, around=around, stop=stop),
         reading,
     )
-    dataset = _then(dataset, partial(_prepare, flow=flow, around=around), reading)
     for name in config.pools:
         first = stop if name == config.pools[0] else None
         actor = {
@@ -77,6 +75,8 @@ def edit_dataset(
             **pool_options(config, name, plan.device),
         }
         dataset = _then(dataset, StageActor, actor)
+    if config.run.write_memory_bytes:
+        task["memory"] = config.run.write_memory_bytes
     return _then(dataset, partial(_finish, flow=flow, around=around), task)
 
 
@@ -156,15 +156,21 @@ def _read(
     stop: StopFlag | None,
 ) -> Iterator[pa.Table]:
     for number in cast(list[int], batch.column("number").to_pylist()):
-        for part in read(flow, work[number], around):
-            if stop is not None and stop.is_set():
-                break
-            yield pack(part)
+        parts = read(flow, work[number], around, ranges=True)
+        while (row := _next_row(parts, flow, around, stop)) is not None:
+            yield row
+            row = None  # not held while the next part is read
         guard.journal.end(work[number].shard.name, None)
 
 
-def _prepare(batch: pa.Table, flow: Flow, around: Around) -> pa.Table:
-    return pack(compute_part(unpack(batch), [flow.prepare], around))
+def _next_row(
+    parts: Iterator[Part], flow: Flow, around: Around, stop: StopFlag | None
+) -> pa.Table | None:
+    """The next part as a row, prepared. While Ray takes the row, nothing else holds the part."""
+    part = next(parts, None)
+    if part is None or (stop is not None and stop.is_set()):
+        return None
+    return pack(compute_part(part, [flow.prepare], around))
 
 
 def _finish(batch: pa.Table, flow: Flow, around: Around) -> pa.Table:

@@ -67,7 +67,14 @@ class Run(Section):
         None,
         ge=1,
         description="Main memory for the shards that are read at once, in all of the cluster; each "
-        "takes twice its size. null: a fifth of the memory of all nodes.",
+        "takes 200 MiB and one and a half times a part. null: a fifth of the memory of all nodes.",
+    )
+    write_memory_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Main memory that Ray reserves for each task that finishes a part and "
+        "publishes its shard. null: 200 MiB and four times a part, at most a tenth of "
+        "the smallest node's memory.",
     )
     shards_per_wave: Count = Field(
         1024, description="Input shards in a wave. Actors are started anew for each wave."

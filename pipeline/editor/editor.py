@@ -159,8 +159,7 @@ class Editor:
         members = {suffix: data, "txt": caption.encode(), "edit.txt": "\n".join(texts).encode()}
         if mask is not None:
             members[self._input.mask.lower()] = _encoded(mask, ["png"])[1]
-        views = {suffix: memoryview(content) for suffix, content in members.items()}
-        return RawSample(key or hashlib.sha256(data).hexdigest()[:KEY_DIGITS], views)
+        return RawSample.of(key or hashlib.sha256(data).hexdigest()[:KEY_DIGITS], members)
 
     def _results(self, raw: list[RawSample], shard: str) -> list[EditResult]:
         """All edits, in their order; computed in parts, as in a run."""

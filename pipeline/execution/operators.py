@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.config import Config
@@ -30,8 +31,9 @@ from pipeline.steps.filter import apply_filters
 from pipeline.steps.finish import FinishContext, finish
 from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.publish import publish_if_complete
-from pipeline.steps.read import read_parts
+from pipeline.steps.read import owned, read_parts
 from pipeline.steps.write_part import write_part
+from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Store
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -53,8 +55,8 @@ class Operator:
         name: of the step, in messages, timings and the rows' column ``stage``.
         run: the step.
         fails_edits: an exception becomes failed edits of the part, so that the run goes on. False
-            for what writes: there it leaves the part undone, as the error of a full disk always
-            does.
+            for what writes: there it leaves the part undone, as the error of a store or of a full
+            disk always does.
         by_sample: it takes one sample after the other, and names each in its heartbeats.
     """
 
@@ -114,8 +116,13 @@ def flow_of(plan: Plan, *, threads: int = 1) -> Flow:
     )
 
 
-def read(flow: Flow, work: ShardWork, around: Around = nothing_around) -> Iterator[Part]:
+def read(
+    flow: Flow, work: ShardWork, around: Around = nothing_around, *, ranges: bool = False
+) -> Iterator[Part]:
     """The parts of a shard that are not staged yet.
+
+    Args:
+        ranges: the parts are prepared and packed next, so their files are not read before.
 
     Raises:
         BadShardError, ChangedError, OSError: see ``read_parts``.
@@ -125,6 +132,8 @@ def read(flow: Flow, work: ShardWork, around: Around = nothing_around) -> Iterat
         start = time.perf_counter()
         with around(work.shard.name, None, "read"):
             part = next(parts, None)
+            if part is not None and not ranges:
+                part.samples = owned(part.samples)
         if part is None:
             return
         part.seconds["read"] = time.perf_counter() - start
@@ -164,10 +173,15 @@ def commit(part: Part, output: Store, config: Config, fingerprint: str, code: st
     """
     check_same_code(code)
     filtering = config.filtering
+    for sample in part.samples:  # the table has what is written of them
+        sample.encoded, sample.encoded_mask, sample.extras = None, None, {}
     write_part(output, part, fingerprint, code)
-    stats = publish_if_complete(output, part.shard, filtering)
     table = part.table
     assert table is not None, "finish makes the table of every part"
+    # What was staged is read again where the shard is published: then it is in memory but once.
+    table = part.table = table.drop_columns(["members"])
+    pa.default_memory_pool().release_unused()
+    stats = publish_if_complete(output, part.shard, filtering)
     statuses = cast(list[str], apply_filters(table, filtering).column("status").to_pylist())
     num_evals = {stage: pc.sum(table.column(f"num_evals_{stage}")).as_py() or 0 for stage in STAGES}
     part.result = PartResult(
@@ -202,7 +216,7 @@ def _run(operator: Operator, part: Part) -> Part:
     try:
         part = operator.run(part)
     except (Exception, SystemExit) as error:
-        if not operator.fails_edits or _is_full_disk(error):
+        if not operator.fails_edits or isinstance(error, StorageError) or _is_full_disk(error):
             raise
         part.fail(operator.name, error)
     spent = time.perf_counter() - start
@@ -219,6 +233,7 @@ def _read(work: ShardWork, config: Config) -> Iterator[Part]:
         group_shapes=config.model.groups_shapes,
         skip=work.staged,
         max_edits=work.max_edits,
+        ranges=True,
     )
 
 

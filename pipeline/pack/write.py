@@ -11,7 +11,6 @@ Objects are written whole. A shard's marker is written after its tar, the summar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,12 +164,11 @@ def _write_shard(
             continue
         tar.add(item.key, members)
         samples += 1
-    data = tar.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
+    data = tar.finished()
     packed = PackedShard(
-        tar_name(name), samples, len(data), digest, left_out.counts, left_out.names
+        tar_name(name), samples, data.size, data.sha256, left_out.counts, left_out.names
     )
-    output.put(packed.tar, data)
+    output.put_spooled(packed.tar, data)
     output.put(marker_name(name), sealed_json(packed.tree()))
     return packed
 

@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any, TypeAlias
+from typing import Any, SupportsBytes, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -129,17 +129,19 @@ def _file_columns(samples: list[Sample], rows: list[Row]) -> dict[str, Column]:
         content = bytearray()
         for sample, row in zip(samples, rows, strict=True):
             value = getattr(sample, name)
-            if isinstance(value, bytes):
-                row[name] = _placed(value, content)
-            elif value is not None:
+            if isinstance(value, Mapping):
                 row[name] = {suffix: _placed(file, content) for suffix, file in value.items()}
+            elif value is not None:
+                row[name] = _placed(value, content)
         columns[f"sample.{name}"] = _column(np.frombuffer(content, np.uint8))
     return columns
 
 
-def _placed(file: bytes, content: bytearray) -> Place:
-    content += file
-    return [len(content) - len(file), len(file)]
+def _placed(file: SupportsBytes, content: bytearray) -> Place:
+    """Adds a file; one that is a range of the shard is read now."""
+    start = len(content)
+    content += bytes(file)
+    return [start, len(content) - start]
 
 
 def join(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:

@@ -14,7 +14,7 @@ from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
 from pipeline.sizing.part_memory import PARTS_IN_ACTOR, reserved_bytes
 from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
-from pipeline.sizing.readers import num_readers
+from pipeline.sizing.readers import num_readers, writer_bytes
 
 # One reader and one writer run next to the pools; each has this many CPUs (jobs/edit/graph.py).
 READ_WRITE_CPUS = 0.25
@@ -45,6 +45,7 @@ class Estimate:
     silence_s: float = HANG_MAX_S  # a worker without a heartbeat for this long counts as hung
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
     readers: int = 1  # shards that are read at once
+    write_memory_bytes: int | None = None  # that a task which finishes a part reserves
     memory_bytes: dict[str, int] = field(default_factory=dict)  # that an actor reserves, by pool
 
     def compared_with(self, images_per_s: float | None) -> PlanOutcome:
@@ -90,7 +91,11 @@ def estimate(
     """
     layouts = ("pools", "fused")
     found_pools = {name: _pools(config, device, costs, nodes, name) for name in layouts}
-    found = {name: _allocation(config, device, costs, nodes, found_pools[name]) for name in layouts}
+    writer = writer_bytes(config, costs, nodes, largest_shard)
+    found = {
+        name: _allocation(config, device, costs, nodes, found_pools[name], writer or 0)
+        for name in layouts
+    }
     chosen = config.run.layout
     if chosen == "auto":
         chosen = "fused" if _is_fused_better(found["fused"], found["pools"]) else "pools"
@@ -123,6 +128,7 @@ def estimate(
         silence_s=_silence_s(config, costs) if known else HANG_MAX_S,
         micro_batch=_micro_batches(config, costs, device),
         readers=num_readers(config, costs, nodes, sizes, rate, largest_shard),
+        write_memory_bytes=writer,
         memory_bytes={p.name: int(p.memory_bytes) for p in pools},
     )
 
@@ -136,7 +142,8 @@ def sized(config: Config, expected: Estimate) -> Config:
         update = {"actors": size, "memory_bytes": memory}
         stage = getattr(stages, name).model_copy(update=update)
         stages = stages.model_copy(update={name: stage})
-    run = config.run.model_copy(update={"layout": expected.layout, "readers": expected.readers})
+    tasks = {"readers": expected.readers, "write_memory_bytes": expected.write_memory_bytes}
+    run = config.run.model_copy(update={"layout": expected.layout, **tasks})
     return config.model_copy(update={"stages": stages, "run": run})
 
 
@@ -169,10 +176,22 @@ def _pools(
 
 
 def _allocation(
-    config: Config, device: str, costs: Costs, nodes: Sequence[Node], pools: list[Pool]
+    config: Config,
+    device: str,
+    costs: Costs,
+    nodes: Sequence[Node],
+    pools: list[Pool],
+    writer: int,
 ) -> tuple[dict[str, int], float]:
-    """Sizes and rate of a layout's pools; no sizes if they do not fit."""
-    others = [Pool("read and finish", 0.0, cpus=READ_WRITE_CPUS, actors=2)]
+    """Sizes and rate of a layout's pools; no sizes if they do not fit.
+
+    Args:
+        writer: bytes that a task reserves which finishes parts.
+    """
+    others = [
+        Pool("read", 0.0, cpus=READ_WRITE_CPUS, actors=1),
+        Pool("finish", 0.0, cpus=READ_WRITE_CPUS, memory_bytes=writer, actors=1),
+    ]
     cpu_s = _cpu_seconds(config, device, costs)
     max_per_s = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
     try:

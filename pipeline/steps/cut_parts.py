@@ -40,7 +40,7 @@ def _part_bytes(sample: Sample, num_edits: int) -> int:
 def by_shape(samples: list[Sample], config: Input) -> list[Sample]:
     """The samples sorted by width over height; those of one shape, and of none, stay in order."""
     return sorted(
-        samples, key=lambda sample: shape_of(sample.encoded or b"", suffixes=config.image)
+        samples, key=lambda sample: shape_of(bytes(sample.encoded or b""), suffixes=config.image)
     )
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.config.input import Input
 from pipeline.steps.texts import SampleError
 from pipeline.storage.archive import TarContents, split_at_first_dot
+from pipeline.storage.content import Span
 from pipeline.storage.tar_walk import Damage, suffix_lost
+
+EMPTY = Span(b"", 0, 0)
 
 
 @dataclass
 class RawSample:
-    """The files of one key, by suffix in lower case, as views of the tar."""
+    """The files of one key, by suffix in lower case, as ranges of the tar."""
 
     key: str
-    members: dict[str, memoryview] = field(default_factory=dict)
+    members: dict[str, Span] = field(default_factory=dict)
     problems: list[SampleError] = field(default_factory=list)  # each fails the sample
     notes: list[str] = field(default_factory=list)  # for its rows
+
+    @classmethod
+    def of(cls, key: str, files: Mapping[str, bytes]) -> RawSample:
+        """A sample whose files are in memory."""
+        return cls(key, {suffix: Span(data, 0, len(data)) for suffix, data in files.items()})
 
 
 def grouped(contents: TarContents, config: Input) -> list[RawSample]:
@@ -43,7 +52,7 @@ def grouped(contents: TarContents, config: Input) -> list[RawSample]:
             _fail(sample, "DuplicateKey", f"the member .{suffix} appears more than once")
         if member.data is None:
             _fail(sample, "UnreadableFile", f"the member .{suffix} {member.lost}")
-        sample.members[suffix] = memoryview(b"") if member.data is None else member.data
+        sample.members[suffix] = EMPTY if member.data is None else member.data
         last = key
     before.append(last)
     for position, damage in contents.damages:

@@ -6,7 +6,7 @@ kilobytes of input could become gigabytes of output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from pipeline.steps.texts import SampleError
 
@@ -18,7 +18,7 @@ MAX_COPIED_BYTES = 512 << 20  # of what is written with each edit, times the edi
 MAX_PART_BYTES = 1 << 30  # of a part's encoded images and copies; a part closes before
 
 
-def check_files(members: Mapping[str, memoryview]) -> None:
+def check_files(members: Mapping[str, Sized]) -> None:
     """
     Raises:
         SampleError: a file, or the JSON, is larger than allowed.

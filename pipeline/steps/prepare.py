@@ -90,7 +90,8 @@ def prepare(part: Part, how: Preparation, *, threads: int = 1) -> Part:
 
 def _prepare(sample: Sample, how: Preparation) -> None:
     assert sample.encoded is not None
-    decoded, notes = decode_image(sample.encoded, max_pixels=how.max_pixels, suffixes=how.suffixes)
+    encoded = bytes(sample.encoded)  # it may be a range of the shard
+    decoded, notes = decode_image(encoded, max_pixels=how.max_pixels, suffixes=how.suffixes)
     for edit in sample.pending:
         edit.notes += notes
     width, height = decoded.size
@@ -99,7 +100,7 @@ def _prepare(sample: Sample, how: Preparation) -> None:
     sample.image = _placed(decoded, placement, Image.Resampling.LANCZOS)
     if sample.encoded_mask is None:
         return
-    mask = decode_mask(sample.encoded_mask, max_pixels=how.max_pixels)
+    mask = decode_mask(bytes(sample.encoded_mask), max_pixels=how.max_pixels)
     if not _same_shape(mask.size, decoded.size):
         raise ImageError(
             "BadMask",

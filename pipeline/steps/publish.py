@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from pipeline.storage.layout import (
     rejected_name,
     tar_name,
 )
+from pipeline.storage.scratch import Spool
 from pipeline.storage.store import Store
 from pipeline.storage.tar_write import SampleTar
 
@@ -91,41 +93,53 @@ def publish_if_complete(
 def _build(store: Store, parts: list[StagedPart], filtering: Filtering) -> _Shard | None:
     """The shard from its parts in order, one in memory at a time; None if one is damaged."""
     built = _Shard()
-    for part in parts:
-        staged = read_staged(store, part)
-        if staged is None:
-            return None
-        table = apply_filters(staged, filtering)
-        built.headers.append(header_of(table))
-        for row in table.select(["status", "output_key", "members"]).to_pylist():
-            if row["output_key"] is None:
-                continue
-            if not row["members"]:
-                raise ValueError(
-                    f"{part.name}: {row['output_key']} passes these filters, but its image was "
-                    f"not kept when other filters rejected it (output.keep_rejected: false)"
-                )
-            members = {item["suffix"]: item["data"] for item in row["members"]}
-            is_rejected = row["status"] == Status.REJECTED
-            built.num_rejected += is_rejected
-            tar = built.rejected if is_rejected else built.tar
-            tar.add(row["output_key"], members)
-        built.tables.append(table.drop_columns(["members"]))
-    return built
+    return built if all(_add(built, store, part, filtering) for part in parts) else None
+
+
+def _add(built: _Shard, store: Store, part: StagedPart, filtering: Filtering) -> bool:
+    """Adds a part to a shard; False if it is damaged."""
+    staged = read_staged(store, part)
+    if staged is None:
+        return False
+    table = apply_filters(staged, filtering)
+    built.headers.append(header_of(table))
+    for row in _row_by_row(table.select(["status", "output_key", "members"])):
+        if row["output_key"] is None:
+            continue
+        if not row["members"]:
+            raise ValueError(
+                f"{part.name}: {row['output_key']} passes these filters, but its image was "
+                f"not kept when other filters rejected it (output.keep_rejected: false)"
+            )
+        members = {item["suffix"]: item["data"] for item in row["members"]}
+        is_rejected = row["status"] == Status.REJECTED
+        built.num_rejected += is_rejected
+        tar = built.rejected if is_rejected else built.tar
+        tar.add(row["output_key"], members)
+    rows = table.drop_columns(["members"])
+    # Copied, since the columns are views of the part, which would stay in memory with them.
+    built.tables.append(rows.take(pa.array(range(rows.num_rows), pa.int64())))
+    return True
+
+
+def _row_by_row(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, each as Python's values only while it is looked at."""
+    for index in range(table.num_rows):
+        yield from table.slice(index, 1).to_pylist()
 
 
 def _put(store: Store, shard: str, built: _Shard, filtering: Filtering) -> ShardStats:
     """Puts both tars, the Parquet file and the marker; returns the marker."""
     rows = pa.concat_tables(built.tables).cast(ROW_SCHEMA).replace_schema_metadata(None)
-    tar, parquet = built.tar.getvalue(), to_parquet(rows)
-    rejected = built.rejected.getvalue() if built.num_rejected else None
+    tar, parquet = built.tar.finished(), to_parquet(rows)
+    rejected = built.rejected.finished() if built.num_rejected else None
     stats = _stats(shard, rows, built.headers, tar, parquet)
     stats.filters = filtering.fingerprint
-    store.put(tar_name(shard), tar)
+    store.put_spooled(tar_name(shard), tar)
     if rejected is not None:
-        stats.rejected_bytes = len(rejected)
-        stats.rejected_sha256 = hashlib.sha256(rejected).hexdigest()
-        store.put(rejected_name(shard), rejected)
+        stats.rejected_bytes = rejected.size
+        stats.rejected_sha256 = rejected.sha256
+        store.put_spooled(rejected_name(shard), rejected)
     else:  # remove what other filters rejected before
         store.delete(rejected_name(shard))
     store.put(parquet_name(shard), parquet)
@@ -148,7 +162,7 @@ def to_parquet(rows: pa.Table) -> bytes:
 
 
 def _stats(
-    shard: str, rows: pa.Table, headers: list[PartHeader], tar: bytes, parquet: bytes
+    shard: str, rows: pa.Table, headers: list[PartHeader], tar: Spool, parquet: bytes
 ) -> ShardStats:
     statuses = Counter(rows.column("status").to_pylist())
     counts = {str(status): statuses.pop(str(status), 0) for status in Status}
@@ -174,8 +188,8 @@ def _stats(
         num_parts=len(headers),
         counts=counts,
         failures=dict(sorted(failures.items())),
-        tar_bytes=len(tar),
-        tar_sha256=hashlib.sha256(tar).hexdigest(),
+        tar_bytes=tar.size,
+        tar_sha256=tar.sha256,
         parquet_bytes=len(parquet),
         parquet_sha256=hashlib.sha256(parquet).hexdigest(),
         problem=next((part.problem for part in headers if part.problem), None),

@@ -21,6 +21,7 @@ from pipeline.steps.texts import (
     parse_json,
 )
 from pipeline.storage.archive import read_tar
+from pipeline.storage.content import Content
 from pipeline.storage.formats import BadShardError, what_it_is
 from pipeline.storage.layout import PartId, generation_of
 from pipeline.storage.shards import InputShard
@@ -45,6 +46,7 @@ def read_parts(
     group_shapes: bool = False,
     skip: Collection[PartId] = (),
     max_edits: int | None = None,
+    ranges: bool = False,
 ) -> Iterator[Part]:
     """Yields the parts of a shard in order. Each knows how many there are.
 
@@ -56,6 +58,8 @@ def read_parts(
             of the shard are in the order of their shapes. Else they are in their own.
         skip: parts that are already staged.
         max_edits: take at most so many edits from the start of the shard; None takes all.
+        ranges: leave the samples' files where they are: each is read when it is made ``bytes``. So
+            a part takes no memory before it is packed; see ``owned``.
 
     Returns:
         Parts with the encoded images of the shard. A shard without samples is one part without
@@ -66,9 +70,9 @@ def read_parts(
             "fail".
         ChangedError, OSError: the store cannot return the object that was listed.
     """
-    data, digest = shard.fetch(config.storage_options)
+    data, digest = shard.open(config.storage_options)
     generation = generation_of(digest, max_edits)
-    contents = _views(data, config)
+    contents = _ranges(data, config)
     if contents.problem is not None and not contents.num_files:
         raise BadShardError(f"{shard.url}: {what_it_is(data)}; it is read again in the next run")
     if contents.problem is not None and config.on_bad_shard == "fail":
@@ -81,7 +85,8 @@ def read_parts(
     for index, of_part in enumerate(planned):
         if (generation, len(planned), index) not in skip:
             yield Part(
-                *(shard.name, index, len(planned), owned(of_part), contents.problem),
+                *(shard.name, index, len(planned)),
+                *(of_part if ranges else owned(of_part), contents.problem),
                 input_sha256=digest,
                 generation=generation,
             )
@@ -90,24 +95,24 @@ def read_parts(
 def count_edits(shard: InputShard, config: Input) -> int:
     """Counts the edits (rows) of a shard, for ``input.limit``. Reads all of it."""
     try:
-        data = shard.read(config.storage_options)
+        data = shard.open(config.storage_options)[0]
     except BadShardError:  # the run reads it again, and says so
         return 0
-    samples = _views(data, config).samples
+    samples = _ranges(data, config).samples
     return sum(len(sample.edits) for sample in samples)
 
 
-def read_shard(data: bytes, config: Input) -> ShardContents:
+def read_shard(data: Content, config: Input) -> ShardContents:
     """All samples of a tar, in order. A bad sample has failed edits that say why.
 
     Never raises because of what the bytes contain.
     """
-    contents = _views(data, config)
+    contents = _ranges(data, config)
     return replace(contents, samples=owned(contents.samples))
 
 
-def _views(data: bytes, config: Input) -> ShardContents:
-    """``read_shard``, but the files of the samples are views of ``data``: it is held once."""
+def _ranges(data: Content, config: Input) -> ShardContents:
+    """``read_shard``, but the files of the samples are ranges of ``data`` (``Span``)."""
     tar = read_tar(data)
     samples = [to_sample(raw, config) for raw in grouped(tar, config)]
     problem = tar.problem
@@ -117,10 +122,7 @@ def _views(data: bytes, config: Input) -> ShardContents:
 
 
 def owned(samples: list[Sample]) -> list[Sample]:
-    """The same samples with files of their own, which do not keep the shard in memory.
-
-    The pieces of a split sample share theirs.
-    """
+    """The same samples with their files read."""
     return [
         replace(
             sample,
@@ -183,9 +185,9 @@ def _read_original(sample: Sample, raw: RawSample, config: Input) -> None:
         raise raw.problems[0]
     check_files(raw.members)
     sample.suffix = _image_suffix(raw, config)
-    # Files are views until a part is yielded (owned).
+    # Files are ranges of the shard until a part is yielded (owned).
     sample.encoded = cast(bytes, raw.members[sample.suffix])
-    sample.source_sha256 = hashlib.sha256(sample.encoded).hexdigest()
+    sample.source_sha256 = hashlib.sha256(bytes(sample.encoded)).hexdigest()
     if "json" in raw.members:
         sample.metadata, notes = parse_json(bytes(raw.members["json"]))
         raw.notes += notes

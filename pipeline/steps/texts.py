@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, SupportsBytes
 
 from pipeline.config.input import Input
 
@@ -82,7 +82,9 @@ def own_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
-def caption_of(members: Mapping[str, memoryview], metadata: dict[str, Any], config: Input) -> str:
+def caption_of(
+    members: Mapping[str, SupportsBytes], metadata: dict[str, Any], config: Input
+) -> str:
     """The caption: from the first entry of ``input.caption`` that is present and not blank.
 
     Raises:
@@ -100,7 +102,7 @@ def caption_of(members: Mapping[str, memoryview], metadata: dict[str, Any], conf
 
 
 def edit_texts_of(
-    members: Mapping[str, memoryview], metadata: dict[str, Any], caption: str, config: Input
+    members: Mapping[str, SupportsBytes], metadata: dict[str, Any], caption: str, config: Input
 ) -> list[str]:
     """The edit texts: from the first entry of ``input.edits`` that is present, else substitutions.
 
@@ -163,7 +165,7 @@ def _cased(replacement: str, found: re.Match[str]) -> str:
     return replacement[:1].upper() + replacement[1:] if found[0][:1].isupper() else replacement
 
 
-def _field(entry: str, members: Mapping[str, memoryview], metadata: dict[str, Any]) -> Any:
+def _field(entry: str, members: Mapping[str, SupportsBytes], metadata: dict[str, Any]) -> Any:
     """The value of ``txt`` (a member's text) or ``json:caption`` (a field); None if absent."""
     if entry.startswith("json:"):
         return metadata.get(entry.removeprefix("json:"))

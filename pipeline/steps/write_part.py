@@ -59,8 +59,8 @@ def to_ipc(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    stream = sink.getvalue()
-    return stream + hashlib.sha256(stream).digest()
+    sink.write(hashlib.sha256(sink.getbuffer()).digest())
+    return sink.getvalue()  # not a copy, as a sum of bytes would be
 
 
 def from_ipc(data: bytes) -> pa.Table:
@@ -70,7 +70,7 @@ def from_ipc(data: bytes) -> pa.Table:
         DamagedPartError: the bytes are not those that were written.
     """
     size = hashlib.sha256().digest_size
-    stream, digest = data[:-size], data[-size:]
+    stream, digest = memoryview(data)[:-size], data[-size:]  # the table is a view of the stream
     if hashlib.sha256(stream).digest() != digest:
         raise DamagedPartError("its bytes are not those that were staged")
-    return pa.ipc.open_stream(stream).read_all()
+    return pa.ipc.open_stream(pa.py_buffer(stream)).read_all()

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.records.printable import first_of
+from pipeline.storage.content import Content, Span
 from pipeline.storage.tar_walk import Damage, Entry, walk
 
 # webdataset's own function for this would import torch into every reader: 2 s and 140 MB.
@@ -24,11 +25,11 @@ NO_FILES = (tarfile.DIRTYPE, b"V", b"D")
 class Member:
     """A file of a tar; without data, it stands in the tar but cannot be read.
 
-    The data is a view of the tar: a shard is held once.
+    The data is a range of the tar: its bytes are read when they are needed.
     """
 
     name: str
-    data: memoryview | None
+    data: Span | None
     lost: str = ""  # why it cannot be read: "is a symbolic link to 'x.png'"
     kind: str = ""  # of such files, in the plural: "symbolic links"
 
@@ -48,13 +49,13 @@ class TarContents:
     problem: str | None = None
 
 
-def read_tar(data: bytes) -> TarContents:
+def read_tar(data: Content) -> TarContents:
     """All files of a tar, and what is wrong with it. Never raises because of the bytes.
 
     A hard link has the content of the file that it names, which precedes it in the tar.
     """
     contents = TarContents()
-    files: dict[str, memoryview | None] = {}
+    files: dict[str, Span | None] = {}
     problems: list[str] = []
     for found in walk(data):
         if isinstance(found, Entry):
@@ -91,14 +92,14 @@ def split_at_first_dot(name: str) -> tuple[str | None, str | None]:
     return (match[1], match[2]) if match else (None, None)
 
 
-def _member(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
+def _member(data: Content, entry: Entry, files: dict[str, Span | None]) -> Member:
     """The file of an entry. ``files`` holds what came before it, for hard links."""
     member = _read(data, entry, files)
     files[posixpath.normpath(entry.name)] = member.data
     return member
 
 
-def _read(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Member:
+def _read(data: Content, entry: Entry, files: dict[str, Span | None]) -> Member:
     if entry.kind == tarfile.LNKTYPE:
         target = posixpath.normpath(entry.link)
         content = files.get(target)
@@ -116,7 +117,7 @@ def _read(data: bytes, entry: Entry, files: dict[str, memoryview | None]) -> Mem
     elif entry.end > len(data):
         return Member(entry.name, None, "is cut: the shard ends inside of it", "cut files")
     else:
-        content = memoryview(data)[entry.start : entry.end]
+        content = Span(data, entry.start, entry.end)
     return Member(entry.name, content)
 
 

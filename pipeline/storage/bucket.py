@@ -16,8 +16,10 @@ from typing import Any
 
 import fsspec
 
+from pipeline.storage.content import Content, FileContent
 from pipeline.storage.local_folder import Stat
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import ShortReadError, StorageError
+from pipeline.storage.scratch import Spool, is_large, scratch_file
 
 # Protocols, as fsspec's file systems name themselves.
 S3 = {"s3", "s3a"}
@@ -25,6 +27,8 @@ GCS = {"gs", "gcs"}
 AZURE = {"az", "abfs"}
 WEB = {"http", "https"}
 HUB = {"hf"}
+PIECE_BYTES = 16 << 20  # of a large object, at once
+MAX_PIECES = 9_000  # of an upload
 
 
 def open_filesystem(protocol: str, storage_options: dict[str, Any]) -> Any:
@@ -92,6 +96,7 @@ class Bucket:
         self.root = root.rstrip("/")
         protocol = filesystem.protocol
         self.protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._in_one_request = {"max_concurrency": 1} if self.protocols & S3 else {}
 
     def check_reachable(self) -> None:
         """Checks that the bucket exists, where the store has buckets."""
@@ -135,12 +140,38 @@ class Bucket:
     def read(self, name: str) -> bytes:
         # One request for the whole object. Otherwise s3fs reads several ranges at once into a
         # zeroed buffer, where a short range leaves zeros that no length check can see.
-        options = {"max_concurrency": 1} if self.protocols & S3 else {}
-        data: bytes = self.fs.cat_file(self._path(name), **options)
+        data: bytes = self.fs.cat_file(self._path(name), **self._in_one_request)
         return data
+
+    def open(self, name: str, size: int) -> Content:
+        """The object, of so many bytes; a large one is copied to scratch disk, if there is room."""
+        file = scratch_file(size) if is_large(size) else None
+        if file is None:
+            return self.read(name)
+        path = self._path(name)
+        if self.protocols & WEB:  # not every server sends ranges
+            self.fs.get_file(path, file)
+            return FileContent(file, path)
+        for start in range(0, size, PIECE_BYTES):  # gcsfs and s3fs would leave holes unseen
+            end = min(start + PIECE_BYTES, size)
+            piece = self.fs.cat_file(path, start=start, end=end, **self._in_one_request)
+            if len(piece) != end - start:
+                raise ShortReadError(f"{name}: read {len(piece)} bytes of {end - start}")
+            file.write(piece)
+        return FileContent(file, path)
 
     def write(self, name: str, data: bytes) -> None:
         self.fs.pipe_file(self._path(name), data)
+
+    def write_spooled(self, name: str, spool: Spool) -> None:
+        # The object exists once its last piece has arrived. Of other file systems we do not know.
+        if spool.path is None or not self.protocols & (S3 | GCS | AZURE):
+            self.write(name, spool.getvalue())
+            return
+        options: dict[str, Any] = {"overwrite": True} if self.protocols & AZURE else {}
+        if self.protocols & S3:  # else ten pieces of 50 MiB are in memory at once
+            options = {"chunksize": piece_bytes(spool.size), "max_concurrency": 2}
+        self.fs.put_file(spool.path, self._path(name), **options)
 
     def create(self, name: str, data: bytes) -> bool:
         """Returns whether the store guarantees that only one writer can win."""
@@ -214,6 +245,11 @@ class Bucket:
 
     def remove_temporaries(self, older_than_s: float) -> Sequence[str]:
         return ()  # a put to a bucket leaves no temporary object
+
+
+def piece_bytes(size: int) -> int:
+    """Bytes of a piece of an upload: S3 takes at most 10,000 pieces."""
+    return max(PIECE_BYTES, -(-size // MAX_PIECES))
 
 
 def etag_of(info: dict[str, Any]) -> str | None:

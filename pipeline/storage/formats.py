@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Literal
 
 import pyarrow as pa
 
+from pipeline.storage.content import Content, FileContent, find_not_zero
 from pipeline.storage.retry import StorageError
+from pipeline.storage.scratch import Spool
 
 # Ends of names, in any case, and pyarrow's name of the compression.
 COMPRESSIONS: dict[str, Literal["gzip", "zstd"] | None] = {
@@ -44,12 +45,15 @@ def ending(name: str) -> str | None:
     return name[-len(found) :] if found and not name.rpartition("/")[2].startswith(found) else None
 
 
-def unpacked(name: str, data: bytes) -> bytes:
+def unpacked(name: str, data: Content) -> Content:
     """The tar in a shard's bytes.
 
     Args:
         name: of the shard, or its url; the end says whether it is compressed.
         data: as stored.
+
+    Returns:
+        The tar, on scratch disk if it was compressed and is large.
 
     Raises:
         BadShardError: the bytes cannot be unpacked, or grow beyond 64 MiB and 20 times their size.
@@ -58,12 +62,12 @@ def unpacked(name: str, data: bytes) -> bytes:
     if compression is None:
         return data
     limit = max(MIN_LIMIT, MAX_GROWTH * len(data))
-    tar = io.BytesIO()
+    tar = Spool()
     try:
-        with pa.CompressedInputStream(pa.BufferReader(data), compression) as stream:
+        with pa.CompressedInputStream(_file_of(data), compression) as stream:
             while chunk := stream.read(CHUNK):
                 tar.write(chunk)
-                if tar.tell() > limit:
+                if tar.size > limit:
                     raise BadShardError(
                         f"{name}: unpacks to more than {limit} bytes, {MAX_GROWTH} times its size"
                     )
@@ -72,28 +76,35 @@ def unpacked(name: str, data: bytes) -> bytes:
             raise
         reason = _why_packed_wrongly(data, compression) or " ".join(str(error).split())
         raise BadShardError(f"{name}: cannot be unpacked: {reason}") from error
-    return tar.getvalue()
+    return tar.content(name)
 
 
-def what_it_is(data: bytes) -> str:
+def what_it_is(data: Content) -> str:
     """A sentence on bytes that hold no tar."""
-    if not data:
+    if not len(data):
         return "it is no tar: the file is empty"
-    if not data.strip(b"\0"):
+    if find_not_zero(data, 0) < 0:
         return "it is no tar: all of its bytes are zeros, as in a download that was cut"
     start = data[:512].lstrip()
     for magic, sentence in STARTS.items():
-        if data.startswith(magic):
+        if data[: len(magic)] == magic:
             return f"it is no tar: {sentence}"
     if start[:1] in (b"<", b"{"):
         return f"it is no tar but text, perhaps a server's answer: {start[:60]!r}"
     return f"it is no tar: no header can be read; it begins with {data[:16]!r}"
 
 
-def _why_packed_wrongly(data: bytes, compression: str) -> str | None:
+def _why_packed_wrongly(data: Content, compression: str) -> str | None:
     """What bytes are that do not begin as compressed ones do; None if they do."""
-    if data.startswith(MAGICS[compression]):
+    if data[: len(MAGICS[compression])] == MAGICS[compression]:
         return None
     if data[USTAR : USTAR + 5] == b"ustar":
         return "it is a tar that is not compressed: give it a name that ends in .tar"
     return what_it_is(data)
+
+
+def _file_of(data: Content) -> pa.NativeFile:
+    """What pyarrow reads a content from."""
+    if isinstance(data, FileContent):
+        return pa.PythonFile(data.stream())
+    return pa.BufferReader(data[:])

@@ -12,14 +12,19 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from pipeline.storage.content import Content, FileContent
 from pipeline.storage.retry import StorageError
+from pipeline.storage.scratch import Spool, is_large
 
 # No object may have such a name; it marks the leftovers of a killed writer.
 TEMPORARY = re.compile(r"\.overpaint-[0-9a-f]{32}\.tmp")
+
+COPIED_BYTES = 1 << 20  # at once
 
 # Errors of link(2) where the file system has no hard links.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -89,18 +94,34 @@ class LocalFolder:
         with open(self._path(name), "rb") as file:
             return file.read()
 
+    def open(self, name: str, size: int) -> Content:
+        """The object, of so many bytes; a large one stays on the disk."""
+        return (
+            FileContent(open(self._path(name), "rb"), name) if is_large(size) else self.read(name)
+        )
+
     def _path(self, name: str) -> str:
         """``root / name`` as a text: pathlib takes longer than the reading of a small image."""
         return os.path.join(self._root, name)
 
     def write(self, name: str, data: bytes) -> None:
-        temporary = self._write_temporary(name, data)
+        self._replace(name, [data])
+
+    def _replace(self, name: str, pieces: Iterable[bytes]) -> None:
+        temporary = self._write_temporary(name, pieces)
         os.replace(temporary, self.root / name)
         _sync_folder(temporary.parent)
 
+    def write_spooled(self, name: str, spool: Spool) -> None:
+        if spool.path is None:
+            self.write(name, spool.getvalue())
+            return
+        with open(spool.path, "rb") as pieces:
+            self._replace(name, iter(partial(pieces.read, COPIED_BYTES), b""))
+
     def create(self, name: str, data: bytes) -> bool:
         """Returns whether the store guarantees that only one writer can win (hard links)."""
-        temporary = self._write_temporary(name, data)
+        temporary = self._write_temporary(name, [data])
         try:
             os.link(temporary, self.root / name)
         except OSError as error:
@@ -143,14 +164,14 @@ class LocalFolder:
             (self.root / name).unlink(missing_ok=True)
         return stale
 
-    def _write_temporary(self, name: str, data: bytes) -> Path:
+    def _write_temporary(self, name: str, pieces: Iterable[bytes]) -> Path:
         folder = (self.root / name).parent
         temporary = folder / f".overpaint-{uuid.uuid4().hex}.tmp"
         for _ in range(10):  # another writer's ``remove`` may delete the empty folder
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with open(temporary, "xb") as file:
-                    file.write(data)
+                    file.writelines(pieces)
                     file.flush()
                     os.fsync(file.fileno())
                 return temporary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 import braceexpand  # webdataset expands its patterns with the same library
 
 from pipeline.process.outage import store_of
+from pipeline.storage.content import Content, sha256_of
 from pipeline.storage.formats import BadShardError, ending, unpacked
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.matches import ALLOWED, match
@@ -36,18 +36,20 @@ class InputShard:
     def read(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
     ) -> bytes:
-        """The whole tar, unpacked if it is compressed; see ``fetch``."""
-        return self.fetch(storage_options, as_listed=as_listed)[0]
+        """The whole tar in memory, unpacked if it is compressed; see ``open``."""
+        return self.open(storage_options, as_listed=as_listed)[0][:]
 
     def sha256(self, storage_options: dict[str, Any] | None = None) -> str:
         """Of the object as it is stored now, changed or not."""
         folder, name = split_url(self.url)
-        return hashlib.sha256(Store(folder, storage_options).get(name)).hexdigest()
+        return sha256_of(Store(folder, storage_options).open(name))
 
-    def fetch(
+    def open(
         self, storage_options: dict[str, Any] | None = None, *, as_listed: bool = True
-    ) -> tuple[bytes, str]:
+    ) -> tuple[Content, str]:
         """The whole tar, unpacked if it is compressed, and the sha256 of the stored object.
+
+        A large one takes no memory: it is read from its file, or from a copy on scratch disk.
 
         Args:
             storage_options: for fsspec.
@@ -64,8 +66,8 @@ class InputShard:
             )
         folder, name = split_url(self.url)
         listed = Stat(self.size, self.etag) if as_listed else None
-        data = Store(folder, storage_options).get(name, listed=listed)
-        return unpacked(self.url, data), hashlib.sha256(data).hexdigest()
+        data = Store(folder, storage_options).open(name, listed=listed)
+        return unpacked(self.url, data), sha256_of(data)
 
 
 @dataclass

@@ -11,9 +11,11 @@ from typing import Any, ClassVar, TypeVar
 
 from pipeline.process.outage import store_of
 from pipeline.storage.bucket import Bucket, open_filesystem
+from pipeline.storage.content import Content
 from pipeline.storage.credentials import check_no_credentials
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
+from pipeline.storage.scratch import Spool
 from pipeline.storage.traffic import note_traffic
 
 LOCAL = ("file", "local")
@@ -94,7 +96,15 @@ class Store:
         with_retries(self.backend.check_writable, what=f"write to {self.url}", first=True)
 
     def get(self, name: str, *, listed: Stat | None = None) -> bytes:
-        """The whole object. Its length is checked against the size that the store reports.
+        """The whole object, in memory; else see ``open``."""
+        data = self._get(name, lambda size: self.backend.read(name), listed)
+        assert isinstance(data, bytes)
+        return data
+
+    def open(self, name: str, *, listed: Stat | None = None) -> Content:
+        """The whole object, which takes no memory if it is large: a local file, or a copy of it.
+
+        Its length is checked against the size that the store reports.
 
         Args:
             name: of the object.
@@ -107,10 +117,13 @@ class Store:
             ShortReadError: every attempt returned another length than the store reports.
         """
 
-        def attempt() -> bytes:
+        return self._get(name, lambda size: self.backend.open(name, size), listed)
+
+    def _get(self, name: str, read: Callable[[int], Content], listed: Stat | None) -> Content:
+        def attempt() -> Content:
             expected = self.backend.stat(name)
             self._check_unchanged(name, expected, listed)
-            data = self.backend.read(name)
+            data = read(expected.size)
             if len(data) != expected.size:
                 raise ShortReadError(f"{name}: read {len(data)} of {expected.size} bytes")
             if listed is not None:
@@ -124,6 +137,11 @@ class Store:
         """Writes or replaces the whole object, atomically."""
         self._call("put", name, lambda: self.backend.write(name, data))
         note_traffic("out", len(data))
+
+    def put_spooled(self, name: str, spool: Spool) -> None:
+        """``put`` of what was spooled, which takes no memory if it is large."""
+        self._call("put", name, lambda: self.backend.write_spooled(name, spool))
+        note_traffic("out", spool.size)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Writes the whole object unless it exists. Returns whether this call wrote it.

@@ -10,18 +10,17 @@ Formats: ustar, GNU and pax (POSIX.1-2001, pax interchange format).
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.storage.content import Content, find_not_zero
 from pipeline.storage.pax import Extended, read_pax
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED = 1 << 20  # bytes of an extended header, which holds names and attributes
 MAX_PADDING = 22 * BLOCK  # the end-of-archive blocks, and zeros up to a record of tar -b 20
 RECORDS = tuple(BLOCK * factor for factor in (64, 126, 128, 256, 512, 1024, 2048))  # larger ones
-NOT_ZERO = re.compile(rb"[^\0]")
 SIZE_FIELD = slice(124, 136)
 NAME_BYTES = 100  # at the start of a header
 MAGIC = 257  # offset of "ustar" in a header
@@ -55,7 +54,7 @@ class Junction:
     offset: int
 
 
-def walk(data: bytes) -> Iterator[Entry | Damage | Junction]:
+def walk(data: Content) -> Iterator[Entry | Damage | Junction]:
     """The members of a tar and the places of damage, in order.
 
     After damage, it goes on at the next valid header. A tar inside of the tar is content, so its
@@ -64,9 +63,9 @@ def walk(data: bytes) -> Iterator[Entry | Damage | Junction]:
     Args:
         data: the whole tar.
     """
-    if not data:
+    if not len(data):
         yield Damage(0, "the file is empty")
-    offset: int | None = 0 if data else None
+    offset: int | None = 0 if len(data) else None
     extended = Extended()
     while offset is not None:
         found = _at(data, offset, extended)
@@ -106,7 +105,7 @@ def suffix_lost(header: bytes, key: str) -> str | None:
     return name.decode("utf-8", "backslashreplace").lower()
 
 
-def _at(data: bytes, offset: int, extended: Extended) -> Entry | Damage | Junction | int | None:
+def _at(data: Content, offset: int, extended: Extended) -> Entry | Damage | Junction | int | None:
     """What stands at a block: None at the end; an int is the end of an extended header."""
     if offset >= len(data):
         return Damage(len(data), "the end-of-archive blocks are missing")
@@ -134,7 +133,7 @@ def _at(data: bytes, offset: int, extended: Extended) -> Entry | Damage | Juncti
 
 
 def _entry(
-    data: bytes, start: int, info: tarfile.TarInfo, block: bytes, extended: Extended
+    data: Content, start: int, info: tarfile.TarInfo, block: bytes, extended: Extended
 ) -> Entry:
     size = info.size if extended.size is None else extended.size
     if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
@@ -157,19 +156,19 @@ def _own_name(info: tarfile.TarInfo, block: bytes) -> str:
     return info.name
 
 
-def _after_zeros(data: bytes, offset: int) -> Damage | Junction | None:
+def _after_zeros(data: Content, offset: int) -> Damage | Junction | None:
     """What follows the zeros at ``offset``: None if they are the end of the archive."""
-    found = NOT_ZERO.search(data, offset)
-    if found is None:
+    found = find_not_zero(data, offset)
+    if found < 0:
         return _check_end(data, offset)
-    following = found.start() // BLOCK * BLOCK
+    following = found // BLOCK * BLOCK
     is_header = _parsed(data[following : following + BLOCK]) is not None
     if is_header and following - offset >= 2 * BLOCK:
         return Junction(following)
     return Damage(offset, "data after an end-of-archive block")
 
 
-def _check_end(data: bytes, offset: int) -> Damage | None:
+def _check_end(data: Content, offset: int) -> Damage | None:
     """Two blocks of zeros end an archive, and pad it to a whole record.
 
     More zeros are those of a file that was allocated in advance and never written to its end.
@@ -183,7 +182,7 @@ def _check_end(data: bytes, offset: int) -> Damage | None:
     return Damage(offset, f"{zeros} zeros in place of data or of an archive's end")
 
 
-def _resume(data: bytes, damage: Damage) -> int | None:
+def _resume(data: Content, damage: Damage) -> int | None:
     """Where to go on after damage: at the next valid header that is not inside of a lost file.
 
     The size in a damaged header is right if a header (or the archive's end) stands behind as much
@@ -192,8 +191,8 @@ def _resume(data: bytes, damage: Damage) -> int | None:
     """
     content = damage.offset + BLOCK
     if damage.header is None:
-        found = NOT_ZERO.search(data, damage.offset)
-        return None if found is None else _next_header(data, found.start() // BLOCK * BLOCK)
+        found = find_not_zero(data, damage.offset)
+        return None if found < 0 else _next_header(data, found // BLOCK * BLOCK)
     size = _size_in(damage.header)
     if size is not None and _may_follow(data, content + _blocks(size)):
         return content + _blocks(size)
@@ -201,11 +200,11 @@ def _resume(data: bytes, damage: Damage) -> int | None:
     if resumed != content:
         return resumed
     end = data.find(bytes(2 * BLOCK), content)
-    found = NOT_ZERO.search(data, end) if end >= 0 else None
-    return None if found is None else _next_header(data, found.start() // BLOCK * BLOCK)
+    found = find_not_zero(data, end) if end >= 0 else -1
+    return None if found < 0 else _next_header(data, found // BLOCK * BLOCK)
 
 
-def _may_follow(data: bytes, offset: int) -> bool:
+def _may_follow(data: Content, offset: int) -> bool:
     """Whether a member may end here: before a header, zeros, or the end of the data."""
     block = data[offset : offset + BLOCK]
     return offset <= len(data) and (not block.strip(b"\0") or _parsed(block) is not None)
@@ -220,7 +219,7 @@ def _size_in(header: bytes) -> int | None:
     return size if size >= 0 else None
 
 
-def _next_header(data: bytes, offset: int) -> int | None:
+def _next_header(data: Content, offset: int) -> int | None:
     """Offset of the first valid header at or after ``offset``; None if there is none."""
     place = data.find(b"ustar", offset + MAGIC)
     while place >= 0:

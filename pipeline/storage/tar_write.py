@@ -11,35 +11,42 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Mapping
 
+from pipeline.storage.scratch import Spool
+
 SHORT = 100  # bytes: longer names need a second field or a PAX header
 LARGE = 8**11  # bytes: a larger size is not written in octal digits
 NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)  # in a header
 
 
 class SampleTar:
-    """A tar in memory. Its bytes depend on the samples alone: time, owner and mode are fixed."""
+    """A tar that is being written. Its bytes depend on the samples alone: time, owner and mode are
+    fixed.
+    """
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._spool = Spool()
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Adds the files of a sample, ``<key>.<suffix>``, sorted by suffix."""
         for suffix in sorted(members):
             data = members[suffix]
-            self._append(header(f"{key}.{suffix}", len(data)))
-            self._append(data)
-            self._append(bytes(-len(data) % tarfile.BLOCKSIZE))
+            self._spool.write(header(f"{key}.{suffix}", len(data)))
+            self._spool.write(data)
+            self._spool.write(bytes(-len(data) % tarfile.BLOCKSIZE))
 
     def getvalue(self) -> bytes:
-        """The tar so far, with its end: two blocks of zeros, filled up to a record."""
-        end = 2 * tarfile.BLOCKSIZE
-        end += -(self._size + end) % tarfile.RECORDSIZE
-        return b"".join([*self._pieces, bytes(end)])
+        """The tar so far with its end, in memory."""
+        return self._spool.getvalue() + self._end()
 
-    def _append(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
+    def finished(self) -> Spool:
+        """The whole tar with its end. Nothing is added any more."""
+        self._spool.write(self._end())
+        return self._spool
+
+    def _end(self) -> bytes:
+        """Two blocks of zeros, filled up to a record."""
+        end = 2 * tarfile.BLOCKSIZE
+        return bytes(end + -(self._spool.size + end) % tarfile.RECORDSIZE)
 
 
 def header(name: str, size: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ import pytest
 from pipeline.execution.operators import Operator, compute_part, flow_of, read
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.steps.write_part import from_ipc, header_of
+from pipeline.storage import scratch
+from pipeline.storage.retry import StorageError
 from tests.committing import invert
 from tests.fake_job import fake_plan
 from tests.samples import raw_sample, write_shard
@@ -63,6 +65,23 @@ def test_a_full_disk_in_a_computing_step_is_no_row(wrapped: bool) -> None:
     part = make_part()
     with pytest.raises((OSError, RuntimeError)):
         compute_part(part, [Operator("decode", full)])
+    assert part.edits[0].pending
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_store_that_fails_while_a_part_is_prepared_is_no_row(
+    tmp_path: Path, ranges: bool
+) -> None:
+    """The files of a large shard may be read when they are decoded; here it changed meanwhile."""
+    noise = bytes(scratch.HELD_BYTES)
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", npy=noise), raw_sample("b")])
+    plan = fake_plan(f"{tmp_path}/in", str(tmp_path / "out"), 1)
+    flow = flow_of(plan)
+    part = next(read(flow, plan.work[0], ranges=ranges))
+    with open(tmp_path / "in/0.tar", "r+b") as file:
+        file.write(b"0")
+    with pytest.raises(StorageError, match="has changed") if ranges else nullcontext():
+        compute_part(part, [flow.prepare])
     assert part.edits[0].pending
 
 

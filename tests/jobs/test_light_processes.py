@@ -31,7 +31,7 @@ code = main(["edit", "demo", *sys.argv[1:], "--dry-run", "model.device=cpu"])
 # by process: what it imports before its first part
 PROCESSES = {
     "driver": "import jobs.edit.driver, jobs.edit.planner",
-    "reader and writer": "from jobs.edit.graph import _finish, _prepare, _read",
+    "reader and writer": "from jobs.edit.graph import _finish, _read",
     "journal": "import jobs.supervise.journal",
     "watchdog": "import jobs.supervise.watchdog, jobs.edit.worker",
     "retry worker": "import jobs.edit.part_runner",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.storage import scratch
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import ChangedError
 from tests.models.small_hub import SmallHub, serving, use_hub
@@ -45,8 +46,13 @@ def test_a_data_set_of_the_hub_is_read(hub: SmallHub, folder: Path, entry: str) 
         assert shard.etag
 
 
-def test_reading_a_shard_lists_no_folder(hub: SmallHub) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_reading_a_shard_lists_no_folder(
+    hub: SmallHub, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
     """A folder of a data set may hold thousands of tars: each read asks for its own file alone."""
+    if large:
+        monkeypatch.setattr(scratch, "HELD_BYTES", 0)
     options = {"endpoint": hub.url}
     shards = expand_shards("hf://datasets/us/set/train/*.tar", options)
     hub.requests.clear()
@@ -88,8 +94,13 @@ def web(folder: Path) -> Iterator[str]:
     thread.join()
 
 
-def test_tars_of_a_web_server_are_named_one_by_one(web: str, folder: Path) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_tars_of_a_web_server_are_named_one_by_one(
+    web: str, folder: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
     """With braces, for example."""
+    if large:
+        monkeypatch.setattr(scratch, "HELD_BYTES", 0)
     shards = expand_shards(f"{web}/train/{{a,b}}.tar")
     assert [shard.name for shard in shards] == ["a", "b"]
     assert shards[1].read() == (folder / "train/b.tar").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import traceback
@@ -21,6 +22,9 @@ from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.status import read_status
 from pipeline.records.part import Part
 from pipeline.steps.verify import verify
+from pipeline.storage import scratch
+from pipeline.storage.content import FileContent
+from pipeline.storage.scratch import Spool
 from pipeline.storage.store import Store
 from tests.committing import invert
 from tests.fake_job import fake_plan, run_fake
@@ -44,6 +48,25 @@ def test_store_operations_work_on_a_real_server(bucket: str, credentials: S3Serv
     store.delete("a/b")
     with pytest.raises(FileNotFoundError):
         store.get("a/b")
+
+
+def test_large_objects_are_sent_in_pieces_and_read_from_disk(
+    bucket: str, credentials: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tar of several pieces is one object, replaces a torn one, and is read by ranges."""
+    monkeypatch.setattr(scratch, "HELD_BYTES", 1 << 20)
+    monkeypatch.setattr("pipeline.storage.bucket.PIECE_BYTES", 5 << 20)
+    store, spool = Store(bucket + "/large", credentials.storage_options), Spool()
+    data = random.Random(0).randbytes(13 << 20)
+    for start in range(0, len(data), 1 << 20):
+        spool.write(data[start : start + (1 << 20)])
+    store.put("0.tar", b"torn")
+    store.put_spooled("0.tar", spool)
+    found = store.open("0.tar", listed=store.stat("0.tar"))
+    assert isinstance(found, FileContent)
+    assert found[:] == data == store.get("0.tar")
+    assert str(store.stat("0.tar").etag).endswith("-3")  # S3's mark of three pieces
+    assert list(store.list()) == ["0.tar"]
 
 
 def test_one_of_sixteen_writers_wins(bucket: str, credentials: S3Server) -> None:

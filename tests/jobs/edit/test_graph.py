@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 from unittest import mock
 
 import pyarrow as pa
 
-from jobs.edit.graph import StageActor, results_of
+from jobs.edit.graph import StageActor, _read, edit_dataset, results_of
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.watchdog import Guard
+from pipeline.config.load import parse_config
+from pipeline.config.stages import STAGES
 from pipeline.execution.operators import Flow, Operator, nothing_around
+from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.packing import PART_SCHEMA, pack, unpack
 from pipeline.records.part import Part
 
@@ -119,3 +124,50 @@ def test_a_waiting_part_is_dropped_when_the_run_stops() -> None:
 def test_a_dropped_part_has_no_result() -> None:
     """After SIGTERM the first stage gives an empty block, which no later operator is called for."""
     assert results_of(PART_SCHEMA.empty_table()) == []
+
+
+def test_writers_reserve_the_memory_of_the_plan() -> None:
+    """Tasks that finish parts do, tasks that read do not: the plan bounds their number."""
+    tree: dict[str, Any] = {"input": {"shards": "in"}, "output": {"path": "out"}}
+    tree["stages"] = {name: {"actors": 1} for name in STAGES}
+    for given, wanted in ((5, {"memory": 5}), (0, {}), (None, {})):
+        config = parse_config(tree | {"run": {"layout": "fused", "write_memory_bytes": given}})
+        plan = mock.Mock(spec=Plan, config=config, device="cpu")
+        with (
+            mock.patch("jobs.edit.graph.ray.data.from_items"),
+            mock.patch("jobs.edit.graph._then") as then,
+        ):
+            edit_dataset(
+                plan, [mock.Mock(spec=ShardWork)], mock.Mock(spec=Guard), None, mock.Mock()
+            )
+        reading, _, finishing = (call.args[2] for call in then.call_args_list)
+        assert "memory" not in reading
+        assert {name: finishing[name] for name in finishing if name == "memory"} == wanted
+
+
+def test_a_reader_holds_one_row() -> None:
+    """The last one is let go before the next part is read; a part takes gigabytes at worst."""
+    alive: list[weakref.ref[Part]] = []
+
+    def parts(flow: Flow, work: ShardWork, around: Any, *, ranges: bool) -> Iterator[Part]:
+        assert ranges
+        for index in range(3):
+            assert not [ref for ref in alive if ref() is not None]
+            yield Part("0", index, 3)
+
+    def row_of(part: Part) -> Part:
+        row = Part("row", part.index, 3)
+        alive.append(weakref.ref(row))
+        return row
+
+    flow = mock.Mock(spec=Flow, prepare=Operator("prepare", lambda part: part))
+    work = mock.Mock(spec=ShardWork)
+    batch = pa.table({"number": [0]})
+    with mock.patch("jobs.edit.graph.read", parts), mock.patch("jobs.edit.graph.pack", row_of):
+        rows = _read(
+            batch, [work], flow, mock.Mock(spec=Guard, journal=mock.Mock()), nothing_around, None
+        )
+        num_rows = 0
+        while next(rows, None) is not None:
+            num_rows += 1
+    assert num_rows == len(alive) == 3

@@ -1,0 +1,114 @@
+"""Scratch disk: where large objects are read from and built, so that they take no main memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache
+from typing import IO
+
+from pipeline.process.notice import notice
+from pipeline.storage.content import Content, FileContent
+
+log = logging.getLogger(__name__)
+
+HELD_BYTES = 16 << 20  # an object of at most so many is held in memory
+SPARE_BYTES = 1 << 30  # that stay free for others on the disk
+
+
+def is_large(size: int) -> bool:
+    """Whether an object of so many bytes is not held in memory."""
+    return size > HELD_BYTES
+
+
+def scratch_file(size: int) -> IO[bytes] | None:
+    """An empty file without a name; None, with a notice, if there is no room.
+
+    It vanishes with the process, even one that is killed. The folder is Python's for temporary
+    files: that of ``TMPDIR``.
+
+    Args:
+        size: bytes that are to be written.
+    """
+    folder, reason = os.environ.get("TMPDIR", "/tmp"), "it has too little room"
+    try:
+        folder = tempfile.gettempdir()
+        if shutil.disk_usage(folder).free >= size + SPARE_BYTES:
+            return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        reason = str(error)
+    _tell(f"no scratch disk in {folder} (TMPDIR): {reason}; shards are held in memory")
+    return None
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once a process: the next shard finds the same."""
+    log.warning("%s", line)
+    notice(line)
+
+
+class Spool:
+    """Bytes that are written once, one behind the other, and then stored as an object.
+
+    They are in memory while they are few, then in a scratch file.
+
+    Attributes:
+        size: bytes so far.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = io.BytesIO()
+        self._may_move = True
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Appends a piece.
+
+        Raises:
+            OSError: the scratch disk is full.
+        """
+        if self._may_move and is_large(self.size + len(piece)):
+            self._move(len(piece))
+        self._file.write(piece)
+        self._digest.update(piece)
+        self.size += len(piece)
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, in hexadecimal digits."""
+        return self._digest.hexdigest()
+
+    @property
+    def path(self) -> str | None:
+        """Of the scratch file with all bytes in it, in this process; None: they are in memory."""
+        if isinstance(self._file, io.BytesIO):
+            return None
+        self._file.seek(0)
+        return f"/dev/fd/{self._file.fileno()}"
+
+    def getvalue(self) -> bytes:
+        """All bytes, in memory."""
+        if isinstance(self._file, io.BytesIO):
+            return self._file.getvalue()
+        self._file.seek(0)
+        return self._file.read()
+
+    def content(self, what: str) -> Content:
+        """All bytes, to read: of the scratch file, or in memory."""
+        file = self._file
+        return file.getvalue() if isinstance(file, io.BytesIO) else FileContent(file, what)
+
+    def _move(self, more: int) -> None:
+        """Moves what is in memory to a scratch file, where there is one."""
+        assert isinstance(self._file, io.BytesIO)
+        self._may_move = False
+        file = scratch_file(self.size + more)
+        if file is not None:
+            file.write(self._file.getbuffer())
+            self._file = file

@@ -95,7 +95,7 @@ def measure(config: Config, sizes: Sizes, judges: Sequence[Judge] = ()) -> list[
     output = Store(config.output.path, config.output.storage_options)
     measured: list[Measured] = []
     for shard in expand_shards(config.input.shards, config.input.storage_options):
-        samples = read_shard(shard.read(config.input.storage_options), config.input).samples
+        samples = read_shard(shard.open(config.input.storage_options)[0], config.input).samples
         measured += _measure_shard(output, shard.name, samples, config, sizes, judges)
     return measured
 

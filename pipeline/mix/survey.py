@@ -116,7 +116,7 @@ def originals_of(shard: InputShard, mix: Mix) -> list[Sample]:
     Raises:
         OSError: it cannot be read, or is another object than the listed one.
     """
-    return read_originals(shard.read(mix.input.storage_options), mix.input)
+    return read_originals(shard.open(mix.input.storage_options)[0], mix.input)
 
 
 def boxes_in(

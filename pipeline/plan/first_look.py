@@ -85,7 +85,8 @@ def first_look(plan: Plan) -> FirstLook:
 
 def look_at(shard: InputShard, config: Input) -> Look:
     """How many edits a shard has, and what is wrong with all of its samples."""
-    samples = read_shard(shard.read(config.storage_options), config).samples
+    data, _ = shard.open(config.storage_options)
+    samples = read_shard(data, config, ranges=True).samples
     num_edits = sum(len(sample.edits) for sample in samples)
     first = [sample.edits[0] for sample in samples if sample.edits]
     if not first or any(edit.pending for edit in first):

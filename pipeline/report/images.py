@@ -137,7 +137,7 @@ class ShardImages:
             if not keys:
                 continue
             try:
-                data = self.output.get(name)
+                data = self.output.open(name)
             except (FileNotFoundError, StorageError):
                 continue  # for example because rejected images are not kept
             for entry in walk(data):  # copies only what is shown
@@ -163,7 +163,7 @@ class ShardImages:
             self.missing_inputs[shard] = "the output does not say where its input is"
             return {}
         try:  # not as_listed: the tar may have been copied. Each image's sha256 is checked below
-            data = entry.read(self.config.input.storage_options, as_listed=False)
+            data, _ = entry.open(self.config.input.storage_options, as_listed=False)
         except (OSError, StorageError, ValueError, ImportError) as error:
             self.missing_inputs[shard] = type(error).__name__
             return {}

@@ -72,7 +72,7 @@ def read_parts(
     """
     data, digest = shard.open(config.storage_options)
     generation = generation_of(digest, max_edits)
-    contents = _ranges(data, config)
+    contents = read_shard(data, config, ranges=True)
     if contents.problem is not None and not contents.num_files:
         raise BadShardError(f"{shard.url}: {what_it_is(data)}; it is read again in the next run")
     if contents.problem is not None and config.on_bad_shard == "fail":
@@ -98,27 +98,26 @@ def count_edits(shard: InputShard, config: Input) -> int:
         data = shard.open(config.storage_options)[0]
     except BadShardError:  # the run reads it again, and says so
         return 0
-    samples = _ranges(data, config).samples
+    samples = read_shard(data, config, ranges=True).samples
     return sum(len(sample.edits) for sample in samples)
 
 
-def read_shard(data: Content, config: Input) -> ShardContents:
+def read_shard(data: Content, config: Input, *, ranges: bool = False) -> ShardContents:
     """All samples of a tar, in order. A bad sample has failed edits that say why.
 
     Never raises because of what the bytes contain.
+
+    Args:
+        data: the whole tar.
+        config: which member of a sample is what.
+        ranges: leave the samples' files where they are; see ``read_parts``.
     """
-    contents = _ranges(data, config)
-    return replace(contents, samples=owned(contents.samples))
-
-
-def _ranges(data: Content, config: Input) -> ShardContents:
-    """``read_shard``, but the files of the samples are ranges of ``data`` (``Span``)."""
     tar = read_tar(data)
     samples = [to_sample(raw, config) for raw in grouped(tar, config)]
     problem = tar.problem
     if tar.members and not samples:
         problem = problem or f"none of its {len(tar.members)} files has a key and a suffix"
-    return ShardContents(samples, problem, len(tar.members))
+    return ShardContents(samples if ranges else owned(samples), problem, len(tar.members))
 
 
 def owned(samples: list[Sample]) -> list[Sample]:
@@ -138,7 +137,7 @@ def _bytes(data: bytes | None) -> bytes | None:
     return None if data is None else bytes(data)
 
 
-def read_originals(data: bytes, config: Input) -> list[Sample]:
+def read_originals(data: Content, config: Input) -> list[Sample]:
     """The samples of a tar that have an image and a caption, without their edits.
 
     Problems with a sample's edit texts do not matter here.

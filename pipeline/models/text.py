@@ -130,6 +130,54 @@ class TextEncoder:
         return "; ".join(f"{what} by {', '.join(names)}" for what, names in cut.items())
 
 
+class EmptyText(TextEncoder):
+    """What stays of a model's text encoders where only the empty text is asked for: its embedding.
+
+    So an actor that inverts images holds no T5, which is larger than many a network.
+    """
+
+    def __init__(self, condition: Condition) -> None:
+        """
+        Args:
+            condition: one row, of the empty text.
+        """
+        super().__init__((), _no_encoders, MicroBatch(1))
+        self.condition = condition
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, text: TextEncoder) -> EmptyText:
+        """The embedding that these encoders give, which may be freed afterwards.
+
+        Raises:
+            OutOfMemory: see ``MicroBatch.map``.
+        """
+        return cls(text.encode([""]))
+
+    def with_micro_batch(self, micro_batch: MicroBatch) -> EmptyText:
+        return self
+
+    def encode(self, texts: Sequence[str]) -> Condition:
+        for text in texts:
+            self.token_ids(text)
+        return self.condition[
+            torch.zeros(len(texts), dtype=torch.long, device=self.condition.tokens.device)
+        ]
+
+    def token_ids(self, text: str) -> TokenIds:
+        """
+        Raises:
+            ValueError: the text is not empty.
+        """
+        if text:
+            raise ValueError(f"text {text!r}: no encoder is loaded here; allowed is the empty text")
+        return ()
+
+
+def _no_encoders(texts: list[str]) -> Condition:
+    raise AssertionError("EmptyText encodes nothing")
+
+
 def _zeroed(condition: Condition, has_text: Tensor) -> Condition:
     """The condition with zeros in the rows where ``has_text``, (N,) bool, is false."""
     pooled = condition.pooled

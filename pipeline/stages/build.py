@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE, STAGES
-from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.loading import LatentDiffusion, Texts, load_model
 from pipeline.models.scorers import load_scorers
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Part
@@ -62,7 +62,10 @@ def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
         halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
         sizes = {name: getattr(config.stages, name).micro_batch for name in on_model}
         stage = config.pool_stage(pool)
-        model = load_model(config.model, device, stage, halves, set(sizes.values()))
+        texts: Texts = (
+            "empty" if set(on_model) <= set(config.method.stages_without_texts) else "all"
+        )
+        model = load_model(config.model, device, stage, halves, set(sizes.values()), texts)
         for name, size in sizes.items():
             sized = model.with_micro_batch(size, config.model.vae_micro_batch)
             loaded[name] = build_stage(config, name, sized)

@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict, replace
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
-from jobs.edit.cluster import check_pools, check_stores, device_of
+from jobs.edit.cluster import check_pools, check_stores, cluster_nodes, device_of
+from jobs.edit.memory_table import print_memory
 from jobs.edit.paths import with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.edit.ray_start import RayStart
@@ -46,7 +47,8 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
             tell("nothing is left to compute", to=sys.stdout)
             return 0
         ray_start.connected()
-        planned(plan, measure=True, keep=False)
+        plan, expected = planned(plan, measure=True, keep=False)
+        print_memory(plan, expected, cluster_nodes())
     return 0
 
 

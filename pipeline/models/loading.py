@@ -157,7 +157,7 @@ def load_model(
     compile_network(network, model)
     cleanest = schedule.level_at(0.0).sigma
     denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
-    vae = load(getattr(diffusers, family.vae), "vae", _vae_dtype(info, family, dtype))
+    vae = load(getattr(diffusers, family.vae), "vae", vae_dtype(info, family, dtype))
     if not is_of_videos(vae):  # whose weights have no such format
         vae.to(memory_format=torch.channels_last)
     keep_halves(vae, vae_halves)
@@ -235,7 +235,7 @@ def warm_up(
                 sized.denoiser(torch.zeros(shape, device=model.device), level, condition)
 
 
-def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
+def vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
     """The VAE's dtype: float32 instead of float16 where its config asks for it (SDXL's overflows).
 
     Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose

@@ -46,6 +46,7 @@ class Estimate:
     micro_batch: dict[str, int] = field(default_factory=dict)  # recommended, if memory is known
     readers: int = 1  # shards that are read at once
     memory_bytes: dict[str, int] = field(default_factory=dict)  # that an actor reserves, by pool
+    device_bytes: int = 0  # memory of a GPU, if it was measured
 
     def compared_with(self, images_per_s: float | None) -> PlanOutcome:
         """The estimate beside the actual rate, for the summary.
@@ -124,6 +125,7 @@ def estimate(
         micro_batch=_micro_batches(config, costs, device),
         readers=num_readers(config, costs, nodes, sizes, rate, largest_shard),
         memory_bytes={p.name: int(p.memory_bytes) for p in pools},
+        device_bytes=costs.device_bytes,
     )
 
 

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.sizing": {"records", "config", "storage", "steps", "plan", "models"},
     "pipeline.republish": {"records", "config", "storage", "steps", "plan"},
     "pipeline.execution": {
-        *("records", "config", "storage", "steps", "stages", "plan", "republish"),
+        *("records", "config", "process", "storage", "steps", "stages", "plan", "republish"),
     },
     "pipeline.editor": {
         *("records", "config", "images", "steps", "plan", "execution", "torch"),

@@ -74,6 +74,11 @@ class Model(Section):
         "float32",
         description="Precision of the networks' weights and arithmetic. See `variant` too.",
     )
+    tf32: bool = Field(
+        False,
+        description="On GPUs, products of float32 networks (a VAE that float16 overflows, too) in "
+        "TF32: faster, to 10 bits in place of 23. It changes the bytes.",
+    )
     variant: str = Field(
         "auto",
         pattern=r"\w+",

@@ -20,7 +20,7 @@ from pipeline.diffusion.schedule import Level, NoiseSchedule
 from pipeline.models.autoencoder import VAE_HALVES, ImageCoder, is_of_videos, keep_halves
 from pipeline.models.compiled import compile_network
 from pipeline.models.cpu_kernels import use_onednn
-from pipeline.models.device import device_kind, make_deterministic, memory_format_for
+from pipeline.models.device import device_kind, make_deterministic, memory_format_for, set_tf32
 from pipeline.models.families import family_named
 from pipeline.models.family import Family
 from pipeline.models.feature_reuse import denoiser_for
@@ -151,7 +151,8 @@ def load_model(
     micro_batch, vae_micro_batch = _micro_batches(
         stage.micro_batch, model.vae_micro_batch, compiled
     )
-    network, text = _network_and_text(info, load, micro_batch, texts)
+    with set_tf32(model.tf32):  # the empty text may be embedded
+        network, text = _network_and_text(info, load, micro_batch, texts)
     if family.is_convolutional:
         network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
     compile_network(network, model)
@@ -179,7 +180,8 @@ def load_model(
     if compiled:
         scale = info.latent_scale
         grids = [(height // scale, width // scale) for width, height in sizes.listed]
-        warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
+        with set_tf32(model.tf32):  # with another setting the stages would compile anew
+            warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
     return loaded
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE, STAGES
+from pipeline.models.device import set_tf32
 from pipeline.models.loading import LatentDiffusion, Texts, load_model
 from pipeline.models.scorers import load_scorers
 from pipeline.models.suitability import check_suits
@@ -33,7 +34,17 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
         stage = stage_class(config.method, name)(model, config.method, config.run.seed)
     else:
         raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
-    return OomRetry(name, stage, model)
+    return OomRetry(name, _in_tf32(stage) if config.model.tf32 else stage, model)
+
+
+def _in_tf32(stage: StageStep) -> StageStep:
+    """The stage, whose float32 networks compute in TF32 on a GPU."""
+
+    def step(part: Part) -> Part:
+        with set_tf32(True):
+            return stage(part)
+
+    return step
 
 
 def stage_class(method: Method, name: str) -> Callable[..., StageStep]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.transfer import upload
 
 TokenIds = tuple[tuple[int, ...], ...]  # one tuple for each tokenizer
 Encode = Callable[[list[str]], Condition]  # of the family's own pipeline
@@ -99,7 +100,7 @@ class TextEncoder:
             self.micro_batch.map(lambda rows: self._encoded(items[rows]), len(items))
         )
         row_of = {ids: row for row, ids in enumerate(distinct)}
-        rows = torch.tensor([row_of[ids] for ids in all_ids], device=condition.tokens.device)
+        rows = upload(torch.tensor([row_of[ids] for ids in all_ids]), condition.tokens.device)
         return condition[rows]
 
     def _encoded(self, texts: list[tuple[TokenIds, str]]) -> Condition:
@@ -108,7 +109,7 @@ class TextEncoder:
         if not self.empty_is_zero:
             return condition
         empty = self.token_ids("")
-        has_text = torch.tensor([ids != empty for ids, _ in texts], device=condition.tokens.device)
+        has_text = upload(torch.tensor([ids != empty for ids, _ in texts]), condition.tokens.device)
         return _zeroed(condition, has_text)
 
     def token_ids(self, text: str) -> TokenIds:

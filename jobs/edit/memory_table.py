@@ -15,7 +15,7 @@ from pipeline.sizing.pools import Node
 
 COLUMNS = (
     *("stage", "weights", "row", "image", "part", "needed"),
-    *("rows that fit", "images that fit"),
+    *("rows fit", "images fit"),
 )
 
 
@@ -85,9 +85,10 @@ def _lines(actors: list[ActorMemory]) -> list[str]:
 
 
 def size_text(num_bytes: int | None) -> str:
-    """ "9.5 GB" or "12 MB"; nothing for None."""
+    """ "9.5 GB", "12 MB" or "0.75 MB"; nothing for None."""
     if num_bytes is None:
         return ""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
-    return f"{num_bytes / 1e6:.3g} MB"
+    megabytes = num_bytes / 1e6
+    return f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.2g} MB"

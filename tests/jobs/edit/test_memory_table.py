@@ -86,4 +86,5 @@ def test_a_model_that_cannot_be_counted_is_a_warning(
 
 def test_sizes_are_short() -> None:
     """Gigabytes, megabytes, nothing."""
-    assert [size_text(n) for n in (9_500_000_000, 12_345_678, None)] == ["9.5 GB", "12.3 MB", ""]
+    sizes = 9_500_000_000, 123_456_789, 751_000, None
+    assert [size_text(size) for size in sizes] == ["9.5 GB", "123 MB", "0.75 MB", ""]

@@ -113,9 +113,13 @@ def _empty(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A network of diffusers or transformers without data, in the dtypes that loading gives it."""
     with torch.device("meta"):
         if issubclass(kind, ModelMixin):
-            network = kind.from_config(kind.load_config(folder)).to(dtype)
+            config = kind.load_config(folder, local_files_only=True)
+            network = kind.from_config(config).to(dtype)
         else:
-            network = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+            config = kind.config_class.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            network = kind(config)
             # transformers keeps some weights in float32, e.g. a fifth of T5 in float16
             kept = {*(network._keep_in_fp32_modules_strict or ())}
             kept |= {*(network._keep_in_fp32_modules or ())} if dtype == torch.float16 else set()

@@ -32,10 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.steps": {"records", "config", "process", "storage", "scores", "images"},
     "pipeline.plan": {"records", "config", "process", "storage", "steps", "models"},
-    "pipeline.sizing": {"records", "config", "storage", "steps", "plan"},
+    "pipeline.sizing": {"records", "config", "storage", "steps", "plan", "models"},
     "pipeline.republish": {"records", "config", "storage", "steps", "plan"},
     "pipeline.execution": {
-        *("records", "config", "storage", "steps", "stages", "plan", "republish"),
+        *("records", "config", "process", "storage", "steps", "stages", "plan", "republish"),
     },
     "pipeline.editor": {
         *("records", "config", "images", "steps", "plan", "execution", "torch"),

@@ -14,7 +14,7 @@ import ray
 from jobs.edit.graph import actor_resources
 from jobs.logs import use_format
 from pipeline.config.config import Config
-from pipeline.execution.operators import Operator, compute_part, flow_of
+from pipeline.execution.operators import Operator, compute_part, flow_of, read
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.packing import pack
 from pipeline.records.part import Part
@@ -75,7 +75,7 @@ class _Calibrator:
         memory = _Memory(plan.device)
         weights_bytes = memory.now()
         start = time.perf_counter()
-        parts = list(flow.read(replace(work, staged=frozenset())))
+        parts = list(read(flow, replace(work, staged=frozenset())))
         read_s = time.perf_counter() - start
         in_shard = sum(len(part.edits) for part in parts)
         part = _first_edits(parts, num_edits(config, plan.device))

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
 from jobs.edit.cluster import check_pools
-from jobs.edit.devices import device_of, has_bfloat16
+from jobs.edit.devices import cluster_nodes, device_of, has_bfloat16
+from jobs.edit.memory_table import print_memory
 from jobs.edit.paths import check_stores, with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.edit.ray_start import RayStart
@@ -50,7 +51,8 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
             tell("nothing is left to compute", to=sys.stdout)
             return 0
         ray_start.connected()
-        planned(plan, measure=True, keep=False)
+        plan, expected = planned(plan, measure=True, keep=False)
+        print_memory(plan, expected, cluster_nodes())
     return 0
 
 

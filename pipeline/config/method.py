@@ -249,6 +249,12 @@ class Method(Section):
         return tuple(without)
 
     @property
+    def stages_without_texts(self) -> tuple[str, ...]:
+        """The stages that embed no text but the empty one. Their actors keep no text encoder."""
+        without = ["mask"] if self.mask.source == "full" else []
+        return (*without, "encode") if self.imagic is None else tuple(without)
+
+    @property
     def ratio(self) -> float:
         """The share of the schedule that is encoded and decoded, by the method's own key."""
         return {"sdedit": self.strength, "imagic": 1.0}.get(self.name, self.encode_ratio)

@@ -122,6 +122,13 @@ class Planning(Section):
         "if a size is `auto`, no earlier run into this output has timed them, and they are at most "
         "a twentieth of the run.",
     )
+    device_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Memory that `overpaint plan` finds the largest sizes for: of a GPU, or on a "
+        "CPU of an actor. null: of the GPU that a calibration ran on; on a CPU an actor's share of "
+        "its node.",
+    )
 
 
 class Report(Section):

@@ -25,6 +25,7 @@ from pipeline.config.sample_settings import resolved_settings
 from pipeline.config.stages import STAGES
 from pipeline.plan.code import check_same_code, code_hash
 from pipeline.plan.plan import Plan, ShardWork
+from pipeline.process.allocator import use_expandable_segments
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
 from pipeline.steps.filter import apply_filters
@@ -239,6 +240,8 @@ def _read(work: ShardWork, config: Config) -> Iterator[Part]:
 
 def _load(config: Config, device: str, code: str, pool: str) -> list[Operator]:
     """The stages of a pool as operators, over loaded networks."""
+    if device == "cuda":
+        use_expandable_segments()  # before torch is imported
     # Imported here: readers and writers import this module too, and start without torch.
     from pipeline.stages.build import load_stages
 

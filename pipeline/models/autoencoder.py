@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.transfer import Download, upload
+
+VAE_HALVES = ("encoder", "decoder")
 
 
 class ImageCoder:
@@ -96,3 +99,17 @@ class ImageCoder:
             good += finite.wait().tolist()
         assert images is not None, "there is at least one latent"
         return [image if ok else None for image, ok in zip(images.numpy(), good, strict=True)]
+
+
+def keep_halves(vae: Any, halves: Collection[str]) -> None:
+    """Drops the halves of a VAE that are not among ``halves``."""
+    # at each call a VAE of videos counts the convolutions of both halves
+    nothing = nn.Module() if is_of_videos(vae) else None
+    if "encoder" not in halves:
+        vae.encoder = vae.quant_conv = nothing
+    if "decoder" not in halves:
+        vae.decoder = vae.post_quant_conv = nothing
+
+
+def is_of_videos(vae: Any) -> bool:
+    return any(weight.ndim == 5 for weight in vae.parameters())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
 from diffusers import ModelMixin
 from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
-from torch import nn
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
 from pipeline.config.method import Reuse
@@ -18,20 +17,20 @@ from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
-from pipeline.models.autoencoder import ImageCoder
+from pipeline.models.autoencoder import VAE_HALVES, ImageCoder, is_of_videos, keep_halves
 from pipeline.models.compiled import compile_network
 from pipeline.models.cpu_kernels import use_onednn
-from pipeline.models.device import device_kind, make_deterministic, memory_format_for
+from pipeline.models.device import device_kind, make_deterministic, memory_format_for, set_tf32
 from pipeline.models.families import family_named
 from pipeline.models.family import Family
 from pipeline.models.feature_reuse import denoiser_for
 from pipeline.models.fused_lora import fuse_loras
-from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.micro_batch import MicroBatch, release_memory
 from pipeline.models.model_files import read_json
 from pipeline.models.network import NetworkDenoiser, in_micro_batches
 from pipeline.models.precision import resolved_dtype
 from pipeline.models.probe import ModelInfo, load_schedule, probe_model
-from pipeline.models.text import TextEncoder
+from pipeline.models.text import EmptyText, TextEncoder
 from pipeline.models.text_pipeline import load_text, text_pipeline
 from pipeline.models.weights import load_network
 
@@ -40,7 +39,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-VAE_HALVES = ("encoder", "decoder")
+Texts = Literal["all", "empty"]  # that an actor embeds
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,7 @@ def load_model(
     stage: Stage,
     vae_halves: Collection[str] = VAE_HALVES,
     micro_batches: Collection[int] = (),
+    texts: Texts = "all",
 ) -> LatentDiffusion:
     """Loads a model for one actor; sets determinism and threads for this process.
 
@@ -117,6 +117,8 @@ def load_model(
         vae_halves: encoder, decoder, both or neither; other halves are dropped.
         micro_batches: all sizes that the actor's stages use, for which a compiled network warms up;
             none: that of ``stage``.
+        texts: "empty" keeps the embedding of the empty text and drops the text encoders, before
+            the network is loaded unless LoRAs are to be fused into both.
 
     Raises:
         FileNotFoundError, ValueError: see ``probe_model``. The files of a hub model are downloaded
@@ -148,23 +150,20 @@ def load_model(
     schedule = load_schedule(info, info.size_for(model))
     compiled = model.compile != "off"
     family = family_named(info.family)
-    folder, network_class = family.network
-    network = load(getattr(diffusers, network_class), folder)
-    if family.is_convolutional:
-        network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
     micro_batch, vae_micro_batch = _micro_batches(
         stage.micro_batch, model.vae_micro_batch, compiled
     )
-    text = load_text(info, load, micro_batch)
-    if info.loras:
-        fuse_loras(text_pipeline(info, text.towers, network), folder, info.loras)
+    with set_tf32(model.tf32):  # the empty text may be embedded
+        network, text = _network_and_text(info, load, micro_batch, texts)
+    if family.is_convolutional:
+        network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
     compile_network(network, model)
     cleanest = schedule.level_at(0.0).sigma
     denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
-    vae = load(getattr(diffusers, family.vae), "vae", _vae_dtype(info, family, dtype))
-    if not _is_of_videos(vae):  # whose weights have no such format
+    vae = load(getattr(diffusers, family.vae), "vae", vae_dtype(info, family, dtype))
+    if not is_of_videos(vae):  # whose weights have no such format
         vae.to(memory_format=torch.channels_last)
-    _keep_halves(vae, vae_halves)
+    keep_halves(vae, vae_halves)
     sizes = info.sizes_for(model)
     if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
         vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
@@ -183,8 +182,30 @@ def load_model(
     if compiled:
         scale = info.latent_scale
         grids = [(height // scale, width // scale) for width, height in sizes.listed]
-        warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
+        with set_tf32(model.tf32):  # with another setting the stages would compile anew
+            warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
     return loaded
+
+
+def _network_and_text(
+    info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch, texts: Texts
+) -> tuple[Any, TextEncoder]:
+    """The network, and the text encoders or what stays of them; LoRAs are fused into both.
+
+    Encoders that do not stay go before the network comes: an actor then never holds both.
+    """
+    text = load_text(info, load, micro_batch)
+    if texts == "empty" and not info.loras:
+        text = EmptyText.of(text)
+        release_memory()
+    folder, network_class = family_named(info.family).network
+    network = load(getattr(diffusers, network_class), folder)
+    if info.loras:
+        fuse_loras(text_pipeline(info, text.towers, network), folder, info.loras)
+        if texts == "empty":
+            text = EmptyText.of(text)
+            release_memory()
+    return network, text
 
 
 def _micro_batches(size: int, vae_size: int | None, static: bool) -> tuple[MicroBatch, MicroBatch]:
@@ -218,7 +239,7 @@ def warm_up(
                 sized.denoiser(torch.zeros(shape, device=model.device), level, condition)
 
 
-def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
+def vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
     """The VAE's dtype: float32 instead of float16 where its config asks for it (SDXL's overflows).
 
     Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose
@@ -227,16 +248,3 @@ def _vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dty
     config = read_json(info.vae_folder / "config.json")
     upcast = config.get("force_upcast", family.upcasts_vae)
     return torch.float32 if upcast and dtype == torch.float16 else dtype
-
-
-def _keep_halves(vae: Any, halves: Collection[str]) -> None:
-    # at each call a VAE of videos counts the convolutions of both halves
-    nothing = nn.Module() if _is_of_videos(vae) else None
-    if "encoder" not in halves:
-        vae.encoder = vae.quant_conv = nothing
-    if "decoder" not in halves:
-        vae.decoder = vae.post_quant_conv = nothing
-
-
-def _is_of_videos(vae: Any) -> bool:
-    return any(weight.ndim == 5 for weight in vae.parameters())

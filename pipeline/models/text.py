@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.transfer import upload
 
 TokenIds = tuple[tuple[int, ...], ...]  # one tuple for each tokenizer
 Encode = Callable[[list[str]], Condition]  # of the family's own pipeline
@@ -99,7 +100,7 @@ class TextEncoder:
             self.micro_batch.map(lambda rows: self._encoded(items[rows]), len(items))
         )
         row_of = {ids: row for row, ids in enumerate(distinct)}
-        rows = torch.tensor([row_of[ids] for ids in all_ids], device=condition.tokens.device)
+        rows = upload(torch.tensor([row_of[ids] for ids in all_ids]), condition.tokens.device)
         return condition[rows]
 
     def _encoded(self, texts: list[tuple[TokenIds, str]]) -> Condition:
@@ -108,7 +109,7 @@ class TextEncoder:
         if not self.empty_is_zero:
             return condition
         empty = self.token_ids("")
-        has_text = torch.tensor([ids != empty for ids, _ in texts], device=condition.tokens.device)
+        has_text = upload(torch.tensor([ids != empty for ids, _ in texts]), condition.tokens.device)
         return _zeroed(condition, has_text)
 
     def token_ids(self, text: str) -> TokenIds:
@@ -128,6 +129,54 @@ class TextEncoder:
         if len(cut) == 1 and sum(map(len, cut.values())) == len(self.towers):
             return next(iter(cut))
         return "; ".join(f"{what} by {', '.join(names)}" for what, names in cut.items())
+
+
+class EmptyText(TextEncoder):
+    """What stays of a model's text encoders where only the empty text is asked for: its embedding.
+
+    So an actor that inverts images holds no T5, which is larger than many a network.
+    """
+
+    def __init__(self, condition: Condition) -> None:
+        """
+        Args:
+            condition: one row, of the empty text.
+        """
+        super().__init__((), _no_encoders, MicroBatch(1))
+        self.condition = condition
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, text: TextEncoder) -> EmptyText:
+        """The embedding that these encoders give, which may be freed afterwards.
+
+        Raises:
+            OutOfMemory: see ``MicroBatch.map``.
+        """
+        return cls(text.encode([""]))
+
+    def with_micro_batch(self, micro_batch: MicroBatch) -> EmptyText:
+        return self
+
+    def encode(self, texts: Sequence[str]) -> Condition:
+        for text in texts:
+            self.token_ids(text)
+        return self.condition[
+            torch.zeros(len(texts), dtype=torch.long, device=self.condition.tokens.device)
+        ]
+
+    def token_ids(self, text: str) -> TokenIds:
+        """
+        Raises:
+            ValueError: the text is not empty.
+        """
+        if text:
+            raise ValueError(f"text {text!r}: no encoder is loaded here; allowed is the empty text")
+        return ()
+
+
+def _no_encoders(texts: list[str]) -> Condition:
+    raise AssertionError("EmptyText encodes nothing")
 
 
 def _zeroed(condition: Condition, has_text: Tensor) -> Condition:

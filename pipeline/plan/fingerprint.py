@@ -17,6 +17,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pyarrow")
 # Settings that are left out at this value, since outputs from before there were such have none.
 IMPLIED: dict[str, Any] = {
     "model.buckets": "square",
+    "model.tf32": False,
     "model.vae_micro_batch": None,
     "method.guidance_interval": None,
     "input.boxes": "boxes.json",

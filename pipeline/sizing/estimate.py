@@ -47,6 +47,7 @@ class Estimate:
     readers: int = 1  # shards that are read at once
     write_memory_bytes: int | None = None  # that a task which finishes a part reserves
     memory_bytes: dict[str, int] = field(default_factory=dict)  # that an actor reserves, by pool
+    device_bytes: int = 0  # memory of a GPU, if it was measured
 
     def compared_with(self, images_per_s: float | None) -> PlanOutcome:
         """The estimate beside the actual rate, for the summary.
@@ -130,6 +131,7 @@ def estimate(
         readers=num_readers(config, costs, nodes, sizes, rate, largest_shard),
         write_memory_bytes=writer,
         memory_bytes={p.name: int(p.memory_bytes) for p in pools},
+        device_bytes=costs.device_bytes,
     )
 
 

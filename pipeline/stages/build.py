@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE, STAGES
-from pipeline.models.loading import LatentDiffusion, load_model
+from pipeline.models.device import set_tf32
+from pipeline.models.loading import LatentDiffusion, Texts, load_model
 from pipeline.models.scorers import load_scorers
 from pipeline.models.suitability import check_suits
 from pipeline.records.part import Part
@@ -33,7 +34,17 @@ def build_stage(config: Config, name: str, model: LatentDiffusion) -> StageStep:
         stage = stage_class(config.method, name)(model, config.method, config.run.seed)
     else:
         raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
-    return OomRetry(name, stage, model)
+    return OomRetry(name, _in_tf32(stage) if config.model.tf32 else stage, model)
+
+
+def _in_tf32(stage: StageStep) -> StageStep:
+    """The stage, whose float32 networks compute in TF32 on a GPU."""
+
+    def step(part: Part) -> Part:
+        with set_tf32(True):
+            return stage(part)
+
+    return step
 
 
 def stage_class(method: Method, name: str) -> Callable[..., StageStep]:
@@ -62,7 +73,10 @@ def load_stages(config: Config, pool: str, device: str) -> dict[str, StageStep]:
         halves = [half for name, half in VAE_HALF_OF.items() if name in on_model]
         sizes = {name: getattr(config.stages, name).micro_batch for name in on_model}
         stage = config.pool_stage(pool)
-        model = load_model(config.model, device, stage, halves, set(sizes.values()))
+        texts: Texts = (
+            "empty" if set(on_model) <= set(config.method.stages_without_texts) else "all"
+        )
+        model = load_model(config.model, device, stage, halves, set(sizes.values()), texts)
         for name, size in sizes.items():
             sized = model.with_micro_batch(size, config.model.vae_micro_batch)
             loaded[name] = build_stage(config, name, sized)

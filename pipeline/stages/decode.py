@@ -63,7 +63,7 @@ class DecodeStage:
         texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
         conditions = self.model.text.encode(texts)
         for (num_steps, *_), indices in sorted(groups.items()):
-            rows = torch.tensor(indices, device=self.model.device)
+            rows = upload(torch.tensor(indices), self.model.device)
             text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
             self._decode(shard, num_steps, [pairs[index] for index in indices], text, negative)
 
@@ -72,7 +72,7 @@ class DecodeStage:
     ) -> None:
         """Decodes one group of edits: equal number of steps, equal shapes, all or none guided."""
         scales = [method_for(self.method, sample).guidance_scale for sample, _ in pairs]
-        scale = torch.tensor(scales, device=self.model.device)
+        scale = upload(torch.tensor(scales), self.model.device)
         schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
         levels = schedule.levels(self.method.steps, num_steps / self.method.steps)
         denoiser = self.model.denoiser_from(levels[-1], self.method.reuse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,27 @@ def test_only_images_above_the_limit_are_tiled(
     assert latents.shape[-2:] == (16, 16)
     assert images.shape == (1, 64, 64, 3)
     assert max(sides) == (32 if tiled else 64)
+
+
+def test_a_vae_micro_batch_of_one_is_diffusers_slicing(tiny_model_folder: Path) -> None:
+    """Latents and images are equal to the bit, and neither half sees two images at once."""
+    model = load(tiny_model_folder, vae_micro_batch=1)
+    coder, vae = model.image_coder, model.image_coder.vae
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+    rows: list[int] = []
+    for half in (vae.encoder, vae.decoder):
+        half.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    with torch.inference_mode():
+        latents = coder.encode(images)
+        found = coder.decode(latents)
+        assert rows == [1] * 6
+        vae.enable_slicing()
+        wanted = vae.encode(pixels).latent_dist.mode() * coder.scale
+        shown = vae.decode(latents / coder.scale, return_dict=False)[0]
+    assert torch.equal(latents, wanted)
+    shown = ((shown + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
+    assert np.array_equal(found, shown.permute(0, 2, 3, 1).numpy())
 
 
 def test_of_listed_sizes_the_largest_area_counts(tiny_model_folder: Path) -> None:

@@ -34,6 +34,7 @@ THREADS = [f"stages.{name}.threads=2" for name in ("mask", "encode", "decode")]
         ["model.buckets=[[64, 64]]"],
         ["stages.mask.micro_batch=7"],
         ["model.vae_micro_batch=7"],
+        ["model.tf32=true"],
         ["scores.lpips.path=x"],
         ["output.keep_rejected=false"],
         THREADS,
@@ -70,6 +71,7 @@ def test_sdedits_settings_change_the_fingerprint(override: str) -> None:
         ["model.path=elsewhere"],  # the content counts, not the path
         ["model.buckets=square"],
         ["model.vae_micro_batch=null"],
+        ["model.tf32=false"],  # as before there was the key
     ],
     ids=lambda overrides: overrides[0],
 )

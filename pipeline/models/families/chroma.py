@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.family_facts import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
-from pipeline.models.patches import packed, unpacked
+from pipeline.models.patches import packed, positions, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,6 @@ class Chroma(FlowFamily):
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:
         import torch
-        from diffusers import ChromaPipeline
 
         rows, _, height, width = latent.shape
         tokens, image = condition.tokens, packed(latent)
@@ -58,9 +57,7 @@ class Chroma(FlowFamily):
             timestep=timestep.float().expand(rows) / 1000.0,
             encoder_hidden_states=tokens,
             txt_ids=tokens.new_zeros(tokens.shape[1], 3),
-            img_ids=ChromaPipeline._prepare_latent_image_ids(
-                rows, height // 2, width // 2, latent.device, latent.dtype
-            ),
+            img_ids=positions(height // 2, width // 2, 3, latent).to(latent.dtype),
             attention_mask=seen.to(latent.dtype),
             return_dict=False,
         )[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.family_facts import T5_VOCABULARY, Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
-from pipeline.models.patches import packed, unpacked
+from pipeline.models.patches import packed, positions, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,6 @@ class Flux1(FlowFamily):
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:
-        from diffusers import FluxPipeline
-
         rows, _, height, width = latent.shape
         tokens = condition.tokens
         velocity = network(
@@ -60,9 +58,7 @@ class Flux1(FlowFamily):
             pooled_projections=condition.pooled,
             encoder_hidden_states=tokens,
             txt_ids=tokens.new_zeros(tokens.shape[1], 3),
-            img_ids=FluxPipeline._prepare_latent_image_ids(
-                rows, height // 2, width // 2, latent.device, latent.dtype
-            ),
+            img_ids=positions(height // 2, width // 2, 3, latent).to(latent.dtype),
             return_dict=False,
         )[0]
         return unpacked(velocity, height, width)

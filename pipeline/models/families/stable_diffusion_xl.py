@@ -57,9 +57,9 @@ class StableDiffusionXL(UNetFamily):
 
         assert condition.pooled is not None, "this family's texts have a pooled embedding"
         height, width = (side * scale for side in latent.shape[-2:])
-        sizes = torch.tensor(
-            [height, width, 0, 0, height, width], dtype=torch.float32, device=latent.device
-        )
+        # written on the device: the host would wait in every call until a list had been copied
+        sizes = torch.zeros(6, dtype=torch.float32, device=latent.device)
+        sizes[0::4], sizes[1::4] = height, width
         return {"text_embeds": condition.pooled, "time_ids": sizes.expand(len(latent), -1)}
 
 

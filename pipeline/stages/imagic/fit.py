@@ -27,7 +27,7 @@ from pipeline.diffusion.row_levels import RowLevels
 from pipeline.models.fine_tuning import fine_tuning
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites
-from pipeline.models.transfer import upload_stacked
+from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
@@ -100,7 +100,7 @@ class ImagicFitStage:
         text = self._texts(pairs)
         tokens = self._fit_embedding(shard, pairs, text)
         seeds = [self._seed(shard, pair, "lora factors") for pair in pairs]
-        factors = sites.draw(seeds).to(self.model.device).requires_grad_()
+        factors = upload(sites.draw(seeds), self.model.device).requires_grad_()
         minimize(
             [factors],
             self._loss(shard, pairs, "model", text.with_tokens(tokens)),
@@ -167,7 +167,7 @@ class ImagicFitStage:
             losses = prediction_loss(
                 self.model.unbatched,
                 clean_rows,
-                torch.cat([noise for _, noise in drawn]).to(device),
+                upload(torch.cat([noise for _, noise in drawn]), device),
                 RowLevels.of([schedule.level_at(share) for share in shares], device),
                 condition[rows],
                 self.model.info.prediction_type,

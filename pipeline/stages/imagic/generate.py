@@ -63,7 +63,7 @@ class ImagicGenerator:
             denoiser,
             Condition.cat([text] * num_seeds),
             Condition.cat([negative] * num_seeds),
-            torch.tensor(scales * num_seeds, device=device),
+            upload(torch.tensor(scales * num_seeds), device),
             self.method.is_guided_at,
         )
         latents = SOLVERS[self.method.solver](

@@ -82,8 +82,12 @@ def test_ray_starts_where_stderr_cannot_be_written() -> None:
     """A full disk below the log of a run costs its lines."""
     kept, full = os.dup(2), os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, 2)
+
+    def core_worker() -> None:
+        os.write(2, b"lost\n")
+
     try:
-        connected(False, lambda: os.write(2, b"lost\n"))
+        connected(False, core_worker)
     finally:
         os.dup2(kept, 2)
         os.close(kept)

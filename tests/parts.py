@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,8 @@ from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.models.loading import LatentDiffusion
 from pipeline.records.part import Edit, Part, Sample
-from pipeline.stages.build import build_stage
+from pipeline.stages.build import build_stage, load_stages
+from tests.packed import from_bytes, to_bytes
 
 Value = TypeVar("Value")
 
@@ -50,6 +52,22 @@ def run_stages(
     """Runs stages on a part and returns it."""
     for name in stages:
         part = build_stage(config, name, model)(part)
+    return part
+
+
+def same_in_pools_and_fused(config: Config, part: Part) -> Part:
+    """The part after all stages over one network.
+
+    Asserts that stages with networks of their own, to which it goes as bytes, give the same bytes.
+    """
+    pooled = copy.deepcopy(part)
+    for stage in load_stages(config, "fused", "cpu").values():
+        part = stage(part)
+    for pool in config.pools:
+        pooled = from_bytes(to_bytes(pooled))
+        for stage in load_stages(config, pool, "cpu").values():
+            pooled = stage(pooled)
+    assert to_bytes(part) == to_bytes(pooled)
     return part
 
 

@@ -15,7 +15,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.marker import MANIFEST, MixedShard
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import MixPlan, make_mix_plan
-from pipeline.mix.trees import instances_name
+from pipeline.mix.totals import instances_name
 from pipeline.plan.run_folder import CONFIG_FILE, read_config
 from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store

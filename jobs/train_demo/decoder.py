@@ -30,7 +30,8 @@ from jobs.train_demo.vae import (
     reconstruction_psnr,
     show_psnr,
 )
-from pipeline.config.method import Mask, Method
+from pipeline.config.mask import Mask
+from pipeline.config.method import Method
 from pipeline.demo.editor import edited_latents, load_demo_model, masked_part
 from pipeline.demo.world import paint
 

@@ -14,7 +14,8 @@ from pipeline.mix.pairs import pair_row
 from pipeline.mix.plan import MixPlan
 from pipeline.mix.samples import MixedSample
 from pipeline.mix.tables import MIXED, PAIRS, mixed_row, num_rows, table_bytes
-from pipeline.mix.trees import TREES, Page, totals, tree_objects
+from pipeline.mix.totals import totals
+from pipeline.mix.trees import TREES, Page, tree_objects
 from pipeline.records.part import Sample
 from pipeline.storage.archive import read_members
 from pipeline.storage.layout import tar_name

@@ -20,7 +20,7 @@ from pipeline.mix.marker import (
     wrong_counts,
 )
 from pipeline.mix.survey import MixError
-from pipeline.mix.trees import total_names
+from pipeline.mix.totals import total_names
 from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline.demo
 from pipeline.config.load import load_config
-from pipeline.config.method import Mask, Method
+from pipeline.config.mask import Mask
+from pipeline.config.method import Method
 from pipeline.demo.backgrounds import BACKGROUNDS
 from pipeline.demo.editor import edited_latents, load_demo_model, masked_part, outcomes
 from pipeline.demo.edits import FAINT, mask_on_grid, sample_edit, true_mask

@@ -23,7 +23,10 @@ EDITS = [sample_edit(0, "heldout", index) for index in range(100)]
 
 
 def by_kind(kind: str) -> list:
-    return [edit for edit in EDITS if edit.kind == kind]
+    """At least one: a loop over none would assert nothing."""
+    found = [edit for edit in EDITS if edit.kind == kind]
+    assert found, kind
+    return found
 
 
 def test_kinds_come_in_turn_and_from_heldout_scenes() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config.method import Mask, Method
+from pipeline.config.mask import Mask
+from pipeline.config.method import Method
 from pipeline.demo.editor import load_demo_model, masked_part, outcomes, perfect_edits
 from pipeline.demo.edits import FAINT, mask_on_grid, sample_edit, true_mask
 from pipeline.demo.measures import mask_iou, psnr

@@ -15,7 +15,7 @@ from pipeline.records.run_files import RunFileError
 from pipeline.storage.store import Store
 from tests.committing import contents
 from tests.harmless import is_harmless
-from tests.mix.test_formats import FORMATS, make_boxed, mix_of
+from tests.mix.boxed import FORMATS, make_boxed, mix_of
 
 
 @pytest.fixture(scope="module")

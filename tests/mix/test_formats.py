@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,90 +16,30 @@ import yaml
 from PIL import Image
 
 from jobs.cli import main
-from pipeline.config.mix import Mix, MixOutput
 from pipeline.mix.mix import run_mix
-from pipeline.mix.pairs import instruction
 from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.survey import MixError
 from pipeline.mix.verify import verify_mix
-from pipeline.plan.run_folder import CONFIG_FILE, resolved_yaml
 from pipeline.steps.marker import read_marker
 from pipeline.steps.publish import to_parquet
 from pipeline.storage.store import Store
 from tests.committing import SIZE, contents, make_config, run
+from tests.mix.boxed import (
+    FORMATS,
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    boxes,
+    datasets_of,
+    make_boxed,
+    mix_of,
+    mixed,
+    tree_of,
+)
 from tests.mix.test_mix import settings
-from tests.samples import encode, pixels, raw_sample, write_shard
+from tests.samples import raw_sample, write_shard
 
 SPLITS = {"train": 0.4, "val-b": 0.6}
-NAMES = ["dog", "cat"]
-WIDTH, HEIGHT = 64, 48  # of an original
-FORMATS = ("imagefolder", "coco", "yolo", "parquet", "pairs")
-
-
-def boxes(*found: list[float], names: list[str] = NAMES) -> dict[str, Any]:
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "annotations": [
-            {"bbox": box, "category_id": number % 2} for number, box in enumerate(found)
-        ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
-    }
-
-
-def make_boxed(folder: Path, *, shards: int = 2, images: int = 3) -> None:
-    """Originals with boxes, and in each shard one without; edits that are 32 x 32."""
-    for shard in range(shards):
-        samples = [
-            raw_sample(
-                f"d/k{shard}.{number}",
-                ["a cat", "a fox"],
-                seed=100 * shard + number,
-                boxes__json=boxes([8, 0, 24, 24], [40, 20, 10, 10]),
-                cls="5",
-            )
-            for number in range(images)
-        ]
-        samples.append(raw_sample("plain", ["a cat"], seed=900 + shard))
-        write_shard(folder / f"in/{shard:02d}.tar", samples)
-    config = make_config(f"{folder}/in/*.tar", input={"key_split": "suffix"})
-    store = Store(str(folder / "out"))
-    run(config, store)
-    store.put(CONFIG_FILE, resolved_yaml(config).encode())
-
-
-def tree_of(form: str) -> dict[str, Any]:
-    """One split, with all edits."""
-    return {"format": form, "splits": {"train": 1.0}} | ({} if form == "pairs" else {"ratio": 10})
-
-
-def mix_of(folder: Path, output: Path, **changes: Any) -> Mix:
-    found = settings(folder, **(tree_of(changes["format"]) | changes))
-    return found.model_copy(update={"output": MixOutput(path=str(output))})
-
-
-def mixed(folder: Path, form: str, **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = run_mix(
-        make_mix_plan(settings(folder, form, **(tree_of(form) | changes)))
-    )
-    report = verify_mix(Store(str(folder / form)))
-    assert report.problems == []
-    return found
-
-
-@pytest.fixture(scope="module")
-def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("boxed")
-    make_boxed(folder)
-    return folder
-
-
-def datasets_of(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
-    """What ``load_dataset`` makes of a folder, without network."""
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    import datasets
-
-    return datasets.load_dataset(str(folder), cache_dir=str(cache))
 
 
 def test_parquet_is_read_by_datasets(
@@ -137,8 +75,8 @@ def test_webdataset_is_read_by_datasets_and_webdataset(
     tars = [str(path) for path in sorted((boxed / "webdataset/train").glob("*.tar"))]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil", only=["png"]))
     assert len(samples) == 22
-    edits = [one for one in samples if "edited" in one["__key__"] and b"boxes.json"]
-    assert all(one["png"].size == (SIZE, SIZE) for one in edits)
+    edits = [one for one in samples if "edited" in one["__key__"]]
+    assert [one["png"].size for one in edits] == [(SIZE, SIZE)] * 14
 
 
 def test_imagefolder_is_read_by_datasets(
@@ -237,66 +175,6 @@ def test_yolo_has_a_label_file_for_every_image(boxed: Path) -> None:
         expected = ORIGINAL if "original" in path.name else CROPPED
         assert [name for name, _ in lines] == NAMES
         assert np.allclose([box for _, box in lines], expected, atol=1e-3)
-
-
-def test_pairs_are_read_by_datasets(
-    boxed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before and after have one size and one framing, with instruction, captions and scores."""
-    manifest = mixed(boxed, "pairs")
-    assert manifest["splits"]["train"]["original"] == 0
-    assert manifest["pictures"]["left_out"] == {"only in pairs with its edits": 8}
-    found = datasets_of(boxed / "pairs", monkeypatch, tmp_path)["train"]
-    assert len(found) == 14
-    for row in found:
-        assert row["before"].size == row["after"].size == row["mask"].size == (SIZE, SIZE)
-        # the fake edit inverts the image inside of its mask; the composite keeps the rest
-        before, after = (np.asarray(row[name], int) for name in ("before", "after"))
-        outside = np.asarray(row["mask"]) == 0
-        assert np.array_equal(before[outside], after[outside])
-        assert not np.array_equal(before[~outside], after[~outside])
-        assert row["instruction"] == f"change dog to {row['caption_after'].split()[-1]}"
-        assert row["caption_before"] == "a dog"
-        assert row["score_background_psnr_db"] is not None
-        assert row["score_clip_image"] is None
-    sources = {(row["shard"], row["key"], row["edit_index"]) for row in found}
-    assert len(sources) == 14
-
-
-@pytest.mark.parametrize(
-    ("caption", "edit_text", "expected"),
-    [
-        ("a dog on grass", "a cat on grass", "change dog to cat"),
-        ("A dog", "a red dog", "add red"),
-        ("a red dog", "a dog", "remove red"),
-        ("a dog", "the sea", "the sea"),
-        ("a dog", "a dog", "a dog"),
-        ("a a", "a a a", "add a"),
-    ],
-)
-def test_an_instruction_says_what_differs(caption: str, edit_text: str, expected: str) -> None:
-    """In the words of both captions."""
-    assert instruction(caption, edit_text) == expected
-
-
-def test_pairs_at_the_size_of_the_original_hold_its_file(tmp_path: Path) -> None:
-    """With output.resolution: source no pixel is encoded again."""
-    write_shard(tmp_path / "in/00.tar", [raw_sample("k")])
-    config = make_config(f"{tmp_path}/in/*.tar", output={"resolution": "source"})
-    run(config, Store(str(tmp_path / "out")))
-    mixed(tmp_path, "pairs")
-    row = pq.read_table(tmp_path / "pairs/train/00.parquet").to_pylist()[0]
-    assert row["before"]["bytes"] == encode(pixels(0))
-    assert Image.open(io.BytesIO(row["after"]["bytes"])).size == (WIDTH, HEIGHT)
-
-
-def test_pairs_need_the_runs_configuration_where_sizes_differ(tmp_path: Path) -> None:
-    """It says how the original was cropped."""
-    write_shard(tmp_path / "in/00.tar", [raw_sample("k")])
-    run(make_config(f"{tmp_path}/in/*.tar"), Store(str(tmp_path / "out")))
-    plan = make_mix_plan(settings(tmp_path, "pairs", **tree_of("pairs")))
-    with pytest.raises(MixError, match=r"has no _run/config\.yaml"):
-        run_mix(plan)
 
 
 def test_categories_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

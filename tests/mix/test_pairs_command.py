@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from tests.mix.test_formats import make_boxed
+from tests.mix.boxed import make_boxed
 
 
 def test_pairs_are_written_verified_and_resumed(

@@ -24,10 +24,15 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.scorers import EditToScore, load_scorers
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import load_stages
 from tests.conftest import TOLERANCE
-from tests.packed import from_bytes, to_bytes
-from tests.parts import make_config, make_part, make_prepared, required, run_stages
+from tests.parts import (
+    make_config,
+    make_part,
+    make_prepared,
+    required,
+    run_stages,
+    same_in_pools_and_fused,
+)
 from tests.tiny_models import (
     load_pipeline,
     make_tiny_sd3,
@@ -136,15 +141,7 @@ def mixed() -> Part:
 def test_pools_and_fused_give_the_same_bytes(folder: Path) -> None:
     """A part of four sizes, with stages of separate networks and over one."""
     config = make_config(steps=2).model_copy(update={"model": Model(path=str(folder))})
-    fused = mixed()
-    pooled = copy.deepcopy(fused)
-    for stage in load_stages(config, "fused", "cpu").values():
-        fused = stage(fused)
-    for pool in config.pools:
-        pooled = from_bytes(to_bytes(pooled))
-        for stage in load_stages(config, pool, "cpu").values():
-            pooled = stage(pooled)
-    assert to_bytes(fused) == to_bytes(pooled)
+    fused = same_in_pools_and_fused(config, mixed())
     for sample in fused.samples:
         for edit in sample.pending:
             assert required(edit.image).shape == required(sample.image).shape

@@ -18,8 +18,16 @@ from pipeline.execution.operators import Operator, compute_part
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Status
 from pipeline.stages.build import build_stage, load_stages
-from tests.packed import from_bytes, to_bytes
-from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
+from tests.packed import to_bytes
+from tests.parts import (
+    counted,
+    make_config,
+    make_part,
+    make_prepared,
+    required,
+    run_stages,
+    same_in_pools_and_fused,
+)
 from tests.tiny_models import make_tiny_stable_diffusion
 
 TEXTS = ("a cat", "a red dog", "photo of a square")
@@ -106,15 +114,9 @@ def test_pools_and_fused_give_the_same_bytes(
     """
     config = with_model(make_config(**method), tiny_model_folder)
     assert config.pools == pools
-    fused = make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
-    pooled = copy.deepcopy(fused)
-    for stage in load_stages(config, "fused", "cpu").values():
-        fused = stage(fused)
-    for pool in config.pools:
-        pooled = from_bytes(to_bytes(pooled))
-        for stage in load_stages(config, pool, "cpu").values():
-            pooled = stage(pooled)
-    assert to_bytes(fused) == to_bytes(pooled)
+    same_in_pools_and_fused(
+        config, make_part(make_prepared(0, *TEXTS), make_prepared(1, "a dog", "a cat"))
+    )
 
 
 def test_every_stage_computes_with_the_threads_of_the_smallest_pool(

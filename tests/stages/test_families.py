@@ -25,12 +25,17 @@ from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.plan.plan import make_plan
 from pipeline.records.part import Part, Sample, Status
 from pipeline.records.seeds import noise_seed
-from pipeline.stages.build import load_stages
 from pipeline.steps.verify import verify
 from tests.committing import make_config as job_config
 from tests.conftest import TOLERANCE
-from tests.packed import from_bytes, to_bytes
-from tests.parts import make_config, make_part, make_prepared, required, run_stages
+from tests.parts import (
+    make_config,
+    make_part,
+    make_prepared,
+    required,
+    run_stages,
+    same_in_pools_and_fused,
+)
 from tests.samples import raw_sample, write_shard
 from tests.tiny_models import load_pipeline, make_tiny_sd3, make_tiny_sdxl
 
@@ -179,15 +184,7 @@ def test_background_is_the_clean_latents(
 def test_pools_and_fused_give_the_same_bytes(family_folder: Path) -> None:
     """Stages with separate networks equal stages over one network, for each family."""
     config = make_config().model_copy(update={"model": Model(path=str(family_folder))})
-    fused = make_part(make_prepared(0, *TEXTS))
-    pooled = copy.deepcopy(fused)
-    for stage in load_stages(config, "fused", "cpu").values():
-        fused = stage(fused)
-    for pool in config.pools:
-        pooled = from_bytes(to_bytes(pooled))
-        for stage in load_stages(config, pool, "cpu").values():
-            pooled = stage(pooled)
-    assert to_bytes(fused) == to_bytes(pooled)
+    same_in_pools_and_fused(config, make_part(make_prepared(0, *TEXTS)))
 
 
 def test_micro_batch_changes_rounding_only(

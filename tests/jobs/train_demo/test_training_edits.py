@@ -12,7 +12,8 @@ from jobs.train_demo.export import BUNDLED
 from jobs.train_demo.latents import CachedPairs, training_edit
 from jobs.train_demo.unet import build_scheduler, load_networks
 from jobs.train_demo.vae import pixels_of
-from pipeline.config.method import Mask, Method
+from pipeline.config.mask import Mask
+from pipeline.config.method import Method
 from pipeline.demo.editor import edited_latents as product_latents
 from pipeline.demo.editor import load_demo_model, masked_part
 from pipeline.demo.edits import FAINT, sample_edit, true_mask

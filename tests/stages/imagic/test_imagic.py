@@ -22,11 +22,19 @@ from pipeline.diffusion.denoiser import Condition
 from pipeline.diffusion.latents import from_numpy
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.records.part import Edit, Sample, Status
-from pipeline.stages.build import build_stage, load_stages
+from pipeline.stages.build import build_stage
 from pipeline.stages.imagic.decode import ImagicDecodeStage
 from pipeline.stages.imagic.fit import ImagicFitStage
-from tests.packed import from_bytes, to_bytes
-from tests.parts import counted, make_config, make_part, make_prepared, required, run_stages
+from tests.packed import to_bytes
+from tests.parts import (
+    counted,
+    make_config,
+    make_part,
+    make_prepared,
+    required,
+    run_stages,
+    same_in_pools_and_fused,
+)
 from tests.stages.test_build import with_model
 from tests.tiny_models import make_tiny_sd3, make_tiny_sdxl
 
@@ -144,15 +152,9 @@ def test_a_fit_that_is_not_finite_fails_its_edit_alone(tiny_model: LatentDiffusi
 def test_pools_and_fused_give_the_same_bytes(tiny_model_folder: Path, form: str) -> None:
     """The part carries everything that decode needs from the fit."""
     config = with_model(imagic(form, seeds=2), tiny_model_folder)
-    fused = make_part(make_prepared(0, "a cat", "a red dog"), make_prepared(1))
-    pooled = copy.deepcopy(fused)
-    for stage in load_stages(config, "fused", "cpu").values():
-        fused = stage(fused)
-    for pool in config.pools:
-        pooled = from_bytes(to_bytes(pooled))
-        for stage in load_stages(config, pool, "cpu").values():
-            pooled = stage(pooled)
-    assert to_bytes(fused) == to_bytes(pooled)
+    fused = same_in_pools_and_fused(
+        config, make_part(make_prepared(0, "a cat", "a red dog"), make_prepared(1))
+    )
     assert all(edit.image is not None for edit in fused.edits)
     assert not any(edit.adapter is not None or edit.candidates is not None for edit in fused.edits)
 

@@ -147,7 +147,7 @@ def test_the_background_is_of_each_level(model: LatentDiffusion) -> None:
 def test_sdedit_is_image_to_image(case: Case, model: LatentDiffusion, strength: float) -> None:
     """The family's own pipeline gives the same latent from the same latent and noise."""
     assert case.image_to_image is not None
-    steps = 50
+    steps = 20
     config = make_config(name="sdedit", steps=steps, strength=strength, guidance_scale=SCALE)
     part = run_stages(model, make_part(make_prepared(0, "a cat")), config, ["mask"])
     latent = torch.from_numpy(required(part.samples[0].latent))[None]

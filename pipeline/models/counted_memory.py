@@ -45,7 +45,7 @@ def count_memory(info: ModelInfo, model: Model) -> CountedMemory:
 
     Args:
         info: of a probed model, whose configs and tokenizers are here.
-        model: the configuration's section.
+        model: the configuration's section; its dtype is not "auto".
 
     Raises:
         OSError, ValueError: a config or a tokenizer is missing.

@@ -43,7 +43,9 @@ def _kilobytes(name: str) -> int:
 
 def measured(path: str, num_rows: int, side: int) -> dict[str, int]:
     """Bytes of a call of each network with so many rows, in float32."""
-    model = load_model(Model(path=path, size=side), "cpu", Stage(micro_batch=num_rows))
+    model = load_model(
+        Model(path=path, size=side, dtype="float32"), "cpu", Stage(micro_batch=num_rows)
+    )
     cells = side // model.info.latent_scale
     level = model.schedule.level_at(0.5)
     latents = torch.randn(num_rows, model.info.latent_channels, cells, cells)

@@ -88,7 +88,7 @@ def test_a_network_call_copies_nothing_from_main_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted on tensors without data, as ``overpaint plan`` counts memory, for every family."""
-    model = Model(path=str(MAKERS[name](tmp_path / "model")), size=32)
+    model = Model(path=str(MAKERS[name](tmp_path / "model")), size=32, dtype="float32")
     found: list[set[str]] = []
     family = family_named(probe_model(model, hash_files=False).family)
     ask = type(family).ask

@@ -67,7 +67,7 @@ def test_calls_take_what_is_counted(tiny_model_folder: Path) -> None:
     )
     measured = [json.loads(line) for line in done.stdout.splitlines()[-2:]]
     for (path, rows, side), of_model in zip(calls, measured, strict=True):
-        found = counted(Model(path=path, size=side))
+        found = counted(Model(path=path, size=side, dtype="float32"))
         for name, num_bytes in of_model.items():
             wanted = getattr(found, name).of(rows)
             assert wanted / WITHIN < num_bytes < wanted * WITHIN, (path, name)

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
-from tests.jobs.conftest import LOOPBACK, ROOT, Job
+from tests.jobs.conftest import ROOT, Job
 from tests.jobs.faulty import PACE, install
 from tests.jobs.slurm import Slurm, missing, running
 from tests.samples import raw_sample, write_shard
@@ -49,7 +49,7 @@ class Batch:
     def __init__(self, slurm: Slurm, job: Job, folder: Path, late: str, *more: str) -> None:
         self.slurm, self.folder, self.output = slurm, folder, folder / "out"
         commands = Path(sys.executable).parent
-        environment = install(folder / "site", faults=False) | dict([LOOPBACK])
+        environment = install(folder / "site", faults=False)
         environment |= {"LATE": late, "OVERPAINT_VENV": str(folder / "venv")}
         (folder / "pace").mkdir()
         self.set_pace(0.2)

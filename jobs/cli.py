@@ -60,31 +60,41 @@ def _quieten_libraries() -> None:
 def _edit(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     set_ray_environment(config)
-    from jobs.edit.driver import dry_run, edit
-
     if options.dry_run:
+        from jobs.edit.driver import dry_run
+
         return dry_run(config)
-    return _resumable(
-        options,
-        lambda: edit(config, verbose=options.verbose, retry_failed=options.retry_failed)[0],
-    )
+
+    def run() -> int:
+        from jobs.edit.driver import edit
+
+        return edit(config, verbose=options.verbose, retry_failed=options.retry_failed)[0]
+
+    return _resumable(options, run)
 
 
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
-    """Returns the run's exit code; if the store or a node ends it, prints how to resume."""
-    from jobs.supervise.shutdown import Interrupted, interruptible
-    from jobs.supervise.starts import CannotGoOnError
+    """Returns the run's exit code; if the store or a node ends it, prints how to resume.
+
+    Args:
+        options: of the command.
+        run: imports what is slow to import, so that a signal then is an interruption too.
+    """
+    from jobs.supervise.interrupts import Interrupted, interruptible
 
     try:
         with interruptible():
-            return run()
+            from jobs.supervise.starts import CannotGoOnError
+
+            try:
+                return run()
+            except (OSError, CannotGoOnError) as error:
+                if options.verbose:
+                    show(traceback.format_exc(), to=sys.stderr, lines=True)
+                tell(f"overpaint: {error}; run the same command to resume", level="error")
+                return exit_codes.INCOMPLETE
     except Interrupted:
         return exit_codes.INTERRUPTED
-    except (OSError, CannotGoOnError) as error:
-        if options.verbose:
-            show(traceback.format_exc(), to=sys.stderr, lines=True)
-        tell(f"overpaint: {error}; run the same command to resume", level="error")
-        return exit_codes.INCOMPLETE
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -166,9 +176,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.benchmark == "augmentation":
         return _evaluate_augmentation(options)
     set_ray_environment(config_for(options))
-    from jobs.evaluate.command import evaluate
 
-    return _resumable(options, lambda: evaluate(options))
+    def run() -> int:
+        from jobs.evaluate.command import evaluate
+
+        return evaluate(options)
+
+    return _resumable(options, run)
 
 
 def _evaluate_augmentation(options: argparse.Namespace) -> int:
@@ -190,9 +204,13 @@ def _demo(options: argparse.Namespace) -> int:
     places = [f"input.shards={folder}/in/*.tar", f"output.path={folder}/out"]
     config = load_config("demo", [*places, *options.overrides])
     set_ray_environment(config)
-    from jobs.commands.demo import demo
 
-    return _resumable(options, lambda: demo(config, Path(folder), verbose=options.verbose))
+    def run() -> int:
+        from jobs.commands.demo import demo
+
+        return demo(config, Path(folder), verbose=options.verbose)
+
+    return _resumable(options, run)
 
 
 def _demo_data(options: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -45,33 +46,48 @@ def connect(config: Config, verbose: bool) -> None:
     )
     # Chooses Ray's future default for workers without GPUs; otherwise Ray prints a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    in_main = threading.current_thread() is threading.main_thread()
     job = DriverJob(verbose=verbose)
     # What Ray's processes push to every driver, such as a line for each task that the memory
     # monitor ended; log_to_driver does not stop it.
     ray._private.worker._worker_logs_enabled = verbose
     try:
-        ray.init(
-            address=address or "local",  # with None, Ray joins a cluster that runs on this machine
-            job_config=job,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            **local,
-        )
+        with _own_sigterm():
+            ray.init(
+                address=address or "local",  # with None, Ray joins a cluster on this machine
+                job_config=job,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                **local,
+            )
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         if address is None:
             raise
         raise ConfigError(f"run.address={address!r}: {_refusal(error)}") from error
     finally:
         job.started()
-    if in_main and callable(on_sigterm):  # ray.init has replaced it
-        signal.signal(signal.SIGTERM, on_sigterm)
     if not verbose:
         # Ray Data logs tracebacks of lost parts; jobs/edit/lost_parts.py logs one line for each.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if address:
         wait_for_nodes(config)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps the handler of SIGTERM while Ray starts or connects, which may take a minute.
+
+    Ray's own would end the process with exit code 15.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    set_by_ray = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = set_by_ray
+        # Also below Python. Another thread than the main one may not, and there Ray does neither.
+        if threading.current_thread() is threading.main_thread() and callable(on_sigterm):
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def wait_for_nodes(config: Config) -> None:

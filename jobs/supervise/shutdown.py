@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import ray
 
 from jobs import exit_codes
 from jobs.logs import tell
+from jobs.supervise.interrupts import restore
 from jobs.supervise.journal import Journal
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ends the process. Not SystemExit, which a step turns into failed edits."""
 
 
 class StopFlag:
@@ -57,7 +51,7 @@ class GracefulStop:
     def release(self) -> None:
         """Restores the earlier signal handlers and cancels the grace period."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _restore(self._before)
+        restore(self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
@@ -75,34 +69,3 @@ class GracefulStop:
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
         tell("the grace period is over; parts in flight are lost", level="warning")
         sys.exit(exit_codes.INTERRUPTED)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Handles SIGTERM and Ctrl-C before the first part on Ray and after the last one.
-
-    While parts are in flight on Ray, ``GracefulStop`` replaces these handlers. In the local loop
-    they hold all the time: what is committed stays.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        tell(f"{name}: stopped; run the same command to resume", level="warning")
-        raise Interrupted
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        _restore(before)
-
-
-def _restore(before: Mapping[signal.Signals, Any]) -> None:
-    """Restores signal handlers; None is a handler that was not set from Python."""
-    for number, handler in before.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -8,14 +8,17 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "infra/slurm/overpaint.sbatch"
 STAND_INS = {
     "scontrol": 'if [[ $1 == show ]]; then printf "node1\\nnode2\\n"; else note scontrol "$@"; fi',
+    "squeue": 'echo "${STATE:-RUNNING None}"',
     "srun": 'while [[ $1 == --* ]]; do shift; done; "$@"',
     "hostname": "echo 10.0.0.1 10.1.0.1",
     "ray": 'note "$1 $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; [[ $1 == start ]] || sleep "$SETUP"',
     "overpaint": (
-        'trap "kill %1; note ended; exit 75" TERM; '
+        '[[ -n ${EARLY:-} ]] || trap "kill %1; note ended; exit 75" TERM; '
         'note "edit $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; '
         'sleep "$LASTS" & wait; exit 0'
     ),
@@ -104,3 +107,24 @@ def test_a_job_without_a_driver_yet_is_requeued(tmp_path: Path) -> None:
     assert job.stop_once_noted("health-check") == 75
     assert not job.lines("edit")
     assert job.lines("scontrol") == ["scontrol requeue 7"]
+
+
+def test_a_job_whose_driver_has_no_handler_yet_is_requeued(tmp_path: Path) -> None:
+    """SIGTERM ends a driver that has only just started, as it ends any process."""
+    job = Job(tmp_path, lasts=60, EARLY="1")
+    assert job.stop_once_noted("edit") == 75
+    assert job.lines("scontrol") == ["scontrol requeue 7"]
+
+
+@pytest.mark.parametrize("setup", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("state", "requeued"), [("COMPLETING None", False), ("COMPLETING TimeLimit", True)]
+)
+def test_a_cancelled_job_does_not_come_back(
+    state: str, requeued: bool, setup: float, tmp_path: Path
+) -> None:
+    """As ``squeue`` says after ``scancel``, and at the end of the time limit, when it is too late
+    for the notice before it."""
+    job = Job(tmp_path, lasts=60, setup=setup, STATE=state)
+    assert job.stop_once_noted("health-check" if setup else "edit") == 75
+    assert job.lines("scontrol") == ["scontrol requeue 7"] * requeued

@@ -14,7 +14,7 @@ import pytest
 
 from jobs import exit_codes
 from jobs.cli import main
-from jobs.supervise.shutdown import Interrupted, interruptible
+from jobs.supervise.interrupts import Interrupted, interruptible
 from pipeline.execution.local_loop import run_loop
 from pipeline.records.part import Part
 from pipeline.steps.marker import read_marker
@@ -26,8 +26,9 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 RAY = """
 import os, signal, sys
 from jobs.edit.cluster import connect, disconnect
+from jobs.supervise.interrupts import Interrupted, interruptible
 from jobs.supervise.journal import Journal
-from jobs.supervise.shutdown import GracefulStop, Interrupted, StopFlag, interruptible
+from jobs.supervise.shutdown import GracefulStop, StopFlag
 from pipeline.config.load import parse_config
 
 tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "run": {"num_cpus": 1}}
@@ -43,6 +44,29 @@ with interruptible():
         stop.requested = False
         os.kill(os.getpid(), number)
         print("after the last part:", stop.requested, sys.modules["ray"].is_initialized())
+"""
+
+START = """
+import os, signal, sys, time
+from jobs.cli import main
+
+def stop(*arguments, **settings):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            sys.meta_path.remove(self)
+            stop()
+
+moment = sys.argv[1]
+if moment.startswith("ray."):  # the first thing that ray.init does at an address
+    import ray
+    ray._private.services.canonicalize_bootstrap_address = stop
+else:
+    sys.meta_path.insert(0, Importing())
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -63,6 +87,25 @@ def test_a_signal_before_the_first_part_is_an_interruption(
     said = capsys.readouterr().err
     assert said == f"{number.name}: stopped; run the same command to resume\n"
     assert [signal.getsignal(each) for each in NUMBERS] == before
+
+
+@pytest.mark.parametrize(
+    "moment", ["jobs.supervise.starts", "jobs.edit.driver", "ray._private.services"]
+)
+def test_a_signal_while_the_driver_starts_is_an_interruption(moment: str, tmp_path: Path) -> None:
+    """While it imports, and while it connects to a Ray cluster, which may take a minute."""
+    write_shard(tmp_path / "in/0.tar", [raw_sample("a", ["a cat"])])
+    command = ["edit", "demo", f"output.path={tmp_path}/out", f"input.shards={tmp_path}/in/*.tar"]
+    done = subprocess.run(
+        [sys.executable, "-c", START, moment, *command, "run.address=127.0.0.1:1"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr == "SIGTERM: stopped; run the same command to resume\n"
+    assert done.returncode == exit_codes.INTERRUPTED
 
 
 def test_a_signal_in_the_local_loop_fails_no_edit(tmp_path: Path) -> None:

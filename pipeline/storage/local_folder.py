@@ -13,6 +13,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,8 @@ class LocalFolder:
 
     def _replace(self, name: str, pieces: Iterable[bytes]) -> None:
         temporary = self._write_temporary(name, pieces)
-        os.replace(temporary, self.root / name)
+        with _wanted(name):
+            os.replace(temporary, self.root / name)
         _sync_folder(temporary.parent)
 
     def write_spooled(self, name: str, spool: Spool) -> None:
@@ -123,13 +125,15 @@ class LocalFolder:
         """Returns whether the store guarantees that only one writer can win (hard links)."""
         temporary = self._write_temporary(name, [data])
         try:
-            os.link(temporary, self.root / name)
+            with _wanted(name):
+                os.link(temporary, self.root / name)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
             if (self.root / name).exists():
                 raise FileExistsError(errno.EEXIST, "exists", name) from error
-            os.replace(temporary, self.root / name)
+            with _wanted(name):
+                os.replace(temporary, self.root / name)
             return False
         finally:
             temporary.unlink(missing_ok=True)
@@ -204,6 +208,18 @@ class LocalFolder:
                     except FileNotFoundError:  # removed meanwhile
                         continue
                     yield name, status
+
+
+@contextmanager
+def _wanted(name: str) -> Iterator[None]:
+    """Makes a temporary file that is gone a transient error: the object is written again.
+
+    Another host, whose clock is ahead of this one's, may take a young file for a leftover.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BlockingIOError(errno.EAGAIN, "its temporary file is gone", name) from error
 
 
 def _stat(status: os.stat_result) -> Stat:

@@ -70,12 +70,19 @@ class Store:
         Tested once, by putting a probe twice. Without it, only one driver may run at a time.
         """
         if self._conditional is None:
-            name = f"_run/probe-{uuid.uuid4().hex}"
-            self.put_if_absent(name, b"probe")
-            if self._conditional is not False:  # put_if_absent sets False if it is not guaranteed
-                self._conditional = not self.put_if_absent(name, b"second")
-            self.delete(name)
-        return self._conditional
+            # Another driver's sweep may remove the first probe between the two puts.
+            refused = self._refuses_a_second() or self._refuses_a_second()
+            if self._conditional is None:  # put_if_absent sets False if it is not guaranteed
+                self._conditional = refused
+        return self._conditional is True
+
+    def _refuses_a_second(self) -> bool:
+        """Whether the store refuses to put a new object a second time."""
+        name = f"_run/probe-{uuid.uuid4().hex}"
+        self.put_if_absent(name, b"probe")
+        refused = not self.put_if_absent(name, b"second")
+        self.delete(name)
+        return refused
 
     def check_reachable(self) -> None:
         """Sends the store a small request at the start of a run; gives up early.

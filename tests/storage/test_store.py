@@ -8,13 +8,16 @@ import pickle
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.storage import retry
+from pipeline.storage.layout import sweep
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError
 from pipeline.storage.store import ChangedError, Store
@@ -142,6 +145,49 @@ def test_temporary_files_are_not_listed_and_old_ones_are_swept(tmp_path: Path) -
     assert store.remove_temporaries(3600) == [f"a/{stale.name}"]
     assert fresh.exists()
     assert mine.exists()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_temporary_file_that_is_swept_too_early_is_written_again(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a host whose clock is hours ahead, before each call that gives a file its name."""
+    store = Store(str(tmp_path))
+    swept: list[Path] = []
+
+    def sweeping(call: Callable[..., None], source: Path, target: Path) -> None:
+        if not links and call is link:
+            raise OSError(errno.EPERM, "no links here")
+        if target not in swept:
+            swept.append(target)
+            assert Store(str(tmp_path)).remove_temporaries(older_than_s=-7200)
+        call(source, target)
+
+    link, replace = os.link, os.replace
+    monkeypatch.setattr(os, "link", partial(sweeping, link))
+    monkeypatch.setattr(os, "replace", partial(sweeping, replace))
+    store.put("a/put", b"1")
+    assert store.put_if_absent("a/absent", b"2")
+    assert [store.get(name) for name in ("a/put", "a/absent")] == [b"1", b"2"]
+    assert [target.name for target in swept] == ["put", "absent"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_probe_that_another_driver_sweeps_is_put_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a driver that starts while another one ends would say that only one may run."""
+    swept: list[str] = []
+
+    def sweep_once(when: str, operation: str, name: str) -> None:
+        if (when, operation, swept) == ("after", "put_if_absent", []):
+            swept.append(name)
+            assert sweep(store) == [name]
+
+    monkeypatch.setattr(Store, "hook", staticmethod(sweep_once))
+    assert store.conditional
+    assert swept
+    assert store.list() == {}
 
 
 def test_a_failed_local_write_leaves_no_file(

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from jobs.edit.edits_left import EditsLeft
+from jobs.edit.full_store import FullStore
 from jobs.edit.graph import results_of
 from jobs.edit.metrics import RunMetrics
 from jobs.logs import is_json, note, tell
@@ -47,6 +48,7 @@ class RunProgress:
         self.last_part_at = self.started
         self.first_edits = 0  # of the first part
         self.metrics = RunMetrics(num_shards, num_done)
+        self.full_store = FullStore()
         self.bar: Progress | None = None
         if sys.stderr.isatty() and not is_json():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), _Rates())
@@ -75,10 +77,11 @@ class RunProgress:
         It iterates over blocks: ``iter_batches`` of Ray 2.60 leaves a thread behind for each
         Dataset unless it prefetches, and with prefetching each result comes one part late.
         """
-        for bundle in dataset.iter_internal_ref_bundles():
-            for block in ray.get(list(bundle.block_refs)):
-                for result in results_of(block):
-                    self.update(result)
+        with self.full_store.watched():
+            for bundle in dataset.iter_internal_ref_bundles():
+                for block in ray.get(list(bundle.block_refs)):
+                    for result in results_of(block):
+                        self.update(result)
 
     def update(self, result: PartResult) -> None:
         """Counts the result of one staged part."""

@@ -17,7 +17,7 @@ from pipeline.config.pack import Packing
 from pipeline.pack.plan import ShardItems
 from pipeline.pack.record import PackedShard
 from pipeline.pack.write import Work
-from pipeline.storage.store import LOCAL, protocol_of
+from pipeline.storage.urls import LOCAL, protocol_of
 
 TASKS_PER_CPU = 2  # in flight: one is handed over while another is worked on
 MAX_RETRIES = 3  # of a task whose worker was lost

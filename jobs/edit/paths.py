@@ -10,7 +10,7 @@ import os
 
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
-from pipeline.storage.store import local_path, protocol_of
+from pipeline.storage.urls import local_path, protocol_of
 
 OF_ONE_PROCESS = "memory:// is the memory of one process"
 

@@ -17,7 +17,7 @@ from pipeline.pack.folder import Folder
 from pipeline.pack.found import NO_CAPTION, Found, PackError
 from pipeline.pack.table_source import classes_of, needed, text_columns
 from pipeline.pack.tables import CaptionTable, ending_of
-from pipeline.storage.store import LOCAL, local_path
+from pipeline.storage.urls import LOCAL, local_path
 
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of datasets' save_to_disk
 IMAGE_COLUMNS = ("image", "img", "picture")

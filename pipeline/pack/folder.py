@@ -10,7 +10,8 @@ from pipeline.pack.tables import ending_of
 from pipeline.storage.formats import ending
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import with_retries
-from pipeline.storage.store import Store, check_url, local_path, open_backend
+from pipeline.storage.store import Store, open_backend
+from pipeline.storage.urls import check_url, local_path
 
 
 @dataclass

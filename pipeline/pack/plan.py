@@ -15,7 +15,8 @@ from pipeline.pack.record import VERSION, PackRecord, read_plan
 from pipeline.pack.sources import find_sources
 from pipeline.records.run_files import sealed_json
 from pipeline.storage.one_plan import check_same_plan
-from pipeline.storage.store import Store, local_path
+from pipeline.storage.store import Store
+from pipeline.storage.urls import local_path
 
 ShardItems = tuple[str, Sequence[Item]]  # a shard's name, and what is packed into it
 

@@ -15,7 +15,8 @@ from pipeline.pack.keys import unique_keys
 from pipeline.pack.table_source import from_table
 from pipeline.pack.tables import TABLES, ending_of, read_table
 from pipeline.pack.yolo import from_yolo, is_yolo
-from pipeline.storage.store import Store, check_url
+from pipeline.storage.store import Store
+from pipeline.storage.urls import check_url
 
 LINKED = "folders that are links; name them as sources to read them"
 STATS = "_stats.json"  # img2dataset writes one beside each shard

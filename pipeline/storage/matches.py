@@ -10,12 +10,13 @@ from typing import Any
 from fsspec.utils import glob_translate
 
 from pipeline.records.printable import first_of
-from pipeline.storage.bucket import etag_of, open_filesystem
+from pipeline.storage.bucket import etag_of
+from pipeline.storage.filesystem import open_filesystem
 from pipeline.storage.formats import COMPRESSIONS, ending
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.no_shards import is_image, pack_command
-from pipeline.storage.store import open_backend, protocol_of
-from pipeline.storage.urls import MAGIC, absolute, split_url
+from pipeline.storage.store import open_backend
+from pipeline.storage.urls import MAGIC, absolute, protocol_of, split_url
 
 ALLOWED = (
     "a .tar (.tar.gz, .tgz, .tar.zst), a list of them, a glob ('in/*.tar'), "

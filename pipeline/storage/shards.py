@@ -17,8 +17,16 @@ from pipeline.storage.matches import ALLOWED, match
 from pipeline.storage.no_shards import why_no_shards
 from pipeline.storage.retry import with_retries
 from pipeline.storage.shard_names import check_names, shard_name
-from pipeline.storage.store import Store, check_url
-from pipeline.storage.urls import MAGIC, absolute, common_folder, resolved, split_url, static_root
+from pipeline.storage.store import Store
+from pipeline.storage.urls import (
+    MAGIC,
+    absolute,
+    check_url,
+    common_folder,
+    resolved,
+    split_url,
+    static_root,
+)
 
 SET_HINT = " ([ begins a set of characters; [[] is the character itself)"
 MAX_SHARD_BYTES = 16 << 30  # a shard is held in memory

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from pipeline.process.outage import store_of
-from pipeline.storage.bucket import Bucket, open_filesystem
+from pipeline.storage.bucket import Bucket
 from pipeline.storage.content import Content
-from pipeline.storage.credentials import check_no_credentials
+from pipeline.storage.filesystem import open_filesystem
 from pipeline.storage.local_folder import LocalFolder, Stat
 from pipeline.storage.retry import ShortReadError, StorageError, with_retries
 from pipeline.storage.scratch import Spool
 from pipeline.storage.traffic import note_traffic
+from pipeline.storage.urls import LOCAL, check_url, local_path, protocol_of
 
-LOCAL = ("file", "local")
 Result = TypeVar("Result")
 
 
@@ -234,36 +233,6 @@ class Store:
         return result
 
 
-def check_url(url: str) -> None:
-    """Refuses urls that are dangerous, or that two tools would read in two ways.
-
-    These run a command (``pipe:``), chain file systems (``zip::s3://``), hold a password, or have
-    parts that a bucket takes as part of the name and a file system does not.
-
-    Raises:
-        ValueError: names the url and what is allowed.
-    """
-    if url.startswith("pipe:"):
-        raise ValueError(f"{url!r}: pipe: urls run commands and are refused; give a path or a url")
-    if "::" in url:
-        raise ValueError(f"{url!r}: chained urls are refused; give one path or url")
-    check_no_credentials(url)
-    protocol, separator, place = url.partition("://")
-    if not separator or protocol in LOCAL:
-        return
-    parts = place.removeprefix("/" if protocol == "memory" else "").rstrip("/").split("/")
-    if parts != [""] and any(part in ("", ".", "..") for part in parts):
-        raise ValueError(
-            f"{url!r}: no part of a url may be empty, '.' or '..': a bucket takes it as part of "
-            "the name, and tools disagree on it; rename such objects"
-        )
-
-
-def protocol_of(url: str) -> str:
-    """What precedes ``://`` in a url; "file" for a path."""
-    return url.split("://", 1)[0] if "://" in url else "file"
-
-
 def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Bucket:
     """The backend of a url."""
     protocol = protocol_of(url)
@@ -271,13 +240,6 @@ def open_backend(url: str, storage_options: dict[str, Any]) -> LocalFolder | Buc
         return LocalFolder(local_path(url))
     filesystem = open_filesystem(protocol, storage_options)
     return Bucket(filesystem, filesystem._strip_protocol(url))
-
-
-def local_path(url: str) -> str:
-    """The absolute path of a local url, which may have a scheme or begin with ``~``."""
-    for protocol in LOCAL:
-        url = url.removeprefix(f"{protocol}://")
-    return os.path.abspath(os.path.expanduser(url))
 
 
 def _check_name(name: str, *, is_prefix: bool) -> None:

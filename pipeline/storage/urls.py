@@ -1,4 +1,4 @@
-"""Urls of input shards: one spelling of each, and the folder that a pattern names."""
+"""Urls: which are refused, one spelling of each, and the folder that a pattern names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,47 @@ import re
 from functools import lru_cache
 from itertools import takewhile
 
-from pipeline.storage.store import LOCAL, local_path, protocol_of
+from pipeline.storage.credentials import check_no_credentials
 
+LOCAL = ("file", "local")  # protocols
 MAGIC = re.compile(r"[*?\[]")
+
+
+def check_url(url: str) -> None:
+    """Refuses urls that are dangerous, or that two tools would read in two ways.
+
+    These run a command (``pipe:``), chain file systems (``zip::s3://``), hold a password, or have
+    parts that a bucket takes as part of the name and a file system does not.
+
+    Raises:
+        ValueError: names the url and what is allowed.
+    """
+    if url.startswith("pipe:"):
+        raise ValueError(f"{url!r}: pipe: urls run commands and are refused; give a path or a url")
+    if "::" in url:
+        raise ValueError(f"{url!r}: chained urls are refused; give one path or url")
+    check_no_credentials(url)
+    protocol, separator, place = url.partition("://")
+    if not separator or protocol in LOCAL:
+        return
+    parts = place.removeprefix("/" if protocol == "memory" else "").rstrip("/").split("/")
+    if parts != [""] and any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"{url!r}: no part of a url may be empty, '.' or '..': a bucket takes it as part of "
+            "the name, and tools disagree on it; rename such objects"
+        )
+
+
+def protocol_of(url: str) -> str:
+    """What precedes ``://`` in a url; "file" for a path."""
+    return url.split("://", 1)[0] if "://" in url else "file"
+
+
+def local_path(url: str) -> str:
+    """The absolute path of a local url, which may have a scheme or begin with ``~``."""
+    for protocol in LOCAL:
+        url = url.removeprefix(f"{protocol}://")
+    return os.path.abspath(os.path.expanduser(url))
 
 
 def absolute(url: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 from pipeline.storage import matches
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.shards import check_output, expand_shards, list_shards
-from pipeline.storage.store import ChangedError, Store, check_url
+from pipeline.storage.store import ChangedError, Store
+from pipeline.storage.urls import check_url
 
 
 @pytest.fixture

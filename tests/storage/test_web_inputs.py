@@ -119,6 +119,6 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     def missing(protocol: str) -> None:
         raise ImportError("Please install gcsfs to access Google Storage")
 
-    monkeypatch.setattr("pipeline.storage.bucket.fsspec.get_filesystem_class", missing)
+    monkeypatch.setattr("pipeline.storage.filesystem.fsspec.get_filesystem_class", missing)
     with pytest.raises(ValueError, match=r"gs:// needs a library.*gcsfs.*the extras s3, gcs"):
         expand_shards("gs://bucket/in/*.tar")

@@ -29,6 +29,15 @@ def positions(height: int, width: int, axes: int, like: Tensor) -> Tensor:
     return found.flatten(0, 1)
 
 
+def text_positions(length: int, axes: int, like: Tensor) -> Tensor:
+    """(length, axes) on the device of ``like``, float32: the token in the last axis, else 0."""
+    import torch
+
+    found = torch.zeros(length, axes, dtype=torch.float32, device=like.device)
+    found[:, -1] = torch.arange(length, device=like.device)
+    return found
+
+
 def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     """The inverse of ``packed``, for a latent of this size in cells."""
     cells = tokens.reshape(len(tokens), height // 2, width // 2, -1, 2, 2)

@@ -12,7 +12,7 @@ from pipeline.models.chat_template import as_chat
 from pipeline.models.distilled import Distilled
 from pipeline.models.family_facts import Grid, Json, Text
 from pipeline.models.flow_family import FlowFamily
-from pipeline.models.patches import positions
+from pipeline.models.patches import positions, text_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,17 +88,12 @@ class Flux2Klein(FlowFamily):
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:
-        import torch
-        from diffusers import Flux2KleinPipeline as Theirs
-
-        length, (height, width) = condition.tokens.shape[1], latent.shape[-2:]
-        of_texts = torch.zeros(length, 4, device=latent.device)
-        of_texts[:, 3] = torch.arange(length, device=latent.device)
+        height, width = latent.shape[-2:]
         velocity: Tensor = network(
-            Theirs._pack_latents(latent),
+            latent.flatten(2).transpose(1, 2),
             timestep=timestep.float().expand(len(latent)) / 1000.0,
             encoder_hidden_states=condition.tokens,
-            txt_ids=of_texts,
+            txt_ids=text_positions(condition.tokens.shape[1], 4, latent),
             img_ids=positions(height, width, 4, latent),
             guidance=None,
             return_dict=False,

@@ -15,17 +15,21 @@ from pipeline.sizing.pools import Node
 
 def cluster_nodes() -> list[Node]:
     """The total resources of each node of the connected cluster."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
     return [
         Node(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            memory_bytes=node["Resources"].get("memory", 0.0),
-            object_store_bytes=node["Resources"].get("object_store_memory", 0.0),
+            cpus=resources.get("CPU", 0.0),
+            gpus=resources.get("GPU", 0.0),
+            memory_bytes=resources.get("memory", 0.0),
+            object_store_bytes=resources.get("object_store_memory", 0.0),
         )
-        for node in nodes
-        if node["Alive"]
+        for resources in _resources()
     ]
+
+
+def _resources() -> list[dict[str, float]]:
+    """What each living node has, by Ray's names."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def device_of(config: Config) -> str:
@@ -50,9 +54,8 @@ def has_bfloat16(config: Config, device: str) -> bool | None:
         return None
     kinds = {
         name.partition(":")[2]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]  # Ray 2.60 has none
-        if node["Alive"]
-        for name in node["Resources"]
+        for resources in _resources()
+        for name in resources
         if name.startswith("accelerator_type:")
     }
     return WITHOUT_BFLOAT16.isdisjoint(kinds) if kinds else None

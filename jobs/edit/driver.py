@@ -82,8 +82,7 @@ def edit(
     num_edits = 0
     outcome = compilations = None
     with RayStart(config, verbose, keep=keep_ray) as ray_start:
-        if cluster_address(config) and "auto" in (config.model.device, config.model.dtype):
-            ray_start.connected()  # "auto" depends on the GPUs of the cluster
+        ray_start.connected_for_auto()
         plan, edits_per_byte = _checked(config, ray_start, retry_failed=retry_failed)
         if plan.work:
             ray_start.connected()

@@ -41,8 +41,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
     if cluster_address(config):
         config = with_absolute_paths(config)
     with RayStart(config, verbose) as ray_start:
-        if cluster_address(config) and "auto" in (config.model.device, config.model.dtype):
-            ray_start.connected()
+        ray_start.connected_for_auto()
         device = device_of(config)
         plan = make_plan(
             config, device, bfloat16=has_bfloat16(config, device), on_work=ray_start.begin

@@ -52,6 +52,12 @@ class RayStart:
         if not ray.is_initialized():
             connect(self.config, self.verbose)
 
+    def connected_for_auto(self) -> None:
+        """As ``connected``, where ``auto`` as device or dtype depends on the GPUs of a cluster."""
+        model = self.config.model
+        if cluster_address(self.config) and "auto" in (model.device, model.dtype):
+            self.connected()
+
     def _start(self) -> None:
         try:
             connect(self.config, self.verbose)

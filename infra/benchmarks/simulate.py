@@ -27,6 +27,7 @@ from pipeline.models.probe import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult
+from pipeline.sizing.waves import Pace, next_wave
 from pipeline.storage.shards import InputShard
 
 MODEL = ModelInfo(Path("nowhere"), "simulated", "stable-diffusion", "epsilon", 512, 8, 4)
@@ -85,7 +86,6 @@ def run_simulation(
     """
     plan = simulation.plan(config)
     guard = Guard(_NoJournal(), None)
-    size = config.run.shards_per_wave
     every_s = config.run.progress_every_s
     with RunProgress(plan.num_shards, 0, every_s, EditsLeft(plan)) as progress:
         hear = progress.update
@@ -96,8 +96,9 @@ def run_simulation(
                 on_part(progress.parts)
 
         progress.update = update  # type: ignore[method-assign]
-        for start in range(0, len(plan.work), size):
-            wave = plan.work[start : start + size]
+        work = plan.work
+        while wave := next_wave(work, config, Pace()):
+            work = work[len(wave) :]
             progress.follow(edit_dataset(plan, wave, guard, None, simulation.flow()))
             release_memory()
             if on_wave is not None:

@@ -18,6 +18,7 @@ from jobs.edit.progress import RunProgress
 from jobs.edit.ray_start import RayStart
 from jobs.edit.report import report_run
 from jobs.edit.summary_tables import print_dry_run, print_summary
+from jobs.edit.waves import SizedPlan, waves
 from jobs.edit.writable import before_the_start, check_writable
 from jobs.logs import tell, use_format
 from jobs.ray_environment import cluster_address
@@ -29,7 +30,7 @@ from pipeline.config.config import Config
 from pipeline.plan.cuts import apply_cuts
 from pipeline.plan.first_look import first_look
 from pipeline.plan.inputs import changed_inputs
-from pipeline.plan.plan import Plan, ShardWork, make_plan
+from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_config, write_run_folder, write_summary
 from pipeline.plan.summary import RunSummary, summarize
 from pipeline.republish.refilter import complete_refilter
@@ -86,12 +87,12 @@ def edit(
         plan, edits_per_byte = _checked(config, ray_start, retry_failed=retry_failed)
         if plan.work:
             ray_start.connected()
-            plan, expected = planned(plan, measure=False, keep=True, edits_per_byte=edits_per_byte)
-            write_config(plan)  # again, with the resolved sizes
-            progress, stopped = _compute(plan, expected.silence_s, release=keep_ray)
+            sizes = planned(plan, measure=False, keep=True, edits_per_byte=edits_per_byte)
+            write_config(sizes.plan)  # again, with the resolved sizes
+            progress, stopped = _compute(sizes, release=keep_ray)
             num_edits, compilations = progress.counts.total(), progress.compilations
-            outcome = expected.compared_with(progress.images_per_s_after_start)
-            plan = plan.still_to_do()
+            outcome = sizes.expected.compared_with(progress.images_per_s_after_start)
+            plan = sizes.plan.still_to_do()
     sweep(plan.output)
     summary = summarize(plan, time.monotonic() - started, num_edits, outcome, compilations)
     write_summary(plan.output, summary.to_tree())
@@ -165,20 +166,19 @@ def _reopened(plan: Plan) -> Plan:
     return reopened.plan
 
 
-def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgress, bool]:
+def _compute(sizes: SizedPlan, *, release: bool) -> tuple[RunProgress, bool]:
     """Runs all waves, then retries lost parts. Returns the progress, and whether it was stopped.
 
     Args:
-        plan: of the run.
-        silence_s: a worker without a heartbeat for this long is killed.
+        sizes: the plan of the run, as its first wave begins.
         release: restore the signal handlers at the end; else signals keep their graceful handling
             for the rest of the process.
     """
     configure_context()
-    run = plan.config.run
+    plan, run = sizes.plan, sizes.plan.config.run
     journal = Journal(run.max_start_retries)
     flag = StopFlag(journal)
-    guard = Guard(journal, run.part_timeout_s, silence_s, run.log_format)
+    guard = Guard(journal, run.part_timeout_s, sizes.expected.silence_s, run.log_format)
     stop = GracefulStop(flag, run.grace_s)
     every_s = run.progress_every_s
     try:
@@ -186,10 +186,10 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
             JournalWatch(guard.journal),
             RunProgress(plan.num_shards, len(plan.published), every_s, EditsLeft(plan)) as progress,
         ):
-            for wave in _waves(plan.work, plan.config.run.shards_per_wave):
+            for sized, work in waves(sizes, progress):
                 if stop.requested:
                     break
-                progress.follow(edit_dataset(plan, wave, guard, flag))
+                progress.follow(edit_dataset(sized, work, guard, flag))
                 release_memory()
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
@@ -198,7 +198,3 @@ def _compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[RunProgres
         if release:
             stop.release()
     return progress, stop.requested
-
-
-def _waves(work: list[ShardWork], size: int) -> list[list[ShardWork]]:
-    return [work[start : start + size] for start in range(0, len(work), size)]

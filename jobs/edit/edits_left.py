@@ -52,11 +52,18 @@ class EditsLeft:
         self.bytes_unseen -= shard.size
         return True
 
+    @property
+    def edits_per_byte(self) -> float:
+        """Of the shards that were seen; 0: not known."""
+        if not self.parts_done or not self.bytes_seen:
+            return 0.0
+        return self.parts_seen / self.bytes_seen * self.edits_done / self.parts_done
+
     def estimate(self) -> float | None:
         """About how many edits are left; None before the first part."""
         if self.limit is not None:
             return max(0.0, self.limit - self.edits_before - self.edits_done)
-        if not self.parts_done or not self.bytes_seen:
+        if not self.edits_per_byte:
             return None
         unseen = max(0, self.bytes_unseen) * self.parts_seen / self.bytes_seen
         parts = sum(self.parts_left.values()) + unseen

@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 
 from jobs.edit.calibrate import CalibrationError, calibrate, num_edits
 from jobs.edit.cluster import check_pools
-from jobs.edit.devices import cluster_nodes, device_of, has_bfloat16
+from jobs.edit.devices import device_of, has_bfloat16
 from jobs.edit.memory_table import print_memory
 from jobs.edit.paths import check_stores, with_absolute_paths
 from jobs.edit.progress import duration
 from jobs.edit.ray_start import RayStart
+from jobs.edit.waves import SizedPlan, sized_plan
 from jobs.logs import is_json, tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.terminal import show, show_table
@@ -20,7 +21,7 @@ from pipeline.config.load import ConfigError
 from pipeline.models.families import family_named
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.sizing.costs import COSTS_FILE, Costs, counted_costs, estimated_edits, known_costs
-from pipeline.sizing.estimate import Estimate, estimate, is_sized, sized
+from pipeline.sizing.estimate import Estimate, is_sized
 from pipeline.sizing.part_memory import counted_edit_bytes
 from pipeline.sizing.pools import Node, PoolsDoNotFitError
 from pipeline.sizing.warnings import plan_warnings
@@ -50,14 +51,12 @@ def print_plan(config: Config, *, verbose: bool = False) -> int:
             tell("nothing is left to compute", to=sys.stdout)
             return 0
         ray_start.connected()
-        plan, expected = planned(plan, measure=True, keep=False)
-        print_memory(plan, expected, cluster_nodes())
+        sizes = planned(plan, measure=True, keep=False)
+        print_memory(sizes.plan, sizes.expected, sizes.nodes)
     return 0
 
 
-def planned(
-    plan: Plan, *, measure: bool, keep: bool, edits_per_byte: float = 0.0
-) -> tuple[Plan, Estimate]:
+def planned(plan: Plan, *, measure: bool, keep: bool, edits_per_byte: float = 0.0) -> SizedPlan:
     """Sizes a run, prints the estimate and its warnings. Needs a connected Ray.
 
     Args:
@@ -66,9 +65,6 @@ def planned(
         keep: write a new calibration into the output, for resumed runs.
         edits_per_byte: of the shards to do, as far as somebody has looked; 0: not known.
 
-    Returns:
-        The plan with resolved sizes, and the estimate.
-
     Raises:
         ConfigError: the pools do not fit.
     """
@@ -76,18 +72,15 @@ def planned(
     costs = _costs(plan, nodes, edits_per_byte, measure=measure, keep=keep)
     if not costs.edit_bytes:
         costs = replace(costs, edit_bytes=counted_edit_bytes(plan))
-    edits = estimated_edits(plan, costs)
     try:
-        largest = max(work.shard.size for work in plan.work)
-        expected = estimate(plan.config, plan.device, costs, nodes, edits, largest)
+        found = sized_plan(plan, costs, nodes, estimated_edits(plan, costs))
     except PoolsDoNotFitError as error:
         raise ConfigError(f"stages: {error}") from None
-    plan = replace(plan, config=sized(plan.config, expected))
-    _print(plan, expected, costs, nodes)
-    warnings = plan_warnings(expected, plan.config, plan.device, costs, nodes, len(plan.work))
-    for line in warnings:
+    config, expected = found.plan.config, found.expected
+    _print(found.plan, expected, costs, nodes)
+    for line in plan_warnings(expected, config, plan.device, costs, nodes, len(plan.work)):
         tell(f"warning: {line}", level="warning")
-    return plan, expected
+    return found
 
 
 def _costs(

@@ -76,8 +76,11 @@ class Run(Section):
         "publishes its shard. null: 200 MiB and four times a part, at most a tenth of "
         "the smallest node's memory.",
     )
-    shards_per_wave: Count = Field(
-        1024, description="Input shards in a wave. Actors are started anew for each wave."
+    shards_per_wave: Annotated[Count | Literal["auto"], count_or("auto")] = Field(
+        "auto",
+        description="Input shards in a wave. Actors are started anew for each wave, for the nodes "
+        "that are there then. `auto`: half an hour of work, or 50 times what an actor takes to "
+        "start if that is longer.",
     )
     grace_s: float = Field(
         120.0,

@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.config.config import Config
 from pipeline.config.method import Method
 from pipeline.config.stages import SCORE_STAGE
-from pipeline.plan.plan import Plan
+from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.run_files import Amount, Count, RunFileError, parse_record, sealed_json
 from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.storage.readers import in_threads
@@ -140,8 +140,18 @@ def estimated_edits(plan: Plan, costs: Costs) -> int | None:
     if costs.edits_per_byte <= 0 and any(work.max_edits is None for work in plan.work):
         return None
     part_size = plan.config.run.part_size
-    total = 0.0
-    for work in plan.work:
-        edits = work.shard.size * costs.edits_per_byte if work.max_edits is None else work.max_edits
-        total += max(0.0, edits - work.num_staged * part_size)
-    return round(total)
+    return round(sum(edits_of(work, costs.edits_per_byte, part_size) or 0.0 for work in plan.work))
+
+
+def edits_of(work: ShardWork, edits_per_byte: float, part_size: int) -> float | None:
+    """About how many edits of a shard are left to do; None if that is not known.
+
+    Args:
+        work: the shard.
+        edits_per_byte: of input tars; 0: not known.
+        part_size: ``run.part_size``.
+    """
+    if work.max_edits is None and edits_per_byte <= 0:
+        return None
+    edits = work.shard.size * edits_per_byte if work.max_edits is None else work.max_edits
+    return max(0.0, edits - work.num_staged * part_size)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 SLACK = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Node:
     """The resources of a machine for actors and tasks."""
 

@@ -9,11 +9,10 @@ from pipeline.sizing.costs import Costs
 from pipeline.sizing.estimate import BETTER, Estimate
 from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 from pipeline.sizing.pools import Node
+from pipeline.sizing.waves import STARTS_PER_WAVE
 
 # Ray Data lets all parts use half of the object store.
 STORE_SHARE = 0.5
-# A wave lasts at least this many times as long as an actor takes to start (DESIGN.md).
-STARTS_PER_WAVE = 50
 
 
 def plan_warnings(
@@ -121,14 +120,14 @@ def _about_time(expected: Estimate, config: Config, costs: Costs, num_shards: in
             f"run.part_timeout_s={limit:g}: the slowest stage takes about {part_s:.0f} s for a "
             "part, so a healthy worker may be killed; raise it"
         )
-    if expected.edits and num_shards > config.run.shards_per_wave:
-        share = config.run.shards_per_wave / num_shards
+    per_wave = config.run.shards_per_wave
+    if expected.edits and per_wave != "auto" and num_shards > per_wave:
+        share = per_wave / num_shards
         wave_s = expected.edits * share / expected.images_per_s
         if wave_s < STARTS_PER_WAVE * costs.load_s:
             lines.append(
-                f"a wave of run.shards_per_wave={config.run.shards_per_wave} shards takes about "
-                f"{wave_s:.0f} s, and every wave loads the models again ({costs.load_s:.0f} s): "
-                "raise run.shards_per_wave"
+                f"a wave of run.shards_per_wave={per_wave} shards takes about {wave_s:.0f} s, and "
+                f"every wave loads the models again ({costs.load_s:.0f} s): raise it, or use auto"
             )
     return lines
 

@@ -146,7 +146,7 @@ def test_a_worker_counts_as_hung_after_ten_times_the_time_of_a_part(
         (ONE, {}, GPU, EIGHT, 1, "5 GPUs of the cluster have no actor"),
         (None, {}, GPU, [replace(EIGHT[0], object_store_bytes=1e9)], 1, "parts in flight may take"),
         (None, {"part_timeout_s": 30}, GPU, EIGHT, 1, "part_timeout_s=30: the slowest stage takes"),
-        (None, {"shards_per_wave": 2}, GPU, EIGHT, 100, "a wave of run.shards_per_wave=2"),
+        (None, {"shards_per_wave": 2}, GPU, EIGHT, 100, "a wave of run.shards_per_wave=2 shards"),
     ],
 )
 def test_plan_warnings_name_settings_that_waste_time(

@@ -11,9 +11,10 @@ from unittest import mock
 import pytest
 
 from jobs.edit import driver as edit_module
-from jobs.edit import planner, ray_start
+from jobs.edit import planner, ray_start, waves
 from jobs.edit.calibrate import CalibrationError
 from jobs.edit.planner import planned
+from jobs.edit.waves import SizedPlan
 from jobs.logs import use_format
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
@@ -77,9 +78,9 @@ def test_a_run_that_is_hardly_longer_than_a_calibration_has_none(
     size = plan.work[0].shard.size
     for edits, calls in ((79, 0), (80, 1)):
         measured.clear()
-        _, expected = planned(plan, measure=False, keep=False, edits_per_byte=edits / size)
+        sizes = planned(plan, measure=False, keep=False, edits_per_byte=edits / size)
         assert len(measured) == calls, edits
-    assert expected.images_per_s == pytest.approx(2.0)
+    assert sizes.expected.images_per_s == pytest.approx(2.0)
     wanted = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 2})
     planned(wanted, measure=False, keep=False, edits_per_byte=3 / size)
     planned(plan, measure=True, keep=False, edits_per_byte=3 / size)
@@ -89,10 +90,10 @@ def test_a_run_that_is_hardly_longer_than_a_calibration_has_none(
 def test_auto_sizes_are_found_and_set_sizes_are_kept(measured: list[str], tmp_path: Path) -> None:
     """Two cores and 1 s per edit allow 2 edits/s, for which one decode actor is enough."""
     sections = {"stages": AUTO | {"mask": {"actors": 3}}, "run": {"layout": "pools"}}
-    plan, expected = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
-    assert plan.config.stages.mask.actors == 3
-    assert plan.config.stages.decode.actors == 1
-    assert expected.images_per_s == pytest.approx(2.0)
+    sizes = planned(plan_of(tmp_path, **sections), measure=False, keep=False)
+    stages = sizes.plan.config.stages
+    assert (stages.mask.actors, stages.decode.actors) == (3, 1)
+    assert sizes.expected.images_per_s == pytest.approx(2.0)
 
 
 def test_a_calibration_is_kept_for_resumed_runs(measured: list[str], tmp_path: Path) -> None:
@@ -149,9 +150,9 @@ def test_a_failed_calibration_falls_back_to_counted_costs(
         raise CalibrationError("OSError: no such model")
 
     monkeypatch.setattr(planner, "calibrate", fails)
-    plan, expected = planned(plan_of(tmp_path, stages=AUTO), measure=False, keep=True)
-    assert expected.images_per_s is None
-    assert plan.config.stages.decode.actors == 2  # 20, 40 and 80 evaluations on two cores
+    sizes = planned(plan_of(tmp_path, stages=AUTO), measure=False, keep=True)
+    assert sizes.expected.images_per_s is None
+    assert sizes.plan.config.stages.decode.actors == 2  # 20, 40 and 80 evaluations on two cores
     said = capsys.readouterr()
     assert "warning: the calibration failed: OSError: no such model" in said.err
     assert "network evaluations" in said.out
@@ -167,7 +168,7 @@ def test_embedded_guidance_counts_as_one_evaluation_a_step(
         counts.append(costs.seconds["decode"])
         return estimate(config, device, costs, *rest)
 
-    monkeypatch.setattr(planner, "estimate", counting)
+    monkeypatch.setattr(waves, "estimate", counting)
     plan = plan_of(tmp_path, plan={"calibrate": "never"})
     for family in ("stable-diffusion", "flux.1"):
         model = replace(plan.model, family=family)
@@ -194,9 +195,9 @@ def test_a_run_compares_its_rate_with_the_estimate(
     plan = plan_of(tmp_path, stages=AUTO, plan={"calibrate": 3}, run={"layout": "pools"})
     guards: list[float] = []
 
-    def compute(plan: Plan, silence_s: float, *, release: bool) -> tuple[mock.Mock, bool]:
-        guards.append(silence_s)
-        run_fake(plan)
+    def compute(sizes: SizedPlan, *, release: bool) -> tuple[mock.Mock, bool]:
+        guards.append(sizes.expected.silence_s)
+        run_fake(sizes.plan)
         progress = mock.Mock(images_per_s_after_start=1.5, compilations={})
         progress.counts.total.return_value = 3
         return progress, False

@@ -179,6 +179,26 @@ def test_a_run_survives_a_killed_node(
     assert killed >= 0.8 * len(seeds), "in too few runs the node was killed before the end"
 
 
+def test_the_next_wave_has_pools_for_a_node_that_joined(
+    nodes: Nodes, digests: Digests, tmp_path: Path
+) -> None:
+    """A pool of size auto has one actor while one node is there, and two in the wave after."""
+    expected = digests(nodes.plain())
+    nodes.set_pace(1.0)
+    (first,), output = nodes.resize(1), tmp_path / "out"
+    waves = ("run.shards_per_wave=1", "plan.calibrate=never", "stages.decode.actors=auto")
+    run = nodes.start(output, *waves)
+    assert wait_until(partial(has_staged, output, 1), run, "the first part")
+    (second,) = {*nodes.resize(2)} - {first}
+    nodes.set_pace(0.3)
+    joined = wait_until(partial(nodes.at_work, second), run, "work for the node that joined")
+    nodes.set_pace(0.0)
+    text = finished(run)
+    assert joined, f"the run ended before the second node had work: {text}"
+    assert "the cluster has 3 nodes now, 4 CPUs, 0 GPUs; actors from here on: fused 2" in text
+    assert digests(output) == expected
+
+
 def test_a_node_that_joins_during_a_run_gets_work(
     nodes: Nodes, digests: Digests, tmp_path: Path
 ) -> None:

@@ -12,15 +12,10 @@ from dataclasses import dataclass, field
 from pipeline.config.config import Config
 from pipeline.plan.summary import PlanOutcome
 from pipeline.sizing.costs import Costs
-from pipeline.sizing.part_memory import PARTS_IN_ACTOR, reserved_bytes
-from pipeline.sizing.pools import Node, Pool, PoolsDoNotFitError, best_sizes, rate_of
+from pipeline.sizing.layouts import allocations, chosen_layout
+from pipeline.sizing.pools import Node
 from pipeline.sizing.readers import num_readers, writer_bytes
 
-# One reader and one writer run next to the pools; each has this many CPUs (jobs/edit/graph.py).
-READ_WRITE_CPUS = 0.25
-# If the other layout is faster by this factor, run.layout=auto takes it (with fewer actors also at
-# the same rate); otherwise a warning names it.
-BETTER = 1.05
 # A worker counts as hung after this many times the measured time of a part, but not before
 # HANG_MIN_S (slow disks, busy neighbors) and at the latest after HANG_MAX_S.
 HANG_TIMES, HANG_MIN_S, HANG_MAX_S = 10.0, 600.0, 3600.0
@@ -90,38 +85,22 @@ def estimate(
     Raises:
         PoolsDoNotFitError: no allowed layout fits.
     """
-    layouts = ("pools", "fused")
-    found_pools = {name: _pools(config, device, costs, nodes, name) for name in layouts}
     writer = writer_bytes(config, costs, nodes, largest_shard)
-    found = {
-        name: _allocation(config, device, costs, nodes, found_pools[name], writer or 0)
-        for name in layouts
-    }
-    chosen = config.run.layout
-    if chosen == "auto":
-        chosen = "fused" if _is_fused_better(found["fused"], found["pools"]) else "pools"
-    sizes, rate = found[chosen]
-    if not sizes:
-        raise PoolsDoNotFitError(
-            f"run.layout={config.run.layout}: the smallest pools do not fit; memory that an actor "
-            f"reserves for {PARTS_IN_ACTOR} parts of run.part_size={config.run.part_size}: "
-            + ", ".join(f"{p.name} {p.memory_bytes / 1e9:.1f} GB" for p in found_pools[chosen])
-            + " (stages.*.memory_bytes)"
-        )
-    other = found[layouts[1 - layouts.index(chosen)]]
-    pools = found_pools[chosen]
-    busy = {p.name: min(1.0, p.seconds * rate / sizes[p.name]) for p in pools}
+    found = allocations(config, device, costs, nodes, writer or 0)
+    layout = chosen_layout(config, found)
+    pools, sizes, rate = found[layout].pools, found[layout].sizes, found[layout].rate
+    (other,) = (found[name] for name in found if name != layout)
     known = costs.source != "evaluations"
     wall_s = _wall_s(config, costs, rate, edits) if known and edits is not None else None
     devices = sum(node.gpus for node in nodes) if device == "cuda" else sum(sizes.values())
     hours = None if wall_s is None else wall_s * devices / 3600
     price = config.report.price_per_device_hour
     return Estimate(
-        layout=chosen,
+        layout=layout,
         sizes=sizes,
-        busy=busy,
+        busy={p.name: min(1.0, p.seconds * rate / sizes[p.name]) for p in pools},
         images_per_s=rate if known else None,
-        other_images_per_s=other[1] if known and other[0] else None,
+        other_images_per_s=other.rate if known and other.sizes else None,
         edits=edits,
         wall_s=wall_s,
         device_hours=hours,
@@ -154,75 +133,6 @@ def is_sized(config: Config) -> bool:
     if config.run.layout == "auto":
         return False
     return all(config.pool_stage(pool).actors != "auto" for pool in config.pools)
-
-
-def _pools(
-    config: Config, device: str, costs: Costs, nodes: Sequence[Node], layout: str
-) -> list[Pool]:
-    seconds = costs.stage_seconds(config)
-    pools = []
-    for name, stages in config.stages_by_pool(layout).items():
-        stage = config.pool_stage(name)
-        pools.append(
-            Pool(
-                name,
-                sum(seconds[stage_name] for stage_name in stages),
-                cpus=stage.cpus,
-                gpus=stage.gpus_per_actor(device),
-                memory_bytes=reserved_bytes(config, name, stages, costs, nodes),
-                actors=None if stage.actors == "auto" else stage.actors,
-                max_actors=stage.max_actors,
-            )
-        )
-    return pools
-
-
-def _allocation(
-    config: Config,
-    device: str,
-    costs: Costs,
-    nodes: Sequence[Node],
-    pools: list[Pool],
-    writer: int,
-) -> tuple[dict[str, int], float]:
-    """Sizes and rate of a layout's pools; no sizes if they do not fit.
-
-    Args:
-        writer: bytes that a task reserves which finishes parts.
-    """
-    others = [
-        Pool("read", 0.0, cpus=READ_WRITE_CPUS, actors=1),
-        Pool("finish", 0.0, cpus=READ_WRITE_CPUS, memory_bytes=writer, actors=1),
-    ]
-    cpu_s = _cpu_seconds(config, device, costs)
-    max_per_s = sum(node.cpus for node in nodes) / cpu_s if cpu_s > 0 else math.inf
-    try:
-        sizes = best_sizes(pools, nodes, others=others, max_per_s=max_per_s)
-    except PoolsDoNotFitError:
-        return {}, 0.0
-    return sizes, min(max_per_s, rate_of(pools, sizes))
-
-
-def _cpu_seconds(config: Config, device: str, costs: Costs) -> float:
-    """CPU seconds of one edit. The number of CPUs divided by this bounds the edits per second."""
-    steps = sum(costs.seconds.get(step, 0.0) for step in ("read", "prepare", "finish"))
-    if device != "cpu":
-        return steps
-    seconds = costs.stage_seconds(config)
-    return steps + sum(seconds.values()) * config.threads
-
-
-def _is_fused_better(
-    fused: tuple[dict[str, int], float], pools: tuple[dict[str, int], float]
-) -> bool:
-    """Whether layout fused is faster, or as fast with fewer actors, each of which loads a model.
-
-    Args:
-        fused, pools: sizes and rate of either layout; no sizes: it does not fit.
-    """
-    (fused_sizes, fused_rate), (pools_sizes, pools_rate) = fused, pools
-    fewer = sum(fused_sizes.values()) < sum(pools_sizes.values())
-    return fused_rate >= pools_rate * (1.0 if fewer else BETTER)
 
 
 def _wall_s(config: Config, costs: Costs, rate: float, edits: int) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.config.config import Config
 from pipeline.sizing.costs import Costs
-from pipeline.sizing.estimate import BETTER, Estimate
+from pipeline.sizing.estimate import Estimate
+from pipeline.sizing.layouts import BETTER
 from pipeline.sizing.part_memory import PARTS_IN_ACTOR
 from pipeline.sizing.pools import Node
 from pipeline.sizing.waves import STARTS_PER_WAVE

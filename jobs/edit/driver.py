@@ -11,6 +11,7 @@ from jobs.edit.devices import device_of, has_bfloat16
 from jobs.edit.driver_memory import release_memory
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.graph import configure_context, edit_dataset
+from jobs.edit.lost_nodes import LostNodes
 from jobs.edit.lost_parts import run_missing
 from jobs.edit.paths import check_stores, with_absolute_paths
 from jobs.edit.planner import planned
@@ -18,11 +19,12 @@ from jobs.edit.progress import RunProgress
 from jobs.edit.ray_start import RayStart
 from jobs.edit.report import report_run
 from jobs.edit.summary_tables import print_dry_run, print_summary
-from jobs.edit.waves import SizedPlan, waves
+from jobs.edit.waves import SizedPlan, Waves
 from jobs.edit.writable import before_the_start, check_writable
 from jobs.logs import tell, use_format
 from jobs.ray_environment import cluster_address
 from jobs.supervise.journal import Journal
+from jobs.supervise.main_thread import MainThread
 from jobs.supervise.shutdown import GracefulStop, StopFlag
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
@@ -183,14 +185,17 @@ def _compute(sizes: SizedPlan, *, release: bool) -> tuple[RunProgress, bool]:
     every_s = run.progress_every_s
     try:
         with (
-            JournalWatch(guard.journal),
+            MainThread() as main_thread,
+            JournalWatch(guard.journal, main_thread),
             RunProgress(plan.num_shards, len(plan.published), every_s, EditsLeft(plan)) as progress,
         ):
-            for sized, work in waves(sizes, progress):
-                if stop.requested:
-                    break
-                progress.follow(edit_dataset(sized, work, guard, flag))
+            waves = Waves(sizes, progress)
+            while not stop.requested and (wave := waves.next()):
+                with LostNodes(waves.sizes, progress, main_thread) as lost_nodes:
+                    progress.follow(edit_dataset(waves.sizes.plan, wave, guard, flag))
                 release_memory()
+                if lost_nodes.stuck:
+                    waves.repeat(wave)
             if not stop.requested:
                 run_missing(plan, progress, guard, flag)
             progress.compilations = journal.compilations()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jobs.edit.devices import cluster_nodes
@@ -44,25 +44,43 @@ def sized_plan(asked: Plan, costs: Costs, nodes: Sequence[Node], edits: int | No
     return SizedPlan(plan, asked, costs, nodes, expected)
 
 
-def waves(sizes: SizedPlan, progress: RunProgress) -> Iterator[tuple[Plan, list[ShardWork]]]:
-    """Each wave's plan and shards. The plan has the sizes of the pools in that wave.
+class Waves:
+    """The waves of a run, one after the other.
 
-    Args:
-        sizes: for the first wave.
-        progress: of the run; it tells the rate and how large shards are.
+    Attributes:
+        sizes: the plan with the pools of the wave that ``next`` returned.
     """
-    work = sizes.plan.work
-    while work:
+
+    def __init__(self, sizes: SizedPlan, progress: RunProgress) -> None:
+        """
+        Args:
+            sizes: for the first wave.
+            progress: of the run; it tells the rate and how large shards are.
+        """
+        self.sizes, self._progress = sizes, progress
+        self._left = sizes.plan.work
+        self._is_first = True
+
+    def next(self) -> list[ShardWork]:
+        """The shards of the next wave; none: all had their wave. ``sizes`` are for it."""
+        if self._left and not self._is_first:
+            edits = self._progress.left.estimate()
+            self.sizes = _told(self.sizes, resized(self.sizes, cluster_nodes(), edits))
+        self._is_first = False
         pace = Pace(
-            progress.images_per_s_after_start or sizes.expected.images_per_s,
-            progress.left.edits_per_byte or sizes.costs.edits_per_byte,
-            sizes.costs.load_s,
+            self._progress.images_per_s_after_start or self.sizes.expected.images_per_s,
+            self._progress.left.edits_per_byte or self.sizes.costs.edits_per_byte,
+            self.sizes.costs.load_s,
         )
-        wave = next_wave(work, sizes.asked.config, pace)
-        yield sizes.plan, wave
-        work = work[len(wave) :]
-        if work:
-            sizes = resized(sizes, cluster_nodes(), progress.left.estimate())
+        wave = next_wave(self._left, self.sizes.asked.config, pace)
+        self._left = self._left[len(wave) :]
+        return wave
+
+    def repeat(self, wave: list[ShardWork]) -> None:
+        """Puts what is not done of a wave in front of what is left. Lists the output."""
+        to_do = {item.shard.name: item for item in self.sizes.asked.still_to_do().work}
+        again = [to_do[item.shard.name] for item in wave if item.shard.name in to_do]
+        self._left = [*again, *self._left]
 
 
 def resized(before: SizedPlan, nodes: Sequence[Node], edits: float | None) -> SizedPlan:
@@ -75,14 +93,18 @@ def resized(before: SizedPlan, nodes: Sequence[Node], edits: float | None) -> Si
         return before
     left = None if edits is None else round(edits)
     try:
-        found = sized_plan(before.asked, before.costs, nodes, left)
+        return sized_plan(before.asked, before.costs, nodes, left)
     except PoolsDoNotFitError:
         return before
-    if found.expected.sizes != before.expected.sizes:
-        sizes = ", ".join(f"{pool} {size}" for pool, size in found.expected.sizes.items())
-        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+
+
+def _told(before: SizedPlan, now: SizedPlan) -> SizedPlan:
+    """The later plan; says what its pools are, if they are others."""
+    if now.expected.sizes != before.expected.sizes:
+        sizes = ", ".join(f"{pool} {size}" for pool, size in now.expected.sizes.items())
+        cpus, gpus = sum(node.cpus for node in now.nodes), sum(node.gpus for node in now.nodes)
         tell(
-            f"the cluster has {len(nodes)} nodes now, {cpus:g} CPUs, {gpus:g} GPUs; actors from "
-            f"here on: {sizes}"
+            f"the cluster has {len(now.nodes)} nodes now, {cpus:g} CPUs, {gpus:g} GPUs; actors "
+            f"from here on: {sizes}"
         )
-    return found
+    return now

@@ -7,17 +7,17 @@ times.
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 
 import ray
 
 from jobs.logs import tell
 from jobs.supervise.journal import Journal
+from jobs.supervise.main_thread import MainThread
 from jobs.supervise.watchdog import end_process
 from pipeline.process.outage import on_outage
 
@@ -55,14 +55,12 @@ class JournalWatch:
         CannotGoOnError: in the main thread, wherever it waits, once the journal has given up.
     """
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal, main_thread: MainThread) -> None:
+        self.journal, self.main_thread = journal, main_thread
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._poll, name="overpaint-journal", daemon=True)
-        self.reason: str | None = None
 
     def __enter__(self) -> JournalWatch:
-        self.before = signal.signal(signal.SIGUSR2, self._raise)
         on_outage(self.journal.outage)  # this process and its workers tell one outage once
         self.thread.start()
         return self
@@ -78,22 +76,17 @@ class JournalWatch:
         on_outage(None)
         if error is None or isinstance(error, Exception):  # not if the process has to exit now
             tell_reports(self.journal)
-        signal.signal(signal.SIGUSR2, self.before)
         if isinstance(error, ray.exceptions.RayError):  # Ray gave the actor up before the journal
             reason = self.journal.start_problem()
             if reason is not None:
                 raise CannotGoOnError(reason) from error
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        raise CannotGoOnError(self.reason)
-
     def _poll(self) -> None:
-        main = threading.main_thread().ident
         while not self.over.wait(POLL_S):
             tell_reports(self.journal)
-            self.reason = self.journal.given_up()
-            if self.reason is not None and not self.over.is_set() and main is not None:
-                signal.pthread_kill(main, signal.SIGUSR2)
+            reason = self.journal.given_up()
+            if reason is not None and not self.over.is_set():
+                self.main_thread.interrupt(CannotGoOnError(reason))
                 return
 
 

@@ -50,7 +50,8 @@ class Run(Section):
     cluster_wait_s: float = Field(
         600.0,
         ge=0.0,
-        description="Seconds to wait at the start for the nodes of a cluster to join.",
+        description="Seconds to wait for nodes: at the start for those of a cluster to join, later "
+        "for lost ones to come back where no part is done without them.",
     )
     num_nodes: int | None = Field(
         None,

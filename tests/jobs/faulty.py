@@ -152,20 +152,20 @@ def _key_of_computed(store: object, part: Part, *rest: str) -> str:
     return "" if lost else part.samples[0].key
 
 
-def _take_time() -> None:
-    """As long as the file ``seconds`` in the folder PACE says; notes there which raylet is above.
+def _take_time(stage: str) -> None:
+    """Notes the stage and the raylet above it in the folder PACE; sleeps as a file there says.
 
     The parent of a worker is the raylet of its node.
     """
     if folder := os.environ.get(PACE):
-        Path(folder, f"raylet-{os.getppid()}").touch()
-        time.sleep(float(Path(folder, "seconds").read_text()))
+        Path(folder, f"{stage}-{os.getppid()}").touch()
+        if (seconds := Path(folder, f"seconds-{stage}")).exists():
+            time.sleep(float(seconds.read_text()))
 
 
 def _stage(name: str, step: Callable[[Sample], None], part: Part) -> Part:
     part.device = "cpu"
-    if name == "decode":
-        _take_time()
+    _take_time(name)
     for sample in part.samples:
         if sample.pending:
             meet(sample.key, name)

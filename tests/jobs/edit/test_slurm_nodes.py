@@ -70,7 +70,7 @@ class Batch:
         assert self.number
 
     def set_pace(self, seconds: float) -> None:
-        (self.folder / "pace/seconds").write_text(str(seconds))
+        (self.folder / "pace/seconds-decode").write_text(str(seconds))
 
     def log(self) -> str:
         file = self.folder / "log"
@@ -78,7 +78,7 @@ class Batch:
 
     def raylets(self) -> int:
         """The number of nodes on which a part was computed."""
-        return len(list((self.folder / "pace").glob("raylet-*")))
+        return len(list((self.folder / "pace").glob("decode-*")))
 
     def says(self, *expected: str) -> bool:
         """Whether Slurm says all of this of the job."""

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from jobs.supervise import starts
+from jobs.supervise.main_thread import MainThread
 from jobs.supervise.outages import StoreOutages
 from jobs.supervise.starts import JournalWatch
 from jobs.supervise.watchdog import Guard
@@ -39,7 +40,7 @@ def test_the_driver_logs_outages_during_the_run(
     monkeypatch.setattr(starts, "POLL_S", 0.01)
     journal = LocalJournal()
     said = ""
-    with JournalWatch(journal):
+    with MainThread() as main_thread, JournalWatch(journal, main_thread):
         journal.outage("s3://b", "TimeoutError", 5.0)
         outage._listener("s3://b", "TimeoutError", 6.0)
         deadline = time.monotonic() + 10

@@ -10,6 +10,7 @@ import pytest
 
 from jobs.supervise import starts
 from jobs.supervise.failure_counts import CRASHED, StartFailures
+from jobs.supervise.main_thread import MainThread
 from jobs.supervise.starts import JournalWatch
 from tests.jobs.conftest import Job, Recovered
 from tests.jobs.edit.test_faults import OVERRIDES
@@ -61,7 +62,7 @@ def test_the_driver_logs_killed_workers_during_the_run(
     """Each is logged once; those after the last poll are logged at the end."""
     monkeypatch.setattr(starts, "POLL_S", 0.01)
     journal, place = LocalJournal(), ("a", 3)
-    with JournalWatch(journal) as watch:
+    with MainThread() as main_thread, JournalWatch(journal, main_thread) as watch:
         journal.timed_out(*place, "mask", 600.0)
         deadline = time.monotonic() + 10
         while not (told := capsys.readouterr().err) and time.monotonic() < deadline:

@@ -1,0 +1,115 @@
+"""A wave that has lost nodes and does nothing is ended. No Ray is started."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from jobs.edit import lost_nodes
+from jobs.edit.lost_nodes import LostNodes, patience_s
+from jobs.supervise.main_thread import MainThread
+from pipeline.sizing.pools import Node
+from tests.jobs.edit.test_waves import AUTO, SIX, TWO, sizes_of, unknown
+
+WAIT_S = 0.2
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wave is stuck after a fifth of a second."""
+    monkeypatch.setattr(lost_nodes, "patience_s", lambda sizes: WAIT_S)
+    monkeypatch.setattr(lost_nodes, "POLL_S", 0.02)
+
+
+def followed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: Any, last_part_at: Any, **sections: Any
+) -> bool:
+    """Whether a wave of a second, begun with two cores, is ended while these nodes are there."""
+    monkeypatch.setattr(lost_nodes, "cluster_nodes", nodes)
+    progress = unknown()
+    type(progress).last_part_at = mock.PropertyMock(side_effect=last_part_at)
+    sizes = sizes_of(folder, **({"stages": AUTO} | sections))
+    start = time.monotonic()
+    with MainThread() as main_thread, LostNodes(sizes, progress, main_thread) as watch:
+        time.sleep(1.0)
+    assert watch.stuck == (time.monotonic() - start < 1.0)
+    return watch.stuck
+
+
+def long_ago() -> float:
+    return 0.0
+
+
+def test_a_wave_without_parts_ends_once_other_pools_would_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The main thread is interrupted where it waits, and one line says why."""
+    assert followed(tmp_path, monkeypatch, lambda: SIX, long_ago)
+    assert capsys.readouterr().err.count("beginning anew with what is there") == 1
+
+
+def test_a_wave_whose_parts_come_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray has placed an actor of each pool; the next wave has pools for the nodes."""
+    assert not followed(tmp_path, monkeypatch, lambda: SIX, time.monotonic)
+
+
+def test_the_same_nodes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow part is the watchdog's matter."""
+    assert not followed(tmp_path, monkeypatch, lambda: TWO, long_ago)
+
+
+def test_pools_that_would_not_fit_wait_for_their_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning anew would help nothing; so it is with sizes that the config sets."""
+    assert not followed(tmp_path, monkeypatch, lambda: [Node(0.25)], long_ago)
+    fixed = {"decode": {"actors": 1}}
+    assert not followed(tmp_path, monkeypatch, lambda: SIX, long_ago, stages=fixed)
+
+
+def test_nodes_that_come_back_in_time_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost for a tenth of a second, twice: each time is counted anew."""
+
+    def looks() -> Iterator[list[Node]]:
+        while True:
+            yield from [SIX] * 5
+            yield TWO
+
+    found = looks()
+    assert not followed(tmp_path, monkeypatch, lambda: next(found), long_ago)
+
+
+def test_another_error_is_not_taken_for_a_stuck_wave(tmp_path: Path) -> None:
+    """It passes through."""
+    sizes = sizes_of(tmp_path, stages=AUTO)
+    with MainThread() as main_thread:
+        watch = LostNodes(sizes, unknown(), main_thread)
+        with pytest.raises(OSError, match="the store"), watch:
+            raise OSError("the store")
+    assert not watch.stuck
+
+
+@pytest.mark.parametrize(
+    ("run", "wait_s"),
+    [
+        ({}, 3600.0),  # nobody has measured a part, so one may take an hour
+        ({"part_timeout_s": 20}, 600.0),  # run.cluster_wait_s
+        ({"part_timeout_s": 20, "cluster_wait_s": 5}, 20.0),
+        ({"part_timeout_s": 20, "cluster_wait_s": 50}, 50.0),
+    ],
+)
+def test_patience_is_that_for_nodes_and_for_a_part(
+    run: dict[str, Any], wait_s: float, tmp_path: Path
+) -> None:
+    """Whichever is longer."""
+    sizes = sizes_of(tmp_path, run={"layout": "fused"} | run, plan={"calibrate": "never"})
+    unmeasured = mock.Mock(asked=sizes.asked)
+    unmeasured.expected.silence_s = 3600.0
+    assert patience_s(unmeasured) == wait_s

@@ -23,9 +23,10 @@ class MainThread:
             self._error = error
             signal.pthread_kill(main, signal.SIGUSR2)
 
-    def forget(self) -> None:
-        """Drops an error that was not raised yet."""
-        self._error = None
+    def forget(self, error: Exception) -> None:
+        """Drops this error, if it was not raised yet."""
+        if self._error is error:
+            self._error = None
 
     def __enter__(self) -> MainThread:
         self._before = signal.signal(signal.SIGUSR2, self._on_signal)
@@ -37,7 +38,7 @@ class MainThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.forget()
+        self._error = None
         signal.signal(signal.SIGUSR2, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from jobs.supervise.main_thread import MainThread
 from pipeline.sizing.pools import Node
 from tests.jobs.edit.test_waves import AUTO, SIX, TWO, sizes_of, unknown
 
-WAIT_S = 0.2
+WAIT_S, LASTS_S = 0.2, 0.6  # until a wave is stuck, and of a wave
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +31,15 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def followed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: Any, last_part_at: Any, **sections: Any
 ) -> bool:
-    """Whether a wave of a second, begun with two cores, is ended while these nodes are there."""
+    """Whether a wave, begun with two cores, is ended while these nodes are there."""
     monkeypatch.setattr(lost_nodes, "cluster_nodes", nodes)
     progress = unknown()
     type(progress).last_part_at = mock.PropertyMock(side_effect=last_part_at)
     sizes = sizes_of(folder, **({"stages": AUTO} | sections))
     start = time.monotonic()
     with MainThread() as main_thread, LostNodes(sizes, progress, main_thread) as watch:
-        time.sleep(1.0)
-    assert watch.stuck == (time.monotonic() - start < 1.0)
+        time.sleep(LASTS_S)
+    assert watch.stuck == (time.monotonic() - start < LASTS_S)
     return watch.stuck
 
 
@@ -84,6 +86,31 @@ def test_nodes_that_come_back_in_time_change_nothing(
 
     found = looks()
     assert not followed(tmp_path, monkeypatch, lambda: next(found), long_ago)
+
+
+def test_garbage_is_collected_while_no_part_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handle of an actor in a cycle of references is dropped, and Ray frees the actor's place."""
+    monkeypatch.setattr(lost_nodes, "COLLECT_S", 0.05)
+    monkeypatch.setattr(lost_nodes, "cluster_nodes", lambda: TWO)
+
+    class Handle:
+        pass
+
+    handle, progress = Handle(), unknown()
+    handle.itself = handle  # type: ignore[attr-defined]
+    dropped, progress.last_part_at = weakref.ref(handle), 0.0
+    gc.disable()
+    try:
+        with MainThread() as main_thread, LostNodes(sizes_of(tmp_path), progress, main_thread):
+            del handle
+            deadline = time.monotonic() + 10
+            while dropped() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 def test_another_error_is_not_taken_for_a_stuck_wave(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ class QwenImage(FlowFamily):
                     f"{key}={network[key]!r} of its network; allowed are text-to-image models "
                     f"without it"
                 )
+        listed = {len(vae[key]) for key in ("latents_mean", "latents_std") if vae.get(key)}
+        if listed - {vae.get("z_dim", 16)}:
+            raise UnsupportedModelError("latents_mean or latents_std of its VAE is not z_dim long")
         # this family's latents are normalised with both
         super().check(index, network, {**vae, "latents_mean": None, "latents_std": None})
 

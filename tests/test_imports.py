@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         *("records", "config", "process", "storage", "steps", "stages", "plan", "republish"),
     },
     "pipeline.editor": {
-        *("records", "config", "images", "steps", "plan", "execution", "torch"),
+        *("records", "config", "process", "images", "steps", "plan", "execution", "torch"),
     },
     "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
     "pipeline.mix": {"records", "config", "storage", "images", "steps", "plan", "republish"},
@@ -53,7 +53,17 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.supervise": {"jobs", "process", "ray"},
     "jobs.edit": {
         *("jobs", "jobs.supervise", "ray", "torch"),
-        *("records", "config", "storage", "steps", "plan", "models", "stages", "execution"),
+        *(
+            "records",
+            "config",
+            "process",
+            "storage",
+            "steps",
+            "plan",
+            "models",
+            "stages",
+            "execution",
+        ),
         *("sizing", "republish", "report"),
     },
 }

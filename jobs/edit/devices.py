@@ -10,6 +10,7 @@ import ray
 from jobs.ray_environment import cluster_address
 from pipeline.config.config import Config
 from pipeline.models.precision import WITHOUT_BFLOAT16
+from pipeline.process.allocator import use_expandable_segments
 from pipeline.sizing.pools import Node
 
 
@@ -40,6 +41,7 @@ def device_of(config: Config) -> str:
         return "cuda" if any(node.gpus > 0 for node in cluster_nodes()) else "cpu"
     if not _has_cuda_driver():
         return "cpu"
+    use_expandable_segments()  # before torch is imported: some commands compute in this process
     import torch  # takes seconds to import
 
     return "cuda" if torch.cuda.is_available() else "cpu"

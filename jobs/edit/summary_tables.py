@@ -18,6 +18,9 @@ MAX_NAMES = 20
 MAX_REASONS = 10
 
 
+PLAN_SAYS = "overpaint plan counts the memory of an actor, and measures images/s, hours and cost"
+
+
 def print_dry_run(plan: Plan) -> None:
     """Prints the resolved config, the fingerprint, the shards to do and done, and the pools."""
     if is_json():
@@ -46,6 +49,7 @@ def print_dry_run(plan: Plan) -> None:
         ]
         rows.append(row)
     show_table(("pool", "actors", "CPUs", "GPUs", "threads", "micro-batch"), rows, title="actors")
+    show(PLAN_SAYS)
 
 
 def _dry_run_tree(plan: Plan) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Condition:
         guidance: (N,) float32, the scale, for families whose network takes it as an input.
         kept_norm: guidance scales its velocity to this norm of the text's own velocity; None: it
             scales nothing.
+        lengths: (N,) int64 in main memory, how many tokens are a text's, from the first on; for
+            families whose network is called with the lengths, which the host would wait for.
     """
 
     tokens: Tensor
@@ -35,15 +37,19 @@ class Condition:
     mask: Tensor | None = None
     guidance: Tensor | None = None
     kept_norm: Norm | None = None
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
+        """These rows: a slice, or their numbers in main memory."""
+        there = rows if isinstance(rows, slice) else _sent(rows, self.tokens.device)
         pooled, mask, guidance = (
-            None if one is None else one[rows] for one in (self.pooled, self.mask, self.guidance)
+            None if one is None else one[there] for one in (self.pooled, self.mask, self.guidance)
         )
-        return Condition(self.tokens[rows], pooled, mask, guidance, self.kept_norm)
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return Condition(self.tokens[there], pooled, mask, guidance, self.kept_norm, lengths)
 
     @classmethod
     def cat(cls, conditions: Sequence[Condition]) -> Condition:
@@ -51,6 +57,7 @@ class Condition:
         pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
         guidance = [c.guidance for c in conditions if c.guidance is not None]
         length = max(condition.tokens.shape[1] for condition in conditions)
+        lengths = [c.lengths for c in conditions if c.lengths is not None]
         masked = any(
             condition.mask is not None or condition.tokens.shape[1] < length
             for condition in conditions
@@ -61,19 +68,25 @@ class Condition:
             torch.cat([_padded(c.seen(), length) for c in conditions]) if masked else None,
             torch.cat(guidance) if guidance else None,
             conditions[0].kept_norm,
+            torch.cat(lengths) if masked and len(lengths) == len(conditions) else None,
         )
 
     @classmethod
     def of_rows(cls, texts: Sequence[Tensor]) -> Condition:
         """A row for each text, (L, D) each; their lengths may differ."""
         seen = torch.ones(1, 1, dtype=torch.bool, device=texts[0].device)
-        return cls.cat([cls(text[None], mask=seen.expand(1, len(text))) for text in texts])
+        rows = [
+            cls(text[None], mask=seen.expand(1, len(text)), lengths=torch.tensor([len(text)]))
+            for text in texts
+        ]
+        return cls.cat(rows)
 
     def rows(self) -> list[Tensor]:
         """(L, D) of each row without its padding, for networks that take texts one by one."""
-        if self.mask is None:
+        if self.lengths is None:
             return list(self.tokens)
-        return [tokens[mask] for tokens, mask in zip(self.tokens, self.mask, strict=True)]
+        lengths = self.lengths.tolist()
+        return [tokens[:length] for tokens, length in zip(self.tokens, lengths, strict=True)]
 
     def seen(self) -> Tensor:
         """(N, L) bool: the mask, or all true without one."""
@@ -98,6 +111,13 @@ class Condition:
         else:  # written there: a copy would make the host wait
             scales = torch.full((), scale, dtype=torch.float32, device=device)
         return replace(self, guidance=scales.expand(len(self)))
+
+
+def _sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Numbers in main memory on a device, without a wait."""
+    if device.type != "cuda":
+        return rows.to(device)
+    return rows.pin_memory().to(device, non_blocking=True)
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:
@@ -130,7 +150,7 @@ class Repeated(Condition):
         return len(self.tokens) * self.times
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
-        sources = torch.arange(len(self), device=self.tokens.device)[rows] // self.times
+        sources = torch.arange(len(self))[rows] // self.times
         return Condition(**_own(self))[sources]
 
 

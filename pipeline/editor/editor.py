@@ -17,6 +17,7 @@ from pipeline.config.load import load_tree, parse_config
 from pipeline.editor.result import EditResult
 from pipeline.execution.operators import Operator, compute_part, flow_of
 from pipeline.plan.plan import plan_in_memory
+from pipeline.process.allocator import use_expandable_segments
 from pipeline.records.part import Part
 from pipeline.records.rows import rows_of
 from pipeline.steps.cut_parts import plan_parts
@@ -206,6 +207,7 @@ def _config(name: str | Path, overrides: list[str]) -> Config:
 def _device(config: Config) -> str:
     if config.model.device != "auto":
         return config.model.device
+    use_expandable_segments()  # before torch is imported
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -58,6 +58,7 @@ def count_memory(info: ModelInfo, model: Model) -> CountedMemory:
     grid = info.latent_channels, height // info.latent_scale, width // info.latent_scale
     folder, network_class = family.network
     network = _empty(getattr(diffusers, network_class), info.folder / folder, dtype)
+    family.prepare(network)
     text = load_text(
         info, lambda kind, name: _empty(kind, info.folder / name, dtype), MicroBatch(2)
     )

@@ -174,6 +174,9 @@ class Family:
         """
         raise NotImplementedError
 
+    def prepare(self, network: Any) -> None:
+        """Changes a network, on its device, so that no call of it lets the host wait; no bits."""
+
     def latent_range(self, vae: Any) -> tuple[Any, Any]:
         """(shift, scale) of a loaded VAE: the network's latents are (x - shift) * scale."""
         config = vae.config

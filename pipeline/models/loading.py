@@ -155,6 +155,7 @@ def load_model(
     )
     with set_tf32(model.tf32):  # the empty text may be embedded
         network, text = _network_and_text(info, load, micro_batch, texts)
+    family.prepare(network)
     if family.is_convolutional:
         network.to(memory_format=memory_format_for(device, dtype, compiled=compiled))
     compile_network(network, model)

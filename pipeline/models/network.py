@@ -12,6 +12,7 @@ from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
 from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.transfer import upload
 
 # Of alpha: float32 keeps the velocity in eps to 2^-24 / alpha.
 FLOAT64_BELOW = 2.0**-6
@@ -116,9 +117,10 @@ def in_micro_batches(denoiser: Denoiser, micro_batch: MicroBatch) -> Denoiser:
             padded = micro_batch.padded(num_rows)
             if padded == num_rows:
                 return denoiser(latent[rows], level, condition[rows])
-            filled = torch.arange(rows.start, rows.start + padded, device=latent.device)
+            filled = torch.arange(rows.start, rows.start + padded)
             filled = filled.clamp(max=rows.stop - 1)  # padding repeats the last row
-            return denoiser(latent[filled], level, condition[filled])[:num_rows]
+            latents = latent[upload(filled, latent.device)]
+            return denoiser(latents, level, condition[filled])[:num_rows]
 
         return torch.cat(micro_batch.map(call_rows, len(latent)))
 

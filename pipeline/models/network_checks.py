@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.models.model_files import ModelFiles
 
 WHOLE, POSITIVE, LIST = "a whole number of 1 or more", "a number above 0", "a list of numbers"
 FLAGS = "a list of true and false"
+NUMBER, DEVIATIONS = "a number", "a list of numbers above 0"
 SHIFT = "a number from 0 to 20"  # its exponential is a factor, for any image's size
 KINDS = {  # what the values must be that are read here and have no check of their own
     "block_out_channels": LIST,
@@ -30,8 +32,15 @@ KINDS = {  # what the values must be that are read here and have no check of the
     "max_image_seq_len": WHOLE,
     "steps_offset": "a whole number",
 }
+OF_VAE = {"scaling_factor": POSITIVE}
 OF_NETWORK = {"patch_size": WHOLE, "axes_lens": LIST}  # a VAE's may have two sides, and is not read
-OR_NULL = {"pos_embed_max_size": WHOLE, "trained_betas": LIST}
+OR_NULL = {
+    "pos_embed_max_size": WHOLE,
+    "trained_betas": LIST,
+    "shift_factor": NUMBER,
+    "latents_mean": LIST,
+    "latents_std": DEVIATIONS,
+}
 
 
 def check_kinds(files: ModelFiles, name: str, *, is_vae: bool = False) -> Mapping[str, Any]:
@@ -42,7 +51,7 @@ def check_kinds(files: ModelFiles, name: str, *, is_vae: bool = False) -> Mappin
     """
     config = files.json(name)
     nullable = {key: kind for key, kind in OR_NULL.items() if config.get(key) is not None}
-    for key, kind in (KINDS | nullable | ({} if is_vae else OF_NETWORK)).items():
+    for key, kind in (KINDS | nullable | (OF_VAE if is_vae else OF_NETWORK)).items():
         if key in config and not _is_of(kind, config[key]):
             raise files.error(f"{name}: {key}={config[key]!r}; allowed is {kind}")
     return config
@@ -51,10 +60,12 @@ def check_kinds(files: ModelFiles, name: str, *, is_vae: bool = False) -> Mappin
 def _is_of(kind: str, value: Any) -> bool:
     if kind == LIST:
         return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+    if kind == DEVIATIONS:
+        return _is_of(LIST, value) and all(one > 0 for one in value)
     if kind == FLAGS:
         return isinstance(value, list) and all(isinstance(one, bool) for one in value)
-    if not _is_number(value) or value < 0:
-        return False
+    if kind == NUMBER or not _is_number(value) or value < 0:
+        return kind == NUMBER and _is_number(value)
     if kind == SHIFT:
         return bool(value <= 20)
     if kind == POSITIVE:
@@ -63,7 +74,8 @@ def _is_of(kind: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def check_classes(wanted: Mapping[str, Mapping[str, Any]]) -> None:

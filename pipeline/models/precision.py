@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from pipeline.process.allocator import use_expandable_segments
+
 CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # either multiplies bfloat16 in hardware
 # Ray's names of NVIDIA's GPUs before Ampere, which have no bfloat16 units.
 WITHOUT_BFLOAT16 = frozenset({"V100", "P100", "T4", "P4", "K80"})
@@ -36,6 +38,7 @@ def computes_bfloat16(device: str) -> bool:
     bfloat16 in float32 and convert, which is slower than float32.
     """
     if device == "cuda":
+        use_expandable_segments()  # before torch is imported: this process may load networks next
         import torch  # takes a second to import
 
         if not torch.cuda.is_available():

@@ -100,8 +100,7 @@ class TextEncoder:
             self.micro_batch.map(lambda rows: self._encoded(items[rows]), len(items))
         )
         row_of = {ids: row for row, ids in enumerate(distinct)}
-        rows = upload(torch.tensor([row_of[ids] for ids in all_ids]), condition.tokens.device)
-        return condition[rows]
+        return condition[torch.tensor([row_of[ids] for ids in all_ids])]
 
     def _encoded(self, texts: list[tuple[TokenIds, str]]) -> Condition:
         """Calls each encoder once, with texts whose token ids are known."""
@@ -161,9 +160,7 @@ class EmptyText(TextEncoder):
     def encode(self, texts: Sequence[str]) -> Condition:
         for text in texts:
             self.token_ids(text)
-        return self.condition[
-            torch.zeros(len(texts), dtype=torch.long, device=self.condition.tokens.device)
-        ]
+        return self.condition[torch.zeros(len(texts), dtype=torch.long)]
 
     def token_ids(self, text: str) -> TokenIds:
         """

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # Buffers that older versions of transformers stored and newer ones compute.
 BENIGN = ("position_ids",)
 MAX_NAMES = 5
+NUMBER = re.compile(r"\d+")  # of a layer
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +26,8 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
     """A network of diffusers or transformers from a folder: safetensors only, no remote code.
 
     Both libraries fill tensors that the weights lack with random numbers and only log it. Here
-    that is an error. Tensors of the file that the network does not have are logged.
+    that is an error. Tensors of the file that the network does not have are logged, unless they
+    are of further layers like its own.
 
     Args:
         kind: the class.
@@ -31,7 +36,8 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
         options: for ``from_pretrained``.
 
     Raises:
-        WeightsError: a tensor is missing or has another shape; the message names it.
+        WeightsError: a tensor is missing, has another shape, holds a value that is not finite or
+            is of a layer too many; the message names it.
     """
     network, report = kind.from_pretrained(
         folder,
@@ -57,12 +63,34 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
             f"{key}: {len(wrong)} tensors in {folder} have another shape than its config says: "
             f"{some_of(wrong, '; ')}"
         )
+    broken = _not_finite(network)
+    if broken:
+        raise WeightsError(
+            f"{key}: {len(broken)} tensors in {folder} have values that are not finite "
+            f"({some_of(broken)}); every edit would fail"
+        )
     unused = _named(report["unexpected_keys"])
+    kinds = {NUMBER.sub("N", name) for name, _ in network.named_parameters()}
+    layers = [name for name in unused if NUMBER.sub("N", name) in kinds]
+    if layers:
+        raise WeightsError(
+            f"{key}: the weights in {folder} have {len(layers)} tensors of layers that its config "
+            f"leaves out ({some_of(layers)}): they are of another network"
+        )
     if unused:
         logger.info(
             "%s: %d tensors in %s are not used: %s", key, len(unused), folder, some_of(unused)
         )
     return network
+
+
+def _not_finite(network: Any) -> list[str]:
+    """Parameters with NaN or infinity among their values; one pass, which makes no copy."""
+    named = [(name, one) for name, one in network.named_parameters() if one.numel()]
+    with torch.no_grad():
+        ends = [torch.stack([*one.aminmax()]).float() for _, one in named]
+        is_finite = torch.stack(ends).isfinite().all(1).tolist() if ends else []
+    return [name for (name, _), finite in zip(named, is_finite, strict=True) if not finite]
 
 
 def _named(names: Iterable[str]) -> list[str]:

@@ -63,7 +63,7 @@ class DecodeStage:
         texts = [*(edit.edit_text or "" for _, edit in pairs), self.method.negative_text]
         conditions = self.model.text.encode(texts)
         for (num_steps, *_), indices in sorted(groups.items()):
-            rows = upload(torch.tensor(indices), self.model.device)
+            rows = torch.tensor(indices)
             text, negative = conditions[rows], conditions[torch.full_like(rows, len(pairs))]
             self._decode(shard, num_steps, [pairs[index] for index in indices], text, negative)
 

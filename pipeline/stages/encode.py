@@ -50,7 +50,7 @@ class EncodeStage:
     def _inverted(self, samples: list[Sample], levels: list[Level], empty: Condition) -> Tensor:
         """(N, K + 1, C, h, w): the latents encoded with the empty text, without guidance."""
         device = self.model.device
-        rows = torch.zeros(len(samples), dtype=torch.long, device=device)
+        rows = torch.zeros(len(samples), dtype=torch.long)
         reuse = self.method.reuse if self.method.reuse.encode else Reuse()
         denoiser = self.model.denoiser_from(levels[0], reuse)
         denoise = Counted(conditioned(denoiser, empty[rows]))

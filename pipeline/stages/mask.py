@@ -153,7 +153,7 @@ class MaskStage:
             groups[height, width].append(row)
         eps: dict[int, Tensor] = {}
         for grid, rows in sorted(groups.items()):
-            text = condition[upload(torch.tensor(rows), self.model.device)]
+            text = condition[torch.tensor(rows)]
             schedule, by_level = self.model.schedule.for_grid(*grid), []
             for number, share in enumerate(self.method.mask.noise_level):
                 latents = torch.stack([noisy[row][number] for row in rows])

@@ -31,6 +31,7 @@ def test_dry_run_shows_the_plan_and_computes_nothing(
     assert "done:         0 shards" in text
     for pool in ("mask", "encode", "decode"):
         assert pool in text
+    assert "overpaint plan counts the memory of an actor" in text
     assert not (tmp_path / "out").exists()
 
 

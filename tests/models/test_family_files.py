@@ -21,7 +21,7 @@ from pipeline.models.families import all_families, family_named
 from pipeline.models.loading import LatentDiffusion, load_model
 from pipeline.models.probe import probe_model
 
-MOST_LINES = 120
+MOST_LINES = 135
 TEXTS = [
     "a dog",
     "",
@@ -84,7 +84,7 @@ def _refused(folder: Path, pipeline_class: str) -> str:
 
 
 def test_files_are_short_and_say_different_things() -> None:
-    """No file is longer than 120 lines; names and pipeline classes occur once."""
+    """No file is longer than 135 lines; names and pipeline classes occur once."""
     paths = sorted(Path(families.__path__[0]).glob("*.py"))
     assert len(paths) == len(all_families()) + 1
     assert max(len(path.read_text().splitlines()) for path in paths) <= MOST_LINES

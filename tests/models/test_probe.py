@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,10 @@ def test_values_of_another_kind_are_no_tracebacks(
         ("scheduler/scheduler_config.json", "steps_offset", 0.5, "a whole number"),
         ("scheduler/scheduler_config.json", "max_shift", 21, "a number from 0 to 20"),
         ("vae/config.json", "temperal_downsample", True, "a list of true and false"),
+        ("vae/config.json", "scaling_factor", 0, "a number above 0"),
+        ("vae/config.json", "scaling_factor", float("inf"), "a number above 0"),
+        ("vae/config.json", "shift_factor", float("nan"), "a number"),
+        ("vae/config.json", "latents_std", [1.0, 0.0], "a list of numbers above 0"),
     ],
 )
 def test_a_value_of_another_kind_is_named(
@@ -183,7 +188,9 @@ def test_a_value_of_another_kind_is_named(
 ) -> None:
     """File, key, value and what is allowed, instead of a traceback."""
     edit_json(folder / file, **{key: value})
-    with pytest.raises(ValueError, match=f"{file}: {key}={value!r}; allowed is {allowed}$"):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{file}: {key}={value!r}; allowed is {allowed}") + "$"
+    ):
         probe(folder)
 
 

@@ -131,6 +131,12 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
         check_suits(info, make_config(name="imagic"))
     with pytest.raises(ValueError, match=r"model\.size=36: .*multiples of 8"):
         probe_model(Model(path=str(folder), size=36))
+    of_vae = folder / "vae/config.json"
+    stored = of_vae.read_text()
+    of_vae.write_text(json.dumps(json.loads(stored) | {"latents_std": [1.0] * 15}))
+    with pytest.raises(ValueError, match="latents_std of its VAE is not z_dim long"):
+        probe_model(Model(path=str(folder), size=SIDE))
+    of_vae.write_text(stored)
     config = folder / "transformer/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"use_layer3d_rope": True}))
     with pytest.raises(ValueError, match="use_layer3d_rope=True of its network; allowed are text"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,12 +49,37 @@ def load(folder: Path) -> None:
     load_model(Model(path=str(folder)), "cpu", Stage())
 
 
-@pytest.mark.parametrize("change", [drop, rename, reshape])
+def not_a_number(tensors: dict[str, Tensor]) -> str:
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[-1] = torch.nan
+    return name
+
+
+def infinite(tensors: dict[str, Tensor]) -> str:
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[0] = -torch.inf
+    return name
+
+
+def more_layers(tensors: dict[str, Tensor]) -> str:
+    name = next(name for name in sorted(tensors) if re.search(r"\.0\.", name))
+    further = name.replace(".0.", ".77.", 1)
+    tensors[further] = tensors[name].clone()
+    return further
+
+
+CHANGES = [drop, rename, reshape, not_a_number, infinite, more_layers]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_tensor_that_does_not_fit_ends_the_load_by_name(
     folder: Path, component: str, change: Change
 ) -> None:
-    """Missing, under another name, or of another shape: the message has model, folder and name."""
+    """Missing, renamed, of another shape, not finite, or of a layer that the config leaves out.
+
+    The message has model, folder and name.
+    """
     name = changed(folder, component, change)
     with pytest.raises(ValueError, match=r"model\.path=") as error:
         load(folder)

@@ -44,6 +44,15 @@ class Chroma(FlowFamily):
         )
         return Condition(tokens.float(), mask=mask.bool())
 
+    def prepare(self, network: Any) -> None:
+        """The zeros that its guidance is an embedding of are written on its device."""
+        import torch
+
+        def on_the_device(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (torch.zeros(len(inputs[0]), device=network.device),)
+
+        network.time_text_embed.guidance_proj.register_forward_pre_hook(on_the_device)
+
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:

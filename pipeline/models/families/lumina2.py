@@ -81,11 +81,26 @@ class Lumina2(FlowFamily):
         tokens, mask = pipeline._get_gemma_prompt_embeds(
             [instructed(None, text) for text in texts], device, MAX_TOKENS
         )
-        return Condition(tokens.float(), mask=mask.bool(), kept_norm=row_norm)
+        return Condition(
+            tokens.float(), mask=mask.bool(), kept_norm=row_norm, lengths=mask.sum(dim=1).cpu()
+        )
+
+    def prepare(self, network: Any) -> None:
+        """Tables of positions go to its device once, and lengths come from main memory."""
+        positions = network.rope_embedder
+        positions.freqs_cis = [table.to(network.device) for table in positions.freqs_cis]
+        positions.register_forward_pre_hook(
+            lambda module, inputs: (inputs[0], module.seen_in_main_memory)
+        )
 
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:
+        import torch
+
+        assert condition.lengths is not None, "this family's texts have lengths"
+        places = torch.arange(condition.tokens.shape[1])
+        network.rope_embedder.seen_in_main_memory = places < condition.lengths[:, None]
         towards_image: Tensor = network(
             latent,
             timestep=1.0 - timestep.float().expand(len(latent)) / 1000.0,

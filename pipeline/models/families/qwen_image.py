@@ -70,6 +70,9 @@ class QwenImage(FlowFamily):
                     f"{key}={network[key]!r} of its network; allowed are text-to-image models "
                     f"without it"
                 )
+        listed = {len(vae[key]) for key in ("latents_mean", "latents_std") if vae.get(key)}
+        if listed - {vae.get("z_dim", 16)}:
+            raise UnsupportedModelError("latents_mean or latents_std of its VAE is not z_dim long")
         # this family's latents are normalised with both
         super().check(index, network, {**vae, "latents_mean": None, "latents_std": None})
 
@@ -87,6 +90,15 @@ class QwenImage(FlowFamily):
         ]
         return replace(Condition.of_rows(rows), kept_norm=patch_norm)
 
+    def prepare(self, network: Any) -> None:
+        """Its blocks take the mask as it is: the network would ask for the texts' lengths first."""
+
+        def with_mask(block: Any, inputs: tuple[Any, ...], named: Json) -> tuple[Any, Json]:
+            return inputs, named | named["joint_attention_kwargs"] | {"joint_attention_kwargs": {}}
+
+        for block in network.transformer_blocks:
+            block.register_forward_pre_hook(with_mask, with_kwargs=True)
+
     def ask(
         self, network: Any, latent: Tensor, timestep: Tensor, condition: Condition, scale: int
     ) -> Tensor:
@@ -94,7 +106,7 @@ class QwenImage(FlowFamily):
         velocity = network(
             packed(latent),
             encoder_hidden_states=condition.tokens,
-            encoder_hidden_states_mask=condition.mask,
+            attention_kwargs={"encoder_hidden_states_mask": condition.mask},
             timestep=timestep.float().expand(rows) / 1000.0,
             img_shapes=[[(1, height // 2, width // 2)]] * rows,
             return_dict=False,

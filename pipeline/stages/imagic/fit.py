@@ -154,7 +154,7 @@ class ImagicFitStage:
         device, settings = self.model.device, self.settings
         clean = upload_stacked([sample.latent for sample, _ in pairs], device)
         clean_rows = clean.repeat_interleave(settings.draws, dim=0)
-        rows = torch.arange(len(pairs), device=device).repeat_interleave(settings.draws)
+        rows = torch.arange(len(pairs)).repeat_interleave(settings.draws)
         schedule = self.model.schedule.for_grid(*pairs[0][0].grid)
         shape = (settings.draws, *clean.shape[1:])
         draws = [

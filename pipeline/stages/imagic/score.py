@@ -88,7 +88,7 @@ class TextAgreement:
                 clean[rows],
                 noise[rows],
                 RowLevels.of(levels[rows], device),
-                text[torch.zeros(len(levels[rows]), dtype=torch.long, device=device)],
+                text[torch.zeros(len(levels[rows]), dtype=torch.long)],
                 self.model.info.prediction_type,
             )
 

@@ -80,19 +80,28 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
         options: of the command.
         run: imports what is slow to import, so that a signal then is an interruption too.
     """
+
+    def resumable() -> int:
+        from jobs.supervise.starts import CannotGoOnError
+
+        try:
+            return run()
+        except (OSError, CannotGoOnError) as error:
+            if options.verbose:
+                show(traceback.format_exc(), to=sys.stderr, lines=True)
+            tell(f"overpaint: {error}; run the same command to resume", level="error")
+            return exit_codes.INCOMPLETE
+
+    return _stoppable(resumable)
+
+
+def _stoppable(run: Callable[[], int]) -> int:
+    """Returns the exit code of what goes on when it runs again; a signal interrupts it."""
     from jobs.supervise.interrupts import Interrupted, interruptible
 
     try:
         with interruptible():
-            from jobs.supervise.starts import CannotGoOnError
-
-            try:
-                return run()
-            except (OSError, CannotGoOnError) as error:
-                if options.verbose:
-                    show(traceback.format_exc(), to=sys.stderr, lines=True)
-                tell(f"overpaint: {error}; run the same command to resume", level="error")
-                return exit_codes.INCOMPLETE
+            return run()
     except Interrupted:
         return exit_codes.INTERRUPTED
 
@@ -131,45 +140,50 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _refilter(options: argparse.Namespace) -> int:
-    from jobs.commands.refilter import refilter_output
+    def run() -> int:
+        from jobs.commands.refilter import refilter_output
 
-    return refilter_output(
-        options.output,
-        options.storage_option,
-        given=[*({"preset": name} for name in options.preset), *options.set],
-        dropped=options.drop,
-        clear=options.clear,
-        dry_run=options.dry_run,
-    )
+        return refilter_output(
+            options.output,
+            options.storage_option,
+            given=[*({"preset": name} for name in options.preset), *options.set],
+            dropped=options.drop,
+            clear=options.clear,
+            dry_run=options.dry_run,
+        )
+
+    return _stoppable(run)
 
 
 def _mix(options: argparse.Namespace) -> int:
-    from jobs.commands.mix import mix_outputs
+    def run() -> int:
+        from jobs.commands.mix import mix_outputs
 
-    return mix_outputs(
-        options.output, options.edited, options.config, options.overrides, dry_run=options.dry_run
-    )
+        return mix_outputs(
+            options.output,
+            options.edited,
+            options.config,
+            options.overrides,
+            dry_run=options.dry_run,
+            pairs=options.command == "pairs",
+        )
 
-
-def _pairs(options: argparse.Namespace) -> int:
-    from jobs.commands.mix import mix_outputs
-
-    return mix_outputs(
-        options.output,
-        options.edited,
-        options.config,
-        options.overrides,
-        dry_run=options.dry_run,
-        pairs=True,
-    )
+    return _stoppable(run)
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from jobs.commands.pack import pack_sources
+    def run() -> int:
+        from jobs.commands.pack import pack_sources
 
-    return pack_sources(
-        options.output, options.sources, options.config, options.overrides, dry_run=options.dry_run
-    )
+        return pack_sources(
+            options.output,
+            options.sources,
+            options.config,
+            options.overrides,
+            dry_run=options.dry_run,
+        )
+
+    return _stoppable(run)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -240,7 +254,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "refilter": _refilter,
     "mix": _mix,
-    "pairs": _pairs,
+    "pairs": _mix,
     "pack": _pack,
     "evaluate": _evaluate,
     "benchmark": _benchmark,

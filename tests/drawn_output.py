@@ -55,7 +55,8 @@ def make_output(
         num_edits: total number of rows.
         shard_edits: rows per shard.
         size: side of the images in pixels.
-        change: called with every staged row before it is published.
+        change: called with every staged row before it is published. It may give the row "_files"
+            by suffix, which its sample gets.
         sections: of the config.
     """
     config = make_config(f"{folder}/in/*.tar", **{"output": {"format": "jpg"}} | sections)
@@ -120,11 +121,14 @@ def _finish(row: dict[str, Any], number: int, size: int, drawn: np.random.Genera
     mask = Image.new("L", (size, size))
     ImageDraw.Draw(mask).ellipse(disc, fill=255)
     encoded = encode(np.asarray(after), "jpg", quality=90)
+    known = ("key", "edit_index", "caption", "edit_text", "source_width", "source_height")
+    record = {name: row[name] for name in known} | {"width": size, "height": size}
+    provenance = json.dumps(record | {"image_sha256": hashlib.sha256(encoded).hexdigest()})
     members = {
         "jpg": encoded,
         "mask.png": encode(np.asarray(mask)),
         "txt": row["edit_text"].encode(),
-        "json": b"{}",
+        "json": provenance.encode(),
     }
     row |= {
         "output_key": output_key(row["key"], row["edit_index"]),
@@ -170,6 +174,7 @@ def _publish(
         sample["edit.txt"] += row["edit_text"] + "\n"
         if change is not None:
             change(row)
+        sample |= row.pop("_files", {})
         del row["_before"]
     write_shard(folder / f"in/{shard}.tar", samples.values())
     part = Part(shard, 0, 1, hosts=["here"], device="cpu", seconds=SECONDS)

@@ -51,7 +51,7 @@ def connect(config: Config, verbose: bool) -> None:
     # monitor ended; log_to_driver does not stop it.
     ray._private.worker._worker_logs_enabled = verbose
     try:
-        with _own_sigterm():
+        with _own_signals():
             ray.init(
                 address=address or "local",  # with None, Ray joins a cluster on this machine
                 job_config=job,
@@ -73,11 +73,13 @@ def connect(config: Config, verbose: bool) -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
+def _own_signals() -> Iterator[None]:
     """Keeps the handler of SIGTERM while Ray starts or connects, which may take a minute.
 
-    Ray's own would end the process with exit code 15.
+    Ray's own would end the process with exit code 15. And Ray's processes inherit that SIGHUP is
+    blocked: a terminal that closes sends it to all of them, and they are to finish their parts.
     """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     on_sigterm = signal.getsignal(signal.SIGTERM)
     set_by_ray = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
@@ -85,6 +87,7 @@ def _own_sigterm() -> Iterator[None]:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = set_by_ray
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Also below Python. Another thread than the main one may not, and there Ray does neither.
         if threading.current_thread() is threading.main_thread() and callable(on_sigterm):
             signal.signal(signal.SIGTERM, on_sigterm)

@@ -1,16 +1,17 @@
-"""SIGTERM and Ctrl-C: take no more parts, finish those in flight, exit with code 75."""
+"""SIGTERM, Ctrl-C, SIGHUP: take no more parts, finish those in flight, exit with code 75."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import ray
 
 from jobs import exit_codes
 from jobs.logs import tell
-from jobs.supervise.interrupts import restore
+from jobs.supervise.interrupts import restore, stop_signals
 from jobs.supervise.journal import Journal
 
 
@@ -41,11 +42,9 @@ class GracefulStop:
         self.flag = flag
         self.grace_s = grace_s
         # Make this after ray.init, which installs its own handler that exits immediately.
-        handlers = {
-            signal.SIGTERM: self._on_signal,
-            signal.SIGINT: self._on_signal,
-            signal.SIGALRM: self._on_grace_over,
-        }
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]
+        handlers = dict.fromkeys(stop_signals(), self._on_signal)
+        handlers[signal.SIGALRM] = self._on_grace_over
         self._before = {number: signal.signal(number, to) for number, to in handlers.items()}
 
     def release(self) -> None:
@@ -54,6 +53,8 @@ class GracefulStop:
         restore(self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGHUP:
+            return  # the shell and the kernel send one each, and nobody is there to press twice
         if self.requested:
             sys.exit(exit_codes.INTERRUPTED)
         self.requested = True

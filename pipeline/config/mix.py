@@ -71,7 +71,7 @@ class Mix(Section):
     label_member: str = Field("cls", description="Suffix of the file that holds the class.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice and of the order.")
     workers: Count = Field(
-        4, description="Shards that are mixed at once, each in memory. Changes no byte."
+        4, description="Shards that are mixed at once, each on scratch disk. Changes no byte."
     )
 
     @field_validator("splits")

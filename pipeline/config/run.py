@@ -86,7 +86,7 @@ class Run(Section):
     grace_s: float = Field(
         120.0,
         ge=0.0,
-        description="Seconds that parts in flight have to finish after SIGTERM or Ctrl-C.",
+        description="Seconds that parts in flight have to finish after SIGTERM, Ctrl-C or SIGHUP.",
     )
     progress_every_s: float = Field(
         10.0,

@@ -22,7 +22,8 @@ from pipeline.scores.background import background_scores
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_samples
+from pipeline.storage.content import Span
 from pipeline.storage.layout import REJECTED, parquet_name, tar_name
 from pipeline.storage.shards import expand_shards
 from pipeline.storage.store import Store
@@ -95,7 +96,8 @@ def measure(config: Config, sizes: Sizes, judges: Sequence[Judge] = ()) -> list[
     output = Store(config.output.path, config.output.storage_options)
     measured: list[Measured] = []
     for shard in expand_shards(config.input.shards, config.input.storage_options):
-        samples = read_shard(shard.open(config.input.storage_options)[0], config.input).samples
+        data, _ = shard.open(config.input.storage_options)
+        samples = read_shard(data, config.input, ranges=True).samples
         measured += _measure_shard(output, shard.name, samples, config, sizes, judges)
     return measured
 
@@ -110,7 +112,7 @@ def _measure_shard(
 ) -> list[Measured]:
     try:
         rows = pq.read_table(io.BytesIO(output.get(parquet_name(shard)))).to_pylist()
-        members = dict(read_members(output.get(tar_name(shard)))[0])
+        members = find_samples(output.open(tar_name(shard)))
     except FileNotFoundError as error:
         raise BenchmarkError(f"shard {shard} is not published in {output.url}") from error
     except pa.ArrowException as error:
@@ -120,7 +122,7 @@ def _measure_shard(
         ) from error
     rejected = f"{REJECTED}{tar_name(shard)}"
     if any(row["status"] == Status.REJECTED for row in rows) and output.exists(rejected):
-        members |= dict(read_members(output.get(rejected))[0])
+        members |= find_samples(output.open(rejected))
     by_key = {sample.key: sample for sample in samples}
     scored = {
         column for column in FIGURES_OF_COLUMN if any(row.get(column) is not None for row in rows)
@@ -141,6 +143,8 @@ def _measure_shard(
         if is_unchanged:  # the distance of an image to itself
             row |= dict.fromkeys(scored & DISTANCES, 0.0)
         result.figures = _figures(row, before, after, truth, mask)
+        if not judges:  # then no shard's images are held
+            continue
         seen = Seen(facts, row["edit_text"] or "", before, after, truth, is_unchanged, result.group)
         with_image.append((result, seen))
     for judge in judges if with_image else ():
@@ -156,26 +160,27 @@ def _prepared(
     """The image and the annotated region, prepared to the model's size."""
     sample.encoded_mask = sample.extras.get(TRUTH)
     prepare(Part("", 0, 1, [sample]), Preparation.of(config, sizes))
-    truth = sample.supplied_mask
-    return sample.image, None if truth is None else truth >= 128
+    image, truth = sample.image, sample.supplied_mask
+    sample.image = sample.supplied_mask = None  # the shard's samples live on
+    return image, None if truth is None else truth >= 128
 
 
 def _after(
-    row: dict[str, Any], members: dict[str, bytes], before: Image | None
+    row: dict[str, Any], members: dict[str, dict[str, Span]], before: Image | None
 ) -> tuple[Image | None, NDArray[np.bool_] | None]:
     """The edited image and the method's mask; for an unchanged edit the input and an empty mask."""
     if before is None or row["status"] == Status.FAILED:
         return None, None
     if row["status"] == Status.UNCHANGED:
         return before, np.zeros(before.shape[:2], np.bool_)
-    key = output_key(row["key"], row["edit_index"])
-    files = [data for name in ("png", "webp", "jpg") if (data := members.get(f"{key}.{name}"))]
-    mask = members.get(f"{key}.mask.png")
+    own = members.get(output_key(row["key"], row["edit_index"]), {})
+    files = [data for name in ("png", "webp", "jpg") if (data := own.get(name))]
+    mask = own.get("mask.png")
     if not files or mask is None:
         return None, None
     limit = before.shape[0] * before.shape[1]
-    decoded, _ = decode_image(files[0], max_pixels=limit, suffixes=("png", "webp", "jpg"))
-    return np.asarray(decoded), np.asarray(decode_mask(mask, max_pixels=limit)) >= 128
+    decoded, _ = decode_image(bytes(files[0]), max_pixels=limit, suffixes=("png", "webp", "jpg"))
+    return np.asarray(decoded), np.asarray(decode_mask(bytes(mask), max_pixels=limit)) >= 128
 
 
 def _figures(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,17 +12,20 @@ from pipeline.mix.marker import MixedShard, MixedSplit
 from pipeline.mix.pairs import pair_row
 from pipeline.mix.plan import MixPlan
 from pipeline.mix.samples import MixedSample
-from pipeline.mix.tables import MIXED, PAIRS, mixed_row, num_rows, table_bytes
+from pipeline.mix.tables import MIXED, PAIRS, mixed_row, num_rows, spooled_table
 from pipeline.mix.totals import totals
 from pipeline.mix.trees import TREES, Page, tree_objects
 from pipeline.records.part import Sample
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_members
+from pipeline.storage.content import Content, Span, sha256_of
 from pipeline.storage.layout import tar_name
 from pipeline.storage.retry import StorageError
+from pipeline.storage.scratch import Spool
 from pipeline.storage.store import Store
 from pipeline.storage.tar_write import SampleTar
 
-Objects = dict[str, bytes]  # by name, in the order in which they are written
+Object = bytes | Span | Spool
+Objects = Mapping[str, Object]  # by name, in the order in which they are written
 
 
 def objects_of(
@@ -50,19 +52,29 @@ def objects_of(
     if form in TREES:
         return tree_objects(form, split, shard, samples, mix.label_member)
     if form == "parquet":
-        rows = [mixed_row(sample, mix.label_member) for sample in samples]
-        return {f"{split}/{shard}.parquet": table_bytes(rows, MIXED)}
+        rows = (mixed_row(sample, mix.label_member) for sample in samples)
+        return {f"{split}/{shard}.parquet": spooled_table(rows, MIXED)}
     if form == "pairs":
         configs = plan.run_configs
-        rows = [
+        rows = (
             pair_row(edit, originals[edit.record["key"]], configs[edit.record["output"]])
             for edit in samples
-        ]
-        return {f"{split}/{shard}.parquet": table_bytes(rows, PAIRS)}
+        )
+        return {f"{split}/{shard}.parquet": spooled_table(rows, PAIRS)}
     tar = SampleTar()
     for sample in samples:
         tar.add(sample.key, sample.members)
-    return {f"{split}/{tar_name(shard)}": tar.getvalue()}
+    return {f"{split}/{tar_name(shard)}": tar.finished()}
+
+
+def put(output: Store, name: str, data: Object) -> tuple[int, str]:
+    """Writes an object; returns its size and sha256."""
+    if isinstance(data, Spool):
+        output.put_spooled(name, data)
+        return data.size, data.sha256
+    content = bytes(data)
+    output.put(name, content)
+    return len(content), sha256_of(content)
 
 
 def wrong_objects(output: Store, mixed: MixedShard, *, count: bool = False) -> Iterator[str]:
@@ -142,17 +154,17 @@ def data_files(form: str, split: str) -> str | None:
     return patterns.get(form)
 
 
-def _contents(output: Store, name: str, data: bytes) -> tuple[int | None, list[str]]:
+def _contents(output: Store, name: str, data: Content) -> tuple[int | None, list[str]]:
     """The number of samples in a marked object, None if unknown, and what is wrong in it."""
     kind = PurePosixPath(name).suffix
-    if kind == ".tar":
-        members, problem = read_members(data)
-        keys = {name.partition(".")[0] for name, _ in members}
-        return len(keys), [f"{name} is {problem}"] if problem else []
     try:
+        if kind == ".tar":
+            members, problem = find_members(data)
+            keys = {name.partition(".")[0] for name, _ in members}
+            return len(keys), [f"{name} is {problem}"] if problem else []
         if kind == ".parquet":
             return num_rows(data), []
-        page = Page.from_bytes(data)
+        page = Page.from_bytes(data[:])
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         return None, [f"{name} cannot be read: {type(error).__name__}"]
     lines = [
@@ -165,14 +177,14 @@ def _contents(output: Store, name: str, data: bytes) -> tuple[int | None, list[s
 
 def _read(
     output: Store, name: str, size: int, sha256: str | None, by: str
-) -> tuple[bytes, str | None]:
+) -> tuple[Content, str | None]:
     """An object, empty if it cannot be read, and how it differs from what is said of it, if so."""
     try:
-        data = output.get(name)
+        data = output.open(name)
+        if len(data) != size:
+            return data, f"{name} has {len(data)} bytes, {by} says {size}"
+        if sha256_of(data) != sha256:
+            return data, f"{name} does not have the sha256 in {by}"
     except (FileNotFoundError, StorageError, ValueError) as error:
         return b"", f"{name} cannot be read: {type(error).__name__}"
-    if len(data) != size:
-        return data, f"{name} has {len(data)} bytes, {by} says {size}"
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return data, f"{name} does not have the sha256 in {by}"
     return data, None

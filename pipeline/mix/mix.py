@@ -25,7 +25,8 @@ def run_mix(
     Shards that an earlier call has written are read and compared with their markers; a shard whose
     marker or tar is damaged or missing is written anew.
 
-    Memory holds ``mix.workers`` shards at a time, and a few numbers for each other shard.
+    Of ``mix.workers`` shards at a time memory holds the JSON files, and scratch disk what is
+    written; of each other shard a few numbers.
 
     Args:
         plan: from ``make_mix_plan``.

@@ -17,6 +17,7 @@ from pipeline.mix.tables import SCORES, as_image
 from pipeline.plan.run_folder import CONFIG_FILE
 from pipeline.records.part import Edit, Part, Sample
 from pipeline.steps.prepare import Preparation, prepare
+from pipeline.storage.content import Span
 
 
 def pair_row(edit: MixedSample, original: Sample, config: Config | None) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def pair_row(edit: MixedSample, original: Sample, config: Config | None) -> dict
     }
 
 
-def before(edit: MixedSample, original: Sample, config: Config | None) -> tuple[bytes, str]:
+def before(edit: MixedSample, original: Sample, config: Config | None) -> tuple[bytes | Span, str]:
     """The image before the edit, pixel for pixel beside the one after it: its file and suffix.
 
     An edit at the original's size has the original's file as it is. Else the original is cropped,

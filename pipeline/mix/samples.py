@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from pipeline.mix.plan import MixPlan
 from pipeline.mix.survey import AcceptedEdit, MixError, Survey, boxes_in
 from pipeline.records.part import Sample
 from pipeline.steps.output_keys import IMAGE_SUFFIXES, output_key, output_suffix
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_samples
+from pipeline.storage.content import Span, sha256_of
 from pipeline.storage.layout import tar_name
 from pipeline.storage.store import Store
 
-Members = dict[str, bytes]
+Members = dict[str, bytes | Span]  # files by suffix; a range of a tar is read when it is written
 Chosen = dict[str, list[AcceptedEdit]]  # by split
 
 
@@ -30,7 +30,7 @@ class MixedSample:
         split: the split that it is in.
         key: unique in its shard.
         suffix: of the image among ``members``.
-        members: files by suffix, as they stand in a tar of the mix.
+        members: as they stand in a tar of the mix.
         record: what ``key.json`` says of it under "mix".
         provenance: the rest of ``key.json``: of an edit, how it was made.
         size: width and height of the image in pixels, after EXIF rotation.
@@ -47,17 +47,17 @@ class MixedSample:
     boxes: dict[str, Any] | None
 
     @property
-    def image(self) -> bytes:
+    def image(self) -> bytes | Span:
         return self.members[self.suffix]
 
     @property
     def text(self) -> str:
-        return self.members.get("txt", b"").decode("utf-8", "replace")
+        return bytes(self.members.get("txt", b"")).decode("utf-8", "replace")
 
     def label(self, member: str) -> str | None:
         """Its class, as the file of that suffix says."""
         data = self.members.get(member)
-        return None if data is None else data.decode("utf-8", "replace").strip()
+        return None if data is None else bytes(data).decode("utf-8", "replace").strip()
 
 
 def original_samples(
@@ -120,7 +120,7 @@ def edited_samples(
                 members[label_member] = str(edit.label).encode()
             elif label_member in members and plan.mix.format != "pairs":
                 mixed.class_of_source += 1
-            provenance = json.loads(members["json"])
+            provenance = json.loads(bytes(members["json"]))
             record = _record(survey, edit.id.key, split, details)
             members["json"] = as_json(provenance | {"mix": record})
             size = (provenance["width"], provenance["height"])
@@ -149,7 +149,7 @@ def _original_members(sample: Sample, record: dict[str, Any]) -> Members:
     """Image, caption and JSON, and the members that are passed through to edits."""
     assert sample.suffix is not None
     assert sample.encoded is not None
-    members = {sample.suffix: sample.encoded, "json": as_json(record)}
+    members: Members = {sample.suffix: sample.encoded, "json": as_json(record)}
     if sample.caption is not None:
         members["txt"] = sample.caption.encode()
     reserved = {sample.suffix, *IMAGE_SUFFIXES, "json", "txt"}
@@ -162,15 +162,12 @@ def _read_samples(
     """The members of the wanted output keys, in the tar's order."""
     if not wanted:
         return
-    data = store.get(tar_name(survey.name))
-    if hashlib.sha256(data).hexdigest() != survey.markers[number].tar_sha256:
+    data = store.open(tar_name(survey.name))
+    if sha256_of(data) != survey.markers[number].tar_sha256:
         raise MixError(f"{store.url}: {tar_name(survey.name)} does not match its marker")
-    samples: dict[str, Members] = {}
-    for name, content in read_members(data)[0]:
-        key, _, suffix = name.partition(".")
+    for key, members in find_samples(data).items():
         if key in wanted:
-            samples.setdefault(key, {})[suffix] = content
-    yield from list(samples.items())
+            yield key, dict(members)
 
 
 def _record(survey: Survey, key: str, split: str, details: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pipeline.steps.boxes import boxes_of
 from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.read import read_originals
 from pipeline.steps.texts import SampleError
+from pipeline.storage.content import Span
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
 
@@ -111,7 +112,7 @@ def survey_shard(
 
 
 def originals_of(shard: InputShard, mix: Mix) -> list[Sample]:
-    """The samples of an input shard that have an image and a caption.
+    """The samples of an input shard that have an image and a caption; see ``read_originals``.
 
     Raises:
         OSError: it cannot be read, or is another object than the listed one.
@@ -120,13 +121,13 @@ def originals_of(shard: InputShard, mix: Mix) -> list[Sample]:
 
 
 def boxes_in(
-    members: Mapping[str, bytes], suffix: str, size: tuple[int, int]
+    members: Mapping[str, bytes | Span], suffix: str, size: tuple[int, int]
 ) -> dict[str, Any] | None:
     """The boxes of a sample in pixels of its image; None if it has none that can be used."""
     if suffix not in members:
         return None
     try:
-        return boxes_of(members[suffix], size)
+        return boxes_of(bytes(members[suffix]), size)
     except SampleError:
         return None
 

@@ -5,9 +5,9 @@ The schema's metadata ``huggingface`` names the features, as ``datasets`` itself
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 
 from pipeline.mix.samples import MixedSample
 from pipeline.records.rows import ROW_SCHEMA, SCORE
+from pipeline.storage.content import Content, Span
+from pipeline.storage.formats import file_of
+from pipeline.storage.scratch import Spool
 
 ROW_GROUP_ROWS = 100  # rows with images; a viewer reads a whole group
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
@@ -78,18 +81,19 @@ def mixed_row(sample: MixedSample, label_member: str) -> dict[str, Any]:
     }
 
 
-def as_image(data: bytes, path: str) -> dict[str, Any]:
-    return {"bytes": data, "path": path}
+def as_image(data: bytes | Span, path: str) -> dict[str, Any]:
+    return {"bytes": bytes(data), "path": path}
 
 
-def table_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
-    """A Parquet file; equal rows give equal bytes."""
+def spooled_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Spool:
+    """A Parquet file; equal rows give equal bytes. One row group is in memory at a time."""
     info = {"info": {"features": features_of(schema)}}
     schema = schema.with_metadata({"huggingface": json.dumps(info)})
-    sink = io.BytesIO()
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS)
-    return sink.getvalue()
+    spool, waiting = Spool(), iter(rows)
+    with pq.ParquetWriter(spool.sink(), schema) as writer:
+        while group := list(islice(waiting, ROW_GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return spool
 
 
 def features_of(schema: pa.Schema) -> dict[str, Any]:
@@ -97,9 +101,9 @@ def features_of(schema: pa.Schema) -> dict[str, Any]:
     return {item.name: _feature(item.type) for item in schema}
 
 
-def num_rows(data: bytes) -> int:
+def num_rows(data: Content) -> int:
     """Raises OSError or pa.ArrowException for what is no Parquet file."""
-    return pq.ParquetFile(io.BytesIO(data)).metadata.num_rows
+    return pq.ParquetFile(file_of(data)).metadata.num_rows
 
 
 def _feature(kind: pa.DataType) -> Any:

@@ -13,7 +13,6 @@ files of the whole mix (``totals.py``) say of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from urllib.parse import quote
 
 from pipeline.mix.samples import MixedSample
 from pipeline.mix.survey import MixError
+from pipeline.storage.content import Span, sha256_of
 
 TREES = ("imagefolder", "coco", "yolo")
 PAGES = "_mix/pages/"
@@ -54,13 +54,13 @@ def page_name(split: str, shard: str) -> str:
 
 def tree_objects(
     form: str, split: str, shard: str, samples: Sequence[MixedSample], label_member: str
-) -> dict[str, bytes]:
+) -> dict[str, bytes | Span]:
     """The files of a shard in a split, and their page as the last.
 
     Raises:
         MixError: a class is no name of a folder, or a category none of YOLO's.
     """
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | Span] = {}
     entries = []
     for sample in samples:
         label = sample.label(label_member)
@@ -83,7 +83,7 @@ def tree_objects(
                 "mix": sample.record,
             }
         )
-    listed = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()]
+    listed = [(name, len(data), sha256_of(bytes(data))) for name, data in files.items()]
     return files | {page_name(split, shard): Page(listed, entries).to_bytes()}
 
 

@@ -14,14 +14,13 @@ markers, and ``manifest.json`` at the end.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 
 from pipeline.mix.choose import choose_edits, unit_hash
-from pipeline.mix.formats import objects_of, wrong_objects
+from pipeline.mix.formats import objects_of, put, wrong_objects
 from pipeline.mix.marker import (
     PLAN_FILE,
     MixedShard,
@@ -57,9 +56,9 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
         MixError: the input or an output has changed since the plan was made.
     """
     name, output = planned.shard.name, plan.output
-    written, wrong = _written(output, planned)
-    if written is not None and not wrong:
-        return written, []
+    found, wrong = _written(output, planned)
+    if found is not None and not wrong:
+        return found, []
     originals = cache(partial(originals_of, planned.shard, plan.mix))  # read once
     survey = survey_shard(plan.edited, name, plan.mix, originals)
     if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
@@ -77,15 +76,14 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
         if not of_split:
             continue
         objects = objects_of(plan, split, name, of_split, by_key)
-        for path, data in objects.items():
-            output.put(path, data)
-        path, data = objects.popitem()
+        written = [(path, *put(output, path, data)) for path, data in objects.items()]
+        path, size, sha256 = written.pop()
         mixed.splits[split] = replace(
             mixed.splits[split],
             tar=path,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes_listed=sum(map(len, objects.values())),
+            bytes=size,
+            sha256=sha256,
+            bytes_listed=sum(size for _, size, _ in written),
         )
     output.put(marker_name(name), sealed_json(mixed.tree()))
     return mixed, wrong

@@ -14,7 +14,9 @@ from pipeline.plan.plan import Plan
 from pipeline.records.part import Status
 from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_parts
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_samples
+from pipeline.storage.content import Span
+from pipeline.storage.layout import tar_name
 from pipeline.storage.shards import expand_shards
 
 NUM_EDITS = 16  # at most
@@ -67,11 +69,11 @@ def _choose(plan: Plan) -> dict[str, list[dict[str, Any]]]:
 def _entries(plan: Plan, shard: str, rows: list[dict[str, Any]]) -> list[_Entry]:
     """The tiles of the chosen rows of one shard."""
     before = _before(plan, shard, {row["key"] for row in rows})
-    members = _members(plan.output.get(f"{shard}.tar"), {row["output_key"] for row in rows})
+    members = find_samples(plan.output.open(tar_name(shard)))
     suffix = plan.config.output.format
     entries = []
     for row in rows:
-        own = members[row["output_key"]]
+        own = members.get(row["output_key"], {})
         tiles = [before.get(row["key"])]
         tiles += [_image(own.get(name)) for name in ("difference.png", "mask.png", suffix)]
         entries.append(_Entry(row["caption"], row["edit_text"], tiles))
@@ -93,18 +95,8 @@ def _before(plan: Plan, shard: str, keys: set[str]) -> dict[str, Image.Image]:
     return images
 
 
-def _members(tar: bytes, output_keys: set[str]) -> dict[str, dict[str, bytes]]:
-    """The members of some output keys of a published tar, by suffix."""
-    members: dict[str, dict[str, bytes]] = {key: {} for key in output_keys}
-    for name, data in read_members(tar)[0]:
-        key, _, suffix = name.partition(".")
-        if key in members:
-            members[key][suffix] = data
-    return members
-
-
-def _image(data: bytes | None) -> Image.Image | None:
-    return None if data is None else Image.open(io.BytesIO(data)).convert("RGB")
+def _image(data: Span | None) -> Image.Image | None:
+    return None if data is None else Image.open(io.BytesIO(bytes(data))).convert("RGB")
 
 
 def _draw(entries: list[_Entry]) -> bytes:

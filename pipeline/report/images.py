@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +21,13 @@ from pipeline.records.part import Part, Sample, Status
 from pipeline.steps.output_keys import output_key
 from pipeline.steps.prepare import Preparation, prepare
 from pipeline.steps.read import read_shard
+from pipeline.storage.archive import find_samples
+from pipeline.storage.content import Span
 from pipeline.storage.layout import REJECTED, tar_name
 from pipeline.storage.readers import in_threads
 from pipeline.storage.retry import StorageError
 from pipeline.storage.shards import InputShard
 from pipeline.storage.store import Store
-from pipeline.storage.tar_walk import Entry, walk
 
 WEBP_QUALITY = 80
 WEBP_METHOD = 2  # 0 (fast) to 6 (small files)
@@ -81,9 +81,9 @@ class PixelRoom:
 class ShardImages:
     """Reads the images of a shard's rows from its tar, its tar of rejected edits and its input.
 
-    Memory is bounded by one shard, whose tars are held one after the other, and by
-    ``PIXELS_AT_ONCE``. Time is bounded as in the run: images of more pixels or scans than allowed
-    are not decoded, and neither are those with which a worker hung or died.
+    Memory is bounded by ``PIXELS_AT_ONCE`` and the files of an image for each thread. Time is
+    bounded as in the run: images of more pixels or scans than allowed are not decoded, and neither
+    are those with which a worker hung or died.
     """
 
     def __init__(
@@ -116,17 +116,18 @@ class ShardImages:
             small.before = before.get(row["key"])
             own = members.get(output_key(row["key"], row["edit_index"]), {})
             after = next((own[suffix] for suffix in suffixes if suffix in own), None)
+            mask = own.get("mask.png")
             with self.room.taken((row["width"] or 0) * (row["height"] or 0)):
-                small.after = None if after is None else _small_file(after, self.side)
-                small.mask = None if "mask.png" not in own else _overlay(own["mask.png"])
+                small.after = None if after is None else _small_file(bytes(after), self.side)
+                small.mask = None if mask is None else _overlay(bytes(mask))
 
         for _ in in_threads(fill, rows, threads=THREADS):
             pass
         return images
 
-    def _members(self, shard: str, rows: list[Row]) -> dict[str, dict[str, bytes]]:
-        """The members of the rows' output keys, by suffix."""
-        members: dict[str, dict[str, bytes]] = {}
+    def _members(self, shard: str, rows: list[Row]) -> dict[str, dict[str, Span]]:
+        """The members of the rows' output keys, by suffix, as ranges of their tars."""
+        members: dict[str, dict[str, Span]] = {}
         for status, name in (
             (Status.EDITED, tar_name(shard)),
             (Status.REJECTED, f"{REJECTED}{tar_name(shard)}"),
@@ -140,12 +141,8 @@ class ShardImages:
                 data = self.output.open(name)
             except (FileNotFoundError, StorageError):
                 continue  # for example because rejected images are not kept
-            for entry in walk(data):  # copies only what is shown
-                if not isinstance(entry, Entry) or entry.kind != tarfile.REGTYPE:
-                    continue
-                key, _, suffix = entry.name.partition(".")
-                if key in keys and suffix in (*OUTPUT_SUFFIXES, "mask.png"):
-                    members.setdefault(key, {})[suffix] = data[entry.start : entry.end]
+            found = find_samples(data)
+            members |= {key: found[key] for key in keys & found.keys()}
         return members
 
     def _before(self, shard: str, rows: list[Row]) -> dict[str, bytes]:
@@ -169,7 +166,7 @@ class ShardImages:
             return {}
         samples = [
             sample
-            for sample in read_shard(data, self.config.input).samples
+            for sample in read_shard(data, self.config.input, ranges=True).samples
             if sample.key in wanted
             and sample.encoded is not None
             and sample.source_sha256 == wanted[sample.key]["source_sha256"]
@@ -203,7 +200,9 @@ class ShardImages:
         assert sample.encoded is not None
         try:
             decoded, _ = decode_image(
-                sample.encoded, max_pixels=config.input.max_pixels, suffixes=config.input.image
+                bytes(sample.encoded),  # it is a range of the shard
+                max_pixels=config.input.max_pixels,
+                suffixes=config.input.image,
             )
         except ImageError:
             return None

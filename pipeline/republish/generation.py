@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +14,10 @@ from pipeline.records.staged import PartHeader
 from pipeline.steps.filter import without_filters
 from pipeline.steps.marker import ShardStats, read_marker
 from pipeline.steps.write_part import to_ipc, with_header
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_samples
+from pipeline.storage.content import Content, Span, sha256_of
 from pipeline.storage.layout import StagedPart, marker_name, parquet_name, rejected_name, tar_name
 from pipeline.storage.store import Store
-
-Members = list[dict[str, Any]]  # {"suffix": str, "data": bytes}
 
 
 class NotTheSameError(ValueError):
@@ -33,7 +30,8 @@ class Generation:
 
     stats: ShardStats
     rows: list[Row]  # as computed, without filters
-    members: dict[str, Members]  # by output key, kept and rejected ones alike
+    # Files by output key and suffix, of kept and rejected ones alike, as ranges of their tars.
+    members: dict[str, dict[str, Span]]
 
 
 def read_generation(output: Store, shard: str) -> Generation:
@@ -47,14 +45,10 @@ def read_generation(output: Store, shard: str) -> Generation:
     if stats is None:
         raise FileNotFoundError(marker_name(shard))
     rows = [without_filters(row) for row in rows_of(read_rows(output, stats))]
-    tars = [_checked(output, tar_name(shard), stats.tar_sha256)]
+    members = find_samples(_checked(output, tar_name(shard), stats.tar_sha256))
     if stats.rejected_sha256 is not None:
-        tars.append(_checked(output, rejected_name(shard), stats.rejected_sha256))
-    members: dict[str, Members] = {}
-    for tar in tars:
-        for name, data in read_members(tar)[0]:
-            key, _, suffix = name.partition(".")
-            members.setdefault(key, []).append({"suffix": suffix, "data": data})
+        rejected = _checked(output, rejected_name(shard), stats.rejected_sha256)
+        members |= find_samples(rejected)
     return Generation(stats, rows, members)
 
 
@@ -65,7 +59,7 @@ def read_rows(output: Store, stats: ShardStats) -> pa.Table:
         NotTheSameError: the Parquet file differs from the marker, or has another schema.
     """
     data = _checked(output, parquet_name(stats.shard), stats.parquet_sha256)
-    table = completed(pq.read_table(io.BytesIO(data)))
+    table = completed(pq.read_table(io.BytesIO(data[:])))
     if not table.schema.equals(ROW_SCHEMA):
         raise NotTheSameError("the Parquet file has another schema than this version's rows")
     return table
@@ -105,14 +99,18 @@ def stage_part(
         input_sha256=stats.input_sha256,
         generation=stats.generation,
     )
-    members = [generation.members.get(row.output_key or "", []) for row in rows]
+    found = (generation.members.get(row.output_key or "", {}) for row in rows)
+    members = [
+        [{"suffix": suffix, "data": bytes(data)} for suffix, data in files.items()]
+        for files in found
+    ]
     table = with_header(staged_table(rows, members), header)
     part = StagedPart(stats.shard, index, stats.num_parts, stats.generation)
     output.put_if_absent(part.name, to_ipc(table))
 
 
-def _checked(output: Store, name: str, digest: str) -> bytes:
-    data = output.get(name)
-    if hashlib.sha256(data).hexdigest() != digest:
+def _checked(output: Store, name: str, digest: str) -> Content:
+    data = output.open(name)
+    if sha256_of(data) != digest:
         raise NotTheSameError(f"{name} is not what its marker says")
     return data

@@ -146,6 +146,7 @@ def _parts(
         *(shard, config.input, config.run.part_size),
         group_shapes=config.model.groups_shapes,
         max_edits=limit,
+        ranges=True,  # only the order of the edits matters here
     ):
         part_rows = rows[start : start + len(part.edits)]
         start += len(part_rows)

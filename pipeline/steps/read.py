@@ -140,7 +140,8 @@ def _bytes(data: bytes | None) -> bytes | None:
 def read_originals(data: Content, config: Input) -> list[Sample]:
     """The samples of a tar that have an image and a caption, without their edits.
 
-    Problems with a sample's edit texts do not matter here.
+    Problems with a sample's edit texts do not matter here. The files stay ranges of the tar: each
+    is read when it is made ``bytes``.
     """
     originals = []
     for raw in grouped(read_tar(data), config):
@@ -148,7 +149,7 @@ def read_originals(data: Content, config: Input) -> list[Sample]:
         with suppress(SampleError):
             _read_original(sample, raw, config)
             originals.append(sample)
-    return owned(originals)
+    return originals
 
 
 def to_sample(raw: RawSample, config: Input) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pipeline.steps.marker import ShardStats
 from pipeline.steps.verify_inputs import changed_inputs
 from pipeline.steps.verify_members import check_members
 from pipeline.steps.verify_rows import check_filtered, check_rows
+from pipeline.storage.content import Content, sha256_of
 from pipeline.storage.layout import (
     PROBE,
     RUN,
@@ -177,41 +177,55 @@ def _audit(
         yield f"the marker's fingerprint is {stats.fingerprint}, the run's is {fingerprint}"
     if stats.filters != filtering.fingerprint:
         yield "it is published with other filters than those in force; refilter, or run again"
-    objects: dict[str, bytes] = {}
     names = {"tar": tar_name(shard), "parquet": parquet_name(shard)}
     if stats.rejected_sha256 is not None:
         names["rejected"] = rejected_name(shard)
     elif store.exists(rejected_name(shard)):
         yield f"{rejected_name(shard)} exists, but the marker does not list it"
+    objects: dict[str, Content] = {}
     for kind, name in names.items():
         try:
-            objects[kind] = store.get(name)
+            data = store.open(name)
+            lines = list(_same_object(name, data, stats, kind))
         except (FileNotFoundError, StorageError) as error:
-            yield f"{name} cannot be read: {type(error).__name__}"
+            yield _unreadable(name, error)
             continue
-        yield from _same_object(name, objects[kind], stats, kind)
+        objects[kind] = data
+        yield from lines
     rows: list[Row] | None = None
     if "parquet" in objects:
-        try:
-            table = completed(pq.read_table(io.BytesIO(objects["parquet"])))
-        except (pa.ArrowException, OSError) as error:
-            yield f"the Parquet file cannot be read: {type(error).__name__}"
-        else:
-            if not table.schema.equals(ROW_SCHEMA):
-                yield "the Parquet file has another schema than this version's rows"
-            else:
-                rows = rows_of(table)
-                counts.update(row.status for row in rows)
-                yield from check_rows(rows, stats)
-                yield from check_filtered(table, stats, filtering)
+        rows, lines = _rows(objects["parquet"], stats, filtering)
+        counts.update(row.status for row in rows or ())
+        yield from lines
     for kind, status in (("tar", Status.EDITED), ("rejected", Status.REJECTED)):
         if kind in objects:
-            yield from check_members(objects[kind], rows, status)
+            try:
+                yield from check_members(objects[kind], rows, status)
+            except StorageError as error:  # it is overwritten while it is read
+                yield _unreadable(names[kind], error)
 
 
-def _same_object(name: str, data: bytes, stats: ShardStats, kind: str) -> Iterator[str]:
+def _rows(
+    data: Content, stats: ShardStats, filtering: Filtering
+) -> tuple[list[Row] | None, list[str]]:
+    """The rows of a Parquet file, None if they cannot be read, and what is wrong with them."""
+    try:
+        table = completed(pq.read_table(io.BytesIO(data[:])))
+    except (pa.ArrowException, OSError) as error:
+        return None, [f"the Parquet file cannot be read: {type(error).__name__}"]
+    if not table.schema.equals(ROW_SCHEMA):
+        return None, ["the Parquet file has another schema than this version's rows"]
+    rows = rows_of(table)
+    return rows, [*check_rows(rows, stats), *check_filtered(table, stats, filtering)]
+
+
+def _unreadable(name: str, error: OSError) -> str:
+    return f"{name} cannot be read: {type(error).__name__}"
+
+
+def _same_object(name: str, data: Content, stats: ShardStats, kind: str) -> Iterator[str]:
     size, digest = getattr(stats, f"{kind}_bytes"), getattr(stats, f"{kind}_sha256")
     if len(data) != size:
         yield f"{name} has {len(data)} bytes, the marker says {size}"
-    elif hashlib.sha256(data).hexdigest() != digest:
+    elif sha256_of(data) != digest:
         yield f"{name} does not have the sha256 in the marker"

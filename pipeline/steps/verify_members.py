@@ -12,23 +12,27 @@ from PIL import Image
 
 from pipeline.records.part import Status
 from pipeline.records.rows import Row
-from pipeline.storage.archive import read_members
+from pipeline.storage.archive import find_members
+from pipeline.storage.content import Content, Span
 
 IMAGES = ("jpg", "png", "webp")
+CHECKED = (*IMAGES, "txt", "mask.png", "json")  # suffixes of an edit's files
 
 
-def check_members(tar: bytes, rows: list[Row] | None, status: Status) -> Iterator[str]:
+def check_members(tar: Content, rows: list[Row] | None, status: Status) -> Iterator[str]:
     """The problems of a tar, which must hold the members of every row with ``status``, and no more.
+
+    One sample at a time is in memory.
 
     Args:
         tar: the tar of edited images, or that of rejected ones.
         rows: of the shard; None if they cannot be read: then only the tar itself is checked.
         status: of the rows whose members the tar holds.
     """
-    members, problem = read_members(tar)
+    members, problem = find_members(tar)
     if problem:
         yield f"the tar is {problem}"
-    samples: dict[str, dict[str, bytes]] = {}
+    samples: dict[str, dict[str, Span]] = {}
     for name, data in members:
         key, _, suffix = name.partition(".")
         if suffix in samples.setdefault(key, {}):
@@ -48,7 +52,8 @@ def check_members(tar: bytes, rows: list[Row] | None, status: Status) -> Iterato
         yield f"{key}: members in the tar of {status} images, but no such row"
 
 
-def _check_sample(sample: dict[str, bytes], row: Row) -> Iterator[str]:
+def _check_sample(files: dict[str, Span], row: Row) -> Iterator[str]:
+    sample = {suffix: bytes(files[suffix]) for suffix in CHECKED if suffix in files}
     shape = (row.height, row.width)
     digests = {
         suffix: hashlib.sha256(sample[suffix]).hexdigest() for suffix in IMAGES if suffix in sample

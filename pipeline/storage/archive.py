@@ -71,19 +71,33 @@ def read_tar(data: Content) -> TarContents:
     return contents
 
 
-def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
-    """All files that can be read.
+def find_members(data: Content) -> tuple[list[tuple[str, Span]], str | None]:
+    """All files that can be read, as ranges of the tar.
 
     Args:
-        data: the bytes of a tar.
+        data: the whole tar.
 
     Returns:
-        (name, content) of each file in the archive's order, and the problem of ``TarContents``.
+        (name, range) of each file in the archive's order, and the problem of ``TarContents``.
     """
     contents = read_tar(data)
-    members = contents.members
-    readable = [(item.name, bytes(item.data)) for item in members if item.data is not None]
+    readable = [(item.name, item.data) for item in contents.members if item.data is not None]
     return readable, contents.problem
+
+
+def find_samples(data: Content) -> dict[str, dict[str, Span]]:
+    """The files of a published tar as ranges of it: by output key, then by suffix, in its order."""
+    samples: dict[str, dict[str, Span]] = {}
+    for name, content in find_members(data)[0]:
+        key, _, suffix = name.partition(".")
+        samples.setdefault(key, {})[suffix] = content
+    return samples
+
+
+def read_members(data: bytes) -> tuple[list[tuple[str, bytes]], str | None]:
+    """``find_members``, with the files read: of a tar that may be held in memory."""
+    members, problem = find_members(data)
+    return [(name, bytes(content)) for name, content in members], problem
 
 
 def split_at_first_dot(name: str) -> tuple[str | None, str | None]:

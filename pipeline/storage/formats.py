@@ -64,7 +64,7 @@ def unpacked(name: str, data: Content) -> Content:
     limit = max(MIN_LIMIT, MAX_GROWTH * len(data))
     tar = Spool()
     try:
-        with pa.CompressedInputStream(_file_of(data), compression) as stream:
+        with pa.CompressedInputStream(file_of(data), compression) as stream:
             while chunk := stream.read(CHUNK):
                 tar.write(chunk)
                 if tar.size > limit:
@@ -94,6 +94,13 @@ def what_it_is(data: Content) -> str:
     return f"it is no tar: no header can be read; it begins with {data[:16]!r}"
 
 
+def file_of(data: Content) -> pa.NativeFile:
+    """What pyarrow reads a content from."""
+    if isinstance(data, FileContent):
+        return pa.PythonFile(data.stream())
+    return pa.BufferReader(data[:])
+
+
 def _why_packed_wrongly(data: Content, compression: str) -> str | None:
     """What bytes are that do not begin as compressed ones do; None if they do."""
     if data[: len(MAGICS[compression])] == MAGICS[compression]:
@@ -101,10 +108,3 @@ def _why_packed_wrongly(data: Content, compression: str) -> str | None:
     if data[USTAR : USTAR + 5] == b"ustar":
         return "it is a tar that is not compressed: give it a name that ends in .tar"
     return what_it_is(data)
-
-
-def _file_of(data: Content) -> pa.NativeFile:
-    """What pyarrow reads a content from."""
-    if isinstance(data, FileContent):
-        return pa.PythonFile(data.stream())
-    return pa.BufferReader(data[:])

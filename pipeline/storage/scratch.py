@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from functools import cache
-from typing import IO
+from typing import IO, Any, cast
 
 from pipeline.process.notice import notice
 from pipeline.storage.content import Content, FileContent
@@ -99,6 +99,10 @@ class Spool:
         self._file.seek(0)
         return self._file.read()
 
+    def sink(self) -> IO[bytes]:
+        """A file that appends what is written to it, for a library that writes to files."""
+        return cast(IO[bytes], _Sink(self))
+
     def content(self, what: str) -> Content:
         """All bytes, to read: of the scratch file, or in memory."""
         file = self._file
@@ -112,3 +116,21 @@ class Spool:
         if file is not None:
             file.write(self._file.getbuffer())
             self._file = file
+
+
+class _Sink(io.RawIOBase):
+    """The file of ``Spool.sink``."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        piece = bytes(data)
+        self._spool.write(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._spool.size

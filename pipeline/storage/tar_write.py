@@ -11,6 +11,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Mapping
 
+from pipeline.storage.content import Span
 from pipeline.storage.scratch import Spool
 
 SHORT = 100  # bytes: longer names need a second field or a PAX header
@@ -26,10 +27,10 @@ class SampleTar:
     def __init__(self) -> None:
         self._spool = Spool()
 
-    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+    def add(self, key: str, members: Mapping[str, bytes | Span]) -> None:
         """Adds the files of a sample, ``<key>.<suffix>``, sorted by suffix."""
         for suffix in sorted(members):
-            data = members[suffix]
+            data = bytes(members[suffix])
             self._spool.write(header(f"{key}.{suffix}", len(data)))
             self._spool.write(data)
             self._spool.write(bytes(-len(data) % tarfile.BLOCKSIZE))

@@ -36,3 +36,18 @@ def test_a_released_stop_restores_the_signal_handlers(capsys: pytest.CaptureFixt
     assert [signal.getsignal(number) for number in NUMBERS] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert "SIGTERM: taking no further parts" in capsys.readouterr().err
+
+
+def test_two_hangups_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shell sends one and the kernel another; a SIGTERM after them ends the run."""
+    stop = GracefulStop(Flag(), grace_s=60)
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        stop.release()
+    assert capsys.readouterr().err.count("SIGHUP: taking no further parts") == 1
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL

@@ -22,9 +22,10 @@ from tests.fake_job import fake_plan, run_fake
 from tests.samples import raw_sample, write_shard
 
 ROOT = Path(__file__).resolve().parents[3]
-NUMBERS = (signal.SIGTERM, signal.SIGINT)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RAY = """
-import os, signal, sys
+import os, re, signal, sys
+import psutil
 from jobs.edit.cluster import connect, disconnect
 from jobs.supervise.interrupts import Interrupted, interruptible
 from jobs.supervise.journal import Journal
@@ -34,13 +35,17 @@ from pipeline.config.load import parse_config
 tree = {"input": {"shards": "a"}, "output": {"path": "b"}, "run": {"num_cpus": 1}}
 with interruptible():
     connect(parse_config(tree), verbose=False)
+    for child in psutil.Process().children(recursive=True):
+        blocked = re.search(r"SigBlk:\\s*(\\w+)", open(f"/proc/{child.pid}/status").read())[1]
+        if not int(blocked, 16) & 1 << signal.SIGHUP - 1:
+            print("ended by SIGHUP:", child.name())
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     except Interrupted:
         print("before the first part: interrupted")
     stop = GracefulStop(StopFlag(Journal()), grace_s=60)
     disconnect()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         stop.requested = False
         os.kill(os.getpid(), number)
         print("after the last part:", stop.requested, sys.modules["ray"].is_initialized())
@@ -87,6 +92,44 @@ def test_a_signal_before_the_first_part_is_an_interruption(
     said = capsys.readouterr().err
     assert said == f"{number.name}: stopped; run the same command to resume\n"
     assert [signal.getsignal(each) for each in NUMBERS] == before
+
+
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        (["pack", "out", "photos"], "jobs.commands.pack.pack_sources"),
+        (["mix", "out", "--edited", "o"], "jobs.commands.mix.mix_outputs"),
+        (["pairs", "out", "--edited", "o"], "jobs.commands.mix.mix_outputs"),
+        (["refilter", "o", "--clear"], "jobs.commands.refilter.refilter_output"),
+    ],
+)
+def test_a_closed_terminal_interrupts_what_the_same_command_resumes(
+    command: list[str], called: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shell and the kernel send a SIGHUP each: one line, exit code 75."""
+
+    def work(*arguments: object, **settings: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with mock.patch(called, side_effect=work):
+        assert main(command) == exit_codes.INTERRUPTED
+    assert capsys.readouterr().err == "SIGHUP: stopped; run the same command to resume\n"
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_nohup_is_respected() -> None:
+    """What ignores SIGHUP goes on ignoring it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +183,6 @@ def test_our_signal_handlers_survive_rays_start_and_shutdown() -> None:
     )
     assert done.stdout.splitlines() == [
         "before the first part: interrupted",
-        "after the last part: True False",
-        "after the last part: True False",
+        *["after the last part: True False"] * 3,
     ], done.stderr
     assert done.returncode == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from jobs.logs import is_json, tell
 from jobs.terminal import show, show_table
@@ -27,11 +27,14 @@ def print_memory(plan: Plan, expected: Estimate, nodes: Sequence[Node]) -> None:
         expected: its estimate.
         nodes: of the cluster.
     """
-    from pipeline.models.counted_memory import count_memory  # here: it loads torch
+    from pipeline.models.counted_fit import count_fit  # here: these load torch
+    from pipeline.models.counted_memory import count_memory
 
     config, model = plan.config, plan.model
     try:
         counted = count_memory(model, config.model)
+        if config.method.imagic is not None:
+            counted = replace(counted, of_fit=count_fit(model, config.model, config.method.imagic))
     except (OSError, ValueError, NotImplementedError, RuntimeError) as error:
         tell(f"warning: the model's memory is not counted: {error}", level="warning")
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,13 @@ def count_memory(info: ModelInfo, model: Model) -> CountedMemory:
         NotImplementedError: a network needs values, not only shapes.
     """
     family, dtype = family_named(info.family), DTYPES[model.dtype]
-    sizes = info.sizes_for(model)
-    side = sizes.side, sizes.side
-    width, height = max(sizes.listed or [side], key=math.prod)
-    grid = info.latent_channels, height // info.latent_scale, width // info.latent_scale
+    sizes, grid = info.sizes_for(model), largest_grid(info, model)
+    height, width = (info.latent_scale * cells for cells in grid[1:])
     folder, network_class = family.network
-    network = _empty(getattr(diffusers, network_class), info.folder / folder, dtype)
+    network = empty_network(getattr(diffusers, network_class), info.folder / folder, dtype)
     family.prepare(network)
     text = load_text(
-        info, lambda kind, name: _empty(kind, info.folder / name, dtype), MicroBatch(2)
+        info, lambda kind, name: empty_network(kind, info.folder / name, dtype), MicroBatch(2)
     )
     schedule = load_schedule(info, sizes.side)
     cleanest, level = schedule.level_at(0.0).sigma, schedule.level_at(0.5)
@@ -68,7 +67,7 @@ def count_memory(info: ModelInfo, model: Model) -> CountedMemory:
     vaes = {}
     for half in ("encoder", "decoder"):
         dtype_of_vae = vae_dtype(info, family, dtype)
-        vaes[half] = _empty(getattr(diffusers, family.vae), info.vae_folder, dtype_of_vae)
+        vaes[half] = empty_network(getattr(diffusers, family.vae), info.vae_folder, dtype_of_vae)
         keep_halves(vaes[half], [half])
         if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
             vaes[half].enable_tiling()
@@ -104,13 +103,20 @@ def count_memory(info: ModelInfo, model: Model) -> CountedMemory:
     )
 
 
+def largest_grid(info: ModelInfo, model: Model) -> tuple[int, int, int]:
+    """(C, h, w) of the latent of the largest image."""
+    sizes = info.sizes_for(model)
+    width, height = max(sizes.listed or [(sizes.side, sizes.side)], key=math.prod)
+    return info.latent_channels, height // info.latent_scale, width // info.latent_scale
+
+
 def weights_bytes(network: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
     tensors: Iterable[Tensor] = [*network.parameters(), *network.buffers()]
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _empty(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def empty_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A network of diffusers or transformers without data, in the dtypes that loading gives it."""
     with torch.device("meta"):
         if issubclass(kind, ModelMixin):
@@ -131,15 +137,22 @@ def _empty(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _calls(call: Callable[[int], None]) -> CallMemory:
-    one, two = (_peak(partial(call, rows)) for rows in (1, 2))
+    one, two = (peak_bytes(partial(call, rows)) for rows in (1, 2))
     return CallMemory(row=two - one, fixed=max(0, 2 * one - two))
 
 
-def _peak(call: Callable[[], None]) -> int:
-    """The most bytes of tensors that are alive during a call and were made in it."""
+def peak_bytes(
+    call: Callable[[], None], attention: Callable[[], AbstractContextManager[object]] | None = None
+) -> int:
+    """The most bytes of tensors that are alive during a call and were made in it.
+
+    Args:
+        call: over tensors without data.
+        attention: computes it as fused kernels do; None: as they do without a backward pass.
+    """
     alive = _Alive()
     # masks that select are all true as well; torch adds ``patch`` to its configs at runtime
-    with shapes.patch(meta_nonzero_assume_all_nonzero=True), _Fused(), alive:  # type: ignore[attr-defined]
+    with shapes.patch(meta_nonzero_assume_all_nonzero=True), (attention or _Fused)(), alive:  # type: ignore[attr-defined]
         call()
     return alive.peak
 
@@ -181,12 +194,9 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
             return torch.full(asked.shape, filled, dtype=kwargs.get("dtype") or asked.dtype)
         if asked is not None and func is torch.ops.aten.sum.dim_IntList:
             self.length = asked.shape[-1]
+        outside = _storages((args, kwargs)).keys() - self._alive.keys()  # views of them are made
         made = func(*args, **kwargs)
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
-                storage = tensor.untyped_storage()
-                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._alive[reference.cdata] = reference, storage.nbytes()
+        self._alive |= {key: one for key, one in _storages(made).items() if key not in outside}
         self._alive = {
             key: one
             for key, one in self._alive.items()
@@ -194,3 +204,14 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         }
         self.peak = max(self.peak, sum(num_bytes for _, num_bytes in self._alive.values()))
         return made
+
+
+def _storages(tree: Any) -> dict[int, tuple[StorageWeakRef, int]]:
+    """The storages of tensors without data, and their bytes."""
+    found = {}
+    for tensor in tree_leaves(tree):
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            storage = tensor.untyped_storage()
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            found[reference.cdata] = reference, storage.nbytes()
+    return found

@@ -41,6 +41,7 @@ class CountedMemory:
         of_network: calls of the network.
         of_texts: calls of the text encoders, one after the other.
         of_encoder, of_decoder: calls of the VAE's halves, by image.
+        of_fit: a fit of Imagic, by edit; None: it is not counted.
     """
 
     network: int
@@ -52,3 +53,4 @@ class CountedMemory:
     of_texts: CallMemory
     of_encoder: CallMemory
     of_decoder: CallMemory
+    of_fit: CallMemory | None = None

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 # Buffers that older versions of transformers stored and newer ones compute.
 BENIGN = ("position_ids",)
 MAX_NAMES = 5
@@ -86,6 +84,8 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
 
 def _not_finite(network: Any) -> list[str]:
     """Parameters with NaN or infinity among their values; one pass, which makes no copy."""
+    import torch  # here: the driver imports this file, and starts without torch
+
     named = [(name, one) for name, one in network.named_parameters() if one.numel()]
     with torch.no_grad():
         ends = [torch.stack([*one.aminmax()]).float() for _, one in named]

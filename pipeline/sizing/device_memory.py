@@ -50,7 +50,7 @@ class ActorMemory:
         weights: bytes of its networks, once loaded.
         loading: the most bytes of networks while it loads.
         usable: of the device, in bytes; None: not known.
-        stages: by name; of score none, and of Imagic's fit none, which needs gradients.
+        stages: by name; of score none, and of Imagic's fit none where it is not counted.
         parts: bytes of the ``PARTS_IN_ACTOR`` parts in its main memory; 0: not known.
         part_size: the largest ``run.part_size`` whose parts fit there; None: not known.
     """
@@ -100,9 +100,11 @@ def actors_memory(
             main = main if device_bytes is None else int(MEMORY_SHARE * device_bytes)
             usable = None if main is None else max(0, main - PROCESS_BYTES - parts)
         found = {
-            name: _of_stage(config, device, name, counted, weights, latent_cells, usable)
+            name: _of_fit(config, device, counted.of_fit, counted, weights, usable)
+            if name == "encode" and counted.of_fit is not None
+            else _of_stage(config, device, name, counted, weights, latent_cells, usable)
             for name in stages
-            if not (name == "encode" and config.method.imagic is not None)
+            if name != "encode" or config.method.imagic is None or counted.of_fit is not None
         }
         part_size = None
         if parts and main is not None:
@@ -162,6 +164,37 @@ def _of_stage(
         vae_micro_batch=(
             image.largest(room, config.run.part_size) if image and room is not None else None
         ),
+    )
+
+
+def _of_fit(
+    config: Config,
+    device: str,
+    fit: CallMemory,
+    counted: CountedMemory,
+    weights: int,
+    usable: int | None,
+) -> StageMemory:
+    """Imagic's fit of as many edits as the micro-batch has rows for, or of all weights for one."""
+    imagic, size = config.method.imagic, config.stages.encode.micro_batch
+    assert imagic is not None, "it has a fit"
+    heap = HEAP if device == "cpu" else 1.0
+    if imagic.rank is None:
+        # Adam's step on a GPU makes a list of all its divisors, beside gradients and two states
+        whole = fit.row if device == "cpu" else max(fit.row, 4 * counted.network)
+        needed = weights + whole + (counted.network if device == "cpu" else 0)  # to restore
+        fits = None if usable is None else imagic.draws * int(needed <= usable)
+        return StageMemory(whole // imagic.draws, None, 0, needed, fits)
+    edits = max(1, size // imagic.draws)
+    room = None if usable is None else (usable - weights) / heap
+    return StageMemory(
+        row=fit.row // imagic.draws,
+        image=None,
+        part=0,
+        needed=weights + int(heap * fit.of(edits)),
+        micro_batch=None
+        if room is None
+        else imagic.draws * fit.largest(room, config.run.part_size),
     )
 
 

@@ -93,7 +93,7 @@ def test_a_network_call_copies_nothing_from_main_memory(
     model = Model(path=str(MAKERS[name](tmp_path / "model")), size=32, dtype="float32")
     found: list[set[str]] = []
     family = family_named(probe_model(model, hash_files=False).family)
-    ask, empty = type(family).ask, counted_memory._empty
+    ask, empty = type(family).ask, counted_memory.empty_network
 
     def watched(*arguments: Any) -> Any:
         with OntoDevices() as made, Waits() as waits:
@@ -102,7 +102,7 @@ def test_a_network_call_copies_nothing_from_main_memory(
         return answer
 
     monkeypatch.setattr(type(family), "ask", watched)
-    monkeypatch.setattr(counted_memory, "_empty", lambda *given: with_tables(empty(*given)))
+    monkeypatch.setattr(counted_memory, "empty_network", lambda *given: with_tables(empty(*given)))
     counted_memory.count_memory(probe_model(model, hash_files=False), model)
     assert found[1] == set()  # the first call makes tables
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.imagic import Imagic
 from pipeline.config.model import Model
 from pipeline.config.stages import Stage
+from pipeline.models.counted_fit import count_fit
 from pipeline.models.counted_memory import count_memory, weights_bytes
 from pipeline.models.loading import load_model
 from pipeline.models.memory_facts import CountedMemory
@@ -27,7 +29,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 }
 # A heap that gives every large block back at once; what glibc's own keeps is not the calls'.
 NO_HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-WITHIN = 1.2
+WITHIN, FIT_WITHIN = 1.2, 1.12
 
 
 def counted(model: Model) -> CountedMemory:
@@ -58,16 +60,45 @@ def test_weights_are_those_of_the_loaded_networks(family: str, dtype: str, tmp_p
 def test_calls_take_what_is_counted(tiny_model_folder: Path) -> None:
     """Network and both halves of the VAE, to a fifth, in the resident memory of a process."""
     calls = [("bundled", 8, 128), (str(tiny_model_folder), 64, 64)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.models.measured_memory", json.dumps(calls)],
-        env=os.environ | NO_HEAP,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    measured = [json.loads(line) for line in done.stdout.splitlines()[-2:]]
+    measured = [json.loads(line) for line in _measured(json.dumps(calls))[-2:]]
     for (path, rows, side), of_model in zip(calls, measured, strict=True):
         found = counted(Model(path=path, size=side, dtype="float32"))
         for name, num_bytes in of_model.items():
             wanted = getattr(found, name).of(rows)
             assert wanted / WITHIN < num_bytes < wanted * WITHIN, (path, name)
+
+
+@pytest.mark.slow
+def test_a_fit_takes_what_is_counted() -> None:
+    """LoRA factors of 4 edits, and all weights with the copy that restores them, to an eighth."""
+    model = Model(path="bundled", size=128, dtype="float32")
+    info = probe_model(model, hash_files=False)
+    fits = [("bundled", 4, 128, "lora"), ("bundled", 1, 128, "full")]
+    measured = json.loads(_measured("fit", json.dumps(fits))[-1])
+    copy = counted(model).network
+    for (_, edits, _, form), num_bytes in zip(fits, measured, strict=True):
+        found = count_fit(info, model, Imagic(form=form))
+        wanted = found.of(edits) + (copy if form == "full" else 0)
+        assert wanted / FIT_WITHIN < num_bytes < wanted * FIT_WITHIN, form
+
+
+def test_checkpoints_keep_fewer_activations(tiny_model_folder: Path) -> None:
+    """They are computed again in the backward pass, attention included."""
+    model = Model(path=str(tiny_model_folder), size=64, dtype="float32")
+    info = probe_model(model, hash_files=False)
+    whole, checkpointed = (
+        count_fit(info, model, Imagic(form="lora", checkpointing=kept)) for kept in (False, True)
+    )
+    assert checkpointed.row < 0.6 * whole.row
+
+
+def _measured(*arguments: str) -> list[str]:
+    """Lines of a process that measures itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.models.measured_memory", *arguments],
+        env=os.environ | NO_HEAP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()

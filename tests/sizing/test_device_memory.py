@@ -46,7 +46,8 @@ def found(
     expected = Estimate(config.run.layout, sizes, {}, memory_bytes=dict.fromkeys(sizes, 80 * MB))
     expected = replace(expected, device_bytes=options.pop("measured", 0))
     nodes = [node or Node(8, 1)]
-    actors = actors_memory(config, device, expected, nodes, SD3, CELLS, **options)
+    counted = replace(SD3, of_fit=options.pop("fit", None))
+    actors = actors_memory(config, device, expected, nodes, counted, CELLS, **options)
     return {actor.pool: actor for actor in actors}
 
 
@@ -118,8 +119,31 @@ def test_on_a_cpu_actors_share_their_node_with_their_parts() -> None:
     assert found(configured(), "cpu")["decode"].usable is None
 
 
-def test_stages_without_a_network_and_fits_have_no_rows() -> None:
-    """SDEdit's mask calls the VAE only; what a fit needs is not counted."""
+@pytest.mark.parametrize(("device", "node"), [("cuda", None), ("cpu", Node(8, memory_bytes=GB))])
+def test_a_fit_of_factors_takes_its_draws_for_each_edit(device: str, node: Node | None) -> None:
+    """Two edits of two draws in four rows; on a CPU the heap keeps as much again."""
+    config = configured(method={"name": "imagic"})
+    fit = CallMemory(row=600 * MB, fixed=100 * MB)
+    actor = found(config, device, node, fit=fit, device_bytes=25 * GB)["encode"]
+    stage, heap = actor.stages["encode"], 2 if device == "cpu" else 1
+    assert stage.row == 300 * MB
+    assert stage.needed == actor.weights + heap * 1300 * MB
+    assert stage.micro_batch == {"cuda": 2 * 8, "cpu": 2 * 2}[device]  # 4.9 GB and 4.3 GB are left
+
+
+@pytest.mark.parametrize(("device", "beside"), [("cuda", 16 * GB), ("cpu", 13 * GB + 4 * GB)])
+def test_a_fit_of_all_weights_takes_one_edit(device: str, beside: int) -> None:
+    """On a GPU a step takes four times the weights, on a CPU the copy to restore lies there too."""
+    config = configured(method={"name": "imagic", "imagic": {"form": "full"}})
+    for memory, fits in ((30 * GB, 0), (60 * GB, 1)):
+        fit = CallMemory(row=13 * GB)
+        actor = found(config, device, Node(8), fit=fit, device_bytes=memory)["encode"]
+        assert actor.stages["encode"].needed == actor.weights + beside
+        assert actor.stages["encode"].micro_batch == fits
+
+
+def test_stages_without_a_network_have_no_rows() -> None:
+    """SDEdit's mask calls the VAE only; a fit that is not counted is left out."""
     sdedit = found(configured(method={"name": "sdedit"}), device_bytes=80 * GB)["decode"]
     assert sdedit.stages["mask"].row is None
     assert sdedit.stages["mask"].micro_batch is None

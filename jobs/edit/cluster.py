@@ -17,6 +17,7 @@ from jobs.edit.devices import cluster_nodes
 from jobs.edit.driver_memory import limit_malloc_arenas
 from jobs.edit.graph import TASK_CPUS
 from jobs.edit.ray_job import DriverJob
+from jobs.edit.shared_memory import small_shared_memory_told
 from jobs.logs import tell
 from jobs.ray_environment import WANTS_TOKEN, cluster_address
 from pipeline.config.config import Config
@@ -37,7 +38,8 @@ def connect(config: Config, verbose: bool) -> None:
         verbose: show the messages of Ray and of its workers.
 
     Raises:
-        ConfigError: no cluster answers at that address, or it refuses this process.
+        ConfigError: no cluster answers at that address, or it refuses this process; or /dev/shm is
+            too small for Ray.
     """
     limit_malloc_arenas()
     address = cluster_address(config)
@@ -51,7 +53,7 @@ def connect(config: Config, verbose: bool) -> None:
     # monitor ended; log_to_driver does not stop it.
     ray._private.worker._worker_logs_enabled = verbose
     try:
-        with _own_signals():
+        with _own_signals(), small_shared_memory_told():
             ray.init(
                 address=address or "local",  # with None, Ray joins a cluster on this machine
                 job_config=job,

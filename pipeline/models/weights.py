@@ -25,7 +25,8 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
 
     Both libraries fill tensors that the weights lack with random numbers and only log it. Here
     that is an error. Tensors of the file that the network does not have are logged, unless they
-    are of further layers like its own.
+    are of further layers like its own. A text encoder may have such: a config with fewer layers
+    is how models that were trained on the last layer but one ("clip skip") are often stored.
 
     Args:
         kind: the class.
@@ -70,7 +71,8 @@ def load_network(kind: Any, folder: Path, key: str, **options: Any) -> Any:
     unused = _named(report["unexpected_keys"])
     kinds = {NUMBER.sub("N", name) for name, _ in network.named_parameters()}
     layers = [name for name in unused if NUMBER.sub("N", name) in kinds]
-    if layers:
+    is_text_encoder = kind.__module__.startswith("transformers.")
+    if layers and not is_text_encoder:
         raise WeightsError(
             f"{key}: the weights in {folder} have {len(layers)} tensors of layers that its config "
             f"leaves out ({some_of(layers)}): they are of another network"

@@ -18,7 +18,7 @@ from pipeline.storage.content import Content, FileContent
 from pipeline.storage.filesystem import AZURE, GCS, HUB, S3, WEB
 from pipeline.storage.local_folder import Stat
 from pipeline.storage.retry import ShortReadError, StorageError
-from pipeline.storage.scratch import Spool, is_large, scratch_file
+from pipeline.storage.scratch import Spool, is_large, naming_scratch, scratch_file
 
 PIECE_BYTES = 16 << 20  # of a large object, at once
 MAX_PIECES = 9_000  # of an upload
@@ -90,16 +90,17 @@ class Bucket:
         if file is None:
             return self.read(name)
         path = self._path(name)
-        if self.protocols & WEB:  # not every server sends ranges
-            self.fs.get_file(path, file)
+        with naming_scratch():
+            if self.protocols & WEB:  # not every server sends ranges
+                self.fs.get_file(path, file)
+                return FileContent(file, path)
+            for start in range(0, size, PIECE_BYTES):  # gcsfs and s3fs would leave holes unseen
+                end = min(start + PIECE_BYTES, size)
+                piece = self.fs.cat_file(path, start=start, end=end, **self._in_one_request)
+                if len(piece) != end - start:
+                    raise ShortReadError(f"{name}: read {len(piece)} bytes of {end - start}")
+                file.write(piece)
             return FileContent(file, path)
-        for start in range(0, size, PIECE_BYTES):  # gcsfs and s3fs would leave holes unseen
-            end = min(start + PIECE_BYTES, size)
-            piece = self.fs.cat_file(path, start=start, end=end, **self._in_one_request)
-            if len(piece) != end - start:
-                raise ShortReadError(f"{name}: read {len(piece)} bytes of {end - start}")
-            file.write(piece)
-        return FileContent(file, path)
 
     def write(self, name: str, data: bytes) -> None:
         self.fs.pipe_file(self._path(name), data)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import IO, Any, cast
 
@@ -45,6 +48,22 @@ def scratch_file(size: int) -> IO[bytes] | None:
     return None
 
 
+@contextmanager
+def naming_scratch() -> Iterator[None]:
+    """Around writes to a scratch file: an error for lack of room names the folder.
+
+    Raises:
+        OSError: the disk has filled up since ``scratch_file`` looked.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"{os.strerror(error.errno)} on the scratch disk, {tempfile.gettempdir()} (TMPDIR)"
+        raise OSError(error.errno, text) from error
+
+
 @cache
 def _tell(line: str) -> None:
     """Once a process: the next shard finds the same."""
@@ -75,7 +94,8 @@ class Spool:
         """
         if self._may_move and is_large(self.size + len(piece)):
             self._move(len(piece))
-        self._file.write(piece)
+        with naming_scratch():
+            self._file.write(piece)
         self._digest.update(piece)
         self.size += len(piece)
 
@@ -89,14 +109,16 @@ class Spool:
         """Of the scratch file with all bytes in it, in this process; None: they are in memory."""
         if isinstance(self._file, io.BytesIO):
             return None
-        self._file.seek(0)
+        with naming_scratch():
+            self._file.seek(0)
         return f"/dev/fd/{self._file.fileno()}"
 
     def getvalue(self) -> bytes:
         """All bytes, in memory."""
         if isinstance(self._file, io.BytesIO):
             return self._file.getvalue()
-        self._file.seek(0)
+        with naming_scratch():
+            self._file.seek(0)
         return self._file.read()
 
     def sink(self) -> IO[bytes]:
@@ -105,8 +127,10 @@ class Spool:
 
     def content(self, what: str) -> Content:
         """All bytes, to read: of the scratch file, or in memory."""
-        file = self._file
-        return file.getvalue() if isinstance(file, io.BytesIO) else FileContent(file, what)
+        if isinstance(self._file, io.BytesIO):
+            return self._file.getvalue()
+        with naming_scratch():
+            return FileContent(self._file, what)
 
     def _move(self, more: int) -> None:
         """Moves what is in memory to a scratch file, where there is one."""
@@ -114,7 +138,8 @@ class Spool:
         self._may_move = False
         file = scratch_file(self.size + more)
         if file is not None:
-            file.write(self._file.getbuffer())
+            with naming_scratch():
+                file.write(self._file.getbuffer())
             self._file = file
 
 

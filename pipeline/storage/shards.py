@@ -29,7 +29,7 @@ from pipeline.storage.urls import (
 )
 
 SET_HINT = " ([ begins a set of characters; [[] is the character itself)"
-MAX_SHARD_BYTES = 16 << 30  # a shard is held in memory
+MAX_SHARD_BYTES = 16 << 30  # a task copies and reads all of a shard before its first part
 
 
 @dataclass(frozen=True, slots=True)  # a run may hold a million of them

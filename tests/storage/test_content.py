@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import random
+import re
 import shutil
 import tempfile
 import uuid
@@ -17,8 +18,8 @@ import pytest
 from pipeline.config.input import Input
 from pipeline.process.notice import on_notice
 from pipeline.steps.read import read_parts, read_shard
+from pipeline.storage import bucket, scratch
 from pipeline.storage import content as content_module
-from pipeline.storage import scratch
 from pipeline.storage.content import FileContent, find_not_zero, sha256_of
 from pipeline.storage.formats import BadShardError
 from pipeline.storage.retry import StorageError
@@ -195,3 +196,19 @@ def test_without_scratch_disk_objects_are_held_and_a_notice_says_so(
     assert ["too little room" in line for line in told] == [True, False]
     assert ["no scratch disk in /absent" in line for line in told] == [False, True]
     assert all("held in memory" in line for line in told)
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])  # noticed when it is read, and when it is written
+def test_a_scratch_disk_that_fills_up_is_named(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is spooled, and what is copied from a bucket: the store is not to blame."""
+    monkeypatch.setattr(scratch, "HELD_BYTES", 0)
+    for module in (scratch, bucket):
+        monkeypatch.setattr(module, "scratch_file", lambda size: open("/dev/full", "r+b"))  # noqa: SIM115
+    folder = re.escape(tempfile.gettempdir())
+    spool = Spool()
+    with pytest.raises(OSError, match=rf"No space left on device on the scratch disk, {folder}"):  # noqa: PT012
+        spool.write(bytes(size))
+        spool.content("tar")
+    Store("memory://full").put("0.tar", bytes(size))
+    with pytest.raises(OSError, match=r"on the scratch disk"):
+        Store("memory://full").open("0.tar")

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from pipeline.execution.local_loop import run_loop
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 from pipeline.plan.plan import Plan, make_plan
 from pipeline.plan.run_folder import write_summary
 from pipeline.plan.summary import summarize

@@ -23,7 +23,7 @@ from jobs.supervise.watchdog import Guard
 from pipeline.config.config import Config
 from pipeline.config.stages import STAGES
 from pipeline.execution.operators import COMMIT, Flow, Operator
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.part import Part
 from pipeline.records.staged import PartResult

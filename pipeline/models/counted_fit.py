@@ -27,8 +27,8 @@ from pipeline.models.loading import DTYPES
 from pipeline.models.lora import LoraSites
 from pipeline.models.memory_facts import CallMemory
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.network import NetworkDenoiser
-from pipeline.models.probe import ModelInfo
 from pipeline.models.text_pipeline import load_text
 
 STEPS = 2  # in the second one Adam's states are there from the start

@@ -31,8 +31,9 @@ from pipeline.models.families import family_named
 from pipeline.models.loading import DTYPES, vae_dtype
 from pipeline.models.memory_facts import CallMemory, CountedMemory
 from pipeline.models.micro_batch import MicroBatch
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.network import NetworkDenoiser
-from pipeline.models.probe import ModelInfo, load_schedule
+from pipeline.models.probe import load_schedule
 from pipeline.models.text_pipeline import load_text
 
 LONG_TEXT = "dog " * 2000  # above every family's limit; some pad texts to the longest only

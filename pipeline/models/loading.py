@@ -27,9 +27,10 @@ from pipeline.models.feature_reuse import denoiser_for
 from pipeline.models.fused_lora import fuse_loras
 from pipeline.models.micro_batch import MicroBatch, release_memory
 from pipeline.models.model_files import read_json
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.network import NetworkDenoiser, in_micro_batches
 from pipeline.models.precision import resolved_dtype
-from pipeline.models.probe import ModelInfo, load_schedule, probe_model
+from pipeline.models.probe import load_schedule, probe_model
 from pipeline.models.text import EmptyText, TextEncoder
 from pipeline.models.text_pipeline import load_text, text_pipeline
 from pipeline.models.weights import load_network

@@ -6,18 +6,16 @@ Every error is one line that names the key, the value and what is allowed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from pipeline.config.buckets import Sizes, step_of
 from pipeline.config.model import Model
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.added_files import LoraFile, OtherVae, find_loras, find_vae
-from pipeline.models.distilled import Distilled, distilled_kind
+from pipeline.models.distilled import distilled_kind
 from pipeline.models.families import family_named, family_of, names_where
 from pipeline.models.family import Family
-from pipeline.models.family_facts import NO_LIMIT, UnsupportedModelError
+from pipeline.models.family_facts import UnsupportedModelError
 from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.lora_keys import check_loras
@@ -29,80 +27,9 @@ from pipeline.models.model_files import (
     read_json,
     revision_of,
 )
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.network_checks import check_classes, check_kinds, check_size
 from pipeline.models.weight_files import check_files
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known about a model before its weights are loaded.
-
-    Attributes:
-        folder: the folder of its files.
-        revision: the hub's commit, or sha256 of the local folder's files.
-        family: the name of one in ``families/``; models of a family use the same code.
-        prediction_type: what the network was trained to predict; "flow" is a velocity.
-        native_size: side of the training images in pixels.
-        latent_scale: side of one latent cell in pixels.
-        latent_channels: C.
-        components: its subfolders.
-        commit: of a hub model; None for a local folder.
-        files: all files that are loaded, relative to the folder; no others are read.
-        variants: of the weights, by component; None for files without one in their names.
-        distilled: set if the model was made for a few steps.
-        multiple: of pixels; the sides of an image are multiples of it.
-        halvings: how often the network halves its grid.
-        longest: the longest side that an image may have, in pixels.
-        loras: fused into the weights when they are loaded.
-        vae: in place of the model's own.
-    """
-
-    folder: Path
-    revision: str
-    family: str
-    prediction_type: str
-    native_size: int
-    latent_scale: int
-    latent_channels: int
-    components: tuple[str, ...] = ()
-    commit: str | None = None
-    files: tuple[str, ...] = ()
-    variants: Mapping[str, str | None] = field(default_factory=dict)
-    distilled: Distilled | None = None
-    multiple: int = 1
-    halvings: int = 0
-    longest: int = NO_LIMIT
-    loras: tuple[LoraFile, ...] = ()
-    vae: OtherVae | None = None
-
-    @property
-    def content(self) -> str:
-        """What the model is: its revision, and that of what is added to it."""
-        added = [lora.content for lora in self.loras]
-        added += [] if self.vae is None else [self.vae.content]
-        return "+".join([self.revision, *added])
-
-    @property
-    def vae_folder(self) -> Path:
-        """Where the VAE's files are."""
-        return self.folder / "vae" if self.vae is None else self.vae.folder
-
-    @property
-    def variant(self) -> str:
-        """The setting ``model.variant`` that chooses the same weights again, with any cache."""
-        found = {variant for variant in self.variants.values() if variant is not None}
-        return "auto" if len(found) > 1 else next(iter(found), "plain")
-
-    def size_for(self, model: Model) -> int:
-        """Side of the square image to edit in pixels: ``model.size``, or the model's own."""
-        return self.native_size if model.size is None else model.size
-
-    def sizes_for(self, model: Model) -> Sizes:
-        """The sizes of the images to edit, by ``model.size`` and ``model.buckets``."""
-        buckets = model.buckets if isinstance(model.buckets, str) else tuple(model.buckets)
-        side = self.size_for(model)
-        step = step_of(side, self.multiple, self.halvings)
-        return Sizes(side, step, self.longest, buckets)
 
 
 def probe_model(
@@ -134,52 +61,17 @@ def probe_model(
     how: Any = {"hash_files": hash_files, "hashes": hashes, "fetch": fetch}
     loras, other_vae = find_loras(model, **how), find_vae(model, **how)
     try:
-        family = family_of(str(index.get("_class_name")))
-        if loras and not family.takes_loras:
-            raise ValueError(
-                f"model.lora: not supported for {family.name}; allowed are "
-                f"{names_where('takes_loras')}"
-            )
-        components = _components(files, family, index, own_vae=other_vae is None)
-        network = check_kinds(files, f"{family.network[0]}/config.json")
-        if other_vae is None:
-            vae = check_kinds(files, "vae/config.json", is_vae=True)
-        else:
-            vae = check_kinds(other_vae.files, other_vae.config, is_vae=True)
-        scheduler = check_kinds(files, "scheduler/scheduler_config.json")
-        check_classes({family.network[1]: network, family.vae: vae})
-        family.check(index, network, vae)
-        grid = family.grid(network, vae)
-        prediction_type = family.prediction_type(scheduler)
+        configs = _read_configs(files, index, takes_lora=bool(loras), other_vae=other_vae)
+        info = _described(configs, files, loras, other_vae)
     except UnsupportedModelError as error:
         raise files.error(str(error)) from None
-    check_size(model, grid)
-    weights = weights_of(files, components, model)
-    loaded = files_of(files, family, components, weights)
-    info = ModelInfo(
-        folder=files.folder,
-        revision="",
-        family=family.name,
-        prediction_type=prediction_type,
-        native_size=grid.native_size,
-        latent_scale=grid.scale,
-        latent_channels=grid.channels,
-        multiple=grid.multiple,
-        halvings=grid.halvings,
-        longest=grid.longest,
-        components=components,
-        commit=files.commit,
-        files=loaded,
-        variants={name: chosen.variant for name, chosen in weights.items()},
-        distilled=family.distilled(index)
-        or distilled_kind(
-            [model.path, *_names(index, network), *(str(lora.path) for lora in loras)],
-            scheduler,
-            family.few_steps,
-        ),
-        loras=loras,
-        vae=other_vae,
+    check_size(model, configs.family.grid(configs.network, configs.vae))
+    names = [model.path, *_names(index, configs.network), *(str(lora.path) for lora in loras)]
+    distilled = configs.family.distilled(index) or distilled_kind(
+        names, configs.scheduler, configs.family.few_steps
     )
+    weights = weights_of(files, info.components, model)
+    loaded = files_of(files, configs.family, info.components, weights)
     try:
         load_schedule(info, info.size_for(model))
     except ValueError as error:
@@ -190,8 +82,68 @@ def probe_model(
         check_files(files, loaded)
     if loras:
         check_loras(loras, files, weights)
-    revision = revision_of(files, loaded, model.revision, hashes, hash_files=hash_files)
-    return replace(info, revision=revision)
+    return replace(
+        info,
+        revision=revision_of(files, loaded, model.revision, hashes, hash_files=hash_files),
+        files=loaded,
+        variants={name: chosen.variant for name, chosen in weights.items()},
+        distilled=distilled,
+    )
+
+
+class _Configs(NamedTuple):
+    """What the JSON files of a model say, checked."""
+
+    family: Family
+    components: tuple[str, ...]
+    network: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+
+def _read_configs(
+    files: ModelFiles, index: Mapping[str, Any], *, takes_lora: bool, other_vae: OtherVae | None
+) -> _Configs:
+    """Reads the JSON files; raises ValueError, or UnsupportedModelError, which has no key yet."""
+    family = family_of(str(index.get("_class_name")))
+    if takes_lora and not family.takes_loras:
+        raise ValueError(
+            f"model.lora: not supported for {family.name}; allowed are {names_where('takes_loras')}"
+        )
+    components = _components(files, family, index, own_vae=other_vae is None)
+    network = check_kinds(files, f"{family.network[0]}/config.json")
+    if other_vae is None:
+        vae = check_kinds(files, "vae/config.json", is_vae=True)
+    else:
+        vae = check_kinds(other_vae.files, other_vae.config, is_vae=True)
+    scheduler = check_kinds(files, "scheduler/scheduler_config.json")
+    check_classes({family.network[1]: network, family.vae: vae})
+    family.check(index, network, vae)
+    return _Configs(family, components, network, vae, scheduler)
+
+
+def _described(
+    configs: _Configs, files: ModelFiles, loras: tuple[LoraFile, ...], other_vae: OtherVae | None
+) -> ModelInfo:
+    """What the configs say; files and revision are found later."""
+    family = configs.family
+    grid = family.grid(configs.network, configs.vae)
+    return ModelInfo(
+        folder=files.folder,
+        revision="",
+        family=family.name,
+        prediction_type=family.prediction_type(configs.scheduler),
+        native_size=grid.native_size,
+        latent_scale=grid.scale,
+        latent_channels=grid.channels,
+        multiple=grid.multiple,
+        halvings=grid.halvings,
+        longest=grid.longest,
+        components=configs.components,
+        commit=files.commit,
+        loras=loras,
+        vae=other_vae,
+    )
 
 
 def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:

@@ -9,7 +9,7 @@ from pipeline.config.method import Reuse
 from pipeline.models.distilled import about_distillation, about_size
 from pipeline.models.families import family_named, names_where
 from pipeline.models.model_files import read_json
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 
 REUSE_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
 

@@ -16,7 +16,7 @@ from pipeline.models.families import family_named
 from pipeline.models.family_facts import Text
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_files import read_json
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.text import TextEncoder, Tower
 from pipeline.models.weights import WeightsError
 

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
 from pipeline.models.file_hashes import FileHashes, recall_node, remember_node
-from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.models.model_info import ModelInfo
+from pipeline.models.probe import probe_model
 from pipeline.models.score_weights import ScorerFiles, probe_scores
 from pipeline.models.suitability import check_suits, suitability_warnings
 from pipeline.plan.auto import resolved

@@ -7,7 +7,8 @@ from typing import Any
 from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.models.loading import load_model
-from pipeline.models.probe import ModelInfo, probe_model
+from pipeline.models.model_info import ModelInfo
+from pipeline.models.probe import probe_model
 
 NAME = "owner/name"
 UNET = "unet/diffusion_pytorch_model.safetensors"

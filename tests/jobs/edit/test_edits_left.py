@@ -10,7 +10,7 @@ import pytest
 from jobs.edit.edits_left import EditsLeft
 from jobs.edit.progress import RunProgress
 from pipeline.config.load import parse_config
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.staged import PartResult
 from pipeline.storage.shards import InputShard

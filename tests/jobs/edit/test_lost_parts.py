@@ -18,7 +18,7 @@ from jobs.supervise.journal import Entry, Journal
 from jobs.supervise.shutdown import StopFlag
 from jobs.supervise.watchdog import Guard
 from pipeline.config.load import parse_config
-from pipeline.models.probe import ModelInfo
+from pipeline.models.model_info import ModelInfo
 from pipeline.plan.plan import Plan, ShardWork
 from pipeline.records.staged import PartResult
 from pipeline.storage.retry import StorageError

@@ -27,8 +27,9 @@ from torch.utils._pytree import tree_leaves
 from pipeline.config.model import Model
 from pipeline.diffusion.denoiser import Condition
 from pipeline.models.autoencoder import keep_halves
+from pipeline.models.components import vae_dtype
 from pipeline.models.families import family_named
-from pipeline.models.loading import DTYPES, vae_dtype
+from pipeline.models.loading import DTYPES
 from pipeline.models.memory_facts import CallMemory, CountedMemory
 from pipeline.models.micro_batch import MicroBatch
 from pipeline.models.model_info import ModelInfo

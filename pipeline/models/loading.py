@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import diffusers
 import torch
-from diffusers import ModelMixin
 from diffusers.utils.logging import disable_progress_bar as hide_bars_of_diffusers
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_transformers
 
@@ -17,23 +16,20 @@ from pipeline.config.model import Model
 from pipeline.config.stages import Stage
 from pipeline.diffusion.denoiser import Denoiser, TrainableDenoiser
 from pipeline.diffusion.schedule import Level, NoiseSchedule
-from pipeline.models.autoencoder import VAE_HALVES, ImageCoder, is_of_videos, keep_halves
+from pipeline.models.autoencoder import VAE_HALVES, ImageCoder
 from pipeline.models.compiled import compile_network
-from pipeline.models.cpu_kernels import use_onednn
+from pipeline.models.components import Loader
 from pipeline.models.device import device_kind, make_deterministic, memory_format_for, set_tf32
 from pipeline.models.families import family_named
-from pipeline.models.family import Family
 from pipeline.models.feature_reuse import denoiser_for
 from pipeline.models.fused_lora import fuse_loras
 from pipeline.models.micro_batch import MicroBatch, release_memory
-from pipeline.models.model_files import read_json
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.network import NetworkDenoiser, in_micro_batches
 from pipeline.models.precision import resolved_dtype
 from pipeline.models.probe import load_schedule, probe_model
 from pipeline.models.text import EmptyText, TextEncoder
 from pipeline.models.text_pipeline import load_text, text_pipeline
-from pipeline.models.weights import load_network
 
 DTYPES = {
     "float32": torch.float32,
@@ -134,20 +130,7 @@ def load_model(
     model, dtype = model.model_copy(update={"dtype": chosen}), DTYPES[chosen]
     info = probe_model(model, hash_files=False, fetch=True)
 
-    def load(kind: Any, name: str, dtype: torch.dtype = dtype) -> Any:
-        folder = info.folder / name
-        key, variant = f"model.path={model.path!r}", info.variants.get(name)
-        if name == "vae" and info.vae is not None:
-            folder, key, variant = info.vae.folder, f"model.vae={model.vae!r}", info.vae.variant
-        network = load_network(kind, folder, key, variant=variant, torch_dtype=dtype)
-        if isinstance(network, ModelMixin):
-            # diffusers 0.42 looks only at the first tensor to decide whether to convert. The
-            # transformer's first tensor is a float32 table, so the rest would stay float32 too.
-            network.to(dtype)
-        if device == "cpu" and dtype == torch.float32 and model.compile == "off":
-            use_onednn(network)
-        return network.to(device).eval().requires_grad_(False)
-
+    load = Loader(info, model, device, dtype)
     schedule = load_schedule(info, info.size_for(model))
     compiled = model.compile != "off"
     family = family_named(info.family)
@@ -162,13 +145,6 @@ def load_model(
     compile_network(network, model)
     cleanest = schedule.level_at(0.0).sigma
     denoiser = NetworkDenoiser(family, network, info.prediction_type, cleanest, info.latent_scale)
-    vae = load(getattr(diffusers, family.vae), "vae", vae_dtype(info, family, dtype))
-    if not is_of_videos(vae):  # whose weights have no such format
-        vae.to(memory_format=torch.channels_last)
-    keep_halves(vae, vae_halves)
-    sizes = info.sizes_for(model)
-    if model.vae_tiling_above is not None and sizes.largest > model.vae_tiling_above:
-        vae.enable_tiling()  # overlapping tiles of the VAE's training size, blended at the edges
     loaded = LatentDiffusion(
         info=info,
         device=torch.device(device),
@@ -177,20 +153,21 @@ def load_model(
         unbatched=denoiser,
         denoiser=in_micro_batches(denoiser, micro_batch),
         text=text,
-        image_coder=ImageCoder(vae, vae_micro_batch, family),
+        image_coder=ImageCoder(load.vae(vae_halves), vae_micro_batch, family),
         micro_batch=micro_batch,
         vae_micro_batch=vae_micro_batch,
     )
     if compiled:
         scale = info.latent_scale
-        grids = [(height // scale, width // scale) for width, height in sizes.listed]
+        listed = info.sizes_for(model).listed
+        grids = [(height // scale, width // scale) for width, height in listed]
         with set_tf32(model.tf32):  # with another setting the stages would compile anew
             warm_up(loaded, micro_batches or (stage.micro_batch,), grids)
     return loaded
 
 
 def _network_and_text(
-    info: ModelInfo, load: Callable[..., Any], micro_batch: MicroBatch, texts: Texts
+    info: ModelInfo, load: Loader, micro_batch: MicroBatch, texts: Texts
 ) -> tuple[Any, TextEncoder]:
     """The network, and the text encoders or what stays of them; LoRAs are fused into both.
 
@@ -239,14 +216,3 @@ def warm_up(
                 shape = num_rows, model.info.latent_channels, *grid
                 condition = sized.text.encode([""] * num_rows)
                 sized.denoiser(torch.zeros(shape, device=model.device), level, condition)
-
-
-def vae_dtype(info: ModelInfo, family: Family, dtype: torch.dtype) -> torch.dtype:
-    """The VAE's dtype: float32 instead of float16 where its config asks for it (SDXL's overflows).
-
-    Without the key the VAE is upcast, as in diffusers, except in Stable Diffusion 1 and 2, whose
-    VAE does not overflow.
-    """
-    config = read_json(info.vae_folder / "config.json")
-    upcast = config.get("force_upcast", family.upcasts_vae)
-    return torch.float32 if upcast and dtype == torch.float16 else dtype

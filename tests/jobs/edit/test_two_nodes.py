@@ -74,6 +74,11 @@ class Nodes:
             self.cluster.add_node(num_cpus=cpus, node_ip_address="127.0.0.1")
         return sorted(raylet_of(node).pid for node in self.cluster.worker_nodes)
 
+    def anew(self, count: int, cpus: int = NODE_CPUS) -> list[int]:
+        """As ``resize``, of new nodes alone."""
+        self.resize(0)
+        return self.resize(count, cpus)
+
     def set_pace(self, seconds: float, stage: str = "decode") -> None:
         """Sets the seconds that each further part takes in a stage."""
         (self.folder / f"pace/seconds-{stage}").write_text(str(seconds))
@@ -162,6 +167,7 @@ def test_a_run_survives_a_killed_node(
     expected = digests(nodes.plain())
     assert len(expected) == 2 * NUM_SHARDS
     killed = 0
+    nodes.anew(2)
     for number in seeds:
         raylets = nodes.resize(2)
         nodes.set_pace(0.3)
@@ -185,8 +191,7 @@ def test_a_wave_that_has_lost_a_pool_for_good_begins_anew(
 ) -> None:
     """Two decode actors are left, and no room for encode: without smaller pools nothing moves."""
     expected, output = digests(nodes.plain()), tmp_path / "out"
-    nodes.resize(0)
-    raylets = nodes.resize(2, cpus=4)
+    raylets = nodes.anew(2, cpus=4)
     nodes.set_pace(0.0)
     nodes.set_pace(1.0, "encode")
     # Decoding takes three times as long, so there are one encode actor and three decode actors, of
@@ -215,7 +220,7 @@ def test_the_next_wave_has_pools_for_a_node_that_joined(
     """A pool of size auto has one actor while one node is there, and two in the wave after."""
     expected = digests(nodes.plain())
     nodes.set_pace(1.0)
-    (first,), output = nodes.resize(1), tmp_path / "out"
+    (first,), output = nodes.anew(1), tmp_path / "out"
     waves = ("run.shards_per_wave=1", "plan.calibrate=never", "stages.decode.actors=auto")
     run = nodes.start(output, *waves)
     assert wait_until(partial(has_staged, output, 1), run, "the first part")
@@ -235,7 +240,7 @@ def test_a_node_that_joins_during_a_run_gets_work(
     """A pool that may grow starts its second actor on the node that joins after the first part."""
     expected = digests(nodes.plain())
     nodes.set_pace(2.0)  # Ray Data notices a new node within 20 s; the run must last longer
-    (first,), output = nodes.resize(1), tmp_path / "out"
+    (first,), output = nodes.anew(1), tmp_path / "out"
     run = nodes.start(output, "stages.decode.actors=1", "stages.decode.max_actors=2")
     assert wait_until(partial(has_staged, output, 1), run, "the first part")
     # An operator may use a share of the cluster's CPUs; of ten CPUs it can use a second actor's.

@@ -136,7 +136,7 @@ def test_a_published_layout_is_loaded_as_its_own_pipeline_loads_it(
     """Every tensor of the chosen files; embeddings bit for bit; a guided decode to 1e-4."""
     folder = make_layout(layout, tmp_path / "model")
     # on a CPU other kernels compute the same to the last bits; here the layout is compared
-    monkeypatch.setattr("pipeline.models.loading.use_onednn", lambda network: None)
+    monkeypatch.setattr("pipeline.models.components.use_onednn", lambda network: None)
     capsys.readouterr()
     with caplog.at_level(logging.INFO, "pipeline.models"):
         model = load_model(Model(path=str(folder)), "cpu", Stage())

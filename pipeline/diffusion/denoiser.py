@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.transfer import upload
 
 Denoise = Callable[[Tensor, Level], Tensor]  # a denoiser whose condition is fixed
 Norm = Callable[[Tensor], Tensor]  # of a velocity (N, C, h, w); broadcasts against it
@@ -44,7 +45,7 @@ class Condition:
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         """These rows: a slice, or their numbers in main memory."""
-        there = rows if isinstance(rows, slice) else _sent(rows, self.tokens.device)
+        there = rows if isinstance(rows, slice) else upload(rows, self.tokens.device)
         pooled, mask, guidance = (
             None if one is None else one[there] for one in (self.pooled, self.mask, self.guidance)
         )
@@ -111,13 +112,6 @@ class Condition:
         else:  # written there: a copy would make the host wait
             scales = torch.full((), scale, dtype=torch.float32, device=device)
         return replace(self, guidance=scales.expand(len(self)))
-
-
-def _sent(rows: Tensor, device: torch.device) -> Tensor:
-    """Numbers in main memory on a device, without a wait."""
-    if device.type != "cuda":
-        return rows.to(device)
-    return rows.pin_memory().to(device, non_blocking=True)
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.transfer import Download, upload
 from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.transfer import Download, upload
 
 VAE_HALVES = ("encoder", "decoder")
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from pipeline.diffusion.denoiser import Condition, Denoiser
 from pipeline.diffusion.row_levels import RowLevels
 from pipeline.diffusion.schedule import Level
+from pipeline.diffusion.transfer import upload
 from pipeline.models.family import Family
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.transfer import upload
 
 # Of alpha: float32 keeps the velocity in eps to 2^-24 / alpha.
 FLOAT64_BELOW = 2.0**-6

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.diffusion.denoiser import Condition
+from pipeline.diffusion.transfer import upload
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.transfer import upload
 
 TokenIds = tuple[tuple[int, ...], ...]  # one tuple for each tokenizer
 Encode = Callable[[list[str]], Condition]  # of the family's own pipeline

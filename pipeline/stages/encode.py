@@ -15,8 +15,8 @@ from pipeline.diffusion.latents import stacked, to_numpy
 from pipeline.diffusion.noise import add_noise, draw_noise
 from pipeline.diffusion.schedule import Level, num_levels
 from pipeline.diffusion.solvers import SOLVERS, encode_trajectory
+from pipeline.diffusion.transfer import Download, upload_stacked
 from pipeline.models.loading import LatentDiffusion
-from pipeline.models.transfer import Download, upload_stacked
 from pipeline.records.part import Part, Sample
 from pipeline.records.seeds import noise_seed
 

@@ -17,9 +17,9 @@ from pipeline.diffusion.denoiser import Repeated
 from pipeline.diffusion.latents import from_numpy, to_numpy
 from pipeline.diffusion.masks import cut_mask, mask_from_pixels, relative_difference
 from pipeline.diffusion.noise import add_noise, draw_noise
+from pipeline.diffusion.transfer import Download, upload
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.text import TokenIds
-from pipeline.models.transfer import Download, upload
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 

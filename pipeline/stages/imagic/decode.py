@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.config.method import Method
 from pipeline.config.sample_settings import method_for
+from pipeline.diffusion.transfer import upload_stacked
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites, adapted
-from pipeline.models.transfer import upload_stacked
 from pipeline.records.part import Part
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair
 from pipeline.stages.imagic.score import Scorer, TextAgreement

@@ -24,10 +24,10 @@ from pipeline.diffusion.imagic import minimize, prediction_loss
 from pipeline.diffusion.latents import to_numpy
 from pipeline.diffusion.noise import draw_fit
 from pipeline.diffusion.row_levels import RowLevels
+from pipeline.diffusion.transfer import upload, upload_stacked
 from pipeline.models.fine_tuning import fine_tuning
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.lora import LoraSites
-from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Part, Sample, Status
 from pipeline.records.seeds import noise_seed
 from pipeline.stages.imagic.generate import ImagicGenerator, Pair

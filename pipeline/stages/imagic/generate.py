@@ -19,8 +19,8 @@ from pipeline.diffusion.latents import blend
 from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.schedule import Level
 from pipeline.diffusion.solvers import SOLVERS
+from pipeline.diffusion.transfer import upload, upload_stacked
 from pipeline.models.loading import LatentDiffusion
-from pipeline.models.transfer import upload, upload_stacked
 from pipeline.records.part import Edit, Sample
 from pipeline.stages.encode import noise_for
 

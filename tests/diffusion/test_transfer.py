@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models import transfer
+from pipeline.diffusion import transfer
+from pipeline.diffusion.transfer import Download, upload, upload_stacked
 from pipeline.models.loading import LatentDiffusion
 from pipeline.models.micro_batch import MicroBatch
-from pipeline.models.transfer import Download, upload, upload_stacked
 from pipeline.records.packing import join
 
 gpu = pytest.mark.gpu

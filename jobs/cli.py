@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import sys
@@ -18,6 +19,8 @@ from jobs.ray_environment import set_ray_environment
 from jobs.terminal import let_go, show
 from pipeline.config.load import ConfigError, load_config
 from pipeline.records.run_files import RunFileError
+
+Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +76,25 @@ def _edit(options: argparse.Namespace) -> int:
     return _resumable(options, run)
 
 
+def _stoppable(command: Command) -> Command:
+    """A command that goes on when it runs again: a signal interrupts it, with its exit code.
+
+    The command imports what is slow to import, so that a signal then is an interruption too.
+    """
+
+    @functools.wraps(command)
+    def stoppable(options: argparse.Namespace) -> int:
+        from jobs.supervise.interrupts import Interrupted, interruptible
+
+        try:
+            with interruptible():
+                return command(options)
+        except Interrupted:
+            return exit_codes.INTERRUPTED
+
+    return stoppable
+
+
 def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
     """Returns the run's exit code; if the store or a node ends it, prints how to resume.
 
@@ -81,7 +103,8 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
         run: imports what is slow to import, so that a signal then is an interruption too.
     """
 
-    def resumable() -> int:
+    @_stoppable
+    def resumable(options: argparse.Namespace) -> int:
         from jobs.supervise.starts import CannotGoOnError
 
         try:
@@ -92,18 +115,7 @@ def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
             tell(f"overpaint: {error}; run the same command to resume", level="error")
             return exit_codes.INCOMPLETE
 
-    return _stoppable(resumable)
-
-
-def _stoppable(run: Callable[[], int]) -> int:
-    """Returns the exit code of what goes on when it runs again; a signal interrupts it."""
-    from jobs.supervise.interrupts import Interrupted, interruptible
-
-    try:
-        with interruptible():
-            return run()
-    except Interrupted:
-        return exit_codes.INTERRUPTED
+    return resumable(options)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -139,51 +151,45 @@ def _report(options: argparse.Namespace) -> int:
     return report_output(options.output, options.storage_option, options.overrides)
 
 
+@_stoppable
 def _refilter(options: argparse.Namespace) -> int:
-    def run() -> int:
-        from jobs.commands.refilter import refilter_output
+    from jobs.commands.refilter import refilter_output
 
-        return refilter_output(
-            options.output,
-            options.storage_option,
-            given=[*({"preset": name} for name in options.preset), *options.set],
-            dropped=options.drop,
-            clear=options.clear,
-            dry_run=options.dry_run,
-        )
-
-    return _stoppable(run)
+    return refilter_output(
+        options.output,
+        options.storage_option,
+        given=[*({"preset": name} for name in options.preset), *options.set],
+        dropped=options.drop,
+        clear=options.clear,
+        dry_run=options.dry_run,
+    )
 
 
+@_stoppable
 def _mix(options: argparse.Namespace) -> int:
-    def run() -> int:
-        from jobs.commands.mix import mix_outputs
+    from jobs.commands.mix import mix_outputs
 
-        return mix_outputs(
-            options.output,
-            options.edited,
-            options.config,
-            options.overrides,
-            dry_run=options.dry_run,
-            pairs=options.command == "pairs",
-        )
-
-    return _stoppable(run)
+    return mix_outputs(
+        options.output,
+        options.edited,
+        options.config,
+        options.overrides,
+        dry_run=options.dry_run,
+        pairs=options.command == "pairs",
+    )
 
 
+@_stoppable
 def _pack(options: argparse.Namespace) -> int:
-    def run() -> int:
-        from jobs.commands.pack import pack_sources
+    from jobs.commands.pack import pack_sources
 
-        return pack_sources(
-            options.output,
-            options.sources,
-            options.config,
-            options.overrides,
-            dry_run=options.dry_run,
-        )
-
-    return _stoppable(run)
+    return pack_sources(
+        options.output,
+        options.sources,
+        options.config,
+        options.overrides,
+        dry_run=options.dry_run,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -243,7 +249,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 
 PRINTING = frozenset({"plan", "verify", "status"})
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+COMMANDS: dict[str, Command] = {
     "edit": _edit,
     "plan": _plan,
     "submit": _submit,

@@ -67,14 +67,18 @@ def objects_of(
     return {f"{split}/{tar_name(shard)}": tar.finished()}
 
 
-def put(output: Store, name: str, data: Object) -> tuple[int, str]:
-    """Writes an object; returns its size and sha256."""
+def put(output: Store, name: str, data: Object) -> int:
+    """Writes an object; returns its size."""
     if isinstance(data, Spool):
         output.put_spooled(name, data)
-        return data.size, data.sha256
-    content = bytes(data)
-    output.put(name, content)
-    return len(content), sha256_of(content)
+        return data.size
+    output.put(name, bytes(data))
+    return len(data)
+
+
+def digest_of(data: Object) -> str:
+    """An object's sha256."""
+    return data.sha256 if isinstance(data, Spool) else sha256_of(bytes(data))
 
 
 def wrong_objects(output: Store, mixed: MixedShard, *, count: bool = False) -> Iterator[str]:

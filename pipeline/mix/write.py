@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import cache, partial
 
 from pipeline.mix.choose import choose_edits, unit_hash
-from pipeline.mix.formats import objects_of, put, wrong_objects
+from pipeline.mix.formats import digest_of, objects_of, put, wrong_objects
 from pipeline.mix.marker import (
     PLAN_FILE,
     MixedShard,
@@ -76,14 +76,14 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
         if not of_split:
             continue
         objects = objects_of(plan, split, name, of_split, by_key)
-        written = [(path, *put(output, path, data)) for path, data in objects.items()]
-        path, size, sha256 = written.pop()
+        sizes = [put(output, path, data) for path, data in objects.items()]
+        path, data = list(objects.items())[-1]  # of the others it holds the digests, if any
         mixed.splits[split] = replace(
             mixed.splits[split],
             tar=path,
-            bytes=size,
-            sha256=sha256,
-            bytes_listed=sum(size for _, size, _ in written),
+            bytes=sizes[-1],
+            sha256=digest_of(data),
+            bytes_listed=sum(sizes[:-1]),
         )
     output.put(marker_name(name), sealed_json(mixed.tree()))
     return mixed, wrong

@@ -46,11 +46,11 @@ class Job:
             timeout=300,
         )
 
-    def start(self, output: Path, *more: str) -> subprocess.Popen[str]:
+    def start(self, output: Path, *more: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(output, *more),
             cwd=ROOT,
-            env=os.environ | dict([LOOPBACK]),
+            env=os.environ | dict([LOOPBACK]) | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

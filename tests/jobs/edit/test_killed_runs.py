@@ -1,4 +1,4 @@
-"""SIGKILL at any storage call of a run on Ray: the next run ends with the same bytes."""
+"""SIGKILL at any storage call of a run on Ray, and SIGTERM: the next run ends in equal bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pipeline.steps.verify import verify
 from pipeline.storage.store import Store
 from tests.jobs import killer
 from tests.jobs.conftest import ROOT, Job
-from tests.jobs.faulty import install
+from tests.jobs.edit.test_layouts import staged, wait_for_first_part
+from tests.jobs.faulty import PACE, install
 from tests.samples import raw_sample, write_shard
 
 pytestmark = pytest.mark.slow
@@ -112,6 +113,24 @@ def test_a_run_killed_with_its_ray_is_resumed_to_the_same_bytes(
         # A worker that is killed during a write leaves a temporary file, which runs sweep later.
         Store(str(output)).remove_temporaries(older_than_s=0)
         small.check(output, digests)
+
+
+def test_sigterm_stages_the_part_in_flight(small: Small, digests: Digests, tmp_path: Path) -> None:
+    """The run ends with exit code 75, long before its eight parts; with two actors it goes on."""
+    output, pace = tmp_path / "out", tmp_path / "pace"
+    pace.mkdir()
+    (pace / "seconds-decode").write_text("3")
+    process = small.job.start(output, *small.arguments(output), **small.env, **{PACE: str(pace)})
+    wait_for_first_part(process, output)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, text
+    assert "SIGTERM: taking no further parts" in text
+    assert staged(output)
+    actors = ("stages.decode.actors=2", "stages.decode.cpus=0.5")
+    done = small.job.run(output, *small.arguments(output), *actors, **small.env)
+    assert done.returncode == 0, done.stderr
+    small.check(output, digests)
 
 
 def test_killed_workers_fail_no_edit(small: Small, digests: Digests, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def wait_for_first_part(process: subprocess.Popen[str], output: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        # one actor per stage: test_planned_runs.py; two: test_scores.py; fused: after SIGTERM below
+        # one actor per stage: test_planned_runs.py; two: test_scores.py; fused: as a submitted job
         pytest.param(["run.layout=pools"], marks=pytest.mark.sweep),
         pytest.param(
             ["run.layout=pools", "stages.decode.actors=2", "stages.mask.actors=2"],
@@ -113,24 +113,6 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(
     done = job.run(output, "run.layout=fused")
     assert done.returncode == 0, done.stderr + done.stdout
     assert digests(output) == digests(plain)
-
-
-def test_sigterm_stages_the_parts_in_flight(
-    job: Job, plain: Path, digests: Digests, tmp_path: Path, ray_address: str
-) -> None:
-    """SIGTERM ends the run with exit code 75; running again, with two actors, completes it."""
-    output, overrides = tmp_path / "out", ("run.layout=fused", f"run.address={ray_address}")
-    process = job.start(output, *overrides)
-    wait_for_first_part(process, output)
-    process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, text
-    assert "taking no further parts" in text
-    assert staged(output)
-    done = job.run(output, *overrides, "stages.decode.actors=2")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert digests(output) == digests(plain)
-    assert not verify(Store(str(output))).problems
 
 
 def test_a_finished_run_repeats_in_seconds_and_edits_only_new_shards(

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"overpaint {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_pack(commands)
+    _add_convert(commands)
     _add_runs(commands)
     _add_demo(commands)
     _add_outputs(commands)
@@ -103,6 +104,29 @@ def _add_pack(commands: Any) -> None:
     pack.add_argument("--config", help="a YAML file with these keys")
     pack.add_argument("--dry-run", action="store_true", help="list and count, write nothing")
     pack.set_defaults(command="pack", overrides=[])
+
+
+def _add_convert(commands: Any) -> None:
+    """The command that makes a model's folder of a checkpoint."""
+    convert = commands.add_parser(
+        "convert", help="make a model's folder of a checkpoint in one file (Stable Diffusion)"
+    )
+    convert.add_argument("checkpoint", help="a .safetensors file of Stable Diffusion 1, 2 or XL")
+    convert.add_argument("folder", help="of the model; new or empty")
+    convert.add_argument(
+        "--base",
+        required=True,
+        help="a folder or a hub id of the same kind of model: its configs and tokenizers are taken",
+    )
+    convert.add_argument("--revision", help="branch, tag or commit of a hub id")
+    convert.add_argument(
+        "--from-base",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="take this part's weights from the base, e.g. vae; repeatable",
+    )
+    convert.set_defaults(command="convert")
 
 
 def _add_demo(commands: Any) -> None:

@@ -192,6 +192,19 @@ def _pack(options: argparse.Namespace) -> int:
     )
 
 
+@_stoppable
+def _convert(options: argparse.Namespace) -> int:
+    from jobs.commands.convert import convert_checkpoint
+
+    return convert_checkpoint(
+        options.checkpoint,
+        options.folder,
+        options.base,
+        revision=options.revision,
+        from_base=options.from_base,
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     if options.benchmark == "augmentation":
         return _evaluate_augmentation(options)
@@ -262,6 +275,7 @@ COMMANDS: dict[str, Command] = {
     "mix": _mix,
     "pairs": _mix,
     "pack": _pack,
+    "convert": _convert,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
 }

@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.report": {"records", "config", "storage", "steps", "images", "plan"},
     "pipeline.mix": {"records", "config", "storage", "images", "steps", "plan", "republish"},
     "pipeline.pack": {"records", "config", "storage", "steps"},
+    "pipeline.convert": {"config", "models", "torch", "diffusers", "transformers"},
     "pipeline.demo": {
         *("records", "config", "diffusion", "models", "stages", "scores"),
         *("torch", "diffusers", "transformers"),

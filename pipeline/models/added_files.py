@@ -125,7 +125,7 @@ def _lora_file(option: str, entry: Lora) -> tuple[ModelFiles, str]:
         size = {path.name: path.stat().st_size}
         files = ModelFiles(f"{option}.path", entry.path, path.parent.absolute(), size)
     else:
-        files = _folder_or_hub(f"{option}.path", entry.path, entry.revision)
+        files = folder_or_hub(f"{option}.path", entry.path, entry.revision)
     found = [name for name in files.names_in("") if name.endswith(".safetensors")]
     if entry.file is not None:
         found = [name for name in found if name == entry.file]
@@ -145,7 +145,7 @@ def find_vae(
     """Finds ``model.vae``; None if there is none. Arguments and errors are as of ``find_loras``."""
     if model.vae is None:
         return None
-    files = _folder_or_hub("model.vae", model.vae, model.vae_revision)
+    files = folder_or_hub("model.vae", model.vae, model.vae_revision)
     component = "vae" if files.names_in("vae") else ""
     chosen = choose_weights(files, component, model.dtype)
     vae = OtherVae(files, component, (), chosen.variant)
@@ -160,7 +160,12 @@ def find_vae(
     return OtherVae(files, component, names, chosen.variant, revision)
 
 
-def _folder_or_hub(option: str, path: str, revision: str | None) -> ModelFiles:
+def folder_or_hub(option: str, path: str, revision: str | None) -> ModelFiles:
+    """The files of a local folder, or of a commit on the hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no such model on the hub.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return files_of_folder(option, path, folder.absolute())

@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.models.hub_snapshot import Snapshot
 
 BUNDLED_OVERRIDE = "OVERPAINT_BUNDLED_MODEL"  # a folder to use for "bundled", in development
+CHECKPOINT = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 POINTER = b"version https://git-lfs.github.com/spec/"  # what Git leaves in place of a file in LFS
 POINTER_BYTES = 1024  # pointers are smaller
@@ -104,15 +106,24 @@ def locate_model(model: Model) -> ModelFiles:
     if folder.is_dir():
         return files_of_folder("model.path", model.path, folder)
     if folder.exists():
-        raise model_error(
-            model.path, "a file; allowed is a folder in diffusers' format or a hub id"
-        )
+        reason = "a file; allowed is a folder in diffusers' format or a hub id"
+        if folder.suffix == CHECKPOINT:
+            reason += f"; {to_convert(model.path)}"
+        raise model_error(model.path, reason)
     if not HUB_ID.fullmatch(model.path):
         raise FileNotFoundError(
             f"model.path={model.path!r}: no such folder; allowed are 'bundled', a folder in "
             "diffusers' format, or a hub id such as 'owner/name'"
         )
     return files_on_hub("model.path", model.path, model.revision)
+
+
+def to_convert(path: str) -> str:
+    """What to do with a checkpoint in one file."""
+    return (
+        "of a checkpoint in one file `overpaint convert` makes such a folder: "
+        f"overpaint convert {shlex.quote(path)} FOLDER --base ID"
+    )
 
 
 def files_of_folder(option: str, path: str, folder: Path) -> ModelFiles:

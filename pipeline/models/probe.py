@@ -20,12 +20,14 @@ from pipeline.models.file_hashes import FileHashes
 from pipeline.models.loaded_files import files_of, weights_of
 from pipeline.models.lora_keys import check_loras
 from pipeline.models.model_files import (
+    CHECKPOINT,
     PICKLES,
     ModelFiles,
     locate_model,
     model_error,
     read_json,
     revision_of,
+    to_convert,
 )
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.network_checks import check_classes, check_kinds, check_size
@@ -169,12 +171,15 @@ def load_schedule(info: ModelInfo, size: int) -> NoiseSchedule:
 def _index(files: ModelFiles) -> Mapping[str, Any]:
     """Reads ``model_index.json``."""
     if "model_index.json" not in files.sizes:
-        pickles = [name for name in files.names_in("") if name.endswith(PICKLES)]
-        found = f" (but {pickles[0]})" if pickles else ""
-        raise files.error(
+        beside = [name for name in files.names_in("") if name.endswith((*PICKLES, CHECKPOINT))]
+        found = f" (but {beside[0]})" if beside else ""
+        reason = (
             f"{files.folder} has no model_index.json{found}; allowed is a folder in diffusers' "
             "format"
         )
+        if checkpoints := [name for name in beside if name.endswith(CHECKPOINT)]:
+            reason += f"; {to_convert(checkpoints[0])}"
+        raise files.error(reason)
     return files.json("model_index.json")
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.models.family_facts import CLIP_VOCABULARY
 from pipeline.models.model_files import PICKLES, ModelFiles, is_pointer, pointer_reason
@@ -32,6 +32,13 @@ TOKENIZER_FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "chat_template.jinja",
 )
+
+
+class StoredTensor(NamedTuple):
+    """What the header of a safetensors file says of a tensor; the dtype by its name there."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -179,9 +186,20 @@ def tensor_shapes(files: ModelFiles, name: str) -> dict[str, tuple[int, ...]]:
     path = files.folder / name
     if files.snapshot is not None and not path.is_file():
         return files.snapshot.tensor_shapes(name)
+    return {name: tensor.shape for name, tensor in tensors_in(path).items()}
+
+
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a local safetensors file by name, from its header.
+
+    Raises:
+        ValueError: it is not safetensors.
+    """
     header, _ = _header(path, path.stat().st_size)
     return {
-        name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+        name: StoredTensor(str(tensor["dtype"]), tuple(tensor["shape"]))
+        for name, tensor in header.items()
+        if name != "__metadata__"
     }
 
 

@@ -101,6 +101,7 @@ def test_a_signal_before_the_first_part_is_an_interruption(
         (["mix", "out", "--edited", "o"], "jobs.commands.mix.mix_outputs"),
         (["pairs", "out", "--edited", "o"], "jobs.commands.mix.mix_outputs"),
         (["refilter", "o", "--clear"], "jobs.commands.refilter.refilter_output"),
+        (["convert", "a", "b", "--base", "c"], "jobs.commands.convert.convert_checkpoint"),
     ],
 )
 def test_a_closed_terminal_interrupts_what_the_same_command_resumes(

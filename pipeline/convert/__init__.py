@@ -1,0 +1,1 @@
+"""Makes a model's folder of a checkpoint in one file."""

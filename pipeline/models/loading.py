@@ -118,8 +118,9 @@ def load_model(
             the network is loaded unless LoRAs are to be fused into both.
 
     Raises:
-        FileNotFoundError, ValueError: see ``probe_model``. The files of a hub model are downloaded
-            if they are not cached.
+        FileNotFoundError, ValueError: see ``probe_model``; also if a file with a pinned revision is
+            replaced while it is loaded. The files of a hub model are downloaded if they are not
+            cached.
     """
     make_deterministic()
     hide_bars_of_diffusers()  # a bar for every file would flood the job's output
@@ -157,6 +158,7 @@ def load_model(
         micro_batch=micro_batch,
         vae_micro_batch=vae_micro_batch,
     )
+    probe_model(model, hash_files=False)  # again: a file may have been replaced since it was hashed
     if compiled:
         scale = info.latent_scale
         listed = info.sizes_for(model).listed

@@ -66,6 +66,7 @@ class Scorers:
         self.dinov2 = self._images(Dinov2Model, files["dinov2"]) if "dinov2" in files else None
         self.nsfw = self._images(Classifier, files["nsfw"]) if "nsfw" in files else None
         self.nsfw_label = scores.nsfw.label if scores.nsfw is not None else ""
+        probe_scores(scores, hash_files=False)  # again: a file may have been replaced since
 
     @property
     def device_kind(self) -> str:

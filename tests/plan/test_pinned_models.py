@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.config import Config
 from pipeline.config.stages import Stage
+from pipeline.models import weights
 from pipeline.models.loading import load_model
 from pipeline.models.score_weights import probe_scores
+from pipeline.models.scorers import Scorers
 from pipeline.plan.plan import make_plan
 from tests.samples import raw_sample, write_shard
 from tests.tiny_scorers import make_tiny_scorers
@@ -52,9 +54,9 @@ def test_a_branch_that_moves_after_the_start_is_not_followed(
     plan = make_plan(config_of(tmp_path, model=model), "cpu")
     assert plan.config.model.revision == FIRST
     moved = cache("model", tiny_model_folder, SECOND)
-    (weights,) = (moved / "unet").glob("*.safetensors")
-    other = {name: torch.zeros_like(value) for name, value in load_file(weights).items()}
-    save_file(other, weights)
+    (stored,) = (moved / "unet").glob("*.safetensors")
+    other = {name: torch.zeros_like(value) for name, value in load_file(stored).items()}
+    save_file(other, stored)
     loaded = load_model(plan.config.model, "cpu", Stage())
     assert loaded.info.folder.name == FIRST
     network: Any = loaded.unbatched
@@ -87,8 +89,8 @@ def test_a_folder_that_changes_after_the_start_is_refused(
     load_model(plan.config.model, "cpu", Stage())
     (folder / "unused.bin").write_bytes(b"no part of it")
     load_model(plan.config.model, "cpu", Stage())
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    save_file({n: torch.zeros_like(v) for n, v in load_file(weights).items()}, weights)
+    (stored,) = (folder / "unet").glob("*.safetensors")
+    save_file({n: torch.zeros_like(v) for n, v in load_file(stored).items()}, stored)
     with pytest.raises(ValueError, match=r"model\.revision asks for .*: the folder was changed"):
         load_model(plan.config.model, "cpu", Stage())
 
@@ -110,3 +112,35 @@ def test_scorers_that_change_after_the_start_are_refused(
         with pytest.raises(ValueError, match=rf"scores\.{key}\.revision asks for"):
             probe_scores(plan.config.scores, hash_files=False)
         weights.write_bytes(before)
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was hashed just before, by the same actor; what is loaded are other weights."""
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    section = make_tiny_scorers(tmp_path / "scorers")
+    model, scores = {"path": str(folder), "size": 32}, {"lpips": section["lpips"]}
+    plan = make_plan(config_of(tmp_path, model=model, scores=scores), "cpu")
+    load = weights.load_network
+
+    def replace(path: Path) -> None:
+        other = {name: value + 1 for name, value in load_file(path).items()}
+        save_file(other, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def load_network(kind: Any, place: Path, *rest: Any, **more: Any) -> Any:
+        if place.name == "unet":
+            replace(place / "diffusion_pytorch_model.safetensors")
+        return load(kind, place, *rest, **more)
+
+    monkeypatch.setattr("pipeline.models.components.load_network", load_network)
+    with pytest.raises(ValueError, match=r"model\.revision asks for .*: the folder was changed"):
+        load_model(plan.config.model, "cpu", Stage())
+
+    def lpips(self: Scorers, net: str, files: Any) -> None:
+        replace(tmp_path / "scorers/lpips.safetensors")
+
+    monkeypatch.setattr(Scorers, "_lpips", lpips)
+    with pytest.raises(ValueError, match=r"scores\.lpips\.revision asks for"):
+        Scorers(plan.config.scores, "cpu", 1)

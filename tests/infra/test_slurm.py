@@ -14,9 +14,15 @@ SCRIPT = Path(__file__).resolve().parents[2] / "infra/slurm/overpaint.sbatch"
 STAND_INS = {
     "scontrol": 'if [[ $1 == show ]]; then printf "node1\\nnode2\\n"; else note scontrol "$@"; fi',
     "squeue": 'echo "${STATE:-RUNNING None}"',
-    "srun": 'while [[ $1 == --* ]]; do shift; done; "$@"',
+    "srun": (
+        "while [[ $1 == --* ]]; do [[ $1 == --nodelist=* ]] && export NODE=${1#*=}; shift; done; "
+        '"$@"'
+    ),
     "hostname": "echo 10.0.0.1 10.1.0.1",
-    "ray": 'note "$1 $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; [[ $1 == start ]] || sleep "$SETUP"',
+    "ray": (
+        'note "$1 $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; [[ $1 == start ]] || sleep "$SETUP"; '
+        'if [[ $1 == start && $NODE == "${BROKEN:-}" ]]; then exit 3; fi'
+    ),
     "overpaint": (
         '[[ -n ${EARLY:-} ]] || trap "kill %1; note ended; exit 75" TERM; '
         'note "edit $RAY_AUTH_MODE $RAY_AUTH_TOKEN" "$@"; '
@@ -49,7 +55,10 @@ class Job:
             **more,
         }
         self.process = subprocess.Popen(
-            ["bash", str(SCRIPT), "my.yaml", "run.seed=3"], env=environment, cwd=folder
+            ["bash", str(SCRIPT), "my.yaml", "run.seed=3"],
+            env=environment,
+            cwd=folder,
+            stderr=(folder / "log").open("w"),
         )
 
     def lines(self, start: str) -> list[str]:
@@ -90,6 +99,17 @@ def test_a_token_in_the_environment_is_used(tmp_path: Path) -> None:
     assert job.process.wait(timeout=30) == 0
     job.wait_for("start token given", 2)
     assert len(job.lines("edit token given")) == 1
+
+
+def test_a_node_that_does_not_start_is_named_and_tried_again(tmp_path: Path) -> None:
+    """Three times; the driver runs meanwhile, with the other node."""
+    job = Job(tmp_path, lasts=60, BROKEN="node2")
+    job.wait_for("start", 1 + 3)
+    assert len(job.lines("edit")) == 1
+    said = [line for line in (tmp_path / "log").read_text().splitlines() if "node2" in line]
+    begins = "overpaint.sbatch: ray start on node2 ended with code 3 (try "
+    assert said[:2] == [f"{begins}1 of 3)", f"{begins}2 of 3)"]
+    assert job.stop_once_noted("edit") == 75
 
 
 def test_a_job_at_its_time_limit_is_requeued(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, replace
 
@@ -25,6 +26,7 @@ from pipeline.sizing.estimate import Estimate, is_sized
 from pipeline.sizing.part_memory import counted_edit_bytes
 from pipeline.sizing.pools import Node, PoolsDoNotFitError
 from pipeline.sizing.warnings import plan_warnings
+from pipeline.sizing.waves import Pace, num_waves
 
 # A calibration may take this share of a run, its loading of the model apart: better sizes save
 # little more.
@@ -169,6 +171,14 @@ def _lines(plan: Plan, expected: Estimate, costs: Costs, nodes: list[Node]) -> l
         digits = ".2f" if expected.money >= 1 else ".2g"
         words.append(f"{expected.money:{digits}} {config.report.currency}")
     lines.append(", ".join(word for word in words if word))
+    pace = Pace(expected.images_per_s, costs.edits_per_byte, costs.load_s)
+    waves = num_waves(plan.work, config, pace)
+    if waves > 1:
+        each = "" if expected.wall_s is None else f", {duration(expected.wall_s / waves)} each"
+        lines.append(
+            f"{waves} waves of about {math.ceil(len(plan.work) / waves)} shards{each}: nodes that "
+            "join are used from the next one on"
+        )
     if config.run.part_timeout_s is None:
         lines.append(f"a worker without a heartbeat for {expected.silence_s:.0f} s is killed")
     return lines

@@ -7,6 +7,7 @@ They also let a run meet the nodes that have joined or left meanwhile, so they a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,15 @@ def next_wave(work: Sequence[ShardWork], config: Config, pace: Pace) -> list[Sha
     goal = sums[-1] / max(1, round(sums[-1])) * (1 - ROUNDING)
     number = next(i for i, total in enumerate(sums, 1) if total >= goal or i == len(sums))
     return list(work[:number])
+
+
+def num_waves(work: Sequence[ShardWork], config: Config, pace: Pace) -> int:
+    """About how many waves shards take at one pace; arguments are as of ``next_wave``."""
+    wanted = config.run.shards_per_wave
+    if wanted != "auto":
+        return math.ceil(len(work) / wanted)
+    filled = sum(_share_of_wave(item, config, pace) for item in work)
+    return min(len(work), max(1, round(filled)))
 
 
 def _share_of_wave(item: ShardWork, config: Config, pace: Pace) -> float:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config.config import Config
 from pipeline.config.load import parse_config
 from pipeline.plan.plan import ShardWork
-from pipeline.sizing.waves import MAX_PARTS, MAX_UNKNOWN_SHARDS, Pace, next_wave
+from pipeline.sizing.waves import MAX_PARTS, MAX_UNKNOWN_SHARDS, Pace, next_wave, num_waves
 from pipeline.storage.shards import InputShard
 
 
@@ -24,12 +24,14 @@ def shards(number: int, size: int = 1000, edits: int | None = None) -> list[Shar
 
 
 def sizes(work: list[ShardWork], pace: Pace, **run: Any) -> list[int]:
-    """The shards in each wave of a run."""
-    found = []
+    """The shards in each wave of a run, which are as many as it is said to have."""
+    found: list[int] = []
+    expected = num_waves(work, config(**run), pace)
     while wave := next_wave(work, config(**run), pace):
         assert wave == work[: len(wave)]
         found.append(len(wave))
         work = work[len(wave) :]
+    assert len(found) == expected
     return found
 
 

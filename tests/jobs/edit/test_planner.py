@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ def test_the_plan_is_printed_with_hours_and_money(
     assert "actor-hours" in said
     assert "USD" in said
     assert "a worker without a heartbeat for 600 s is killed" in said
+
+
+def test_the_plan_says_how_long_waves_are(
+    measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there are several: until the next one begins, nodes that join do nothing."""
+    planned(plan_of(tmp_path), measure=True, keep=False)
+    assert "waves" not in capsys.readouterr().out
+    write_shard(tmp_path / "in/1.tar", [raw_sample("a"), raw_sample("b")])
+    write_shard(tmp_path / "in/2.tar", [raw_sample("c")])
+    planned(plan_of(tmp_path, run={"shards_per_wave": 2}), measure=True, keep=False)
+    said = capsys.readouterr().out
+    assert re.search(r"2 waves of about 2 shards, \d+ s each: nodes that join", said), said
 
 
 def test_with_json_logs_the_plan_is_one_line(

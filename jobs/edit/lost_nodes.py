@@ -48,6 +48,7 @@ class LostNodes:
         """
         self.sizes, self.progress, self.main_thread = sizes, progress, main_thread
         self.stuck = False
+        self._nodes, self._would_fit = sorted(sizes.nodes), False  # as last seen; planned for once
         self._error = StuckWaveError()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="overpaint-nodes", daemon=True)
@@ -93,8 +94,11 @@ class LostNodes:
 
     def _others_would_fit(self) -> bool:
         """Whether the nodes that are there would be given pools of other sizes."""
-        now = resized(self.sizes, cluster_nodes(), self.progress.left.estimate())
-        return now.expected.sizes != self.sizes.expected.sizes
+        nodes = sorted(cluster_nodes())
+        if nodes != self._nodes:
+            now = resized(self.sizes, nodes, self.progress.left.estimate())
+            self._nodes, self._would_fit = nodes, now.expected.sizes != self.sizes.expected.sizes
+        return self._would_fit
 
 
 def patience_s(sizes: SizedPlan) -> float:

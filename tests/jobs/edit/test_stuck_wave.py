@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from jobs.edit import lost_nodes
+from jobs.edit import lost_nodes, waves
 from jobs.edit.lost_nodes import LostNodes, patience_s
 from jobs.supervise.main_thread import MainThread
 from pipeline.sizing.pools import Node
 from tests.jobs.edit.test_waves import AUTO, SIX, TWO, sizes_of, unknown
 
-WAIT_S, LASTS_S = 0.2, 0.6  # until a wave is stuck, and of a wave
+WAIT_S = 0.2  # until a wave is stuck
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def followed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: Any, last_part_at: Any, **sections: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: Any,
+    last_part_at: Any,
+    lasts_s: float = 0.6,
+    **sections: Any,
 ) -> bool:
     """Whether a wave, begun with two cores, is ended while these nodes are there."""
     monkeypatch.setattr(lost_nodes, "cluster_nodes", nodes)
@@ -38,8 +43,8 @@ def followed(
     sizes = sizes_of(folder, **({"stages": AUTO} | sections))
     start = time.monotonic()
     with MainThread() as main_thread, LostNodes(sizes, progress, main_thread) as watch:
-        time.sleep(LASTS_S)
-    assert watch.stuck == (time.monotonic() - start < LASTS_S)
+        time.sleep(lasts_s)
+    assert watch.stuck == (time.monotonic() - start < lasts_s)
     return watch.stuck
 
 
@@ -51,7 +56,7 @@ def test_a_wave_without_parts_ends_once_other_pools_would_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The main thread is interrupted where it waits, and one line says why."""
-    assert followed(tmp_path, monkeypatch, lambda: SIX, long_ago)
+    assert followed(tmp_path, monkeypatch, lambda: SIX, long_ago, lasts_s=30)
     assert capsys.readouterr().err.count("beginning anew with what is there") == 1
 
 
@@ -63,6 +68,14 @@ def test_a_wave_whose_parts_come_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_same_nodes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow part is the watchdog's matter."""
     assert not followed(tmp_path, monkeypatch, lambda: TWO, long_ago)
+
+
+def test_other_nodes_are_planned_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan looks at each shard that is left; a wave may go on for long with nodes lost."""
+    planned = mock.Mock(side_effect=waves.resized)
+    monkeypatch.setattr(lost_nodes, "resized", planned)
+    assert not followed(tmp_path, monkeypatch, lambda: SIX, time.monotonic)
+    assert planned.call_count == 1
 
 
 def test_pools_that_would_not_fit_wait_for_their_nodes(
@@ -77,14 +90,8 @@ def test_pools_that_would_not_fit_wait_for_their_nodes(
 def test_nodes_that_come_back_in_time_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lost for a tenth of a second, twice: each time is counted anew."""
-
-    def looks() -> Iterator[list[Node]]:
-        while True:
-            yield from [SIX] * 5
-            yield TWO
-
-    found = looks()
+    """Lost at every other look: each time is counted anew."""
+    found = itertools.cycle([SIX, TWO])
     assert not followed(tmp_path, monkeypatch, lambda: next(found), long_ago)
 
 

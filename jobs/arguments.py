@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs.benchmark.options import add_arguments as add_benchmark_arguments
+from jobs.benchmark.options import positive
 from jobs.evaluate.options import add_arguments as add_evaluate_arguments
 from jobs.terminal import safe
 from pipeline import __version__
 from pipeline.config.spelling import did_you_mean
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -141,8 +140,8 @@ def _add_demo(commands: Any) -> None:
 
     data = commands.add_parser("demo-data", help="draw shards of the demo world")
     data.add_argument("output", help="a folder")
-    data.add_argument("--shards", type=_positive, default=4, help="default: 4")
-    data.add_argument("--samples", type=_positive, default=64, help="per shard; default: 64")
+    data.add_argument("--shards", type=positive, default=4, help="default: 4")
+    data.add_argument("--samples", type=positive, default=64, help="per shard; default: 64")
     data.add_argument("--seed", type=int, default=0, help="default: 0")
     data.set_defaults(command="demo_data")
 
@@ -206,40 +205,7 @@ def _add_measures(commands: Any) -> None:
     evaluate.set_defaults(command="evaluate")
 
     bench = commands.add_parser("benchmark", help="compare the speed with diffusers' own DiffEdit")
-    bench.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. method.steps=20")
-    bench.add_argument(
-        "--model", default="bundled", help="a folder, bundled, or random:sd15, sdxl, sd3, flux"
-    )
-    bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    bench.add_argument("--dtype", choices=DTYPES, default="float32")
-    bench.add_argument("--baseline-dtype", choices=DTYPES, help="default: that of --dtype")
-    bench.add_argument("--threads", type=_positive, default=2, help="on a CPU; default: 2")
-    bench.add_argument("--edits", type=_positive, default=16, help="per run; default: 16")
-    bench.add_argument(
-        "--baseline-edits", type=_positive, default=4, help="per run of the baseline; default: 4"
-    )
-    bench.add_argument("--repeats", type=_positive, default=3, help="of every loop; default: 3")
-    bench.add_argument(
-        "--whole", action="store_true", help="also time the whole job in one process"
-    )
-    bench.add_argument("--compiled", action="store_true", help="also time a compiled baseline")
-    bench.add_argument(
-        "--time-limit",
-        type=float,
-        dest="time_limit_s",
-        metavar="SECONDS",
-        help="start no loop that would end later than this; results are written as they come",
-    )
-    bench.add_argument(
-        "--models", type=Path, help="where random models are kept; default: next to --out"
-    )
-    bench.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        help="measure a curve instead: batch, size, steps, edits or region; repeatable",
-    )
-    bench.add_argument("--out", type=Path, default=Path("runs/benchmark/result"))
+    add_benchmark_arguments(bench)
     bench.set_defaults(command="benchmark")
 
 
@@ -268,10 +234,3 @@ def _add_storage_option(parser: argparse.ArgumentParser) -> None:
         help="for fsspec, e.g. endpoint_url=http://localhost:9000; set credentials in the "
         "environment",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value

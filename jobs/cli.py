@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib.util
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from jobs import exit_codes
@@ -16,11 +13,10 @@ from jobs.arguments import parse_arguments
 from jobs.evaluate.options import config_for, home_of
 from jobs.logs import tell, use_format
 from jobs.ray_environment import set_ray_environment
-from jobs.terminal import let_go, show
+from jobs.stoppable import Command, resumable, stoppable
+from jobs.terminal import let_go
 from pipeline.config.load import ConfigError, load_config
 from pipeline.records.run_files import RunFileError
-
-Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,49 +69,7 @@ def _edit(options: argparse.Namespace) -> int:
 
         return edit(config, verbose=options.verbose, retry_failed=options.retry_failed)[0]
 
-    return _resumable(options, run)
-
-
-def _stoppable(command: Command) -> Command:
-    """A command that goes on when it runs again: a signal interrupts it, with its exit code.
-
-    The command imports what is slow to import, so that a signal then is an interruption too.
-    """
-
-    @functools.wraps(command)
-    def stoppable(options: argparse.Namespace) -> int:
-        from jobs.supervise.interrupts import Interrupted, interruptible
-
-        try:
-            with interruptible():
-                return command(options)
-        except Interrupted:
-            return exit_codes.INTERRUPTED
-
-    return stoppable
-
-
-def _resumable(options: argparse.Namespace, run: Callable[[], int]) -> int:
-    """Returns the run's exit code; if the store or a node ends it, prints how to resume.
-
-    Args:
-        options: of the command.
-        run: imports what is slow to import, so that a signal then is an interruption too.
-    """
-
-    @_stoppable
-    def resumable(options: argparse.Namespace) -> int:
-        from jobs.supervise.starts import CannotGoOnError
-
-        try:
-            return run()
-        except (OSError, CannotGoOnError) as error:
-            if options.verbose:
-                show(traceback.format_exc(), to=sys.stderr, lines=True)
-            tell(f"overpaint: {error}; run the same command to resume", level="error")
-            return exit_codes.INCOMPLETE
-
-    return resumable(options)
+    return resumable(options, run)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -151,7 +105,7 @@ def _report(options: argparse.Namespace) -> int:
     return report_output(options.output, options.storage_option, options.overrides)
 
 
-@_stoppable
+@stoppable
 def _refilter(options: argparse.Namespace) -> int:
     from jobs.commands.refilter import refilter_output
 
@@ -165,7 +119,7 @@ def _refilter(options: argparse.Namespace) -> int:
     )
 
 
-@_stoppable
+@stoppable
 def _mix(options: argparse.Namespace) -> int:
     from jobs.commands.mix import mix_outputs
 
@@ -179,7 +133,7 @@ def _mix(options: argparse.Namespace) -> int:
     )
 
 
-@_stoppable
+@stoppable
 def _pack(options: argparse.Namespace) -> int:
     from jobs.commands.pack import pack_sources
 
@@ -192,7 +146,7 @@ def _pack(options: argparse.Namespace) -> int:
     )
 
 
-@_stoppable
+@stoppable
 def _convert(options: argparse.Namespace) -> int:
     from jobs.commands.convert import convert_checkpoint
 
@@ -215,7 +169,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
         return evaluate(options)
 
-    return _resumable(options, run)
+    return resumable(options, run)
 
 
 def _evaluate_augmentation(options: argparse.Namespace) -> int:
@@ -243,7 +197,7 @@ def _demo(options: argparse.Namespace) -> int:
 
         return demo(config, Path(folder), verbose=options.verbose)
 
-    return _resumable(options, run)
+    return resumable(options, run)
 
 
 def _demo_data(options: argparse.Namespace) -> int:

@@ -17,9 +17,7 @@ class Lora(Section):
     file: str | None = Field(
         None, description="Which safetensors file of the folder or hub id; null: the only one."
     )
-    weight: float = Field(
-        1.0, allow_inf_nan=False, description="Factor of the change; 1 is the file's own."
-    )
+    weight: float = Field(1.0, description="Factor of the change; 1 is the file's own.")
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of a hub id; null: the default branch. Of a local file: "

@@ -51,7 +51,6 @@ class Mix(Section):
     ratio: float | None = Field(
         1.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="Edits for each original of a split; null takes all, as pairs always do.",
     )
     splits: dict[str, float] = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
-from pipeline.config.sections import Count, Section, count_or
+from pipeline.config.sections import LONGEST_S, Count, Section, count_or
 
 
 class Run(Section):
@@ -50,6 +50,7 @@ class Run(Section):
     cluster_wait_s: float = Field(
         600.0,
         ge=0.0,
+        le=LONGEST_S,
         description="Seconds to wait for nodes: at the start for those of a cluster to join, later "
         "for lost ones to come back where no part is done without them.",
     )
@@ -86,11 +87,13 @@ class Run(Section):
     grace_s: float = Field(
         120.0,
         ge=0.0,
+        le=LONGEST_S,
         description="Seconds that parts in flight have to finish after SIGTERM, Ctrl-C or SIGHUP.",
     )
     progress_every_s: float = Field(
         10.0,
         gt=0.0,
+        le=LONGEST_S,
         description="Seconds between progress lines where the output is not a terminal.",
     )
     log_format: Literal["text", "json"] = Field(
@@ -111,6 +114,7 @@ class Run(Section):
     part_timeout_s: float | None = Field(
         None,
         gt=0.0,
+        le=LONGEST_S,
         description="Seconds that one step may take on a part before its worker is ended. null: "
         "the limit is on the time without a heartbeat, ten times what a part takes "
         "(10 minutes to an hour; an hour if unknown).",

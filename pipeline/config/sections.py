@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from pipeline.config.spelling import did_you_mean
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+LONGEST_S = 1e9  # seconds: thirty years, which every clock and timer of Python can count
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -30,6 +31,20 @@ def count_or(*words: str) -> BeforeValidator:
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values are never changed silently."""
+    """A part of the configuration: unknown keys are errors, values are never changed silently.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Numbers that no clock, store or array can take are errors too, and so is NUL in a text.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("input should be less than 2^63")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("input should be a text without NUL")
+        return value

@@ -64,7 +64,12 @@ def _range(node: Node) -> str:
     if below is not None:  # only integers have it, and it is a power of two
         return f"{lowest} to 2^{below.bit_length() - 1} - 1"
     if above is not None:
-        return f"above {above:g}" + ("" if highest is None else f", up to {highest:g}")
+        return f"above {above:g}" + ("" if highest is None else f", up to {_number(highest)}")
     if highest is not None:
-        return f"{lowest:g} to {highest:g}"
+        return f"{lowest:g} to {_number(highest)}"
     return "" if lowest is None else f"{lowest:.12g} or more"
+
+
+def _number(value: float) -> str:
+    """In digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def imagic(**settings: object) -> dict[str, Any]:
         ({"method": {"mask": {"treshold": 1}}}, ["method.mask.treshold", "'threshold'"]),
         ({"method": {"encode_ratio": 1.5}}, ["method.encode_ratio=1.5", "less than or equal to 1"]),
         ({"method": {"steps": 0}}, ["method.steps=0", "greater than or equal to 1"]),
+        ({"method": {"steps": 2**63}}, ["method.steps=9223372036854775808", "less than 2^63"]),
+        ({"method": {"guidance_scale": math.inf}}, ["guidance_scale=inf", "finite number"]),
+        ({"method": {"composite": {"feather": math.nan}}}, ["composite.feather=nan", "finite"]),
+        ({"run": {"grace_s": 1e300}}, ["run.grace_s=1e+300", "less than or equal to 1000000000"]),
+        ({"run": {"part_timeout_s": math.inf}}, ["run.part_timeout_s=inf"]),
+        ({"model": {"path": "a\0b"}}, ["model.path='a\\x00b'", "without NUL"]),
         ({"method": {"name": "difedit"}}, ["method.name='difedit'", "'diffedit'"]),
         ({"method": {"solver": "euler"}}, ["method.solver='euler'", "'ddim' or 'dpmpp_2m'"]),
         ({"method": {"ddim_eta": 2}}, ["method.ddim_eta=2", "less than or equal to 1"]),

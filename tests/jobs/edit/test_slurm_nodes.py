@@ -148,5 +148,6 @@ def test_a_node_that_never_joins_is_not_waited_for_without_end(
     batch.set_pace(0.0)
     batch.wait_for(lambda: batch.says("JobState=COMPLETED", "ExitCode=0:0"), "complete")
     assert "only 1 of run.num_nodes=2 nodes have joined after run.cluster_wait_s=4" in batch.log()
+    assert "ray start on n2 ended with code 1 (try 2 of 3)" in batch.log()
     assert "cluster: 1 node, 2 CPUs" in batch.log()
     assert not verify(Store(str(batch.output))).problems

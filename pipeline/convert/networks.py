@@ -29,6 +29,8 @@ from pipeline.models.weights import some_of
 
 Tensors = dict[str, Tensor]
 CONVERSIONS = {"unet": convert_ldm_unet_checkpoint, "vae": convert_ldm_vae_checkpoint}
+# Of text encoders: positions, which merges have rounded, and what only the training used.
+NO_WEIGHTS = ("position_ids", "logit_scale")
 # Merges of the first models were often stored without a level of the text encoder's names.
 CLIP = re.compile(r"(cond_stage_model\.transformer\.)(?!text_model\.)")
 
@@ -96,8 +98,7 @@ def _read(checkpoint: Checkpoint, part: str) -> Tensors:
     """A part's tensors, of one dtype, under the names that diffusers looks for."""
     with safe_open(checkpoint.path, framework="pt") as file:
         named = {name: file.get_tensor(name) for name in checkpoint.names_of(part)}
-    # Merges round positions as if they were weights; they are counted, not learned.
-    named = {k: t for k, t in named.items() if not k.endswith("position_ids")}
+    named = {k: t for k, t in named.items() if not k.endswith(NO_WEIGHTS)}
     # A part of several dtypes keeps every bit in the widest of them.
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in named.values()})
     return {CLIP.sub(r"\1text_model.", k): tensor.to(dtype) for k, tensor in named.items()}

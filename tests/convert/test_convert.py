@@ -76,7 +76,9 @@ def test_every_bit_comes_from_the_checkpoint(
 ) -> None:
     """The base has other weights; what is written is a model that loads and predicts."""
     trained = models[f"{kind}0"]
-    tensors = {k: t.to(dtype) for k, t in in_one_file(trained, open_clip=open_clip).items()}
+    tensors = in_one_file(trained, open_clip=open_clip)
+    # Checkpoints in half precision keep some scalars in float32.
+    tensors = {k: t if "logit_scale" in k else t.to(dtype) for k, t in tensors.items()}
     tensors["model_ema.diffusion_modelout0weight"] = torch.zeros(3)
     file = written(tensors, tmp_path / "some_lightning.safetensors")
     assert converted(file, tmp_path / "out", models[f"{kind}1"]) == 0

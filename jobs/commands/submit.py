@@ -18,14 +18,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from jobs.commands.follow_job import follow
 from jobs.edit.paths import relative_paths
 from jobs.ray_environment import WANTS_TOKEN
 from jobs.terminal import show
 from pipeline.config.config import Config
 from pipeline.config.load import ConfigError
+from pipeline.config.yaml_text import yaml_text
 from pipeline.storage.credentials import check_no_credentials, secret_options
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def _pack(config: Config, folder: Path) -> None:
             ignore=shutil.ignore_patterns("__pycache__"),
         )
     tree = config.model_dump(mode="json", exclude_unset=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml_text(tree))
 
 
 def _runtime_env(config: Config, folder: str, packages: bool) -> dict[str, Any]:

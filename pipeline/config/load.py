@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.config import Config
 from pipeline.config.spelling import did_you_mean, nearest
+from pipeline.config.yaml_text import parse_saved_yaml, parse_yaml
 
 BUNDLED_FOLDERS = (
     Path(__file__).resolve().parents[1] / "configs",  # an installed wheel
@@ -19,7 +19,6 @@ BUNDLED_FOLDERS = (
 )
 
 Settings = TypeVar("Settings", bound=BaseModel)
-MAX_DEPTH = 32  # of a saved configuration
 SECRET_SECTION = "storage_options"  # its values appear in no message
 
 
@@ -58,39 +57,6 @@ def load_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     return tree
 
 
-class _SavedLoader(yaml.SafeLoader):
-    """Stops at what no saved configuration has: deep nesting, and aliases.
-
-    A chain of aliases makes a value of any size of a few lines, and PyYAML takes minutes for a
-    thousand brackets.
-    """
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.depth >= MAX_DEPTH or self.check_event(yaml.AliasEvent):
-            raise ValueError("it is nested too deep, or has an alias")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
-def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """The value of a YAML document without tags of Python.
-
-    Raises:
-        ValueError: it is not YAML, or is nested too deep.
-    """
-    try:
-        return yaml.load(text, loader)
-    except RecursionError:
-        raise ValueError("not YAML: it is nested too deep") from None
-    except Exception as error:  # noqa: BLE001 - on odd values PyYAML raises errors of many types
-        raise ValueError(f"not YAML: {error}") from None
-
-
 def parse_config(tree: dict[str, Any]) -> Config:
     """Checks a nested mapping against the typed model. Reports all errors at once."""
     return parse_settings(tree, Config)
@@ -102,7 +68,7 @@ def saved_tree(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is not YAML, no mapping, nested too deep, or has aliases.
     """
-    tree = parse_yaml(text, _SavedLoader)
+    tree = parse_saved_yaml(text)
     if not isinstance(tree, dict):
         raise ValueError(f"a configuration is a mapping, not {type(tree).__name__}")
     return tree
@@ -204,8 +170,6 @@ def _choice_hint(item: ErrorDetails) -> str:
     if item["type"] != "literal_error":
         return ""
     choices, given = re.findall(r"'([^']*)'", item["ctx"]["expected"]), item["input"]
-    if given is False and "off" in choices:
-        return "; YAML reads off as false, write 'off' in quotes"
     return did_you_mean(given, choices)
 
 

@@ -80,7 +80,7 @@ class Model(Section):
     compile: Literal["off", "default", "cuda_graphs"] = Field(
         "off",
         description="torch.compile over the network. `default` fuses kernels, `cuda_graphs` also "
-        "records their launches. Quote 'off': YAML reads off as false.",
+        "records their launches.",
     )
     vae_tiling_above: int | None = Field(
         1024,

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from pipeline.config.load import parse_yaml
 from pipeline.config.pack import Pack
+from pipeline.config.yaml_text import parse_yaml
 from pipeline.pack.class_tree import captioned
 from pipeline.pack.folder import Folder
 from pipeline.pack.found import NO_CAPTION, Found, Item, LeftOut, PackError, joined

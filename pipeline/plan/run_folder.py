@@ -6,11 +6,10 @@ import importlib.metadata
 import platform
 from typing import Any
 
-import yaml
-
 from pipeline import __version__
 from pipeline.config.config import Config
 from pipeline.config.load import parse_saved, saved_tree
+from pipeline.config.yaml_text import yaml_text
 from pipeline.plan.filters import FILTERS_FILE, FiltersInForce
 from pipeline.plan.fingerprint import LIBRARIES
 from pipeline.plan.inputs import inputs_json
@@ -86,7 +85,7 @@ def resolved_yaml(config: Config) -> str:
     tree = config.model_dump(mode="json")
     for section in ("input", "output"):
         tree[section].pop("storage_options")
-    return redacted(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    return redacted(yaml_text(tree))
 
 
 def environment(plan: Plan) -> dict[str, Any]:

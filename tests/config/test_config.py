@@ -98,7 +98,6 @@ def test_bad_config_is_explained(section: dict[str, Any], words: list[str]) -> N
         ("run.layout=pool", "did you mean 'pools'?"),
         ("model.dtype=bf16", "did you mean 'bfloat16'?"),
         ("method.imagic.form=loar", "did you mean 'lora'?"),
-        ("model.compile=off", "write 'off' in quotes"),
         ("stages.decode.actors=autp", "did you mean 'auto'?"),
         ("stages.decode.threads=Auto", "did you mean 'auto'?"),
         ("plan.calibrate=nevre", "did you mean 'never'?"),

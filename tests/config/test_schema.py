@@ -107,7 +107,7 @@ def test_schema_takes_what_the_loader_takes(
         "filters=mask_area == 1",
         "filters={preset: best}",
         "scores.clip={}",
-        "model.compile=off",
+        "model.compile=false",
         "run.seed=9223372036854775808",
     ],
 )

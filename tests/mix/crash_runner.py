@@ -13,7 +13,7 @@ from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import make_mix_plan
 from tests.mix.boxed import make_boxed, mix_of
 from tests.mix.test_mix import make_outputs, settings
-from tests.stores.crash_runner import must
+from tests.stores.forks import must
 from tests.stores.killed_at_each_call import sweep
 
 

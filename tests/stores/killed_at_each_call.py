@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.committing import contents
-from tests.stores.crash_runner import in_child, kill_at, must, record
+from tests.stores.forks import in_child, kill_at, must, record
 
 
 def sweep(folder: Path, job: Callable[[Path], None]) -> dict[str, list[str]]:

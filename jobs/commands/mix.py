@@ -15,6 +15,7 @@ from pipeline.config.mix import Mix
 from pipeline.mix.marker import MANIFEST, MixedShard
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import MixPlan, make_mix_plan
+from pipeline.mix.survey import MixError
 from pipeline.mix.totals import instances_name
 from pipeline.plan.run_folder import CONFIG_FILE, read_config
 from pipeline.records.run_files import RunFileError
@@ -63,6 +64,9 @@ def mix_outputs(
         manifest = run_mix(plan, _Progress(len(plan.shards)))
     except RunFileError:  # of a newer version: running again does not help
         raise
+    except MixError as error:  # nor does it here: what is mixed has changed
+        show(f"overpaint: {error}", to=sys.stderr)
+        return exit_codes.INCOMPLETE
     except (ValueError, OSError) as error:
         show(f"overpaint: {error}; run the same command to resume", to=sys.stderr)
         return exit_codes.INCOMPLETE

@@ -62,7 +62,10 @@ def mix_shard(plan: MixPlan, planned: PlannedShard) -> tuple[MixedShard, list[st
     originals = cache(partial(originals_of, planned.shard, plan.mix))  # read once
     survey = survey_shard(plan.edited, name, plan.mix, originals)
     if [stats.parquet_sha256 for stats in survey.markers] != planned.parquet_sha256:
-        raise MixError(f"shard {name}: the edited output has changed during the mix; run it again")
+        raise MixError(
+            f"shard {name}: the edited output has changed during the mix (a refilter, or retried "
+            "edits?); mix into another folder"
+        )
     chosen = _chosen(plan, planned, survey)
     mixed = _account(survey, chosen)
     samples = list(edited_samples(plan, survey, chosen, mixed))

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from pipeline.config.filters import filtering_of
 from pipeline.config.mix import Mix
+from pipeline.mix import mix as mix_module
 from pipeline.mix.mix import run_mix
 from pipeline.mix.plan import make_mix_plan
 from pipeline.mix.survey import MixError
+from pipeline.plan.run_folder import resolved_yaml
 from pipeline.records.run_files import sealed_json
+from pipeline.republish.refilter import refilter
 from pipeline.storage.archive import read_members
 from pipeline.storage.store import Store
 from tests.committing import contents, make_config, run
@@ -237,8 +241,6 @@ def test_command_uses_the_runs_input_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`overpaint mix` needs only the output; it warns about classes; --dry-run writes nothing."""
-    from pipeline.plan.run_folder import resolved_yaml
-
     make_outputs(tmp_path)
     config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
     Store(str(tmp_path / "out")).put("_run/config.yaml", resolved_yaml(config).encode())
@@ -254,6 +256,28 @@ def test_command_uses_the_runs_input_settings(
     assert (
         "splits={'train': 0.5}: shares must be above 0 and add up to 1" in capsys.readouterr().err
     )
+
+
+def test_an_output_that_changes_during_the_mix_ends_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running again would not help, and is not advised; the mix names another folder."""
+    make_outputs(tmp_path)
+    config = make_config(f"{tmp_path}/in/*.tar", input={"key_split": "suffix"})
+    Store(str(tmp_path / "out")).put("_run/config.yaml", resolved_yaml(config).encode())
+    mix = mix_module.run_mix
+
+    def run_mix(*arguments: Any) -> Any:
+        output = Store(str(tmp_path / "out"))
+        assert refilter(output, filtering_of(["edit_rms >= 0.39"])).problems == []
+        return mix(*arguments)
+
+    monkeypatch.setattr("jobs.commands.mix.run_mix", run_mix)
+    assert main(["mix", f"{tmp_path}/mixed", "--edited", f"{tmp_path}/out"]) == 1
+    error = capsys.readouterr().err
+    assert "the edited output has changed during the mix" in error
+    assert "mix into another folder" in error
+    assert "resume" not in error
 
 
 def test_sample_that_was_not_decoded_is_left_out_with_its_reason(tmp_path: Path) -> None:

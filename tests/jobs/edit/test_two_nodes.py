@@ -234,6 +234,7 @@ def test_the_next_wave_has_pools_for_a_node_that_joined(
     assert digests(output) == expected
 
 
+@pytest.mark.sweep  # of nodes that join, the test above has the way of pools without max_actors
 def test_a_node_that_joins_during_a_run_gets_work(
     nodes: Nodes, digests: Digests, tmp_path: Path
 ) -> None:

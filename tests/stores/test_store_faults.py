@@ -136,6 +136,7 @@ def test_a_store_that_fails_ends_the_run_and_the_next_run_completes_it(
         assert run(bucket, **through(proxy)).work == []
         check(bucket, credentials, undisturbed)
     assert len(operations) >= 3, operations  # put, get, list, ...
+    assert all(proxy.met[way] for way in ways), proxy.met
 
 
 @pytest.mark.slow

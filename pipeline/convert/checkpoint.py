@@ -23,6 +23,8 @@ PREFIXES = {  # of the tensors, by the subfolder that they go to
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
 OF_VAE = re.compile(r"(encoder|decoder)\.(conv_|down\.|up\.|mid\.|norm_)|(post_)?quant_conv\.")
+# Of text encoders: positions, which are counted here, and what only the training used.
+NO_WEIGHTS = ("position_ids", "logit_scale")
 FLAGS = ("v_pred", "ztsnr")  # with these names a file says so of its own training
 # Of the training: schedules, which are computed here, losses and averages of the weights.
 UNUSED = re.compile(
@@ -71,8 +73,9 @@ class Checkpoint:
         return tuple(flag for flag in FLAGS if flag in self.tensors)
 
     def names_of(self, part: str) -> list[str]:
-        """The tensors of a part, a subfolder of a model; none: the file is without it."""
+        """The weights of a part, a subfolder of a model; none: the file is without it."""
         found = [name for name in self.tensors if name.startswith(PREFIXES[part])]
+        found = [name for name in found if not name.endswith(NO_WEIGHTS)]
         if part == "vae" and not found:
             found = [name for name in self.tensors if OF_VAE.match(name)]
         return found
@@ -80,7 +83,8 @@ class Checkpoint:
     def unknown(self) -> list[str]:
         """Tensors that are of no part, and not known to be of the training alone."""
         known = {name for part in PREFIXES for name in self.names_of(part)} | set(FLAGS)
-        return sorted(name for name in self.tensors if name not in known and not UNUSED.match(name))
+        left = (name for name in self.tensors if name not in known)
+        return sorted(n for n in left if not n.endswith(NO_WEIGHTS) and not UNUSED.match(n))
 
     def error(self, reason: str) -> ConversionError:
         """The error for a file that cannot be converted."""
@@ -111,7 +115,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 raise found.error(f"{reason} ({name!r})")
     _check_is_model(found)
     parts = [name for part in PREFIXES for name in found.names_of(part)]
-    quantized = [name for name in parts if not _is_plain(name, found.tensors[name])]
+    quantized = [name for name in parts if found.tensors[name].dtype not in DTYPES]
     if quantized:
         first = found.tensors[quantized[0]].dtype
         raise found.error(
@@ -133,8 +137,3 @@ def _check_is_model(found: Checkpoint) -> None:
         f"{some_of(sorted(found.tensors))}; allowed are checkpoints of Stable Diffusion 1.x, 2.x "
         "and XL in the names of their own code"
     )
-
-
-def _is_plain(name: str, tensor: StoredTensor) -> bool:
-    """Whether a tensor is stored in a dtype that networks compute in; positions are whole."""
-    return tensor.dtype in DTYPES or (tensor.dtype[0] in "IU" and name.endswith("position_ids"))

@@ -29,8 +29,6 @@ from pipeline.models.weights import some_of
 
 Tensors = dict[str, Tensor]
 CONVERSIONS = {"unet": convert_ldm_unet_checkpoint, "vae": convert_ldm_vae_checkpoint}
-# Of text encoders: positions, which merges have rounded, and what only the training used.
-NO_WEIGHTS = ("position_ids", "logit_scale")
 # Merges of the first models were often stored without a level of the text encoder's names.
 CLIP = re.compile(r"(cond_stage_model\.transformer\.)(?!text_model\.)")
 
@@ -60,7 +58,7 @@ def network_of(checkpoint: Checkpoint, part: str, kind: Any, base: Path) -> Any:
     make = _diffusers_network if part in CONVERSIONS else _text_encoder
     try:
         network = make(tensors, part, kind, base)
-    except (AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise checkpoint.error(f"its {part} does not fit the base's: {why}") from error
     state = network.state_dict()
@@ -98,7 +96,6 @@ def _read(checkpoint: Checkpoint, part: str) -> Tensors:
     """A part's tensors, of one dtype, under the names that diffusers looks for."""
     with safe_open(checkpoint.path, framework="pt") as file:
         named = {name: file.get_tensor(name) for name in checkpoint.names_of(part)}
-    named = {k: t for k, t in named.items() if not k.endswith(NO_WEIGHTS)}
     # A part of several dtypes keeps every bit in the widest of them.
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in named.values()})
     return {CLIP.sub(r"\1text_model.", k): tensor.to(dtype) for k, tensor in named.items()}

@@ -190,6 +190,10 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "no VAE": (lambda t: _without(t, "first_stage"), "no vae .*with --from-base vae"),
     "no text encoder": (lambda t: _without(t, TEXT), "no text_encoder .*--from-base text_encoder"),
+    "positions alone": (
+        lambda t: _without(t, TEXT) | {f"{TEXT}embeddings.position_ids": torch.zeros(1, 77)},
+        "no text_encoder .*--from-base text_encoder",
+    ),
     "half a network": (lambda t: _without(t, f"{UNET}output_blocks.1."), "its unet "),
     "a tensor less": (lambda t: _without(t, f"{UNET}out.2.bias"), "its unet lacks 1 .*conv_out"),
     "half a text encoder": (lambda t: _without(t, NORM), "its text_encoder lacks 1"),
